@@ -1,0 +1,319 @@
+"""The life of a call, read from top to bottom; the one place where both sides meet.
+
+    authenticate ▸ parse ▸ plan ▸ open (first-token gate, next deployment) ▸ await the end ▸ settle
+
+One coroutine a call. Its chunks never wake it: they travel from the upstream's socket to the client's in
+callbacks (`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps until the end.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from legato.core.collect import Collector
+from legato.core.errors import ApiError, UpstreamError, internal, timed_out, unavailable
+from legato.core.frames import FrameWriter
+from legato.core.request import ChatRequest, parse
+from legato.core.stream import State, Stream
+from legato.core.wheel import Wheel
+from legato.policy.keys import Keyring
+from legato.policy.routing import Router
+from legato.sources.http import StaleConnection
+from legato.sources.upstream import Answer, Upstream
+
+#: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
+LINGER: Final = 1.0
+
+
+class Client(Protocol):
+    """The client's side of one call, as the server's protocol gives it."""
+
+    authorization: bytes | None
+    body: bytes
+    received: float
+    request_id: str
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """A whole answer."""
+
+    def start(self) -> None:
+        """Commits a 200 and a stream of events."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """Ends the body of a stream."""
+
+
+class Services(Struct):
+    """What all calls share."""
+
+    keyring: Keyring
+    router: Router
+    upstreams: dict[str, Upstream]
+    wheel: Wheel
+    clock: Callable[[], float]
+    on_bug: Callable[[BaseException], None]
+    """Hears of an exception that is nobody's fault but ours."""
+    gate_seconds: float = 5.0
+    heartbeat_seconds: float = 10.0
+
+
+class Call:
+    """One request to `POST /v1/chat/completions`, until it is settled."""
+
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_beat",
+        "_client",
+        "_created",
+        "_finished",
+        "_gone",
+        "_id",
+        "_model",
+        "_opened",
+        "_services",
+        "_stream",
+        "_task",
+        "_upstream",
+        "_wants_stream",
+        "_wants_usage",
+        "_writer",
+    )
+
+    def __init__(self, services: Services, client: Client) -> None:
+        self._services = services
+        self._client = client
+        self._id = client.request_id.replace("req_", "chatcmpl-", 1)
+        self._created = int(time.time())
+        self._model = ""
+        self._wants_stream = False
+        self._wants_usage = False
+        self._stream = Stream(services.clock, client.received)
+        self._stream.on_open = self._on_open
+        self._stream.on_close = self._on_close
+        self._writer: FrameWriter | None = None
+        self._upstream: Upstream | None = None
+        self._answer: Answer | None = None
+        self._asked = client.received  # when the deployment in hand was asked
+        self._beat = client.received  # when the last comment went out
+        self._gone = False
+        self._opened: asyncio.Future[None] | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        try:
+            request = self._admit()
+            await self._open(request)
+            del request  # a long prompt need not be held while its answer streams
+            await self._end()
+        except ApiError as error:
+            self._break(error)
+        except asyncio.CancelledError:
+            if not self._gone:
+                self._break(unavailable("The server is shutting down.", code="server_shutdown"))
+        except Exception as error:
+            self._services.on_bug(error)
+            self._break(internal())
+        finally:
+            self._settle()
+
+    def cancel(self) -> None:
+        """The client is gone: the upstream is told in this very turn, then the call is settled."""
+        self._gone = True
+        self._stream.cancel()
+        if self._answer is not None:
+            self._answer.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause(self) -> None:
+        """The client reads slower than the upstream writes."""
+        if self._answer is not None:
+            self._answer.pause()
+
+    def resume(self) -> None:
+        if self._answer is not None:
+            self._answer.resume()
+
+    # From top to bottom
+
+    def _admit(self) -> ChatRequest:
+        self._services.keyring.authenticate(self._client.authorization)
+        request = parse(self._client.body)
+        self._model = request.model
+        self._wants_stream = bool(request.stream)
+        self._wants_usage = request.wants_usage
+        return request
+
+    async def _open(self, request: ChatRequest) -> None:
+        """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
+        services = self._services
+        route = services.router.find(request.model)
+        services.wheel.watch(self._client.received + services.gate_seconds, self._check)
+        problem: ApiError = unavailable("No deployment answers for this model.")
+        for name in route.deployments:
+            self._upstream = services.upstreams[name]
+            try:
+                await self._ask(self._upstream, request)
+                return
+            except UpstreamError as error:
+                problem = error
+        raise problem
+
+    async def _ask(self, upstream: Upstream, request: ChatRequest) -> None:
+        loop = asyncio.get_running_loop()
+        body = self._client.body
+        for fresh in (False, True):
+            self._opened = loop.create_future()
+            self._asked = self._services.clock()
+            self._answer = await upstream.send(
+                body, request, self._stream, self._on_fail, fresh=fresh
+            )
+            try:
+                await self._opened
+                self._client.body = b""
+                return
+            except StaleConnection:
+                if fresh:
+                    raise
+
+    async def _end(self) -> None:
+        """Passes on what comes; comes back when the stream is over."""
+        if self._wants_stream:
+            self._commit()
+            if not self._stream.done:
+                self._finished = asyncio.get_running_loop().create_future()
+                await self._finished
+            return
+        collector = Collector()
+        self._stream.attach(collector)
+        if not self._stream.done:
+            self._finished = asyncio.get_running_loop().create_future()
+            await self._finished
+        if collector.error is not None:
+            raise collector.error
+        self._client.answer(
+            200,
+            [],
+            collector.answer(identity=self._id, created=self._created, model=self._model),
+        )
+
+    def _commit(self) -> None:
+        """From here on the status is 200, and a failure can only be a frame."""
+        if self._writer is None:
+            self._client.start()
+            self._writer = FrameWriter(
+                identity=self._id,
+                created=self._created,
+                model=self._model,
+                wants_usage=self._wants_usage,
+                send=self._client.write,
+                close=self._client.finish,
+            )
+            self._stream.attach(self._writer)
+
+    def _break(self, error: ApiError) -> None:
+        """The call failed: as a status where that can still be said, else as the last frame."""
+        self._stream.fail(error)
+        if self._writer is None and not self._gone:
+            headers: list[tuple[str, str]] = []
+            if error.retry_after is not None:
+                headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+            self._client.answer(error.status, headers, error.as_json())
+
+    def _settle(self) -> None:
+        answer = self._answer
+        if answer is not None and not answer.is_over:
+            if self._stream.state is State.COMPLETE:
+                # The end of the body is on its way; the connection is good for the next call.
+                self._services.wheel.watch(self._services.clock() + LINGER, answer.expire)
+            else:
+                answer.abort()
+
+    # Called back
+
+    def _on_open(self) -> None:
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
+
+    def _on_fail(self, error: ApiError) -> None:
+        """The deployment in hand failed before it had said anything."""
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_exception(error)
+
+    def _on_close(self) -> None:
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _check(self, now: float) -> float | None:
+        """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""
+        stream = self._stream
+        if stream.done or self._gone:
+            return None
+        services = self._services
+        due = [now + services.heartbeat_seconds]
+        if self._wants_stream:
+            gate = self._client.received + services.gate_seconds
+            if self._writer is None and now >= gate:
+                self._commit()
+            if self._writer is None:
+                due.append(gate)
+            else:
+                due.append(self._heartbeat(self._writer, now))
+        upstream = self._upstream
+        if upstream is not None:
+            if stream.state is State.WAITING:
+                limit = self._asked + upstream.first_token_seconds
+            elif stream.state is State.OPEN:
+                limit = stream.meter.last + upstream.stall_seconds
+            else:
+                limit = stream.meter.last + LINGER
+            if now >= limit:
+                self._give_up()
+            else:
+                due.append(limit)
+        return None if stream.done else min(due)
+
+    def _heartbeat(self, writer: FrameWriter, now: float) -> float:
+        """Keeps a silent line open; when the next comment is due."""
+        silent_since = max(self._stream.meter.last, self._beat)
+        if now >= silent_since + self._services.heartbeat_seconds:
+            self._beat = silent_since = now
+            writer.comment()
+        return silent_since + self._services.heartbeat_seconds
+
+    def _give_up(self) -> None:
+        """The upstream has made no progress for as long as its deployment lets it."""
+        stream, upstream = self._stream, self._upstream
+        assert upstream is not None
+        if stream.state is State.FINISHED:
+            stream.end()  # the answer is whole; only the end of the body never came
+            return
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.abort()
+        if stream.state is State.WAITING:
+            error = timed_out(
+                f"The upstream gave no first token within {upstream.first_token_seconds:g} s.",
+                code="upstream_first_token_timeout",
+            )
+            self._on_fail(error)
+        else:
+            stream.fail(
+                timed_out(
+                    f"The upstream made no progress for {upstream.stall_seconds:g} s.",
+                    code="upstream_stalled",
+                )
+            )
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"

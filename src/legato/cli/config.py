@@ -1,0 +1,112 @@
+"""`legato config`: what is in force, and a file to begin with."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from legato.cli.terminal import settings, stop
+from legato.settings import DEFAULT_FILE, show
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+TEMPLATE: Final = """\
+# Legato's settings. Everything here is optional; what stands after a `#` is the default or an example.
+# ${NAME} in a string is replaced by the environment variable NAME.
+# A flag of `legato serve` goes before the environment (LEGATO_PORT, ...), and that before this file.
+
+# data = "/var/lib/legato"        # keys and usage; default: the platform's data folder
+# models = "/var/cache/legato"    # model files; default: the platform's cache folder
+
+[server]
+host = "127.0.0.1"
+port = 8000
+# cors_origins = ["https://app.example"]   # browsers from there may call; "*" is all
+# tls_cert = "cert.pem"
+# tls_key = "key.pem"
+# max_body_bytes = 33554432
+# max_header_bytes = 65536
+# max_connections = 20000
+# request_seconds = 30.0          # time that a client has to send a request
+# idle_seconds = 75.0             # time that a connection may be idle
+# drain_seconds = 30.0            # time that running streams have after a SIGTERM
+
+[streams]
+gate_seconds = 5.0                # the status waits at most so long for the first token
+heartbeat_seconds = 10.0          # a comment after so much silence
+
+# The local engine. Leave `models` out, and have no deployments: the two default models run.
+[engine]
+slots = 8                         # answers that one model writes at a time
+# threads = 0                     # 0: all cores
+# gpu_layers = -1                 # -1: as many as fit
+
+# [[engine.models]]
+# name = "smollm2-135m"           # a name of `legato models list`, or any name with a path:
+# path = "/models/some.gguf"      # or "hf:owner/repo/file.gguf"
+# context = 4096                  # tokens a slot
+# thinking_budget_tokens = 256
+
+# A deployment is a model at an upstream. One that no route names is called by its own name.
+# [[deployments]]
+# name = "primary"
+# dialect = "openai"
+# base_url = "http://127.0.0.1:9000/v1"
+# api_key = "${UPSTREAM_KEY}"
+# model = "upstream-model-id"
+# connect_seconds = 10.0
+# first_token_seconds = 120.0
+# stall_seconds = 60.0
+
+# [[routes]]
+# model = "public-model-id"
+# deployments = ["primary"]       # asked in this order
+"""
+
+
+@app.command("show")
+def show_settings(
+    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+) -> None:
+    """Print the settings in force as TOML, secrets hidden."""
+    print(_toml(show(settings(config))), end="")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path(DEFAULT_FILE),
+) -> None:
+    """Write a commented settings file."""
+    try:
+        with path.open("x") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        stop(f"{path} is there already; remove it first")
+    except OSError as error:
+        stop(error)
+    print(f"wrote {path}")
+
+
+def _toml(tree: dict[str, Any], prefix: str = "") -> str:
+    """Plain values first, then tables, then arrays of tables: TOML's own order."""
+    lines = [f"{k} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    text = "\n".join(lines) + ("\n" if lines else "")
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            text += f"\n[{prefix}{name}]\n{_toml(value, f'{prefix}{name}.')}"
+        elif _is_table(value):
+            for each in value:
+                text += f"\n[[{prefix}{name}]]\n{_toml(each, f'{prefix}{name}.')}"
+    return text
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    )
+
+
+def _value(value: Any) -> str:
+    import json
+
+    return json.dumps(value)

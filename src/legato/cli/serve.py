@@ -1,0 +1,161 @@
+"""`legato serve`: start the server, and say what to paste."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from legato.cli.terminal import Bar, settings, stop
+from legato.settings import EngineModel, Settings
+from legato.sources.catalog import Catalog, UnknownModel
+from legato.sources.fetch import FetchError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder for keys and usage.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this model: a name, a .gguf file, or hf:owner/repo/file.gguf."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="PEM certificate chain.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="PEM private key.")] = None,
+) -> None:
+    """Start the server. What it says at the end can be pasted."""
+    chosen = settings(
+        config,
+        server__host=host,
+        server__port=port,
+        data=data,
+        server__tls_cert=tls_cert,
+        server__tls_key=tls_key,
+        engine__models=[_engine_model(each) for each in model] if model else None,
+    )
+    files = _model_files(chosen)
+    _run(chosen, files)
+
+
+def _engine_model(name: str) -> dict[str, str]:
+    """A known name is itself; a file is called by its stem."""
+    if "/" in name or name.endswith(".gguf"):
+        return {"name": Path(name).stem, "path": name}
+    return {"name": name}
+
+
+def _model_files(chosen: Settings) -> dict[str, Path]:
+    """The file of each model of the engine, fetched where it is not here yet."""
+    catalog = Catalog(chosen.models_dir, Bar)
+    files: dict[str, Path] = {}
+    for each in chosen.engine_models:
+        try:
+            files[each.name] = catalog.pull(_file_of(each))
+        except UnknownModel as error:
+            stop(f"engine.models: name: {error}", 2)
+        except (FetchError, OSError) as error:
+            stop(error)
+    return files
+
+
+def _file_of(model: EngineModel) -> str:
+    return model.path or model.name
+
+
+def _run(chosen: Settings, files: dict[str, Path]) -> None:
+    import uvloop
+
+    from legato.server.app import App, set_up_logs
+
+    set_up_logs()
+
+    async def run() -> None:
+        app = App(chosen, files)
+        server = app.server()
+        try:
+            await app.open()
+            greeting = asyncio.create_task(_greet(app, server))
+            await server.serve()
+            greeting.cancel()
+        finally:
+            await app.close()
+
+    try:
+        uvloop.run(run())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        stop(error)
+
+
+async def _greet(app: "object", server: "object") -> None:
+    """Once a call would be answered: where, with which key, and how."""
+    from legato.server.app import FIRST_KEY_FILE, App, Server
+
+    assert isinstance(app, App) and isinstance(server, Server)
+    while not server.started or not app.ready()["ready"]:
+        await asyncio.sleep(0.02)
+    models = [route.model for route in app.services.router.routes]
+    key_file = app.settings.data_dir / FIRST_KEY_FILE
+    print(greeting(server.url, models, app.first_key, key_file), flush=True)
+
+
+def greeting(url: str, models: list[str], first_key: str | None, key_file: Path) -> str:
+    """What the terminal shows when the server is ready; the three examples work as they stand."""
+    if first_key is not None:
+        shell_key, python_key, node_key = first_key, f'"{first_key}"', f'"{first_key}"'
+        about = f"API key (shown once, kept in {key_file}):\n\n    {first_key}"
+    else:
+        shell_key = f"$(cat '{key_file}')"
+        python_key = f'open("{key_file}").read().strip()'
+        node_key = f'fs.readFileSync("{key_file}", "utf8").trim()'
+        about = f"The API key made on the first start is in {key_file}"
+    model = models[0] if models else "MODEL"
+    return f"""
+Legato is listening on {url}
+Models: {", ".join(models)}
+{about}
+
+curl:
+
+curl {url}/v1/chat/completions \\
+  -H "Authorization: Bearer {shell_key}" \\
+  -H "Content-Type: application/json" \\
+  -N \\
+  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Tell me a story."}}], "stream": true}}'
+
+Python (pip install openai):
+
+from openai import OpenAI
+
+client = OpenAI(base_url="{url}/v1", api_key={python_key})
+stream = client.chat.completions.create(
+    model="{model}",
+    messages=[{{"role": "user", "content": "Tell me a story."}}],
+    stream=True,
+)
+for chunk in stream:
+    print(chunk.choices[0].delta.content or "", end="", flush=True)
+
+JavaScript (npm install openai; save as story.mjs):
+
+import fs from "node:fs";
+import OpenAI from "openai";
+
+const client = new OpenAI({{ baseURL: "{url}/v1", apiKey: {node_key} }});
+const stream = await client.chat.completions.create({{
+  model: "{model}",
+  messages: [{{ role: "user", content: "Tell me a story." }}],
+  stream: true,
+}});
+for await (const chunk of stream) {{
+  process.stdout.write(chunk.choices[0]?.delta?.content ?? "");
+}}
+
+Or chat right here, in another terminal: legato chat
+"""

@@ -1,0 +1,81 @@
+"""What an upstream said, in one shape for all dialects: OpenAI's chat.completion.chunk.
+
+A chunk carries its choices twice: typed, as far as order and metering need them, and as JSON bytes
+(`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+#: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
+FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+class Delta(Struct, gc=False):
+    """What a chunk adds to a choice, as far as it matters for order. Unknown fields stay in `raw`."""
+
+    role: str | None | UnsetType = UNSET
+    content: str | None | UnsetType = UNSET
+    reasoning_content: str | None | UnsetType = UNSET
+    reasoning: str | None | UnsetType = UNSET
+    refusal: str | None | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+
+
+class Choice(Struct, gc=False):
+    delta: Delta
+    index: int = 0
+    finish_reason: str | None | UnsetType = UNSET
+
+
+#: OpenAI's usage object, kept as it came: providers add fields of their own.
+Usage = dict[str, Any]
+
+
+class Chunk(Struct, gc=False):
+    """One event of an upstream.
+
+    `raw`: the `choices` array as JSON, or None where the dialect has to build it.
+    `extras`: further top-level members as JSON, each with its leading comma: `,"service_tier":"x"`.
+    """
+
+    choices: list[Choice]
+    raw: bytes | None = None
+    usage: Usage | None = None
+    extras: bytes = b""
+    fields: list[dict[str, Any]] | None = None
+
+    def members(self) -> list[dict[str, Any]]:
+        """The choices as plain objects, unknown fields included."""
+        if self.fields is not None:
+            return self.fields
+        if self.raw is not None:
+            return msgspec.json.decode(self.raw, type=list[dict[str, Any]])
+        return msgspec.to_builtins(self.choices)
+
+
+class Tokens(Struct, frozen=True, gc=False):
+    """Token counts of one call. `cached` is part of `prompt`, `reasoning` part of `completion`."""
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached: int = 0
+
+
+def count(usage: Usage) -> Tokens:
+    """Reads a usage object defensively: what is missing or no number counts as 0."""
+
+    def number(owner: Any, name: str) -> int:
+        value = owner.get(name) if isinstance(owner, dict) else None
+        return value if isinstance(value, int) and value > 0 else 0
+
+    return Tokens(
+        prompt=number(usage, "prompt_tokens"),
+        completion=number(usage, "completion_tokens"),
+        reasoning=number(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        cached=number(usage.get("prompt_tokens_details"), "cached_tokens"),
+    )

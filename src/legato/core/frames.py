@@ -1,0 +1,81 @@
+"""Chunks as the bytes of server-sent events: what a streaming client reads (contract, section 2)."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from legato.core.chunk import Chunk, Usage
+from legato.core.errors import ApiError
+from legato.core.stream import one_line
+
+DONE: Final = b"data: [DONE]\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+class FrameWriter:
+    """A subscriber that writes frames.
+
+    All frames of one turn of the event loop leave in one `send`. The members that are the same in
+    every chunk are encoded once a stream; `choices` are carried as they come.
+    """
+
+    __slots__ = ("_close", "_head", "_parts", "_send", "_tail", "_wants_usage", "frames", "size")
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        created: int,
+        model: str,
+        wants_usage: bool,
+        send: Callable[[bytes], None],
+        close: Callable[[], None],
+    ) -> None:
+        """`send` takes the bytes of one or more whole frames, `close` ends the body."""
+        head = msgspec.json.encode(
+            {"id": identity, "object": "chat.completion.chunk", "created": created, "model": model}
+        )
+        self._head = b"data: " + one_line(head[:-1]) + b',"choices":'
+        self._tail = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
+        self._wants_usage = wants_usage
+        self._send = send
+        self._close = close
+        self._parts: list[bytes] = []
+        self.frames = 0
+        self.size = 0
+
+    def push(self, chunk: Chunk) -> None:
+        self.frames += 1
+        self._parts += (self._head, chunk.raw or b"[]", chunk.extras, self._tail)
+
+    def flush(self) -> None:
+        parts = self._parts
+        if parts:
+            data = b"".join(parts)
+            parts.clear()
+            self.size += len(data)
+            self._send(data)
+
+    def comment(self, text: bytes = KEEP_ALIVE) -> None:
+        """Keeps the line open; never counts as progress."""
+        self._parts.append(text)
+        self.flush()
+
+    def complete(self, usage: Usage | None) -> None:
+        if self._wants_usage:
+            self.frames += 1
+            said = one_line(msgspec.json.encode(usage or _NO_USAGE))
+            self._parts += (self._head, b'[],"usage":', said, b"}\n\n")
+        self._parts.append(DONE)
+        self.flush()
+        self._close()
+
+    def fail(self, error: ApiError) -> None:
+        """The last frame of a stream that broke: an error, and no `[DONE]`."""
+        self._parts += (b"data: ", one_line(error.as_json()), b"\n\n")
+        self.flush()
+        self._close()
+
+
+_NO_USAGE: Final[Usage] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -1,0 +1,61 @@
+"""What a stream took: time to first token, the gaps between content frames, counts.
+
+Times are seconds of the injected clock. TTFT counts from the receipt of the request, so it covers
+the wait for an engine, a connection and the upstream's headers.
+"""
+
+from typing import Final
+
+#: Four buckets an octave, from a microsecond up: a percentile is right to within 19 %.
+_STEPS: Final = 4
+_OCTAVES: Final = 32
+
+
+class Meter:
+    __slots__ = ("_gaps", "first", "frames", "last", "longest_gap", "received", "sent_bytes")
+
+    def __init__(self, received: float) -> None:
+        self.received = received
+        self.first: float | None = None
+        self.last: float = received
+        self.longest_gap = 0.0
+        self.frames = 0
+        self.sent_bytes = 0
+        self._gaps: list[int] | None = None
+
+    @property
+    def ttft(self) -> float | None:
+        return None if self.first is None else self.first - self.received
+
+    def content(self, now: float) -> None:
+        """A content-bearing frame goes out at `now`."""
+        self.frames += 1
+        gaps = self._gaps
+        if gaps is None:
+            self.first = now
+            self._gaps = [0] * (_STEPS * _OCTAVES)
+        else:
+            gap = now - self.last
+            if gap > self.longest_gap:
+                self.longest_gap = gap
+            micros = int(gap * 1e6) + 1
+            octave = micros.bit_length() - 1
+            step = (micros << 2 >> octave) & 3
+            gaps[min(octave, _OCTAVES - 1) * _STEPS + step] += 1
+        self.last = now
+
+    def gap(self, fraction: float) -> float | None:
+        """The gap in seconds that `fraction` of all gaps do not exceed; None without gaps."""
+        gaps = self._gaps or []
+        total = sum(gaps)
+        if not total:
+            return None
+        wanted = fraction * total
+        seen = 0
+        for bucket, number in enumerate(gaps):
+            seen += number
+            if number and seen >= wanted:
+                octave, step = divmod(bucket, _STEPS)
+                upper = (1 << octave) * (1 + (step + 1) / _STEPS) / 1e6
+                return min(upper, self.longest_gap)
+        return self.longest_gap

@@ -1,0 +1,129 @@
+"""Server-sent events, read incrementally.
+
+The rules are WHATWG's (HTML, section 9.2.6 "Interpreting an event stream"), with one leniency: at
+the end of the body an event whose closing blank line is missing still counts (`Decoder.close`),
+because some servers leave it out after `[DONE]`.
+"""
+
+from typing import Final
+
+#: (event name or b"", data). A plain tuple: one is made per chunk relayed.
+Event = tuple[bytes, bytes]
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the reader is willing to hold."""
+
+
+class Decoder:
+    """Bytes in, events out. `feed` takes the body as it arrives, cut anywhere."""
+
+    __slots__ = ("_after_cr", "_data", "_held", "_limit", "_name", "_partial", "_started")
+
+    def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
+        """`limit`: bytes of one event that may be held before `EventTooLarge` is raised."""
+        self._partial: list[bytes] = []  # pieces of the line whose end has not come yet
+        self._held = 0  # bytes in `_partial` and `_data`
+        self._data: list[bytes] = []  # `data:` lines of the event in hand
+        self._name = b""
+        self._after_cr = False  # a CR ended the last piece; an LF now belongs to it
+        self._started = False  # a byte order mark may still come
+        self._limit = limit
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order."""
+        if (
+            data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and not self._held
+            and not self._name
+            and not self._after_cr
+            and b"\r" not in data
+        ):
+            # Whole events, as nearly every server writes them: nothing has to be kept.
+            self._started = True
+            if data.find(b"\n") == len(data) - 2:
+                return [(b"", data[6:-2])]
+            return self._whole(data)
+        return self._pieces(data)
+
+    def close(self) -> list[Event]:
+        """The event left over at the end of the body, where only its blank line is missing."""
+        line = b"".join(self._partial)
+        self._partial.clear()
+        events: list[Event] = []
+        if line:
+            self._line(line, events)
+        self._line(b"", events)
+        return events
+
+    def _whole(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
+        for block in data[:-2].split(b"\n\n"):
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append((b"", block[6:]))
+            else:
+                for line in block.split(b"\n"):
+                    self._line(line, events)
+                self._line(b"", events)
+        return events
+
+    def _pieces(self, data: bytes) -> list[Event]:
+        if not self._started and not (data := self._without_bom(data)):
+            return []
+        if self._after_cr and data:
+            self._after_cr = False
+            if data.startswith(b"\n"):
+                data = data[1:]
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        events: list[Event] = []
+        lines = data.split(b"\n")
+        if len(lines) > 1:
+            # Only what is new was searched for line ends: a long line costs its length once.
+            self._partial.append(lines[0])
+            line = b"".join(self._partial)
+            self._held -= len(line) - len(lines[0])
+            self._partial.clear()
+            self._line(line, events)
+            for line in lines[1:-1]:
+                self._line(line, events)
+        rest = lines[-1]
+        if rest:
+            self._partial.append(rest)
+            self._held += len(rest)
+        if self._held > self._limit:
+            raise EventTooLarge(f"an event is larger than {self._limit} bytes")
+        return events
+
+    def _without_bom(self, data: bytes) -> bytes:
+        data = b"".join((*self._partial, data))
+        self._partial.clear()
+        self._held = 0
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._partial.append(data)
+            self._held = len(data)
+            return b""
+        self._started = True
+        return data.removeprefix(_BOM)
+
+    def _line(self, line: bytes, events: list[Event]) -> None:
+        if not line:
+            if self._data:
+                events.append((self._name, b"\n".join(self._data)))
+                self._held -= sum(map(len, self._data)) + len(self._data)
+                self._data = []
+            self._name = b""
+            return
+        field, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            self._data.append(value)
+            self._held += len(value) + 1  # an empty line is held too
+        elif field == b"event":
+            self._name = value
+        # Comments (an empty field name), `id`, `retry` and unknown fields carry nothing for us.

@@ -1,0 +1,261 @@
+"""The one object in the middle: what a legal stream is, and who hears of it.
+
+A source fills it (`push`, `end`, `fail`), a subscriber drains it; neither knows the other. The legal
+order is a table; whatever an upstream does, a subscriber sees only what the table allows:
+
+    role once a choice, deltas, one finish a choice, then the end: complete, failed or cancelled.
+
+No socket, no clock of its own, no await: a chunk travels from `push` to the subscriber in one call.
+"""
+
+import re
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import UNSET
+
+from legato.core.chunk import Choice, Chunk, Delta, Usage
+from legato.core.errors import ApiError, broken
+from legato.core.mend import ChoiceState
+from legato.core.meter import Meter
+
+
+class State(Enum):
+    """Where a stream stands. The last three are final."""
+
+    WAITING = "waiting"  # nothing that counts as an answer has come
+    OPEN = "open"  # at least one choice is unfinished
+    FINISHED = "finished"  # every choice that began has its finish; usage may still come
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_LEGAL: Final = {
+    State.WAITING: {State.OPEN, State.FAILED, State.CANCELLED},
+    State.OPEN: {State.FINISHED, State.FAILED, State.CANCELLED},
+    State.FINISHED: {State.OPEN, State.COMPLETE, State.FAILED, State.CANCELLED},
+    State.COMPLETE: set(),
+    State.FAILED: set(),
+    State.CANCELLED: set(),
+}
+
+_FINAL: Final = (State.COMPLETE, State.FAILED, State.CANCELLED)
+
+
+class Subscriber(Protocol):
+    """Drains a stream. `push` may collect; `flush` says that nothing more comes in this turn."""
+
+    def push(self, chunk: Chunk) -> None: ...
+    def flush(self) -> None: ...
+    def complete(self, usage: Usage | None) -> None: ...
+    def fail(self, error: ApiError) -> None: ...
+
+
+def _nothing() -> None:
+    return None
+
+
+# Line ends in JSON's white space break a frame; U+2028, U+2029 and U+0085 break clients that split
+# lines the Unicode way. The latter three can stand only inside strings, where they may be escaped.
+_SEPARATORS: Final = re.compile(b"\xe2\x80\xa8|\xe2\x80\xa9|\xc2\x85")
+_ESCAPES: Final = {
+    b"\xe2\x80\xa8": rb"\u2028",
+    b"\xe2\x80\xa9": rb"\u2029",
+    b"\xc2\x85": rb"\u0085",
+}
+
+
+def one_line(raw: bytes) -> bytes:
+    """`raw` (JSON) such that no client can take it for more than one line.
+
+    Raises `UpstreamError` where it is not UTF-8.
+    """
+    if b"\n" in raw or b"\r" in raw:
+        raw = msgspec.json.format(raw, indent=-1)
+    if not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            raise broken("The upstream sent text that is not UTF-8.") from None
+        raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
+    return raw
+
+
+class Stream:
+    """One call's answer on its way.
+
+    `clock` gives seconds; `on_open` is called once, at the first chunk that counts as an answer;
+    `on_close` once, at the end, whatever it is. Both are called from inside `push`, `end`, ...
+    """
+
+    __slots__ = (
+        "_carried",
+        "_choices",
+        "_clock",
+        "_early",
+        "_subscriber",
+        "error",
+        "meter",
+        "on_close",
+        "on_open",
+        "state",
+        "usage",
+    )
+
+    def __init__(self, clock: Callable[[], float], received: float) -> None:
+        self.state = State.WAITING
+        self.meter = Meter(received)
+        self.error: ApiError | None = None
+        self.usage: Usage | None = None
+        self.on_open: Callable[[], None] = _nothing
+        self.on_close: Callable[[], None] = _nothing
+        self._clock = clock
+        self._choices: dict[int, ChoiceState] = {}
+        self._carried: set[int] = set()  # open choices whose index is theirs: plain text passes
+        self._subscriber: Subscriber | None = None
+        self._early: list[Chunk] | None = []  # what came before there was a subscriber
+
+    @property
+    def done(self) -> bool:
+        return self.state in _FINAL
+
+    # From the client's side
+
+    def attach(self, subscriber: Subscriber) -> None:
+        """`subscriber` gets all that has come, then what comes; also the end, if it was already."""
+        self._subscriber = subscriber
+        early, self._early = self._early, None
+        for chunk in early or ():
+            subscriber.push(chunk)
+        if self.state is State.COMPLETE:
+            subscriber.complete(self.usage)
+        elif self.state is State.FAILED and self.error is not None:
+            subscriber.fail(self.error)
+        subscriber.flush()
+
+    def cancel(self) -> None:
+        """The client is gone: nobody hears of what may still come."""
+        self._subscriber = None
+        self._early = None
+        self._close(State.CANCELLED)
+
+    # From the source's side
+
+    def push(self, chunk: Chunk) -> None:
+        """One chunk of the upstream. Raises `UpstreamError` where it cannot be mended."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        choices = chunk.choices
+        if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
+            chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
+            self.meter.content(self._clock())
+            self._emit(chunk)
+        else:
+            for member in chunk.members():
+                self._mend(member, chunk.extras)
+
+    def flush(self) -> None:
+        """The source has read all there was: what was pushed goes out now."""
+        if self._subscriber is not None:
+            self._subscriber.flush()
+
+    def end(self) -> None:
+        """The upstream's body ended, or said `[DONE]`. Without a finish that is a failure."""
+        if self.done:
+            return
+        if self.state is State.FINISHED:
+            self._close(State.COMPLETE)
+            if self._subscriber is not None:
+                self._subscriber.complete(self.usage)
+                self._subscriber.flush()
+            return
+        if self.state is State.WAITING:
+            self.fail(broken("The upstream's answer was empty.", code="upstream_empty"))
+        else:
+            self.fail(
+                broken(
+                    "The upstream ended its answer without a finish.", code="upstream_incomplete"
+                )
+            )
+
+    def fail(self, error: ApiError) -> None:
+        if self.done:
+            return
+        self.error = error
+        self._close(State.FAILED)
+        if self._subscriber is not None:
+            self._subscriber.fail(error)
+            self._subscriber.flush()
+
+    # Inside
+
+    def _mend(self, member: dict[str, Any], extras: bytes) -> None:
+        theirs = member.get("index") or 0
+        if not isinstance(theirs, int):
+            raise broken("The upstream sent a choice whose `index` is not a number.")
+        choice = self._choices.get(theirs)
+        if choice is None:
+            choice = ChoiceState(len(self._choices))
+            fields = choice.mend(member)
+            if not fields:
+                return  # only a role, or nothing at all: not yet an answer
+            self._choices[theirs] = choice
+            self._to(State.OPEN)
+            if choice.index == theirs:
+                self._carried.add(theirs)
+            self._send(_role(choice.index), extras)
+        else:
+            fields = choice.mend(member)
+        for mended in fields:
+            if mended["delta"]:
+                self.meter.content(self._clock())
+            self._send(mended, extras)
+        if choice.finished and fields:
+            self._carried.discard(theirs)
+            if all(each.finished for each in self._choices.values()):
+                self._to(State.FINISHED)
+
+    def _send(self, member: dict[str, Any], extras: bytes) -> None:
+        raw = one_line(msgspec.json.encode([member]))
+        self._emit(Chunk(choices=[], raw=raw, extras=extras, fields=[member]))
+
+    def _emit(self, chunk: Chunk) -> None:
+        if self._subscriber is not None:
+            self._subscriber.push(chunk)
+        elif self._early is not None:
+            self._early.append(chunk)
+
+    def _to(self, state: State) -> None:
+        before = self.state
+        if state is before:
+            return
+        if state not in _LEGAL[before]:
+            raise AssertionError(f"a stream does not go from {before.value} to {state.value}")
+        self.state = state
+        if before is State.WAITING and state is State.OPEN:
+            self.on_open()
+
+    def _close(self, state: State) -> None:
+        if not self.done:
+            self._to(state)
+            self.on_close()
+
+
+def _is_plain(choice: Choice) -> bool:
+    """A delta of text for a choice that is under way: nothing to mend, nothing to look up."""
+    delta: Delta = choice.delta
+    return (
+        choice.finish_reason is None
+        and delta.role is UNSET
+        and delta.tool_calls is UNSET
+        and delta.reasoning is UNSET
+        and delta.function_call is UNSET
+        and (bool(delta.content) or bool(delta.reasoning_content))
+    )
+
+
+def _role(index: int) -> dict[str, Any]:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}

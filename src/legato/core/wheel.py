@@ -1,0 +1,54 @@
+"""One timer for all streams: deadlines that move with every chunk, without a timer per chunk.
+
+A watcher is asked `check(now)` when its deadline may have passed, and answers with its next deadline
+or None. Progress only has to be noted where it happens; the wheel finds out at the old deadline and
+comes back later. One look per stream and deadline, whatever the number of chunks in between.
+"""
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import Final
+
+#: Asked at a deadline; gives the next one, or None when there is nothing more to watch.
+Check = Callable[[float], float | None]
+
+RESOLUTION: Final = 0.05  # seconds; deadlines are kept to the next multiple of it, never early
+
+
+class Wheel:
+    """Times are seconds of whatever clock the driver uses."""
+
+    __slots__ = ("_order", "_slots", "on_earlier")
+
+    def __init__(self) -> None:
+        self._slots: dict[int, list[Check]] = {}
+        self._order: list[int] = []
+        self.on_earlier: Callable[[float], None] | None = None
+        """Called with a deadline that comes before all others: the driver's alarm must move."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
+
+    @property
+    def next_due(self) -> float | None:
+        return self._order[0] * RESOLUTION if self._order else None
+
+    def watch(self, deadline: float, check: Check) -> None:
+        slot = math.ceil(deadline / RESOLUTION)
+        checks = self._slots.get(slot)
+        if checks is not None:
+            checks.append(check)
+            return
+        self._slots[slot] = [check]
+        heapq.heappush(self._order, slot)
+        if self._order[0] == slot and self.on_earlier is not None:
+            self.on_earlier(slot * RESOLUTION)
+
+    def advance(self, now: float) -> None:
+        """Asks every watcher whose deadline is not after `now`."""
+        while self._order and self._order[0] * RESOLUTION <= now:
+            for check in self._slots.pop(heapq.heappop(self._order)):
+                deadline = check(now)
+                if deadline is not None:
+                    self.watch(max(deadline, now + RESOLUTION), check)

@@ -1,0 +1,1 @@
+"""One file is one wire format: requests out, frames in, errors in."""

@@ -1,0 +1,200 @@
+"""OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from legato.core.chunk import Choice, Chunk, Usage
+from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.request import ChatRequest, members
+
+#: Relative to a deployment's `base_url`, which is what OpenAI's own SDK takes as its base.
+PATH: Final = "/chat/completions"
+
+#: What a frame says when it says that the answer is over.
+END: Final = None
+
+
+def headers(api_key: str | None) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {api_key}")] if api_key else []
+
+
+def encode(body: bytes, request: ChatRequest, model: str) -> bytes:
+    """The upstream's request body: the client's, byte for byte, but for what is ours to say.
+
+    Always a stream, always with usage: a client that asked for neither gets a fold of the stream.
+    """
+    fields: dict[str, Any] = dict(members(body))
+    fields["model"] = model
+    fields["stream"] = True
+    fields["stream_options"] = {"include_usage": True}
+    return msgspec.json.encode(fields)
+
+
+# The members that every chunk has, and the ones that are ours to say. Others survive as `extras`.
+class _Wire(Struct, gc=False, forbid_unknown_fields=True):
+    choices: Raw | UnsetType = UNSET
+    usage: Usage | None = None
+    id: Raw | None = None
+    object: Raw | None = None
+    created: Raw | None = None
+    model: Raw | None = None
+    system_fingerprint: Raw | None = None
+    service_tier: Raw | None = None
+
+
+_HEAD: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "error", "prompt_progress"}
+)
+
+_NULL: Final = Raw(b"null")
+_ERROR: Final = Raw(b'"error"')
+
+_decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_open = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_choices = msgspec.json.Decoder(list[Choice]).decode
+_decode_usage = msgspec.json.Decoder(Usage | None).decode
+
+
+class Reader:
+    """Frames of one answer to chunks. `progress` is the prefill's, 0 to 1, where the upstream tells."""
+
+    __slots__ = ("_open", "progress")
+
+    def __init__(self) -> None:
+        self._open = False  # this upstream sends members that we do not know
+        self.progress: float | None = None
+
+    def read(self, name: bytes, data: bytes) -> Chunk | None:
+        """The chunk in an event; None (`END`) for `[DONE]`.
+
+        Raises `UpstreamError` for an error in the stream and for what is no chunk at all.
+        """
+        if data == b"[DONE]":
+            return END
+        try:
+            if not self._open:
+                try:
+                    wire = _decode_wire(data)
+                except msgspec.ValidationError:
+                    self._open = True
+                else:
+                    raw = bytes(wire.choices) if wire.choices is not UNSET else b"[]"
+                    choices = _decode_choices(raw)
+                    extras = _extras(wire) if wire.system_fingerprint or wire.service_tier else b""
+                    return Chunk(choices, raw, wire.usage, extras)
+            return self._read_open(name, data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if data.strip() == b"[DONE]":
+                return END
+            raise broken(
+                f"The upstream sent a malformed event: {error}", code="upstream_malformed"
+            ) from None
+
+    def _read_open(self, name: bytes, data: bytes) -> Chunk:
+        fields = _decode_open(data)
+        error = fields.get("error", _NULL)
+        if error != _NULL or name == b"error" or fields.get("object") == _ERROR:
+            raise in_band(msgspec.json.decode(data))
+        progress = fields.get("prompt_progress")
+        if progress is not None:
+            self._note_progress(progress)
+        raw = bytes(fields.get("choices", b"[]"))
+        if raw == b"null":
+            raw = b"[]"
+        usage = fields.get("usage", _NULL)
+        extras = b"".join(
+            b"," + msgspec.json.encode(key) + b":" + bytes(fields[key])
+            for key in fields
+            if key not in _HEAD
+        )
+        return Chunk(
+            _decode_choices(raw), raw, _decode_usage(usage), extras
+        )
+
+    def _note_progress(self, raw: Raw) -> None:
+        progress = msgspec.json.decode(raw)
+        if isinstance(progress, dict) and progress.get("total"):
+            done = progress.get("processed", 0)
+            self.progress = max(0.0, min(1.0, done / progress["total"]))
+
+
+def _extras(wire: _Wire) -> bytes:
+    extras = b""
+    if wire.system_fingerprint:
+        extras += b',"system_fingerprint":' + bytes(wire.system_fingerprint)
+    if wire.service_tier:
+        extras += b',"service_tier":' + bytes(wire.service_tier)
+    return extras
+
+
+def in_band(fields: Any) -> UpstreamError:
+    """An error that came as an event of a stream, in the shapes that are about."""
+    status, code, message = _explain(fields)
+    error = UpstreamError(_public_status(status), code or "upstream_error", message)
+    return error
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    """An upstream's answer with an error status. A 400 is the caller's own and is passed on; what
+    concerns our credential or our use of the upstream is ours, and becomes a 502."""
+    try:
+        fields: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        fields = None
+    _, code, message = _explain(fields)
+    param = None
+    if isinstance(fields, dict) and isinstance(fields.get("error"), dict):
+        param = fields["error"].get("param")
+    if status in (400, 404, 413, 422):
+        if code in _TOO_LONG or _says_too_long(message):
+            return ApiError(400, "context_length_exceeded", message, param="messages")
+        if status != 404:
+            shown = param if isinstance(param, str) else None
+            return ApiError(400, code or "invalid_request", message, param=shown)
+    return UpstreamError(
+        _public_status(status),
+        "upstream_rate_limited" if status == 429 else f"upstream_{status}",
+        f"The upstream answered {status}: {message}",
+        retry_after=retry_after,
+    )
+
+
+def no_stream(body: bytes) -> UpstreamError:
+    """What an upstream meant that answered 200 with something else than a stream of events."""
+    try:
+        fields: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        fields = None
+    if isinstance(fields, dict) and (fields.get("error") or fields.get("object") == "error"):
+        return in_band(fields)
+    return broken("The upstream answered with something that is not a stream of events.")
+
+
+_TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
+
+
+def _says_too_long(message: str) -> bool:
+    return "context length" in message or "context size" in message
+
+
+def _public_status(status: int) -> int:
+    return {408: 504, 429: 429, 503: 503, 504: 504}.get(status, 502)
+
+
+def _explain(fields: Any) -> tuple[int, str | None, str]:
+    """(status, code, message) of `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}`."""
+    error: Any = fields
+    if isinstance(fields, dict):
+        error = fields.get("error") or fields
+    if isinstance(error, str):
+        return 502, None, error[:500]
+    if not isinstance(error, dict):
+        return 502, None, "the upstream gave no reason"
+    code = error.get("code")
+    kind = error.get("type")
+    message = error.get("message") or error.get("detail") or "the upstream gave no reason"
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    word = code if isinstance(code, str) else kind if isinstance(kind, str) else None
+    return status, word, str(message)[:500]

@@ -1,0 +1,1 @@
+"""The edge: HTTP on one port, the hot endpoint in the protocol itself, the rest in Starlette."""

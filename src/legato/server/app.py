@@ -1,0 +1,297 @@
+"""The server put together: settings in, a listening server out, and back down again."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+
+from legato.call import Services
+from legato.core.wheel import Wheel
+from legato.policy import keys as key_policy
+from legato.policy.keys import Key, Keyring
+from legato.policy.routing import Route, Router
+from legato.server.protocol import LegatoProtocol, Limits
+from legato.server.rest import application
+from legato.settings import Deployment, Settings
+from legato.sources.catalog import KNOWN
+from legato.sources.engine import Engine, EngineModel, cache_mib
+from legato.sources.http import Endpoint, Pool
+from legato.sources.upstream import Target, Upstream
+from legato.store import keys as key_store
+from legato.store.database import Database
+
+#: Seconds between looks at whether a key was made or revoked elsewhere.
+KEY_POLL_SECONDS = 0.4
+
+FIRST_KEY_FILE = "key"
+
+
+class Alarm:
+    """Drives a wheel from an event loop: one timer, for the earliest deadline of all."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wheel: Wheel) -> None:
+        self._loop = loop
+        self._wheel = wheel
+        self._handle: asyncio.TimerHandle | None = None
+        wheel.on_earlier = self._set
+
+    def _set(self, deadline: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._handle = None
+        self._wheel.advance(self._loop.time())
+        if self._handle is None and (due := self._wheel.next_due) is not None:
+            self._set(due)
+
+
+class App:
+    """All parts of one server. `open` makes them, `close` puts them away."""
+
+    def __init__(self, settings: Settings, model_files: dict[str, Path]) -> None:
+        """`model_files`: where the file of each of the engine's models is."""
+        loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.log = structlog.get_logger("legato")
+        self.wheel = Wheel()
+        self.clock: Callable[[], float] = loop.time
+        self.first_key: str | None = None
+        self._alarm = Alarm(loop, self.wheel)
+        self._database: Database | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.engines = self._make_engines(model_files)
+        self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
+        for deployment in settings.deployments:
+            self.upstreams[deployment.name] = self._make_upstream(deployment)
+        self.services = Services(
+            keyring=Keyring(),
+            router=Router(self._routes()),
+            upstreams=self.upstreams,
+            wheel=self.wheel,
+            clock=self.clock,
+            on_bug=self._on_bug,
+            gate_seconds=settings.streams.gate_seconds,
+            heartbeat_seconds=settings.streams.heartbeat_seconds,
+        )
+
+    async def open(self) -> None:
+        for engine in self.engines:
+            engine.start()
+        self._database = await Database.open(self.settings.data_dir)
+        await self._make_first_key(self._database)
+        await self._load_keys(self._database)
+        self._tasks.append(asyncio.create_task(self._follow_keys(self._database)))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(engine.stop() for engine in self.engines))
+        for upstream in self.upstreams.values():
+            if upstream.target is not None:
+                upstream.target.pool.close()
+        if self._database is not None:
+            await self._database.close()
+
+    def ready(self) -> dict[str, Any]:
+        waiting = [engine.model.name for engine in self.engines if not engine.is_up]
+        return {"ready": not waiting, "loading": waiting}
+
+    def server(self) -> "Server":
+        """A uvicorn server with this application behind it, not yet started."""
+        wanted = self.settings.server
+        limits = Limits(
+            body=wanted.max_body_bytes,
+            header=wanted.max_header_bytes,
+            connections=wanted.max_connections,
+            request_seconds=wanted.request_seconds,
+            idle_seconds=wanted.idle_seconds,
+            cors_origins=frozenset(origin.encode() for origin in wanted.cors_origins),
+        )
+        asgi = application(
+            keyring=self.services.keyring,
+            router=self.services.router,
+            health=self,
+            cors_origins=wanted.cors_origins,
+        )
+        protocol: Any = functools.partial(LegatoProtocol, services=self.services, limits=limits)
+        return Server(
+            uvicorn.Config(
+                asgi,
+                host=wanted.host,
+                port=wanted.port,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=int(wanted.drain_seconds),
+                ssl_certfile=wanted.tls_cert,
+                ssl_keyfile=wanted.tls_key,
+                ssl_version=ssl.PROTOCOL_TLS_SERVER,
+            )
+        )
+
+    # Parts
+
+    def _make_engines(self, model_files: dict[str, Path]) -> list[Engine]:
+        wanted = self.settings.engine
+        models = self.settings.engine_models
+        engines: list[Engine] = []
+        for each in models:
+            known = KNOWN.get(each.path or each.name)
+            template = Path(each.template).read_text() if each.template else None
+            budget = each.thinking_budget_tokens
+            model = EngineModel(
+                name=each.name,
+                path=model_files[each.name],
+                context=each.context or (known.context if known else 4096),
+                slots=wanted.slots,
+                threads=wanted.threads,
+                gpu_layers=wanted.gpu_layers,
+                template=template or (known.template if known else None),
+                thinking_budget=budget
+                if budget is not None
+                else (known.thinking_budget if known else -1),
+                temperature=known.temperature if known else None,
+                top_p=known.top_p if known else None,
+            )
+            engines.append(
+                Engine(
+                    model,
+                    clock=self.clock,
+                    log_file=self.settings.data_dir / "logs" / f"{_file_name(each.name)}.log",
+                    cache=cache_mib(len(models)),
+                    start_seconds=wanted.start_seconds,
+                    on_event=self.log.info,
+                )
+            )
+        return engines
+
+    def _make_upstream(self, wanted: Deployment) -> Upstream:
+        pool = Pool(
+            Endpoint.of(wanted.base_url), clock=self.clock, connect_seconds=wanted.connect_seconds
+        )
+        return Upstream(
+            wanted.name,
+            wanted.model,
+            target=Target.of(pool, wanted.api_key),
+            first_token_seconds=wanted.first_token_seconds,
+            stall_seconds=wanted.stall_seconds,
+        )
+
+    def _routes(self) -> list[Route]:
+        now = int(time.time())
+        contexts = {engine.model.name: engine.model for engine in self.engines}
+        routes = [
+            Route(each.model, each.deployments, created=now) for each in self.settings.routes
+        ]
+        named = {route.model for route in routes}
+        for name in self.upstreams:
+            model = contexts.get(name)
+            # A deployment that no route names is reached by its own name.
+            if name not in named and not any(name in route.deployments for route in routes):
+                thinks = model is not None and model.thinking_budget >= 0
+                routes.append(
+                    Route(
+                        name,
+                        (name,),
+                        context_length=model.context if model else None,
+                        capabilities=("chat", "streaming", *(("reasoning",) if thinks else ())),
+                        created=now,
+                    )
+                )
+        return routes
+
+    # Keys
+
+    async def _make_first_key(self, database: Database) -> None:
+        if await key_store.all_keys(database):
+            return
+        identity, key, digest = key_policy.create()
+        path = self.settings.data_dir / FIRST_KEY_FILE
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(key + "\n")
+        await key_store.add(database, identity, "first", digest)
+        self.first_key = key
+
+    async def _load_keys(self, database: Database) -> None:
+        rows = await key_store.all_keys(database)
+        self.services.keyring.replace(Key(**row) for row in rows)  # type: ignore[arg-type]
+
+    async def _follow_keys(self, database: Database) -> None:
+        """A key made or revoked by the command line is in force here within a second."""
+        known = await key_store.version(database)
+        while True:
+            await asyncio.sleep(KEY_POLL_SECONDS)
+            try:
+                if (now := await key_store.version(database)) != known:
+                    await self._load_keys(database)
+                    known = now
+            except Exception as error:
+                self._on_bug(error)
+
+    def _on_bug(self, error: BaseException) -> None:
+        self.log.error("bug", exc_info=error)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; a signal ends it in order, and is not raised again behind its back."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            # A second signal means now.
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, handle) for each in wanted}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; with port 0 in the settings, the port that the system chose."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"{'https' if self.config.ssl else 'http'}://{host}:{port}"
+
+
+def set_up_logs() -> None:
+    """Events on standard error: readable at a terminal, one JSON object a line elsewhere."""
+    readable = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso" if not readable else "%H:%M:%S", utc=not readable),
+            structlog.processors.add_log_level,
+            *(() if readable else (structlog.processors.format_exc_info,)),
+            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+def _file_name(model: str) -> str:
+    return "".join(each if each.isalnum() or each in "._-" else "_" for each in model)

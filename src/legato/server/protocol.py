@@ -1,0 +1,513 @@
+"""uvicorn's HTTP protocol, with the hot endpoint inside.
+
+`POST /v1/chat/completions` is answered here, without ASGI: its frames go from an upstream's callback
+straight to the transport. All else goes on to uvicorn's own cycle and the ASGI application. Pipelined
+requests are answered in order; headers, body, the time to send a request, idle time and the number of
+connections are limited for both.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+from msgspec import Struct
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from legato.call import Call, Services, new_request_id
+from legato.core.errors import ApiError
+
+PATH: Final = b"/v1/chat/completions"
+
+#: Bytes of requests that may wait behind a running answer before reading stops.
+PIPELINE_BYTES: Final = 256 * 1024
+
+#: After a refusal, what the peer still sends is read and thrown away, so that it can read the answer
+#: (a close with unread data resets the connection). At most so many bytes and seconds of it.
+DISCARD_BYTES: Final = 64 * 1024 * 1024
+DISCARD_SECONDS: Final = 5.0
+
+_STATUS: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_STREAM_HEAD: Final = (
+    _STATUS[200] + b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Limits(Struct, frozen=True):
+    """What a peer may do. Sizes in bytes, times in seconds."""
+
+    body: int = 32 * 1024 * 1024
+    header: int = 64 * 1024
+    connections: int = 20_000
+    request_seconds: float = 30.0
+    idle_seconds: float = 75.0
+    cors_origins: frozenset[bytes] = frozenset()
+
+
+class ChatExchange:
+    """One request to the hot endpoint and its answer, on one connection.
+
+    Stands where uvicorn's request-response cycle would; is the `Client` of its call.
+    """
+
+    __slots__ = (
+        "_call",
+        "_chunked",
+        "_origin",
+        "_protocol",
+        "authorization",
+        "body",
+        "disconnected",
+        "expects_continue",
+        "keep_alive",
+        "length",
+        "more_body",
+        "received",
+        "request_id",
+        "response_complete",
+        "started",
+    )
+
+    def __init__(self, protocol: "LegatoProtocol", *, keep_alive: bool, chunked: bool) -> None:
+        self._protocol = protocol
+        self._call: Call | None = None
+        self._chunked = chunked
+        self._origin: bytes | None = None
+        self.authorization: bytes | None = None
+        self.body: bytes = b""
+        self.received = protocol.services.clock()
+        self.request_id = new_request_id()
+        self.expects_continue = False
+        self.keep_alive = keep_alive
+        self.length = 0  # as the headers say; 0 where they do not
+        self.more_body = True
+        self.started = False
+        self.disconnected = False
+        self.response_complete = False
+
+    def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            if name == b"authorization":
+                self.authorization = value
+            elif name == b"origin":
+                self._origin = value
+            elif name == b"content-length":
+                self.length = int(value)
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
+
+    def append(self, data: bytes) -> None:
+        # Nearly every body comes in one piece; a bytearray is made only for the second.
+        if not self.body:
+            self.body = data
+        else:
+            if not isinstance(self.body, bytearray):
+                self.body = bytearray(self.body)
+            self.body += data
+
+    def begin(self) -> None:
+        """The whole request is here, and it is its turn."""
+        self.started = True
+        if isinstance(self.body, bytearray):
+            self.body = bytes(self.body)
+        self._call = Call(self._protocol.services, self)
+        self._protocol.spawn(self._call.run())
+
+    def gone(self) -> None:
+        """The peer has closed the connection."""
+        self.disconnected = True
+        if self._call is not None and not self.response_complete:
+            self._call.cancel()
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
+
+    # The client's side of the call
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        lines = [
+            _STATUS[status],
+            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+            *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers),
+            self._usual(),
+            b"\r\n",
+            body,
+        ]
+        self._protocol.transport.write(b"".join(lines))
+        self._complete()
+
+    def start(self) -> None:
+        if not self.disconnected:
+            if not self._chunked:
+                self.keep_alive = False  # an HTTP/1.0 body ends with the connection
+            framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+            head = b"".join((_STREAM_HEAD, framing, self._usual(), b"\r\n"))
+            self._protocol.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        if not self.disconnected:
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self._protocol.transport.write(data)
+
+    def finish(self) -> None:
+        if not self.disconnected and not self.response_complete:
+            if self._chunked:
+                self._protocol.transport.write(b"0\r\n\r\n")
+            self._complete()
+
+    def _usual(self) -> bytes:
+        """Headers of every answer: date, id, CORS, and whether the connection stays."""
+        lines = [b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers]
+        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        origins = self._protocol.limits.cors_origins
+        if self._origin is not None and (self._origin in origins or b"*" in origins):
+            lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
+            lines.append(b"access-control-expose-headers: x-request-id, retry-after\r\n")
+            lines.append(b"vary: origin\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        return b"".join(lines)
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self._call = None
+        self._protocol.answered(self)
+
+
+class LegatoProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        services: Services,
+        limits: Limits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.services = services
+        self.limits = limits
+        self._current: Any = None  # the cycle whose answer is being made
+        self._head_size = 0  # names and values of the headers so far
+        self._head_raw = 0  # bytes read of a head that is not complete
+        self._in_head = False
+        self._body_size = 0
+        self._begun: float | None = None  # when the request being read began; None between requests
+        self._idle_since: float | None = None
+        self._slow = False  # a watcher for a request that takes its time is set
+        self._over = False  # no more requests are taken from this connection
+        self._discarded = 0
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        now = self.services.clock()
+        self._idle_since = now
+        self.services.wheel.watch(now + self.limits.request_seconds, self._check_idle)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (self._current, self.cycle, *waiting):
+            if isinstance(cycle, ChatExchange):
+                if not cycle.disconnected:
+                    cycle.gone()
+            elif cycle is not None and not cycle.disconnected:
+                cycle.disconnected = not cycle.response_complete
+                cycle.message_event.set()
+        self.flow.resume_writing()
+        self._current = self.cycle = None  # type: ignore[assignment]
+        self._idle_since = self._begun = None
+        self.parser = None  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                self.transport.abort()
+            return
+        self._idle_since = None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # an upgrade that nobody here offers: the request is answered as it stands
+        except httptools.HttpParserError:
+            self._refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
+            return
+        if self._begun is not None and not self._over:
+            self._still_reading(len(data))
+
+    def eof_received(self) -> None:
+        return None  # the transport closes itself: a peer that sends no more is gone
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if isinstance(self._current, ChatExchange):
+            self._current.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if isinstance(self._current, ChatExchange):
+            self._current.resume()
+
+    # llhttp
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self._head_size = self._head_raw = self._body_size = 0
+        self._in_head = True
+        self._begun = self.services.clock()
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        if not self._over:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._over:
+            return
+        self._in_head = False
+        if self.parser.get_http_version() == "1.1" and not any(
+            name == b"host" for name, _ in self.headers
+        ):
+            self._refuse(ApiError(400, "invalid_http", "The request has no Host header."))
+        elif self.parser.get_method() == b"POST" and self._path() == PATH:
+            self._hot()
+        else:
+            self._cold()
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if self._over or cycle is None or cycle.response_complete:
+            return
+        self._body_size += len(body)
+        if self._body_size > self.limits.body:
+            self._refuse(self._too_large())
+        elif isinstance(cycle, ChatExchange):
+            cycle.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._begun = None
+        cycle = self.cycle
+        if self._over or cycle is None:
+            return
+        if isinstance(cycle, ChatExchange):
+            cycle.more_body = False
+            if cycle is self._current and not cycle.started:
+                cycle.begin()
+        else:
+            super().on_message_complete()
+
+    # Cycles, in order
+
+    def spawn(self, coroutine: Any) -> None:
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def answered(self, cycle: Any) -> None:
+        """An answer is complete: the next request's turn, or idle, or the end."""
+        self.server_state.total_requests += 1
+        self._current = None
+        if self.transport.is_closing():
+            return
+        if not cycle.keep_alive or self._over:
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._take_turn(*self.pipeline.pop())
+        else:
+            self._idle_since = self.services.clock()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's own cycle is done."""
+        if self._current is not None:
+            self.answered(self._current)
+
+    def shutdown(self) -> None:
+        """No new requests; the one that is being answered is finished."""
+        if self._current is None:
+            self.transport.close()
+        else:
+            self._current.keep_alive = False
+
+    def _hot(self) -> None:
+        parser = self.parser
+        old = parser.get_http_version() == "1.0"
+        cycle = ChatExchange(
+            self, keep_alive=not old and parser.should_keep_alive(), chunked=not old
+        )
+        cycle.read_headers(self.headers)
+        self.headers = []
+        if cycle.length > self.limits.body:
+            self._refuse(self._too_large())
+            return
+        self.cycle = cycle  # type: ignore[assignment]
+        if self._current is None:
+            self._take_turn(cycle, None)
+        else:
+            self.pipeline.appendleft((cycle, None))  # type: ignore[arg-type]
+            self._bound_pipeline()
+
+    def _path(self) -> bytes:
+        url = self.url
+        if not url.startswith(b"/"):  # absolute form (RFC 9112, section 3.2.2)
+            url = httptools.parse_url(url).path or b"/"
+        return url.partition(b"?")[0]
+
+    def _cold(self) -> None:
+        self.scope = {  # type: ignore[typeddict-item]
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+        self.expect_100_continue = (b"expect", b"100-continue") in self.headers
+        busy = self._current is not None
+        super().on_headers_complete()
+        if busy:
+            self.flow.resume_reading()  # a client that goes must be noticed behind a long answer
+            self._bound_pipeline()
+
+    def _take_turn(self, cycle: Any, app: Any) -> None:
+        self._current = cycle
+        if isinstance(cycle, ChatExchange):
+            if cycle.expects_continue and cycle.more_body:
+                self.transport.write(_CONTINUE)
+            if not cycle.more_body:
+                cycle.begin()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _bound_pipeline(self) -> None:
+        waiting = sum(
+            len(cycle.body) + 1024 for cycle, _ in self.pipeline
+        )
+        if waiting > PIPELINE_BYTES:
+            self.flow.pause_reading()
+
+    # Limits
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413, "request_too_large", f"The request body is over {self.limits.body} bytes."
+        )
+
+    def _head_too_large(self) -> ApiError:
+        return ApiError(
+            431, "headers_too_large", f"The headers are over {self.limits.header} bytes."
+        )
+
+    def _count_head(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self.limits.header and not self._over:
+            self._refuse(self._head_too_large())
+
+    def _still_reading(self, size: int) -> None:
+        """A request has not come whole in one read: its head has a limit, and so has its time."""
+        assert self._begun is not None
+        if self._in_head:
+            self._head_raw += size
+            if self._head_raw > self.limits.header:
+                self._refuse(self._head_too_large())
+                return
+        if not self._slow:
+            self._slow = True
+            self.services.wheel.watch(
+                self._begun + self.limits.request_seconds, self._check_request
+            )
+
+    def _check_request(self, now: float) -> float | None:
+        if self._begun is None or self._over:
+            self._slow = False
+            return None
+        due = self._begun + self.limits.request_seconds
+        if now < due:
+            return due
+        seconds = self.limits.request_seconds
+        self._refuse(
+            ApiError(408, "request_timeout", f"The request did not arrive within {seconds:g} s.")
+        )
+        return None
+
+    def _check_idle(self, now: float) -> float | None:
+        if self.transport.is_closing() or self.parser is None:
+            return None
+        limit = self.limits.idle_seconds
+        if self._idle_since is not None and now >= self._idle_since + limit:
+            self.transport.close()
+            return None
+        return now + limit if self._idle_since is None else self._idle_since + limit
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answers a request that is no request, and takes no more from this connection."""
+        self._over = True
+        if self._current is not None and self._current is not self.cycle:
+            self._current.keep_alive = False  # its answer goes on; then the connection ends
+            return
+        current = self._current
+        if current is not None and (not isinstance(current, ChatExchange) or current.started):
+            current.keep_alive = False
+            return
+        body = error.as_json()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        usual = b"x-request-id: %b\r\nconnection: close\r\n\r\n" % new_request_id().encode()
+        self.transport.write(b"".join((_STATUS[error.status], head, usual, body)))
+        if current is not None:
+            current.response_complete = True
+            self._current = None
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes our side, reads on for a while so that the peer can read our answer."""
+        self._over = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.services.wheel.watch(self.services.clock() + DISCARD_SECONDS, self._check_linger)
+        else:
+            self.transport.close()
+
+    def _check_linger(self, now: float) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()
+

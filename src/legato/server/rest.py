@@ -1,0 +1,152 @@
+"""All endpoints but the hot one, as a Starlette application on the same port."""
+
+from typing import Any, Final, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from legato.call import new_request_id
+from legato.core.errors import ApiError, internal
+from legato.policy.keys import Keyring
+from legato.policy.routing import Route, Router
+
+_METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
+
+
+class Health(Protocol):
+    """What the two health endpoints ask."""
+
+    def ready(self) -> dict[str, Any]:
+        """`{"ready": bool, ...}`: whether a call would be taken now, and what is missing."""
+        ...
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def application(
+    *, keyring: Keyring, router: Router, health: Health, cors_origins: tuple[str, ...] = ()
+) -> ASGIApp:
+    async def models(request: Request) -> Response:
+        keyring.authenticate(_authorization(request))
+        routes = [_model(route) for route in router.routes if _wanted(route, request)]
+        return _Json({"object": "list", "data": routes})
+
+    async def model(request: Request) -> Response:
+        keyring.authenticate(_authorization(request))
+        return _Json(_model(router.find(request.path_params["model"])))
+
+    async def healthz(_: Request) -> Response:
+        return _Json({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        state = health.ready()
+        return _Json(state, status_code=200 if state["ready"] else 503)
+
+    async def hot(_: Request) -> Response:
+        # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
+        raise HTTPException(404)
+
+    paths = [
+        Path("/v1/models", models, methods=["GET"]),
+        Path("/v1/models/{model:path}", model, methods=["GET"]),
+        Path("/v1/chat/completions", hot, methods=["POST"]),
+        Path("/healthz", healthz, methods=["GET"]),
+        Path("/readyz", readyz, methods=["GET"]),
+    ]
+    middleware: list[Middleware] = [Middleware(_RequestId)]
+    if cors_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(cors_origins),
+                allow_methods=list(_METHODS),
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+                max_age=600,
+            )
+        )
+    app = Starlette(
+        routes=paths,
+        middleware=middleware,
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _bug},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _RequestId:
+    """Every answer says which one it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-request-id", new_request_id().encode()))
+            await send(message)
+
+        await self._app(scope, receive, with_id)
+
+
+def _authorization(request: Request) -> bytes | None:
+    value = request.headers.get("authorization")
+    return value.encode("latin-1") if value is not None else None
+
+
+def _wanted(route: Route, request: Request) -> bool:
+    provider = request.query_params.get("provider")
+    capability = request.query_params.get("capability")
+    return (provider is None or provider == route.owned_by) and (
+        capability is None or capability in route.capabilities
+    )
+
+
+def _model(route: Route) -> dict[str, Any]:
+    return {
+        "id": route.model,
+        "object": "model",
+        "created": route.created,
+        "owned_by": route.owned_by,
+        "context_length": route.context_length,
+        "capabilities": list(route.capabilities),
+    }
+
+
+def _refused(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    return _Json(error.as_object(), status_code=error.status, headers=headers)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _refused(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=dict(error.headers or {}))
+        message = f"{request.method} is not allowed on {request.url.path}."
+        problem = ApiError(405, "method_not_allowed", message)
+    else:
+        problem = ApiError(404, "unknown_path", f"There is nothing at {request.url.path}.")
+    return _refused(problem, dict(error.headers or {}))
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    return _refused(internal())
+
+

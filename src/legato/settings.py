@@ -1,0 +1,314 @@
+"""What an operator sets: a TOML file, then the environment, then flags; checked at start, frozen.
+
+Read by `cli` and `server.app` alone; everybody else receives plain values.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct, field
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+
+DEFAULT_FILE: Final = "legato.toml"
+DEFAULT_MODELS: Final = ("smollm2-135m", "smollm2-135m-thinking")
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or wrong; the message names where it stands and what is allowed."""
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    cors_origins: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    max_body_bytes: Count = 32 * 1024 * 1024
+    max_header_bytes: Count = 64 * 1024
+    max_connections: Count = 20_000
+    request_seconds: Seconds = 30.0
+    idle_seconds: Seconds = 75.0
+    drain_seconds: Seconds = 30.0
+
+
+class Streams(Struct, frozen=True, forbid_unknown_fields=True):
+    gate_seconds: Seconds = 5.0
+    heartbeat_seconds: Seconds = 10.0
+
+
+class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+    base_url: str
+    model: str
+    dialect: Literal["openai"] = "openai"
+    api_key: str | None = None
+    connect_seconds: Seconds = 10.0
+    first_token_seconds: Seconds = 120.0
+    stall_seconds: Seconds = 60.0
+
+
+class Route(Struct, frozen=True, forbid_unknown_fields=True):
+    model: Name
+    deployments: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
+    path: str | None = None
+    context: Annotated[int, Meta(ge=64)] | None = None
+    template: str | None = None
+    thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
+
+
+class Engine(Struct, frozen=True, forbid_unknown_fields=True):
+    models: tuple[EngineModel, ...] | None = None
+    slots: Annotated[int, Meta(ge=1, le=256)] = 8
+    threads: Annotated[int, Meta(ge=0)] = 0
+    gpu_layers: Annotated[int, Meta(ge=-1)] = -1
+    start_seconds: Seconds = 60.0
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    server: Server = Server()
+    streams: Streams = Streams()
+    engine: Engine = Engine()
+    deployments: tuple[Deployment, ...] = ()
+    routes: tuple[Route, ...] = ()
+    data: str = field(default_factory=lambda: platformdirs.user_data_dir("legato"))
+    models: str = field(
+        default_factory=lambda: str(Path(platformdirs.user_cache_dir("legato")) / "models")
+    )
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.data).expanduser()
+
+    @property
+    def models_dir(self) -> Path:
+        return Path(self.models).expanduser()
+
+    @property
+    def engine_models(self) -> tuple[EngineModel, ...]:
+        """What the engine runs: what is named; else, where no deployment is, the default models."""
+        if self.engine.models is not None:
+            return self.engine.models
+        return () if self.deployments else tuple(EngineModel(name) for name in DEFAULT_MODELS)
+
+
+#: Short names in the environment, as the flags have them. Others: LEGATO_SECTION_KEY.
+_SHORT: Final = {
+    "LEGATO_HOST": ("server", "host"),
+    "LEGATO_PORT": ("server", "port"),
+    "LEGATO_DATA": ("data",),
+    "LEGATO_MODELS": ("models",),
+    "LEGATO_TLS_CERT": ("server", "tls_cert"),
+    "LEGATO_TLS_KEY": ("server", "tls_key"),
+}
+#: Variables with our prefix that say something else than a setting.
+_OTHER: Final = ("LEGATO_CONFIG", "LEGATO_MODEL", "LEGATO_API_KEY", "LEGATO_BASE_URL")
+
+_SECRET: Final = ("api_key",)
+
+
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in force. `flags` has dotted names (`server.port`); None values are not said.
+
+    Raises `SettingsError`.
+    """
+    environment = os.environ if environment is None else environment
+    path, text = _read(config, environment)
+    try:
+        tree: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    # One source at a time, so that a mistake is named where it was made.
+    _expand(tree, environment, str(path))
+    _convert(tree, lambda where: f"{path}{_line_of(text, where)}")
+    for name, where, value in _from_environment(environment):
+        _put(tree, where, value)
+        _convert(tree, lambda where, name=name: name)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _put(tree, tuple(dotted.split(".")), value)
+            _convert(tree, lambda where, name=dotted: f"--{name.rpartition('.')[2]}")
+    settings = _convert(tree, lambda where: str(path))
+    _check(settings, str(path))
+    return settings
+
+
+def show(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, secrets hidden."""
+
+    def hidden(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                name: "********" if name in _SECRET and each else hidden(each)
+                for name, each in value.items()
+                if each is not None
+            }
+        return [hidden(each) for each in value] if isinstance(value, list | tuple) else value
+
+    tree = msgspec.to_builtins(settings)
+    tree["engine"]["models"] = msgspec.to_builtins(settings.engine_models)
+    return hidden(tree)
+
+
+def _read(config: Path | None, environment: Mapping[str, str]) -> tuple[str, str]:
+    named = config or (Path(environment["LEGATO_CONFIG"]) if "LEGATO_CONFIG" in environment else None)
+    path = named or Path(DEFAULT_FILE)
+    if named is None and not path.is_file():
+        return "built-in settings", ""
+    try:
+        return str(path), path.read_text()
+    except FileNotFoundError:
+        raise SettingsError(f"there is no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+
+
+def _from_environment(
+    environment: Mapping[str, str],
+) -> list[tuple[str, tuple[str, ...], str | list[str]]]:
+    found: list[tuple[str, tuple[str, ...], str | list[str]]] = []
+    for name in sorted(environment):
+        if not name.startswith("LEGATO_") or name in _OTHER:
+            continue
+        where = _SHORT.get(name) or _section(name)
+        if where is None:
+            raise SettingsError(
+                f"{name}: unknown setting; allowed in the environment: {', '.join((*_SHORT, *_OTHER))}"
+                " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
+            )
+        value = environment[name]
+        found.append((name, where, value.split(",") if where[-1] == "cors_origins" else value))
+    return found
+
+
+def _section(name: str) -> tuple[str, str] | None:
+    section, _, key = name.removeprefix("LEGATO_").lower().partition("_")
+    sections: dict[str, type[Struct]] = {"server": Server, "streams": Streams, "engine": Engine}
+    if section not in sections or key not in sections[section].__struct_fields__:
+        return None
+    return section, key
+
+
+def _put(tree: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
+    for name in where[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[where[-1]] = value
+
+
+def _expand(tree: Any, environment: Mapping[str, str], path: str, at: str = "") -> None:
+    """Replaces `${NAME}` in strings by the environment's value."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in environment:
+            raise SettingsError(f"{path}: {at}: the environment has no variable {match[1]}")
+        return environment[match[1]]
+
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for name, each in list(items):
+        here = f"{at}[{name}]" if isinstance(name, int) else f"{at}.{name}".lstrip(".")
+        if isinstance(each, dict | list):
+            _expand(each, environment, path, here)
+        elif isinstance(each, str):
+            at, before = here, at
+            tree[name] = re.sub(r"\$\{(\w+)\}", value, each)
+            at = before
+
+
+def _convert(tree: dict[str, Any], place: Any) -> Settings:
+    """`place` tells, for a path of names, where a person finds that setting."""
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `")
+        where = path.rstrip("`").removeprefix("$").removeprefix(".")
+        unknown = re.match(r"Object contains unknown field `(.*)`", what)
+        if unknown:
+            owner = _struct_at(where)
+            name = f"{where}.{unknown[1]}".lstrip(".")
+            what = f"unknown setting; allowed here: {', '.join(owner.__struct_fields__)}"
+        else:
+            missing = re.match(r"Object missing required field `(.*)`", what)
+            name = f"{where}.{missing[1]}".lstrip(".") if missing else where
+            what = "is required" if missing else what[:1].lower() + what[1:]
+        raise SettingsError(f"{place(name)}: {name}: {what}") from None
+
+
+def _struct_at(where: str) -> type[Struct]:
+    known: dict[str, type[Struct]] = {
+        "": Settings,
+        "server": Server,
+        "streams": Streams,
+        "engine": Engine,
+        "deployments": Deployment,
+        "routes": Route,
+        "engine.models": EngineModel,
+    }
+    return known[re.sub(r"\[[^]]*\]", "", where)]
+
+
+def _line_of(text: str, where: str) -> str:
+    """`:LINE` of a setting in a TOML file, as well as it can be told without a position parser."""
+    *sections, key = re.sub(r"\[\d+\]", "", where).split(".")
+    number = int((re.findall(r"\[(\d+)\]", where) or ["0"])[-1])
+    header = ".".join(sections)
+    inside, seen = not sections, -1
+    for line, content in enumerate(text.splitlines(), 1):
+        begins = re.match(r"\s*\[\[?\s*([\w.]+)\s*\]\]?", content)
+        if begins:
+            same = begins[1] == header
+            seen += same
+            inside = same and (seen == number or "[[" not in content)
+        if inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=.]", content):
+            return f":{line}"
+        if begins and begins[1] == where:
+            return f":{line}"
+    return ""
+
+
+def _check(settings: Settings, path: str) -> None:
+    """What no single setting can tell: names that must be unique, or be there."""
+
+    def unique(what: str, names: list[str]) -> None:
+        for name in names:
+            if names.count(name) > 1:
+                raise SettingsError(f"{path}: {what}: `{name}` is there twice")
+
+    deployments = [each.name for each in settings.deployments]
+    engines = [each.name for each in settings.engine_models]
+    unique("deployments.name", deployments + engines)
+    unique("routes.model", [each.model for each in settings.routes])
+    for route in settings.routes:
+        for name in route.deployments:
+            if name not in deployments + engines:
+                raise SettingsError(
+                    f"{path}: routes `{route.model}`: there is no deployment `{name}`; "
+                    f"there are: {', '.join(deployments + engines) or 'none'}"
+                )
+    for deployment in settings.deployments:
+        if not re.match(r"https?://[^/\s]+", deployment.base_url):
+            raise SettingsError(
+                f"{path}: deployments `{deployment.name}`: base_url: "
+                f"`{deployment.base_url}` is not an http:// or https:// URL"
+            )
+        if deployment.api_key and not re.fullmatch(r"[\x21-\x7e]+", deployment.api_key):
+            raise SettingsError(
+                f"{path}: deployments `{deployment.name}`: api_key: has a character that no header takes"
+            )
+    if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
+        raise SettingsError(f"{path}: server: tls_cert and tls_key go together")

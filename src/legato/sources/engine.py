@@ -1,0 +1,233 @@
+"""The local engine: llama.cpp in a supervised child process, spoken to as an upstream.
+
+A native crash kills one child, not the server. A child listens on a loopback port of its own choosing,
+under a key made for that start; it is started before a request needs it, is ready when its own health
+says so, and is started again, with backoff, when it dies.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from msgspec import Struct
+
+from legato.core.errors import unavailable
+from legato.sources.http import Endpoint, Pool
+from legato.sources.upstream import Target, Upstream
+
+#: Seconds between a death and the next start: the first, and the most.
+BACKOFF: Final = (0.25, 15.0)
+
+#: A child that lived this long was well; its next death is a first one again. Seconds.
+PROVEN: Final = 60.0
+
+#: Bytes of an engine's log, beyond which the next start begins it anew.
+LOG_LIMIT: Final = 8 * 1024 * 1024
+
+
+class EngineModel(Struct, frozen=True):
+    """One model to run. `context` is tokens per slot; `threads` 0 means all cores."""
+
+    name: str
+    path: Path
+    context: int = 4096
+    slots: int = 8
+    threads: int = 0
+    gpu_layers: int = -1
+    template: str | None = None
+    thinking_budget: int = -1
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def parameters(self, key: str, cache_mib: int) -> dict[str, Any]:
+        """llama.cpp's parameters, by xllamacpp's names."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = self.threads or cores or 1
+        wanted: dict[str, Any] = {
+            "parent": os.getpid(),
+            "model.path": str(self.path),
+            "port": 0,
+            "api_keys": [key],
+            "n_parallel": self.slots,
+            "n_ctx": self.context * self.slots,
+            "cpuparams.n_threads": threads,
+            "cpuparams_batch.n_threads": threads,
+            "n_gpu_layers": self.gpu_layers,
+            "n_threads_http": self.slots * 2 + 8,
+            # llama.cpp keeps prompts of ended calls in host memory, 8 GiB of them if it is let.
+            "cache_ram_mib": cache_mib,
+            "fit_params": False,
+            "endpoint_slots": True,
+            "ui": False,
+            "verbosity": 1,
+        }
+        if self.template is not None:
+            wanted["chat_template"] = self.template
+        if self.thinking_budget >= 0:
+            wanted["sampling.reasoning_budget_tokens"] = self.thinking_budget
+        if self.temperature is not None:
+            wanted["sampling.temp"] = self.temperature
+        if self.top_p is not None:
+            wanted["sampling.top_p"] = self.top_p
+        return wanted
+
+
+def cache_mib(models: int) -> int:
+    """The host prompt cache of each of `models` engines: 1/32 of the memory between them, in MiB."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = 4 << 30
+    return max(64, memory // 32 // max(models, 1) >> 20)
+
+
+class Engine:
+    """Keeps one child alive and tells its upstream where the child is."""
+
+    def __init__(
+        self,
+        model: EngineModel,
+        *,
+        clock: Callable[[], float],
+        log_file: Path,
+        cache: int,
+        start_seconds: float = 60.0,
+        on_event: Callable[..., None] = lambda event, **facts: None,
+    ) -> None:
+        """`on_event(event, **facts)` hears of starts and deaths."""
+        self.model = model
+        self.upstream = Upstream(model.name, model.name, wait=self.ready)
+        self.key = ""
+        self.problem: str | None = None
+        self._clock = clock
+        self._log_file = log_file
+        self._cache = cache
+        self._start_seconds = start_seconds
+        self._on_event = on_event
+        self._up = asyncio.Event()
+        self._child: Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "up" if self._up.is_set() else self.problem or "starting"
+        return f"<Engine {self.model.name}: {state}>"
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
+    def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep(), name=f"engine {self.model.name}")
+
+    async def ready(self) -> None:
+        """Comes back when the engine can be asked. Raises 503 where that takes too long."""
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                await self._up.wait()
+        except TimeoutError:
+            reason = f": {self.problem}" if self.problem else ""
+            raise unavailable(
+                f"The model `{self.model.name}` is not loaded yet{reason}.", code="model_loading"
+            ) from None
+
+    async def stop(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+
+    async def _keep(self) -> None:
+        wait = BACKOFF[0]
+        while True:
+            began = self._clock()
+            try:
+                await self._run()
+            finally:
+                self._down()
+                await self._reap()
+            if self._clock() - began > PROVEN:
+                wait = BACKOFF[0]
+            self._on_event(
+                "engine_died", model=self.model.name, reason=self.problem, restart_in_seconds=wait
+            )
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, BACKOFF[1])
+
+    async def _run(self) -> None:
+        """One life of a child, to its end."""
+        self.key = secrets.token_urlsafe(24)
+        began = self._clock()
+        with self._log() as log:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "legato.sources.llama",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                # A Ctrl-C at the terminal is the server's to answer: streams are finished first.
+                start_new_session=True,
+            )
+        child = self._child
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(json.dumps(self.model.parameters(self.key, self._cache)).encode() + b"\n")
+        said = await child.stdout.readline()
+        try:
+            answer = json.loads(said)
+            endpoint = Endpoint.of(answer["address"] + "/v1")
+            await _healthy(endpoint, self.key)
+        except (ValueError, KeyError, OSError):
+            code = await child.wait()
+            self.problem = f"llama.cpp did not start (exit {code}), see {self._log_file}"
+            return
+        self.problem = None
+        self.upstream.target = Target.of(Pool(endpoint, clock=self._clock), self.key)
+        self._up.set()
+        self._on_event(
+            "engine_ready", model=self.model.name, seconds=round(self._clock() - began, 2)
+        )
+        code = await child.wait()
+        self.problem = f"llama.cpp ended with exit code {code}"
+
+    def _down(self) -> None:
+        self._up.clear()
+        target, self.upstream.target = self.upstream.target, None
+        if target is not None:
+            target.pool.close()
+
+    async def _reap(self) -> None:
+        child, self._child = self._child, None
+        if child is not None and child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await asyncio.shield(child.wait())
+
+    def _log(self) -> IO[bytes]:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        too_large = self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT
+        return self._log_file.open("wb" if too_large else "ab")
+
+
+async def _healthy(endpoint: Endpoint, key: str) -> None:
+    """Asks llama.cpp's `/health` until it says ok. Raises OSError when nobody answers any more."""
+    request = f"GET /health HTTP/1.0\r\nauthorization: Bearer {key}\r\n\r\n".encode()
+    while True:
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        try:
+            writer.write(request)
+            if b" 200 " in await reader.readline():
+                return
+        finally:
+            writer.close()
+        await asyncio.sleep(0.05)

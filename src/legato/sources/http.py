@@ -1,0 +1,272 @@
+"""A pooled HTTP/1.1 client for streams: an `asyncio.Protocol` on llhttp, without a task of its own.
+
+What is read goes straight to whoever asked, in the callback in which the event loop hands it over.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+from msgspec import Struct
+
+from legato.core.errors import UpstreamError, broken, timed_out
+
+#: Bytes of a response's head that are read at most.
+HEAD_LIMIT: Final = 256 * 1024
+
+
+class Endpoint(Struct, frozen=True):
+    """Where an upstream listens. `path` is the base URL's, without a slash at its end."""
+
+    host: str
+    port: int
+    path: str = ""
+    tls: bool = False
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.tls else 80
+        return host if self.port == usual else f"{host}:{self.port}"
+
+    @classmethod
+    def of(cls, url: str) -> "Endpoint":
+        """Raises ValueError where `url` is no http(s) URL with a host."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"`{url}` is not an http:// or https:// URL")
+        tls = parts.scheme == "https"
+        return cls(parts.hostname, parts.port or (443 if tls else 80), parts.path.rstrip("/"), tls)
+
+
+class Receiver(Protocol):
+    """Reads one response. After `complete` or `lost` nothing more is called."""
+
+    def head(self, status: int, headers: dict[str, str]) -> None: ...
+    def body(self, data: bytes) -> None: ...
+    def flush(self) -> None: ...
+    def complete(self) -> None: ...
+    def lost(self, error: UpstreamError) -> None: ...
+
+
+class StaleConnection(UpstreamError):
+    """A kept connection was closed before anything came back: the request may go out again."""
+
+    def __init__(self) -> None:
+        super().__init__(502, "upstream_unreachable", "The upstream closed a kept connection.")
+
+
+class Connection(asyncio.Protocol):
+    """One connection; one request on it at a time."""
+
+    __slots__ = (
+        "_head_size",
+        "_headers",
+        "_parser",
+        "_pool",
+        "_receiver",
+        "_reused",
+        "_said",
+        "_skip",
+        "transport",
+    )
+
+    def __init__(self, pool: "Pool") -> None:
+        self.transport: asyncio.Transport | None = None
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._headers: dict[str, str] = {}
+        self._head_size = 0
+        self._reused = False
+        self._said = False  # the peer has said something in answer to this request
+        self._skip = False  # an interim answer (1xx) is being read
+
+    def send(self, request: bytes, receiver: Receiver) -> None:
+        assert self.transport is not None
+        self._receiver = receiver
+        self._said = False
+        self._head_size = 0
+        self.transport.write(request)
+
+    def release(self) -> None:
+        """The receiver wants no more. What is still on the way makes the connection useless."""
+        if self._receiver is not None:
+            self._receiver = None
+            self.close()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    @property
+    def is_closing(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            self.close()  # said without being asked
+            return
+        self._said = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._lose(broken(f"The upstream's answer is not HTTP: {error}"))
+            return
+        if self._head_size > HEAD_LIMIT:
+            self._lose(broken("The upstream's answer has too large a head."))
+            return
+        receiver.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.forget(self)
+        self.transport = None
+        if self._receiver is not None:
+            if self._reused and not self._said:
+                self._lose(StaleConnection())
+            else:
+                self._lose(broken("The upstream closed the connection.", code="upstream_cut"))
+
+    def _lose(self, error: UpstreamError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.close()
+        if receiver is not None:
+            receiver.lost(error)
+            receiver.flush()
+
+    # llhttp
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
+        if self._head_size <= HEAD_LIMIT:
+            self._headers[name.lower().decode("latin-1")] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        headers, self._headers = self._headers, {}
+        status = self._parser.get_status_code()
+        self._skip = 100 <= status < 200
+        if not self._skip and self._receiver is not None:
+            self._receiver.head(status, headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.body(data)
+
+    def on_message_complete(self) -> None:
+        if self._skip:
+            return
+        receiver, self._receiver = self._receiver, None
+        reusable = receiver is not None and self._parser.should_keep_alive()
+        if receiver is not None:
+            receiver.complete()
+        if reusable:
+            self._reused = True
+            self._pool.keep(self)
+        else:
+            self.close()
+
+
+class Pool:
+    """Connections to one endpoint, kept for the next request."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        clock: Callable[[], float],
+        context: ssl.SSLContext | None = None,
+        connect_seconds: float = 10.0,
+        idle_seconds: float = 55.0,
+        max_idle: int = 256,
+    ) -> None:
+        self.endpoint = endpoint
+        self._clock = clock
+        self._context = (context or ssl.create_default_context()) if endpoint.tls else None
+        self._connect_seconds = connect_seconds
+        self._idle_seconds = idle_seconds
+        self._max_idle = max_idle
+        self._idle: dict[Connection, float] = {}  # the last kept is the first used again
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        idle = len(self._idle)
+        return f"<Pool {self.endpoint.authority}: {len(self._open) - idle} busy, {idle} idle>"
+
+    @property
+    def busy(self) -> int:
+        return len(self._open) - len(self._idle)
+
+    def idle(self) -> Connection | None:
+        """A kept connection that is still good, as far as one can know before asking."""
+        oldest_good = self._clock() - self._idle_seconds
+        while self._idle:
+            connection, since = self._idle.popitem()
+            if since >= oldest_good and not connection.is_closing:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A fresh connection. Raises `UpstreamError` where there is none to be had in time."""
+        loop = asyncio.get_running_loop()
+        where = self.endpoint
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), where.host, where.port, ssl=self._context
+                )
+        except TimeoutError:
+            raise timed_out(
+                f"The upstream took no connection within {self._connect_seconds:g} s.",
+                code="upstream_connect_timeout",
+            ) from None
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", None) or error.reason or "handshake failed"
+            raise broken(f"The upstream's TLS failed: {reason}.", code="upstream_tls") from None
+        except OSError as error:
+            reason = error.strerror or "no such host"
+            raise broken(
+                f"The upstream cannot be reached: {reason}.", code="upstream_unreachable"
+            ) from None
+        self._open.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        if self._closed or len(self._idle) >= self._max_idle:
+            connection.close()
+        else:
+            self._idle[connection] = self._clock()
+
+    def forget(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        self._open.discard(connection)
+
+    def sweep(self, now: float) -> None:
+        """Closes what has been idle for too long."""
+        for connection, since in list(self._idle.items()):
+            if now - since > self._idle_seconds:
+                connection.close()
+
+    def close(self) -> None:
+        """Closes the idle ones now; the busy ones when they are done."""
+        self._closed = True
+        for connection in list(self._idle):
+            connection.close()

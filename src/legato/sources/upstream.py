@@ -1,0 +1,264 @@
+"""One deployment, spoken to: a request out, its answer read into a stream."""
+
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from email.utils import mktime_tz, parsedate_tz
+from typing import Final
+
+from msgspec import Struct
+
+from legato.core import sse
+from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.request import ChatRequest
+from legato.core.stream import State, Stream
+from legato.dialects import openai
+from legato.sources.http import Connection, Pool
+
+#: Bytes of an error answer, or of something that is no stream, that are read at most.
+REFUSAL_LIMIT: Final = 256 * 1024
+
+
+class Target(Struct):
+    """Where a deployment can be reached at this moment."""
+
+    pool: Pool
+    head: bytes  # request line and headers, up to the content length
+
+    @classmethod
+    def of(cls, pool: Pool, api_key: str | None) -> "Target":
+        lines = [
+            f"POST {pool.endpoint.path}{openai.PATH} HTTP/1.1",
+            f"host: {pool.endpoint.authority}",
+            "user-agent: legato",
+            "content-type: application/json",
+            "accept: text/event-stream",
+            "accept-encoding: identity",
+            *(f"{name}: {value}" for name, value in openai.headers(api_key)),
+            "content-length: ",
+        ]
+        return cls(pool, "\r\n".join(lines).encode("latin-1"))
+
+
+class Upstream:
+    """A deployment: where it is, what it is called there, how it is spoken to.
+
+    `target` is None while the deployment cannot be reached and it is known why (an engine that is
+    still loading); `wait` then comes back when it can, or raises `UpstreamError`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        *,
+        target: Target | None = None,
+        wait: Callable[[], Awaitable[None]] | None = None,
+        first_token_seconds: float = 120.0,
+        stall_seconds: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.target = target
+        self.first_token_seconds = first_token_seconds
+        self.stall_seconds = stall_seconds
+        self._wait = wait
+
+    async def send(
+        self,
+        body: bytes,
+        request: ChatRequest,
+        stream: Stream,
+        on_fail: Callable[[ApiError], None],
+        *,
+        fresh: bool = False,
+    ) -> "Answer":
+        """Sends a request. What comes back goes into `stream`; a failure before the stream has
+        opened goes to `on_fail` instead, so that another deployment can be asked."""
+        if self.target is None and self._wait is not None:
+            await self._wait()
+        target = self.target
+        if target is None:
+            raise broken("The upstream is not running.", code="upstream_unreachable")
+        connection = None if fresh else target.pool.idle()
+        if connection is None:
+            connection = await target.pool.connect()
+        answer = Answer(connection, stream, on_fail)
+        payload = openai.encode(body, request, self.model)
+        connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(payload), payload), answer)
+        return answer
+
+
+class Answer:
+    """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
+
+    __slots__ = (
+        "_connection",
+        "_inflate",
+        "_on_fail",
+        "_reader",
+        "_refused",
+        "_retry_after",
+        "_sse",
+        "_status",
+        "_stream",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: Stream,
+        on_fail: Callable[[ApiError], None],
+    ) -> None:
+        self._connection: Connection | None = connection
+        self._stream = stream
+        self._on_fail = on_fail
+        self._sse = sse.Decoder()
+        self._reader = openai.Reader()
+        self._status = 0
+        self._refused: bytearray | None = None  # the body of what is not a stream of events
+        self._retry_after: float | None = None
+        self._inflate: zlib._Decompress | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """How far the upstream is with the prompt, 0 to 1, where it tells."""
+        return self._reader.progress
+
+    def abort(self) -> None:
+        """Nobody wants the rest: the upstream sees its peer gone."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
+
+    @property
+    def is_over(self) -> bool:
+        """The connection has been given back, or given up."""
+        return self._connection is None
+
+    def expire(self, now: float) -> None:
+        """A watcher of the wheel: the end of the body has had its time."""
+        self.abort()
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    # From the connection
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self._status = status
+        encoding = headers.get("content-encoding", "identity").lower()
+        if encoding in ("gzip", "deflate"):
+            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if status != 200 or kind in ("application/json", "text/html"):
+            self._refused = bytearray()
+            self._retry_after = _seconds(headers.get("retry-after"))
+        elif encoding not in ("identity", "gzip", "deflate", ""):
+            self._fail(broken(f"The upstream's answer is encoded as `{encoding}`."))
+
+    def body(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._inflate is not None:
+                data = self._inflate.decompress(data)
+            if self._refused is not None:
+                if len(self._refused) < REFUSAL_LIMIT:
+                    self._refused += data
+                return
+            self._events(self._sse.feed(data))
+        except zlib.error:
+            self._fail(broken("The upstream's answer is not the gzip it says it is."))
+        except sse.EventTooLarge as error:
+            self._fail(broken(f"The upstream sent too much: {error}."))
+        except UpstreamError as error:
+            self._fail(error)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def complete(self) -> None:
+        """The body ended as HTTP says that it should."""
+        if self._connection is None:
+            return
+        if self._refused is not None:
+            self._fail(self._refusal(bytes(self._refused)))
+        elif self._last_events():
+            self._end(None)
+        self._connection = None
+
+    def lost(self, error: UpstreamError) -> None:
+        """The connection is gone; for a body that only its end delimits this is the end."""
+        if self._connection is None:
+            return
+        if self._status == 0:
+            self._fail(error)
+        elif self._refused is not None:
+            self._fail(self._refusal(bytes(self._refused)))
+        elif self._last_events():
+            self._end(error)
+        self._connection = None
+
+    # Inside
+
+    def _events(self, events: list[sse.Event]) -> None:
+        stream = self._stream
+        read = self._reader.read
+        for name, data in events:
+            chunk = read(name, data)
+            if chunk is None:
+                self._end(None)
+                return
+            stream.push(chunk)
+            if stream.done:
+                return
+
+    def _last_events(self) -> bool:
+        """What the end of the body completes; False where that was a failure."""
+        try:
+            self._events(self._sse.close())
+        except UpstreamError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _end(self, cut: UpstreamError | None) -> None:
+        """No more will come. Whether that is an answer or a failure, the stream knows."""
+        if self._stream.done:
+            return
+        if self._stream.state is State.WAITING:
+            self._fail(cut or broken("The upstream's answer was empty.", code="upstream_empty"))
+        elif cut is not None and self._stream.state is State.OPEN:
+            self._stream.fail(cut)
+        else:
+            self._stream.end()
+
+    def _fail(self, error: ApiError) -> None:
+        self.abort()
+        if self._stream.state is State.WAITING:
+            self._on_fail(error)
+        else:
+            self._stream.fail(error)
+
+    def _refusal(self, body: bytes) -> ApiError:
+        if self._status != 200:
+            return openai.refusal(self._status, body, self._retry_after)
+        return openai.no_stream(body)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds from now, from either of its forms (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    date = parsedate_tz(retry_after)
+    if date is None:
+        return None
+    return max(0.0, mktime_tz(date) - time.time())

@@ -1,0 +1,91 @@
+"""The database: keys now, the ledger beside them. SQLite in WAL mode unless told otherwise.
+
+Tables are made by the migrations beside this file. Alembic is imported only where there is something
+to migrate: a start with a database that is up to date does not pay for it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+#: The newest migration; a test holds it against the files in `migrations/versions`.
+HEAD: Final = "0001"
+
+metadata = sa.MetaData()
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float, nullable=True),
+)
+
+#: Counts what changed, by subject, so that a running server can tell without reading it all.
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("subject", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False),
+)
+
+
+def sqlite_url(folder: Path) -> str:
+    return f"sqlite+aiosqlite:///{folder / 'legato.db'}"
+
+
+class Database:
+    """One database. `begin` gives a connection inside a transaction."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine: AsyncEngine = create_async_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+
+    @classmethod
+    async def open(cls, folder: Path) -> "Database":
+        """The database in `folder`, made or brought up to date where need be."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        database = cls(sqlite_url(folder))
+        await database.migrate(folder / "legato.db.lock")
+        return database
+
+    async def migrate(self, lock: Path) -> None:
+        if await self._version() == HEAD:
+            return
+        from legato.store.migrations import upgrade
+
+        async with self._engine.begin() as connection:
+            await connection.run_sync(upgrade, lock)
+
+    async def _version(self) -> str | None:
+        try:
+            async with self._engine.connect() as connection:
+                return await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        except sa.exc.OperationalError:
+            return None
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # WAL: a reader (`legato usage`) and the server do not wait for each other. In WAL mode NORMAL
+    # loses at most the last transactions at a power cut, never the database.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,13 @@
+"""Alembic's entry: migrations run on the connection that `upgrade` was given."""
+
+from alembic import context
+
+from legato.store.database import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
