@@ -167,7 +167,8 @@ def show(settings: Settings) -> dict[str, Any]:
 
 
 def _read(config: Path | None, environment: Mapping[str, str]) -> tuple[str, str]:
-    named = config or (Path(environment["LEGATO_CONFIG"]) if "LEGATO_CONFIG" in environment else None)
+    said = environment.get("LEGATO_CONFIG")
+    named = config or (Path(said) if said else None)
     path = named or Path(DEFAULT_FILE)
     if named is None and not path.is_file():
         return "built-in settings", ""
@@ -189,7 +190,7 @@ def _from_environment(
         where = _SHORT.get(name) or _section(name)
         if where is None:
             raise SettingsError(
-                f"{name}: unknown setting; allowed in the environment: {', '.join((*_SHORT, *_OTHER))}"
+                f"{name}: unknown setting; allowed are {', '.join((*_SHORT, *_OTHER))}"
                 " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
             )
         value = environment[name]
@@ -283,32 +284,34 @@ def _line_of(text: str, where: str) -> str:
 
 def _check(settings: Settings, path: str) -> None:
     """What no single setting can tell: names that must be unique, or be there."""
-
-    def unique(what: str, names: list[str]) -> None:
-        for name in names:
-            if names.count(name) > 1:
-                raise SettingsError(f"{path}: {what}: `{name}` is there twice")
-
-    deployments = [each.name for each in settings.deployments]
-    engines = [each.name for each in settings.engine_models]
-    unique("deployments.name", deployments + engines)
-    unique("routes.model", [each.model for each in settings.routes])
+    names = [each.name for each in (*settings.deployments, *settings.engine_models)]
+    _unique(path, "deployments.name", names)
+    _unique(path, "routes.model", [each.model for each in settings.routes])
     for route in settings.routes:
         for name in route.deployments:
-            if name not in deployments + engines:
+            if name not in names:
+                there = ", ".join(names) or "none"
                 raise SettingsError(
                     f"{path}: routes `{route.model}`: there is no deployment `{name}`; "
-                    f"there are: {', '.join(deployments + engines) or 'none'}"
+                    f"there are: {there}"
                 )
     for deployment in settings.deployments:
-        if not re.match(r"https?://[^/\s]+", deployment.base_url):
-            raise SettingsError(
-                f"{path}: deployments `{deployment.name}`: base_url: "
-                f"`{deployment.base_url}` is not an http:// or https:// URL"
-            )
-        if deployment.api_key and not re.fullmatch(r"[\x21-\x7e]+", deployment.api_key):
-            raise SettingsError(
-                f"{path}: deployments `{deployment.name}`: api_key: has a character that no header takes"
-            )
+        _check_deployment(path, deployment)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: tls_cert and tls_key go together")
+
+
+def _unique(path: str, what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"{path}: {what}: `{name}` is there twice")
+
+
+def _check_deployment(path: str, wanted: Deployment) -> None:
+    where = f"{path}: deployments `{wanted.name}`"
+    if not re.match(r"https?://[^/\s]+", wanted.base_url):
+        raise SettingsError(
+            f"{where}: base_url: `{wanted.base_url}` is not an http:// or https:// URL"
+        )
+    if wanted.api_key and not re.fullmatch(r"[\x21-\x7e]+", wanted.api_key):
+        raise SettingsError(f"{where}: api_key: has a character that no header takes")

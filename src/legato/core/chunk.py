@@ -10,7 +10,9 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 #: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
-FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+FINISH_REASONS: Final = frozenset(
+    {"stop", "length", "tool_calls", "content_filter", "function_call"}
+)
 
 
 class Delta(Struct, gc=False):

@@ -107,7 +107,9 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         message["tool_calls"] = [
             {name: value for name, value in call.items() if name != "index"} for call in calls
         ]
-    rest = {k: v for k, v in choice.items() if k not in ("index", "delta", "logprobs", "finish_reason")}
+    rest = {
+        k: v for k, v in choice.items() if k not in ("index", "delta", "logprobs", "finish_reason")
+    }
     return {
         "index": choice["index"],
         "message": message | delta,

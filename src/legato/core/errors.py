@@ -93,4 +93,6 @@ def unavailable(message: str, *, code: str = "service_unavailable") -> UpstreamE
 
 
 def internal() -> ApiError:
-    return ApiError(500, "internal_error", "The server had an internal error. It is not your fault.")
+    return ApiError(
+        500, "internal_error", "The server had an internal error. It is not your fault."
+    )

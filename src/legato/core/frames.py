@@ -1,4 +1,4 @@
-"""Chunks as the bytes of server-sent events: what a streaming client reads (contract, section 2)."""
+"""Chunks as the bytes of server-sent events: what a streaming client reads."""
 
 from collections.abc import Callable
 from typing import Final

@@ -138,5 +138,3 @@ class ChoiceState:
                 self._tools = ToolCalls()
             said["tool_calls"] = self._tools.mend(calls)
         return said
-
-

@@ -129,7 +129,7 @@ def members(body: bytes) -> dict[str, Raw]:
 
 
 def _explain(problem: str) -> ApiError:
-    """msgspec says `Expected `int`, got `str` - at `$.messages[0].role``; a client wants the field."""
+    """A client wants the field: msgspec says `Expected `int`, got `str` - at `$.n``."""
     what, _, path = problem.partition(" - at `")
     param = path.rstrip("`").removeprefix("$").removeprefix(".") or None
     if what.startswith("Object missing required field `"):

@@ -1,7 +1,7 @@
 """The one object in the middle: what a legal stream is, and who hears of it.
 
-A source fills it (`push`, `end`, `fail`), a subscriber drains it; neither knows the other. The legal
-order is a table; whatever an upstream does, a subscriber sees only what the table allows:
+A source fills it (`push`, `end`, `fail`), a subscriber drains it; neither knows the other. The
+legal order is a table; whatever an upstream does, a subscriber sees only what the table allows:
 
     role once a choice, deltas, one finish a choice, then the end: complete, failed or cancelled.
 

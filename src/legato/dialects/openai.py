@@ -58,7 +58,7 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 
 
 class Reader:
-    """Frames of one answer to chunks. `progress` is the prefill's, 0 to 1, where the upstream tells."""
+    """Frames of one answer to chunks. `progress`: the prefill's, 0 to 1, where it is told."""
 
     __slots__ = ("_open", "progress")
 
@@ -109,9 +109,7 @@ class Reader:
             for key in fields
             if key not in _HEAD
         )
-        return Chunk(
-            _decode_choices(raw), raw, _decode_usage(usage), extras
-        )
+        return Chunk(_decode_choices(raw), raw, _decode_usage(usage), extras)
 
     def _note_progress(self, raw: Raw) -> None:
         progress = msgspec.json.decode(raw)
@@ -132,8 +130,7 @@ def _extras(wire: _Wire) -> bytes:
 def in_band(fields: Any) -> UpstreamError:
     """An error that came as an event of a stream, in the shapes that are about."""
     status, code, message = _explain(fields)
-    error = UpstreamError(_public_status(status), code or "upstream_error", message)
-    return error
+    return UpstreamError(_public_status(status), code or "upstream_error", message)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:

@@ -1,7 +1,7 @@
 """API keys: how they look, how they are kept, who a caller is.
 
-A key is 256 random bits; its SHA-256 is what is kept. A fast hash is right for a random secret: there
-is nothing to guess.
+A key is 256 random bits; its SHA-256 is what is kept. A fast hash is right for a random secret:
+there is nothing to guess.
 """
 
 import hashlib

@@ -198,9 +198,7 @@ class App:
     def _routes(self) -> list[Route]:
         now = int(time.time())
         contexts = {engine.model.name: engine.model for engine in self.engines}
-        routes = [
-            Route(each.model, each.deployments, created=now) for each in self.settings.routes
-        ]
+        routes = [Route(each.model, each.deployments, created=now) for each in self.settings.routes]
         named = {route.model for route in routes}
         for name in self.upstreams:
             model = contexts.get(name)
@@ -273,7 +271,9 @@ class Server(uvicorn.Server):
     def url(self) -> str:
         """Where it listens; with port 0 in the settings, the port that the system chose."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            host, f"[{host}]" if ":" in host else host
+        )
         return f"{'https' if self.config.ssl else 'http'}://{host}:{port}"
 
 
@@ -282,7 +282,9 @@ def set_up_logs() -> None:
     readable = sys.stderr.isatty()
     structlog.configure(
         processors=[
-            structlog.processors.TimeStamper(fmt="iso" if not readable else "%H:%M:%S", utc=not readable),
+            structlog.processors.TimeStamper(
+                fmt="iso" if not readable else "%H:%M:%S", utc=not readable
+            ),
             structlog.processors.add_log_level,
             *(() if readable else (structlog.processors.format_exc_info,)),
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),

@@ -1,14 +1,12 @@
 """uvicorn's HTTP protocol, with the hot endpoint inside.
 
-`POST /v1/chat/completions` is answered here, without ASGI: its frames go from an upstream's callback
-straight to the transport. All else goes on to uvicorn's own cycle and the ASGI application. Pipelined
-requests are answered in order; headers, body, the time to send a request, idle time and the number of
-connections are limited for both.
+`POST /v1/chat/completions` is answered here, without ASGI: its frames go from an upstream's
+callback straight to the transport. All else goes on to uvicorn's own cycle and the ASGI
+application. Pipelined requests are answered in order; headers, body, the time to send a request,
+idle time and the number of connections are limited for both.
 """
 
 import asyncio
-from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
@@ -17,27 +15,20 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from legato.call import Call, Services, new_request_id
+from legato.call import Services, new_request_id
 from legato.core.errors import ApiError
+from legato.server.exchange import STATUS_LINES, ChatExchange
 
 PATH: Final = b"/v1/chat/completions"
 
 #: Bytes of requests that may wait behind a running answer before reading stops.
 PIPELINE_BYTES: Final = 256 * 1024
 
-#: After a refusal, what the peer still sends is read and thrown away, so that it can read the answer
-#: (a close with unread data resets the connection). At most so many bytes and seconds of it.
+#: After a refusal, what the peer still sends is read and thrown away, so that it can read the
+#: answer (a close with unread data resets the connection). At most so many bytes and seconds of it.
 DISCARD_BYTES: Final = 64 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
 
-_STATUS: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
-_STREAM_HEAD: Final = (
-    _STATUS[200] + b"content-type: text/event-stream; charset=utf-8\r\n"
-    b"cache-control: no-cache\r\n"
-    b"x-accel-buffering: no\r\n"
-)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -50,144 +41,6 @@ class Limits(Struct, frozen=True):
     request_seconds: float = 30.0
     idle_seconds: float = 75.0
     cors_origins: frozenset[bytes] = frozenset()
-
-
-class ChatExchange:
-    """One request to the hot endpoint and its answer, on one connection.
-
-    Stands where uvicorn's request-response cycle would; is the `Client` of its call.
-    """
-
-    __slots__ = (
-        "_call",
-        "_chunked",
-        "_origin",
-        "_protocol",
-        "authorization",
-        "body",
-        "disconnected",
-        "expects_continue",
-        "keep_alive",
-        "length",
-        "more_body",
-        "received",
-        "request_id",
-        "response_complete",
-        "started",
-    )
-
-    def __init__(self, protocol: "LegatoProtocol", *, keep_alive: bool, chunked: bool) -> None:
-        self._protocol = protocol
-        self._call: Call | None = None
-        self._chunked = chunked
-        self._origin: bytes | None = None
-        self.authorization: bytes | None = None
-        self.body: bytes = b""
-        self.received = protocol.services.clock()
-        self.request_id = new_request_id()
-        self.expects_continue = False
-        self.keep_alive = keep_alive
-        self.length = 0  # as the headers say; 0 where they do not
-        self.more_body = True
-        self.started = False
-        self.disconnected = False
-        self.response_complete = False
-
-    def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        for name, value in headers:
-            if name == b"authorization":
-                self.authorization = value
-            elif name == b"origin":
-                self._origin = value
-            elif name == b"content-length":
-                self.length = int(value)
-            elif name == b"expect":
-                self.expects_continue = value.lower() == b"100-continue"
-
-    def append(self, data: bytes) -> None:
-        # Nearly every body comes in one piece; a bytearray is made only for the second.
-        if not self.body:
-            self.body = data
-        else:
-            if not isinstance(self.body, bytearray):
-                self.body = bytearray(self.body)
-            self.body += data
-
-    def begin(self) -> None:
-        """The whole request is here, and it is its turn."""
-        self.started = True
-        if isinstance(self.body, bytearray):
-            self.body = bytes(self.body)
-        self._call = Call(self._protocol.services, self)
-        self._protocol.spawn(self._call.run())
-
-    def gone(self) -> None:
-        """The peer has closed the connection."""
-        self.disconnected = True
-        if self._call is not None and not self.response_complete:
-            self._call.cancel()
-
-    def pause(self) -> None:
-        if self._call is not None:
-            self._call.pause()
-
-    def resume(self) -> None:
-        if self._call is not None:
-            self._call.resume()
-
-    # The client's side of the call
-
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        if self.disconnected or self.response_complete:
-            return
-        lines = [
-            _STATUS[status],
-            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
-            *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers),
-            self._usual(),
-            b"\r\n",
-            body,
-        ]
-        self._protocol.transport.write(b"".join(lines))
-        self._complete()
-
-    def start(self) -> None:
-        if not self.disconnected:
-            if not self._chunked:
-                self.keep_alive = False  # an HTTP/1.0 body ends with the connection
-            framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            head = b"".join((_STREAM_HEAD, framing, self._usual(), b"\r\n"))
-            self._protocol.transport.write(head)
-
-    def write(self, data: bytes) -> None:
-        if not self.disconnected:
-            if self._chunked:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            self._protocol.transport.write(data)
-
-    def finish(self) -> None:
-        if not self.disconnected and not self.response_complete:
-            if self._chunked:
-                self._protocol.transport.write(b"0\r\n\r\n")
-            self._complete()
-
-    def _usual(self) -> bytes:
-        """Headers of every answer: date, id, CORS, and whether the connection stays."""
-        lines = [b"%b: %b\r\n" % header for header in self._protocol.server_state.default_headers]
-        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
-        origins = self._protocol.limits.cors_origins
-        if self._origin is not None and (self._origin in origins or b"*" in origins):
-            lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
-            lines.append(b"access-control-expose-headers: x-request-id, retry-after\r\n")
-            lines.append(b"vary: origin\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        return b"".join(lines)
-
-    def _complete(self) -> None:
-        self.response_complete = True
-        self._call = None
-        self._protocol.answered(self)
 
 
 class LegatoProtocol(HttpToolsProtocol):
@@ -206,6 +59,7 @@ class LegatoProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.services = services
         self.limits = limits
+        self.cors_origins = limits.cors_origins
         self._current: Any = None  # the cycle whose answer is being made
         self._head_size = 0  # names and values of the headers so far
         self._head_raw = 0  # bytes read of a head that is not complete
@@ -330,6 +184,10 @@ class LegatoProtocol(HttpToolsProtocol):
 
     # Cycles, in order
 
+    @property
+    def usual_headers(self) -> list[tuple[bytes, bytes]]:
+        return self.server_state.default_headers
+
     def spawn(self, coroutine: Any) -> None:
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
@@ -420,9 +278,7 @@ class LegatoProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _bound_pipeline(self) -> None:
-        waiting = sum(
-            len(cycle.body) + 1024 for cycle, _ in self.pipeline
-        )
+        waiting = sum(len(cycle.body) + 1024 for cycle, _ in self.pipeline)
         if waiting > PIPELINE_BYTES:
             self.flow.pause_reading()
 
@@ -492,7 +348,7 @@ class LegatoProtocol(HttpToolsProtocol):
         body = error.as_json()
         head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
         usual = b"x-request-id: %b\r\nconnection: close\r\n\r\n" % new_request_id().encode()
-        self.transport.write(b"".join((_STATUS[error.status], head, usual, body)))
+        self.transport.write(b"".join((STATUS_LINES[error.status], head, usual, body)))
         if current is not None:
             current.response_complete = True
             self._current = None
@@ -510,4 +366,3 @@ class LegatoProtocol(HttpToolsProtocol):
     def _check_linger(self, now: float) -> None:
         if not self.transport.is_closing():
             self.transport.abort()
-

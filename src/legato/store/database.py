@@ -1,7 +1,7 @@
 """The database: keys now, the ledger beside them. SQLite in WAL mode unless told otherwise.
 
-Tables are made by the migrations beside this file. Alembic is imported only where there is something
-to migrate: a start with a database that is up to date does not pay for it.
+Tables are made by the migrations beside this file. Alembic is imported only where there is
+something to migrate: a start with a database that is up to date does not pay for it.
 """
 
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ class Database:
     @classmethod
     async def open(cls, folder: Path) -> "Database":
         """The database in `folder`, made or brought up to date where need be."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before any call
         database = cls(sqlite_url(folder))
         await database.migrate(folder / "legato.db.lock")
         return database
@@ -86,6 +86,11 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     # WAL: a reader (`legato usage`) and the server do not wait for each other. In WAL mode NORMAL
     # loses at most the last transactions at a power cut, never the database.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "busy_timeout=5000",
+        "foreign_keys=ON",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -45,6 +45,4 @@ async def version(database: Database) -> int:
 
 
 def _changed() -> sa.Update:
-    return (
-        changes.update().where(changes.c.subject == "keys").values(number=changes.c.number + 1)
-    )
+    return changes.update().where(changes.c.subject == "keys").values(number=changes.c.number + 1)

@@ -1,0 +1,168 @@
+"""One request to the hot endpoint and its answer, on a client's connection."""
+
+import asyncio
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+from legato.call import Call, Services, new_request_id
+
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_STREAM_HEAD: Final = (
+    STATUS_LINES[200] + b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection it is on."""
+
+    services: Services
+    transport: asyncio.Transport
+    cors_origins: frozenset[bytes]
+
+    @property
+    def usual_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def spawn(self, coroutine: Any) -> None: ...
+    def answered(self, cycle: Any) -> None: ...
+
+
+class ChatExchange:
+    """One request to the hot endpoint and its answer, on one connection.
+
+    Stands where uvicorn's request-response cycle would; is the `Client` of its call.
+    """
+
+    __slots__ = (
+        "_call",
+        "_chunked",
+        "_connection",
+        "_origin",
+        "authorization",
+        "body",
+        "disconnected",
+        "expects_continue",
+        "keep_alive",
+        "length",
+        "more_body",
+        "received",
+        "request_id",
+        "response_complete",
+        "started",
+    )
+
+    def __init__(self, connection: Connection, *, keep_alive: bool, chunked: bool) -> None:
+        self._connection = connection
+        self._call: Call | None = None
+        self._chunked = chunked
+        self._origin: bytes | None = None
+        self.authorization: bytes | None = None
+        self.body: bytes = b""
+        self.received = connection.services.clock()
+        self.request_id = new_request_id()
+        self.expects_continue = False
+        self.keep_alive = keep_alive
+        self.length = 0  # as the headers say; 0 where they do not
+        self.more_body = True
+        self.started = False
+        self.disconnected = False
+        self.response_complete = False
+
+    def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            if name == b"authorization":
+                self.authorization = value
+            elif name == b"origin":
+                self._origin = value
+            elif name == b"content-length":
+                self.length = int(value)
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
+
+    def append(self, data: bytes) -> None:
+        # Nearly every body comes in one piece; a bytearray is made only for the second.
+        if not self.body:
+            self.body = data
+        else:
+            if not isinstance(self.body, bytearray):
+                self.body = bytearray(self.body)
+            self.body += data
+
+    def begin(self) -> None:
+        """The whole request is here, and it is its turn."""
+        self.started = True
+        if isinstance(self.body, bytearray):
+            self.body = bytes(self.body)
+        self._call = Call(self._connection.services, self)
+        self._connection.spawn(self._call.run())
+
+    def gone(self) -> None:
+        """The peer has closed the connection."""
+        self.disconnected = True
+        if self._call is not None and not self.response_complete:
+            self._call.cancel()
+
+    def pause(self) -> None:
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        if self._call is not None:
+            self._call.resume()
+
+    # The client's side of the call
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        lines = [
+            STATUS_LINES[status],
+            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+            *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers),
+            self._usual(),
+            b"\r\n",
+            body,
+        ]
+        self._connection.transport.write(b"".join(lines))
+        self._complete()
+
+    def start(self) -> None:
+        if not self.disconnected:
+            if not self._chunked:
+                self.keep_alive = False  # an HTTP/1.0 body ends with the connection
+            framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+            head = b"".join((_STREAM_HEAD, framing, self._usual(), b"\r\n"))
+            self._connection.transport.write(head)
+
+    def write(self, data: bytes) -> None:
+        if not self.disconnected:
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self._connection.transport.write(data)
+
+    def finish(self) -> None:
+        if not self.disconnected and not self.response_complete:
+            if self._chunked:
+                self._connection.transport.write(b"0\r\n\r\n")
+            self._complete()
+
+    def _usual(self) -> bytes:
+        """Headers of every answer: date, id, CORS, and whether the connection stays."""
+        lines = [b"%b: %b\r\n" % header for header in self._connection.usual_headers]
+        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        origins = self._connection.cors_origins
+        if self._origin is not None and (self._origin in origins or b"*" in origins):
+            lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
+            lines.append(b"access-control-expose-headers: x-request-id, retry-after\r\n")
+            lines.append(b"vary: origin\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        return b"".join(lines)
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self._call = None
+        self._connection.answered(self)

@@ -1,0 +1,134 @@
+"""A real server in the test's own event loop, in front of a scripted upstream on a real socket."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from legato.policy import keys as key_policy
+from legato.server.app import App
+from legato.settings import Settings, load
+from legato.sources.scripted import Scripted
+from legato.sources.scripts import SCRIPTS
+from legato.store import keys as key_store
+
+DEADLINE = 10.0
+
+
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
+    """Waits for a condition, not for a time; fails where it does not come true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (value := condition()):
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"did not come true within {seconds} s: {what or condition}")
+        await asyncio.sleep(0.005)
+    return value
+
+
+class Running:
+    """One running server."""
+
+    def __init__(self, app: App, server: Any, key: str) -> None:
+        self.app = app
+        self.server = server
+        self.key = key
+        self.url: str = server.url
+        self.port = int(self.url.rpartition(":")[2])
+        self.auth = {"authorization": f"Bearer {key}"}
+
+    @property
+    def busy(self) -> int:
+        """Upstream connections with an answer on them."""
+        targets = [upstream.target for upstream in self.app.upstreams.values()]
+        return sum(target.pool.busy for target in targets if target is not None)
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=self.auth, timeout=30, **options)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, files: dict[str, Path] | None = None) -> AsyncIterator[Running]:
+    before = set(asyncio.all_tasks())
+    app = App(settings, files or {})
+    server = app.server()
+    await app.open()
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started, "the server listens")
+    assert app.first_key is not None
+    running = Running(app, server, app.first_key)
+    try:
+        yield running
+        # Nothing may be left of any call: connection upstream, task, connection of a client.
+        await until(lambda: running.busy == 0, "upstream connections are given back")
+        await until(lambda: not server.server_state.tasks, "calls are settled")
+    finally:
+        server.should_exit = True
+        await task
+        await app.close()
+    current = asyncio.current_task()
+    left = {each for each in asyncio.all_tasks() - before - {current} if not each.done()}
+    assert not left, f"tasks are left: {left}"
+
+
+def settings_for(tmp_path: Path, upstream: str | None, models: Any = (), **more: Any) -> Settings:
+    """Settings with one deployment and a route for each of `models` to it."""
+    deploy = more.pop("deploy", {})
+    flags: dict[str, Any] = {"data": str(tmp_path / "data"), "server.port": 0, **more}
+    if upstream is not None:
+        flags["deployments"] = [
+            {"name": f"at-{model}", "base_url": upstream, "model": model, **deploy}
+            for model in models
+        ]
+        flags["routes"] = [
+            {"model": model, "deployments": [f"at-{model}"]} for model in models
+        ]
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    return load(empty, flags, {})
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[Scripted]:
+    server = Scripted(SCRIPTS)
+    yield server
+    await until(lambda: server.open_connections == 0, "no connection to the upstream is left")
+    await server.stop()
+
+
+@pytest.fixture
+async def legato(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+    """A server with a route for every script, and quick timers."""
+    base = await scripted.start()
+    settings = settings_for(
+        tmp_path,
+        base,
+        SCRIPTS,
+        deploy={"first_token_seconds": 1.0, "stall_seconds": 0.5},
+        **{"streams.gate_seconds": 0.2, "streams.heartbeat_seconds": 0.2},
+    )
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> Any:
+    """A leaked socket or coroutine warns when it is collected, and a warning is an error."""
+    yield
+    gc.collect()
+
+
+async def make_key(running: Running, name: str = "test") -> str:
+    identity, key, digest = key_policy.create()
+    assert running.app._database is not None
+    await key_store.add(running.app._database, identity, name, digest)
+    return key
