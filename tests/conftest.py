@@ -57,7 +57,9 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, files: dict[str, Path] | None = None) -> AsyncIterator[Running]:
+async def serving(
+    settings: Settings, files: dict[str, Path] | None = None
+) -> AsyncIterator[Running]:
     before = set(asyncio.all_tasks())
     app = App(settings, files or {})
     server = app.server()
@@ -89,9 +91,7 @@ def settings_for(tmp_path: Path, upstream: str | None, models: Any = (), **more:
             {"name": f"at-{model}", "base_url": upstream, "model": model, **deploy}
             for model in models
         ]
-        flags["routes"] = [
-            {"model": model, "deployments": [f"at-{model}"]} for model in models
-        ]
+        flags["routes"] = [{"model": model, "deployments": [f"at-{model}"]} for model in models]
     empty = tmp_path / "empty.toml"
     empty.write_text("")
     return load(empty, flags, {})

@@ -1,6 +1,7 @@
 """What a client sees, byte by byte: a raw HTTP client, and a reader of frames for assertions."""
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,10 +87,8 @@ class Wire:
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)

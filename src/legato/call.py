@@ -2,8 +2,9 @@
 
     authenticate ▸ parse ▸ plan ▸ open (first-token gate, next deployment) ▸ await the end ▸ settle
 
-One coroutine a call. Its chunks never wake it: they travel from the upstream's socket to the client's in
-callbacks (`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps until the end.
+One coroutine a call. Its chunks never wake it: they travel from the upstream's socket to the
+client's in callbacks (`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps
+until the end.
 """
 
 import asyncio

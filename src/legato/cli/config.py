@@ -11,9 +11,9 @@ from legato.settings import DEFAULT_FILE, show
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 TEMPLATE: Final = """\
-# Legato's settings. Everything here is optional; what stands after a `#` is the default or an example.
+# Legato's settings. All of it is optional; what stands after a `#` is a default or an example.
 # ${NAME} in a string is replaced by the environment variable NAME.
-# A flag of `legato serve` goes before the environment (LEGATO_PORT, ...), and that before this file.
+# A flag of `legato serve` goes before the environment (LEGATO_PORT, ...), that before this file.
 
 # data = "/var/lib/legato"        # keys and usage; default: the platform's data folder
 # models = "/var/cache/legato"    # model files; default: the platform's cache folder

@@ -1,6 +1,8 @@
 """`legato serve`: start the server, and say what to paste."""
 
 import asyncio
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -97,23 +99,41 @@ async def _greet(app: "object", server: "object") -> None:
     """Once a call would be answered: where, with which key, and how."""
     from legato.server.app import FIRST_KEY_FILE, App, Server
 
-    assert isinstance(app, App) and isinstance(server, Server)
+    assert isinstance(app, App)
+    assert isinstance(server, Server)
     while not server.started or not app.ready()["ready"]:
         await asyncio.sleep(0.02)
     models = [route.model for route in app.services.router.routes]
     key_file = app.settings.data_dir / FIRST_KEY_FILE
-    print(greeting(server.url, models, app.first_key, key_file), flush=True)
+    chat = _chat_command(server.url, app.settings)
+    print(greeting(server.url, models, app.first_key, key_file, chat), flush=True)
 
 
-def greeting(url: str, models: list[str], first_key: str | None, key_file: Path) -> str:
+def _chat_command(url: str, chosen: Settings) -> str:
+    """What starts `legato chat` against this server from where this one was started."""
+    program = shutil.which("legato")
+    command = ["legato" if program == sys.argv[0] else sys.argv[0], "chat"]
+    if not command[0].endswith("legato"):
+        command = [sys.executable, "-m", "legato", "chat"]
+    usual = Settings()
+    if url != f"http://{usual.server.host}:{usual.server.port}":
+        command += ["--base-url", f"{url}/v1"]
+    if chosen.data != usual.data:
+        command += ["--data", str(chosen.data_dir)]
+    return shlex.join(command)
+
+
+def greeting(url: str, models: list[str], first_key: str | None, key_file: Path, chat: str) -> str:
     """What the terminal shows when the server is ready; the three examples work as they stand."""
     if first_key is not None:
         shell_key, python_key, node_key = first_key, f'"{first_key}"', f'"{first_key}"'
+        node_import = ""
         about = f"API key (shown once, kept in {key_file}):\n\n    {first_key}"
     else:
-        shell_key = f"$(cat '{key_file}')"
+        shell_key = f"$(cat {shlex.quote(str(key_file))})"
         python_key = f'open("{key_file}").read().strip()'
         node_key = f'fs.readFileSync("{key_file}", "utf8").trim()'
+        node_import = 'import fs from "node:fs";\n'
         about = f"The API key made on the first start is in {key_file}"
     model = models[0] if models else "MODEL"
     return f"""
@@ -127,7 +147,11 @@ curl {url}/v1/chat/completions \\
   -H "Authorization: Bearer {shell_key}" \\
   -H "Content-Type: application/json" \\
   -N \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Tell me a story."}}], "stream": true}}'
+  -d '{{
+    "model": "{model}",
+    "messages": [{{"role": "user", "content": "Tell me a story."}}],
+    "stream": true
+  }}'
 
 Python (pip install openai):
 
@@ -144,8 +168,7 @@ for chunk in stream:
 
 JavaScript (npm install openai; save as story.mjs):
 
-import fs from "node:fs";
-import OpenAI from "openai";
+{node_import}import OpenAI from "openai";
 
 const client = new OpenAI({{ baseURL: "{url}/v1", apiKey: {node_key} }});
 const stream = await client.chat.completions.create({{
@@ -157,5 +180,7 @@ for await (const chunk of stream) {{
   process.stdout.write(chunk.choices[0]?.delta?.content ?? "");
 }}
 
-Or chat right here, in another terminal: legato chat
+Or chat right here, in another terminal:
+
+{chat}
 """

@@ -24,13 +24,13 @@ def settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 class Bar(Progress):
-    """A progress bar with rate and time to go; a plain line now and then where no one can see it."""
+    """A progress bar with rate and time to go; plain lines where no one can see a bar."""
 
     def __init__(self, name: str, total: int) -> None:
         super().__init__(name, total)
         self._began = time.monotonic()
         self._done = 0
-        self._printed = 0.0
+        self._printed = self._began  # the first line comes when there is something to say
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console

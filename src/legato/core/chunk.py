@@ -4,7 +4,7 @@ A chunk carries its choices twice: typed, as far as order and metering need them
 (`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
 """
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -15,14 +15,19 @@ FINISH_REASONS: Final = frozenset(
 )
 
 
-class Delta(Struct, gc=False):
-    """What a chunk adds to a choice, as far as it matters for order. Unknown fields stay in `raw`."""
+def as_object(value: Any) -> dict[str, Any] | None:
+    """`value` where it is a JSON object; what peers send may be anything."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
-    role: str | None | UnsetType = UNSET
-    content: str | None | UnsetType = UNSET
-    reasoning_content: str | None | UnsetType = UNSET
-    reasoning: str | None | UnsetType = UNSET
-    refusal: str | None | UnsetType = UNSET
+
+class Delta(Struct, gc=False):
+    """What a chunk adds to a choice, as far as it matters for order; the rest stays in `raw`."""
+
+    role: str | UnsetType | None = UNSET
+    content: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType | None = UNSET
+    reasoning: str | UnsetType | None = UNSET
+    refusal: str | UnsetType | None = UNSET
     tool_calls: Raw | UnsetType = UNSET
     function_call: Raw | UnsetType = UNSET
 
@@ -30,7 +35,7 @@ class Delta(Struct, gc=False):
 class Choice(Struct, gc=False):
     delta: Delta
     index: int = 0
-    finish_reason: str | None | UnsetType = UNSET
+    finish_reason: str | UnsetType | None = UNSET
 
 
 #: OpenAI's usage object, kept as it came: providers add fields of their own.
@@ -72,7 +77,7 @@ def count(usage: Usage) -> Tokens:
     """Reads a usage object defensively: what is missing or no number counts as 0."""
 
     def number(owner: Any, name: str) -> int:
-        value = owner.get(name) if isinstance(owner, dict) else None
+        value = (as_object(owner) or {}).get(name)
         return value if isinstance(value, int) and value > 0 else 0
 
     return Tokens(

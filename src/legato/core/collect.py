@@ -1,15 +1,15 @@
 """A stream folded into one answer: what a client gets that did not ask to stream."""
 
-from typing import Any
+from typing import Any, Final, cast
 
 import msgspec
 
-from legato.core.chunk import Chunk, Usage
+from legato.core.chunk import Chunk, Usage, as_object
 from legato.core.errors import ApiError
 
 
 class Collector:
-    """A subscriber that folds; `answer` is the chat.completion object once the stream is complete."""
+    """A subscriber that folds; `answer` is the chat.completion object of a complete stream."""
 
     __slots__ = ("_choices", "_extras", "error", "usage")
 
@@ -36,7 +36,7 @@ class Collector:
 
     def answer(self, *, identity: str, created: int, model: str) -> bytes:
         """The body of a 200: OpenAI's CreateChatCompletionResponse."""
-        head = {
+        head: dict[str, Any] = {
             "id": identity,
             "object": "chat.completion",
             "created": created,
@@ -55,14 +55,21 @@ def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:
             delta = choice.setdefault("delta", {})
             for key, said in value.items():
                 _join(delta, key, said)
-        elif name == "logprobs" and isinstance(value, dict):
-            logprobs = choice.get("logprobs")
-            if not isinstance(logprobs, dict):
-                logprobs = choice["logprobs"] = {}
-            for key, said in value.items():
+        elif name == "logprobs" and (more := as_object(value)) is not None:
+            logprobs = as_object(choice.get("logprobs")) or {}
+            choice["logprobs"] = logprobs
+            for key, said in more.items():
                 _join(logprobs, key, said)
         elif value is not None or name not in choice:
             choice[name] = value
+
+
+class _Text(list[str]):
+    """Text on its way: to join a hundred thousand pieces one by one would copy all each time."""
+
+
+#: Members of deltas and tool calls that are said once, not bit by bit.
+_SAID_ONCE: Final = frozenset({"role", "id", "type", "name"})
 
 
 def _join(owner: dict[str, Any], name: str, said: Any) -> None:
@@ -70,14 +77,19 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
     before = owner.get(name)
     if name == "tool_calls":
         calls: list[dict[str, Any]] = owner.setdefault(name, [])
-        for call in said:
+        for call in cast("list[dict[str, Any]]", said):
             while len(calls) <= call["index"]:
                 calls.append({})
             _join_call(calls[call["index"]], call)
-    elif isinstance(said, str) and isinstance(before, str) and name != "role":
-        owner[name] = before + said
+    elif isinstance(said, str) and name not in _SAID_ONCE:
+        if isinstance(before, _Text):
+            before.append(said)
+        else:
+            owner[name] = _Text([said])
     elif isinstance(said, list) and isinstance(before, list):
-        owner[name] = [*before, *said]
+        cast("list[Any]", before).extend(cast("list[Any]", said))
+    elif isinstance(said, list):
+        owner[name] = list(cast("list[Any]", said))
     elif said is not None or name not in owner:
         owner[name] = said
 
@@ -89,12 +101,24 @@ def _join_call(call: dict[str, Any], said: dict[str, Any]) -> None:
             for key, part in value.items():
                 _join(function, key, part)
         else:
-            call[name] = value
+            _join(call, name, value)
+
+
+def plain(value: Any) -> Any:
+    """What was folded, as JSON has it."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [plain(each) for each in cast("list[Any]", value)]
+    return value
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's order and required members; the delta has become the message."""
-    delta = dict(choice["delta"])
+    choice = plain(choice)
+    delta = choice["delta"]
     message: dict[str, Any] = {
         "role": delta.pop("role", "assistant"),
         "content": delta.pop("content", None) or None,

@@ -5,11 +5,11 @@ see `Stream.push`.
 """
 
 import secrets
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
-from legato.core.chunk import FINISH_REASONS
+from legato.core.chunk import FINISH_REASONS, as_object
 from legato.core.errors import broken
 
 #: Finish reasons of servers that speak OpenAI's dialect with their own words.
@@ -44,8 +44,8 @@ class ToolCalls:
         self._last: int | None = None
         self._count = 0
 
-    def mend(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [self._call(dict(call)) for call in calls if isinstance(call, dict)]
+    def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
+        return [self._call(dict(call)) for each in calls if (call := as_object(each)) is not None]
 
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
         theirs = call.get("index")
@@ -113,19 +113,21 @@ class ChoiceState:
             mended.append(member | {"delta": delta, "finish_reason": None})
         if reason is not None:
             self.finished = True
-            last = member | {"delta": {}, "finish_reason": finish_reason(str(reason))}
+            last: dict[str, Any] = member | {"delta": {}}
+            last["finish_reason"] = finish_reason(str(reason))
             if mended and "logprobs" in last:
                 last["logprobs"] = None
             mended.append(last)
         return mended
 
-    def _delta(self, delta: Any) -> dict[str, Any]:
+    def _delta(self, value: Any) -> dict[str, Any]:
         """The members of a delta that say something; `role` is ours to send."""
-        if delta is None:
+        if value is None:
             return {}
-        if not isinstance(delta, dict):
+        delta = as_object(value)
+        if delta is None:
             raise broken("The upstream sent a `delta` that is not an object.")
-        said = {name: value for name, value in delta.items() if value not in (None, "", [], {})}
+        said = {name: each for name, each in delta.items() if each not in (None, "", [], {})}
         said.pop("role", None)
         reasoning = said.pop("reasoning", None)
         if isinstance(reasoning, str):
@@ -136,5 +138,5 @@ class ChoiceState:
                 raise broken("The upstream sent `tool_calls` that are not a list.")
             if self._tools is None:
                 self._tools = ToolCalls()
-            said["tool_calls"] = self._tools.mend(calls)
+            said["tool_calls"] = self._tools.mend(cast("list[Any]", calls))
         return said

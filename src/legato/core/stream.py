@@ -33,7 +33,7 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
-_LEGAL: Final = {
+_LEGAL: Final[dict[State, set[State]]] = {
     State.WAITING: {State.OPEN, State.FAILED, State.CANCELLED},
     State.OPEN: {State.FINISHED, State.FAILED, State.CANCELLED},
     State.FINISHED: {State.OPEN, State.COMPLETE, State.FAILED, State.CANCELLED},

@@ -2,7 +2,7 @@
 
 A watcher is asked `check(now)` when its deadline may have passed, and answers with its next
 deadline or None. Progress only has to be noted where it happens; the wheel finds out at the old
-deadline and comes back later. One look per stream and deadline, whatever the number of chunks in between.
+deadline and comes back later. One look per stream and deadline, however many chunks come between.
 """
 
 import heapq

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from legato.core.chunk import Choice, Chunk, Usage
+from legato.core.chunk import Choice, Chunk, Usage, as_object
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.request import ChatRequest, members
 
@@ -112,10 +112,10 @@ class Reader:
         return Chunk(_decode_choices(raw), raw, _decode_usage(usage), extras)
 
     def _note_progress(self, raw: Raw) -> None:
-        progress = msgspec.json.decode(raw)
-        if isinstance(progress, dict) and progress.get("total"):
-            done = progress.get("processed", 0)
-            self.progress = max(0.0, min(1.0, done / progress["total"]))
+        progress = as_object(msgspec.json.decode(raw)) or {}
+        if progress.get("total"):
+            done = progress.get("processed", 0) / progress["total"]
+            self.progress = max(0.0, min(1.0, done))
 
 
 def _extras(wire: _Wire) -> bytes:
@@ -141,9 +141,8 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     except (msgspec.DecodeError, UnicodeDecodeError):
         fields = None
     _, code, message = _explain(fields)
-    param = None
-    if isinstance(fields, dict) and isinstance(fields.get("error"), dict):
-        param = fields["error"].get("param")
+    said = as_object((as_object(fields) or {}).get("error")) or {}
+    param = said.get("param")
     if status in (400, 404, 413, 422):
         if code in _TOO_LONG or _says_too_long(message):
             return ApiError(400, "context_length_exceeded", message, param="messages")
@@ -164,7 +163,8 @@ def no_stream(body: bytes) -> UpstreamError:
         fields: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         fields = None
-    if isinstance(fields, dict) and (fields.get("error") or fields.get("object") == "error"):
+    said = as_object(fields) or {}
+    if said.get("error") or said.get("object") == "error":
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
 
@@ -182,12 +182,12 @@ def _public_status(status: int) -> int:
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:
     """(status, code, message) of `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}`."""
-    error: Any = fields
-    if isinstance(fields, dict):
-        error = fields.get("error") or fields
+    outer = as_object(fields) or {}
+    error: Any = outer.get("error") or fields
     if isinstance(error, str):
         return 502, None, error[:500]
-    if not isinstance(error, dict):
+    error = as_object(error)
+    if error is None:
         return 502, None, "the upstream gave no reason"
     code = error.get("code")
     kind = error.get("type")

@@ -170,6 +170,8 @@ class App:
                 else (known.thinking_budget if known else -1),
                 temperature=known.temperature if known else None,
                 top_p=known.top_p if known else None,
+                repeat_penalty=known.repeat_penalty if known else None,
+                max_tokens=known.max_tokens if known else None,
             )
             engines.append(
                 Engine(

@@ -41,6 +41,7 @@ class ChatExchange:
         "_chunked",
         "_connection",
         "_origin",
+        "_pieces",
         "authorization",
         "body",
         "disconnected",
@@ -61,6 +62,7 @@ class ChatExchange:
         self._origin: bytes | None = None
         self.authorization: bytes | None = None
         self.body: bytes = b""
+        self._pieces: list[bytes] | None = None
         self.received = connection.services.clock()
         self.request_id = new_request_id()
         self.expects_continue = False
@@ -83,19 +85,20 @@ class ChatExchange:
                 self.expects_continue = value.lower() == b"100-continue"
 
     def append(self, data: bytes) -> None:
-        # Nearly every body comes in one piece; a bytearray is made only for the second.
-        if not self.body:
-            self.body = data
+        # Nearly every body comes in one piece; a list is made only for the second.
+        if self._pieces is not None:
+            self._pieces.append(data)
+        elif self.body:
+            self._pieces = [self.body, data]
         else:
-            if not isinstance(self.body, bytearray):
-                self.body = bytearray(self.body)
-            self.body += data
+            self.body = data
 
     def begin(self) -> None:
         """The whole request is here, and it is its turn."""
         self.started = True
-        if isinstance(self.body, bytearray):
-            self.body = bytes(self.body)
+        if self._pieces is not None:
+            self.body = b"".join(self._pieces)
+            self._pieces = None
         self._call = Call(self._connection.services, self)
         self._connection.spawn(self._call.run())
 

@@ -43,6 +43,20 @@ class Limits(Struct, frozen=True):
     cors_origins: frozenset[bytes] = frozenset()
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """A request that offers an upgrade (h2c, as Java's client does) is answered as it stands.
+
+    llhttp would take the body for the other protocol's; under another name the header is one of
+    many that nobody reads.
+    """
+    if b"pgrade:" in data:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        for spelt in (b"\r\nUpgrade:", b"\r\nupgrade:"):
+            head = head.replace(spelt, b"\r\nx-offers:")
+        return head + end + rest
+    return data
+
+
 class LegatoProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -57,6 +71,7 @@ class LegatoProtocol(HttpToolsProtocol):
         limits: Limits,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser: Any  # uvicorn sets it to None once the connection is lost
         self.services = services
         self.limits = limits
         self.cors_origins = limits.cors_origins
@@ -70,6 +85,7 @@ class LegatoProtocol(HttpToolsProtocol):
         self._slow = False  # a watcher for a request that takes its time is set
         self._over = False  # no more requests are taken from this connection
         self._discarded = 0
+        self._piped = 0  # bytes of requests that wait behind the answer in hand
 
     # asyncio
 
@@ -104,13 +120,19 @@ class LegatoProtocol(HttpToolsProtocol):
                 self.transport.abort()
             return
         self._idle_since = None
+        if self._begun is None:
+            data = _without_upgrade(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # an upgrade that nobody here offers: the request is answered as it stands
+            pass  # CONNECT, or an upgrade spelt oddly: answered as a request that it is not
         except httptools.HttpParserError:
             self._refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
             return
+        if self.pipeline:
+            self._piped += len(data)
+            if self._piped > PIPELINE_BYTES:
+                self.flow.pause_reading()
         if self._begun is not None and not self._over:
             self._still_reading(len(data))
 
@@ -202,6 +224,7 @@ class LegatoProtocol(HttpToolsProtocol):
         if not cycle.keep_alive or self._over:
             self.transport.close()
             return
+        self._piped = 0
         self.flow.resume_reading()
         if self.pipeline:
             self._take_turn(*self.pipeline.pop())
@@ -236,7 +259,6 @@ class LegatoProtocol(HttpToolsProtocol):
             self._take_turn(cycle, None)
         else:
             self.pipeline.appendleft((cycle, None))  # type: ignore[arg-type]
-            self._bound_pipeline()
 
     def _path(self) -> bytes:
         url = self.url
@@ -261,7 +283,6 @@ class LegatoProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if busy:
             self.flow.resume_reading()  # a client that goes must be noticed behind a long answer
-            self._bound_pipeline()
 
     def _take_turn(self, cycle: Any, app: Any) -> None:
         self._current = cycle
@@ -276,11 +297,6 @@ class LegatoProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._current = cycle
         super()._start_asgi_task(cycle, app)
-
-    def _bound_pipeline(self) -> None:
-        waiting = sum(len(cycle.body) + 1024 for cycle, _ in self.pipeline)
-        if waiting > PIPELINE_BYTES:
-            self.flow.pause_reading()
 
     # Limits
 

@@ -25,7 +25,7 @@ from legato.sources.fetch import FetchError, Progress
 #: template also renders an assistant's `reasoning_content` between them.
 THINKING_TEMPLATE: Final = """\
 {%- if messages[0]['role'] != 'system' -%}
-{{ '<|im_start|>system\\nYou are a helpful AI assistant named SmolLM. Think step by step before you answer.<|im_end|>\\n' }}
+{{ '<|im_start|>system\\nYou think step by step before you answer.<|im_end|>\\n' }}
 {%- endif -%}
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
@@ -42,7 +42,7 @@ THINKING_TEMPLATE: Final = """\
 {{ '<think>\\n\\n</think>\\n\\n' }}
 {%- endif -%}
 {%- endif -%}
-"""  # noqa: E501
+"""
 
 
 class File(Struct, frozen=True):
@@ -68,8 +68,10 @@ class Known(Struct, frozen=True):
     context: int = 4096
     template: str | None = None
     thinking_budget: int = -1
-    temperature: float | None = None
+    temperature: float | None = None  # what follows: where a request does not say
     top_p: float | None = None
+    repeat_penalty: float | None = None
+    max_tokens: int | None = None
 
 
 _SMOLLM2: Final = File(
@@ -93,6 +95,8 @@ KNOWN: Final = {
             "small, fast, for trying things",
             temperature=0.2,
             top_p=0.9,
+            repeat_penalty=1.1,
+            max_tokens=1024,
         ),
         Known(
             "smollm2-135m-thinking",
@@ -101,8 +105,10 @@ KNOWN: Final = {
             "the same weights, thinking before they answer",
             template=THINKING_TEMPLATE,
             thinking_budget=192,
-            temperature=0.2,
-            top_p=0.9,
+            temperature=0.6,
+            top_p=0.95,
+            repeat_penalty=1.1,
+            max_tokens=1024,
         ),
     )
 }
@@ -213,9 +219,8 @@ class Catalog:
     def _fetch(self, known: Known, target: Path) -> None:
         file = known.file
         prefix = f".fetch-{file.name}-"
-        for left in target.parent.glob(
-            f"{prefix}*"
-        ):  # by one that was killed: this one has the lock
+        # What one that was killed has left: whoever is here has the lock.
+        for left in target.parent.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:

@@ -6,6 +6,7 @@ however the parent ends: the kernel is asked to see to it, and standard input cl
 """
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -28,10 +29,13 @@ def _watch_parent() -> None:
     os._exit(0)
 
 
-def _parameters(wanted: dict[str, Any]) -> Any:
-    import xllamacpp
+def llama() -> Any:
+    """The extension module; it comes without types."""
+    return importlib.import_module("xllamacpp")
 
-    parameters = xllamacpp.CommonParams()
+
+def _parameters(wanted: dict[str, Any]) -> Any:
+    parameters = llama().CommonParams()
     for name, value in wanted.items():
         owner = parameters
         *path, last = name.split(".")
@@ -45,10 +49,8 @@ def main() -> None:
     wanted = json.loads(sys.stdin.readline())
     _end_with_parent(wanted.pop("parent"))
     threading.Thread(target=_watch_parent, daemon=True).start()
-    import xllamacpp
-
     try:
-        server = xllamacpp.Server(_parameters(wanted))
+        server = llama().Server(_parameters(wanted))
     except (RuntimeError, ValueError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         os._exit(1)

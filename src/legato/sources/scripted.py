@@ -1,8 +1,8 @@
 """An upstream that does as it is told: real HTTP on a real socket, every fault there is.
 
-A script is a list of steps; the request's `model` names the script that is played. Application
-developers try their clients against it (`legato mock`), the tests and benches of this project use it
-for what a real upstream cannot be asked to do. Deterministic: the same script sends the same bytes.
+A script is a list of steps; the request's `model` names the script that is played. The tests of
+this project use it for what a real upstream cannot be asked to do. Deterministic: the same script
+sends the same bytes.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from legato.core.errors import ApiError
+
 
 class Step(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One thing that an upstream does. Exactly one member is set, but for `choice`."""

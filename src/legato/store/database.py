@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: The newest migration; a test holds it against the files in `migrations/versions`.
@@ -70,7 +71,7 @@ class Database:
         try:
             async with self._engine.connect() as connection:
                 return await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        except sa.exc.OperationalError:
+        except OperationalError:
             return None
 
     @asynccontextmanager

@@ -1,0 +1,112 @@
+"""What processes cost, from `/proc`: CPU time and memory; and which process listens on a port."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+_PROC: Final = Path("/proc")
+_TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+#: Time on a CPU in ns, by (process, thread); thread 0 where only the whole process is known.
+CpuTimes = dict[tuple[int, int], int]
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for each in found:
+        for tasks in _PROC.glob(f"{each}/task/*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, tasks.read_text().split())
+    return found
+
+
+def cpu_times(pids: Iterable[int]) -> CpuTimes:
+    times: CpuTimes = {}
+    for pid in pids:
+        for task in _PROC.glob(f"{pid}/task/*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                times[pid, int(task.parent.name)] = int(task.read_text().split()[0])
+        if not any(each == pid for each, _ in times):
+            times[pid, 0] = _coarse(pid)
+    return times
+
+
+def spent(before: CpuTimes, after: CpuTimes) -> int:
+    """Nanoseconds between two readings."""
+    return sum(time - before.get(thread, 0) for thread, time in after.items())
+
+
+def memory_kb(pids: Iterable[int]) -> float:
+    """Proportional set size: what processes share is counted once, over all that share it."""
+    total = 0
+    for pid in pids:
+        for name, field in (("smaps_rollup", "Pss"), ("status", "VmRSS")):
+            with contextlib.suppress(OSError):
+                match = re.search(
+                    rf"^{field}:\s+(\d+)", (_PROC / str(pid) / name).read_text(), re.M
+                )
+                if match:
+                    total += int(match[1])
+                    break
+    return total
+
+
+def busy_ns(cpu: int) -> int:
+    """How long a core has worked for processes since boot; interrupts belong to nobody."""
+    match = re.search(rf"^cpu{cpu} (.*)$", (_PROC / "stat").read_text(), re.M)
+    if not match:
+        return 0
+    user, nice, system, *_ = map(int, match[1].split())
+    return (user + nice + system) * _TICK_NS
+
+
+def listeners(port: int) -> list[int]:
+    """The processes that hold the listening TCP socket of a port of this machine."""
+    inodes = {
+        fields[9]
+        for table in ("tcp", "tcp6")
+        for fields in _rows(_PROC / "net" / table)
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    return [pid for pid in _pids() if wanted and wanted & set(_open_files(pid))]
+
+
+@contextlib.contextmanager
+def pinned(cpu: int) -> Iterator[None]:
+    """Processes started inside run on this core alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _coarse(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK_NS
+    return 0
+
+
+def _rows(table: Path) -> list[list[str]]:
+    try:
+        return [line.split() for line in table.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _pids() -> list[int]:
+    return [int(each.name) for each in _PROC.iterdir() if each.name.isdigit()]
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for each in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(each)
