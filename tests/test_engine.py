@@ -146,7 +146,7 @@ def test_what_the_terminal_shows_can_be_pasted(server: Process) -> None:
     assert "Or chat right here" in said
     curl = said[said.index("curl http") : said.index("\n\nPython")]
     python = said[said.index("from openai") : said.index("\n\nJavaScript")]
-    javascript = said[said.index("import OpenAI") : said.index("\n\nOr chat")]
+    javascript = said[said.index("import OpenAI from") : said.index("\n\nOr chat")]
     assert server.key in said
     assert "Once" in python or "story" in python
     assert run(["bash", "-c", curl])[0].rstrip().endswith("data: [DONE]")

@@ -159,7 +159,7 @@ class Call:
         services = self._services
         route = services.router.find(request.model)
         services.wheel.watch(self._client.received + services.gate_seconds, self._check)
-        problem: ApiError = unavailable("No deployment answers for this model.")
+        problem: ApiError | None = None
         for name in route.deployments:
             self._upstream = services.upstreams[name]
             try:
@@ -167,7 +167,7 @@ class Call:
                 return
             except UpstreamError as error:
                 problem = error
-        raise problem
+        raise problem or unavailable("No deployment answers for this model.")
 
     async def _ask(self, upstream: Upstream, request: ChatRequest) -> None:
         loop = asyncio.get_running_loop()

@@ -114,7 +114,7 @@ _SHORT: Final = {
     "LEGATO_TLS_KEY": ("server", "tls_key"),
 }
 #: Variables with our prefix that say something else than a setting.
-_OTHER: Final = ("LEGATO_CONFIG", "LEGATO_MODEL", "LEGATO_API_KEY", "LEGATO_BASE_URL")
+_OTHER: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "LEGATO_BENCH_PYTHON")
 
 _SECRET: Final = ("api_key",)
 

@@ -86,10 +86,10 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
             before.append(said)
         else:
             owner[name] = _Text([said])
-    elif isinstance(said, list) and isinstance(before, list):
-        cast("list[Any]", before).extend(cast("list[Any]", said))
     elif isinstance(said, list):
-        owner[name] = list(cast("list[Any]", said))
+        if not isinstance(before, list):
+            before = owner[name] = list[Any]()
+        cast("list[Any]", before).extend(cast("list[Any]", said))
     elif said is not None or name not in owner:
         owner[name] = said
 

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct
 
 from legato.core.chunk import Choice, Chunk, Usage, as_object
 from legato.core.errors import ApiError, UpstreamError, broken
@@ -34,14 +34,14 @@ def encode(body: bytes, request: ChatRequest, model: str) -> bytes:
 
 # The members that every chunk has, and the ones that are ours to say. Others survive as `extras`.
 class _Wire(Struct, gc=False, forbid_unknown_fields=True):
-    choices: Raw | UnsetType = UNSET
+    choices: Raw = Raw()
     usage: Usage | None = None
-    id: Raw | None = None
-    object: Raw | None = None
-    created: Raw | None = None
-    model: Raw | None = None
-    system_fingerprint: Raw | None = None
-    service_tier: Raw | None = None
+    id: Raw = Raw()
+    object: Raw = Raw()
+    created: Raw = Raw()
+    model: Raw = Raw()
+    system_fingerprint: Raw = Raw()
+    service_tier: Raw = Raw()
 
 
 _HEAD: Final = frozenset(
@@ -74,16 +74,15 @@ class Reader:
         if data == b"[DONE]":
             return END
         try:
-            if not self._open:
+            if not self._open and not name:
                 try:
                     wire = _decode_wire(data)
                 except msgspec.ValidationError:
                     self._open = True
                 else:
-                    raw = bytes(wire.choices) if wire.choices is not UNSET else b"[]"
-                    choices = _decode_choices(raw)
-                    extras = _extras(wire) if wire.system_fingerprint or wire.service_tier else b""
-                    return Chunk(choices, raw, wire.usage, extras)
+                    raw = bytes(wire.choices)
+                    if raw.startswith(b"["):
+                        return Chunk(_decode_choices(raw), raw, wire.usage, _extras(wire))
             return self._read_open(name, data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             if data.strip() == b"[DONE]":
@@ -119,12 +118,11 @@ class Reader:
 
 
 def _extras(wire: _Wire) -> bytes:
-    extras = b""
-    if wire.system_fingerprint:
-        extras += b',"system_fingerprint":' + bytes(wire.system_fingerprint)
-    if wire.service_tier:
-        extras += b',"service_tier":' + bytes(wire.service_tier)
-    return extras
+    fingerprint, tier = bytes(wire.system_fingerprint), bytes(wire.service_tier)
+    if not fingerprint and not tier:
+        return b""
+    extras = b',"system_fingerprint":' + fingerprint if fingerprint else b""
+    return extras + b',"service_tier":' + tier if tier else extras
 
 
 def in_band(fields: Any) -> UpstreamError:
