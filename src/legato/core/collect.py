@@ -76,7 +76,7 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
     """Text goes on, lists grow, tool calls are joined by index, all else is said anew."""
     before = owner.get(name)
     if name == "tool_calls":
-        calls: list[dict[str, Any]] = owner.setdefault(name, [])
+        calls = cast("list[dict[str, Any]]", owner.setdefault(name, []))
         for call in cast("list[dict[str, Any]]", said):
             while len(calls) <= call["index"]:
                 calls.append({})
