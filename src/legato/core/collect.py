@@ -78,9 +78,10 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
     if name == "tool_calls":
         calls = cast("list[dict[str, Any]]", owner.setdefault(name, []))
         for call in cast("list[dict[str, Any]]", said):
-            while len(calls) <= call["index"]:
+            index = int(call["index"])
+            while len(calls) <= index:
                 calls.append({})
-            _join_call(calls[call["index"]], call)
+            _join_call(calls[index], call)
     elif isinstance(said, str) and name not in _SAID_ONCE:
         if isinstance(before, _Text):
             before.append(said)

@@ -168,6 +168,7 @@ class App:
                 thinking_budget=budget
                 if budget is not None
                 else (known.thinking_budget if known else -1),
+                thinking_end=known.thinking_end if known else None,
                 temperature=known.temperature if known else None,
                 top_p=known.top_p if known else None,
                 repeat_penalty=known.repeat_penalty if known else None,

@@ -68,6 +68,7 @@ class Known(Struct, frozen=True):
     context: int = 4096
     template: str | None = None
     thinking_budget: int = -1
+    thinking_end: str | None = None
     temperature: float | None = None  # what follows: where a request does not say
     top_p: float | None = None
     repeat_penalty: float | None = None
@@ -104,7 +105,9 @@ KNOWN: Final = {
             "Apache-2.0",
             "the same weights, thinking before they answer",
             template=THINKING_TEMPLATE,
-            thinking_budget=192,
+            thinking_budget=128,
+            # Without it, so small a model takes the end of its thoughts for the end of its answer.
+            thinking_end="...\n\nOkay, here is my answer:\n",
             temperature=0.6,
             top_p=0.95,
             repeat_penalty=1.1,

@@ -44,6 +44,7 @@ class EngineModel(Struct, frozen=True):
     gpu_layers: int = -1
     template: str | None = None
     thinking_budget: int = -1
+    thinking_end: str | None = None  # what the engine says for the model when the budget is spent
     temperature: float | None = None
     top_p: float | None = None
     repeat_penalty: float | None = None
@@ -76,6 +77,7 @@ class EngineModel(Struct, frozen=True):
         if self.thinking_budget >= 0:
             wanted["sampling.reasoning_budget_tokens"] = self.thinking_budget
         optional = {
+            "sampling.reasoning_budget_message": self.thinking_end,
             "sampling.temp": self.temperature,
             "sampling.top_p": self.top_p,
             "sampling.penalty_repeat": self.repeat_penalty,
