@@ -58,7 +58,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, files: dict[str, Path] | None = None
+    settings: Settings, files: dict[str, Path] | None = None, *, key: str | None = None
 ) -> AsyncIterator[Running]:
     before = set(asyncio.all_tasks())
     app = App(settings, files or {})
@@ -66,8 +66,9 @@ async def serving(
     await app.open()
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started, "the server listens")
-    assert app.first_key is not None
-    running = Running(app, server, app.first_key)
+    key = key or app.first_key
+    assert key is not None
+    running = Running(app, server, key)
     try:
         yield running
         # Nothing may be left of any call: connection upstream, task, connection of a client.

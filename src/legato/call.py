@@ -22,6 +22,7 @@ from legato.core.request import ChatRequest, parse
 from legato.core.stream import State, Stream
 from legato.core.wheel import Wheel
 from legato.policy.keys import Keyring
+from legato.policy.ledger import Row, close
 from legato.policy.routing import Router
 from legato.sources.http import StaleConnection
 from legato.sources.upstream import Answer, Upstream
@@ -50,11 +51,20 @@ class Client(Protocol):
         """Ends the body of a stream."""
 
 
+class Ledger(Protocol):
+    """Takes a row when a call begins and again when it is settled."""
+
+    @property
+    def is_full(self) -> bool: ...
+    def put(self, identity: str, row: Struct) -> None: ...
+
+
 class Services(Struct):
     """What all calls share."""
 
     keyring: Keyring
     router: Router
+    ledger: Ledger
     upstreams: dict[str, Upstream]
     wheel: Wheel
     clock: Callable[[], float]
@@ -78,6 +88,7 @@ class Call:
         "_id",
         "_model",
         "_opened",
+        "_row",
         "_services",
         "_stream",
         "_task",
@@ -99,6 +110,7 @@ class Call:
         self._stream.on_open = self._on_open
         self._stream.on_close = self._on_close
         self._writer: FrameWriter | None = None
+        self._row: Row | None = None
         self._upstream: Upstream | None = None
         self._answer: Answer | None = None
         self._asked = client.received  # when the deployment in hand was asked
@@ -147,10 +159,15 @@ class Call:
     # From top to bottom
 
     def _admit(self) -> ChatRequest:
-        self._services.keyring.authenticate(self._client.authorization)
+        services = self._services
+        key = services.keyring.authenticate(self._client.authorization)
+        if services.ledger.is_full:
+            raise unavailable("The server cannot keep account of more calls now.", code="busy")
+        row = self._row = Row(self._id, time.time(), key.id)
+        services.ledger.put(self._id, row)
         request = parse(self._client.body)
-        self._model = request.model
-        self._wants_stream = bool(request.stream)
+        row.route = self._model = request.model
+        row.streamed = self._wants_stream = bool(request.stream)
         self._wants_usage = request.wants_usage
         return request
 
@@ -162,12 +179,18 @@ class Call:
         problem: ApiError | None = None
         for name in route.deployments:
             self._upstream = services.upstreams[name]
+            self._note_asked(name)
             try:
                 await self._ask(self._upstream, request)
                 return
             except UpstreamError as error:
                 problem = error
         raise problem or unavailable("No deployment answers for this model.")
+
+    def _note_asked(self, deployment: str) -> None:
+        row = self._row
+        assert row is not None
+        row.deployments = f"{row.deployments},{deployment}" if row.deployments else deployment
 
     async def _ask(self, upstream: Upstream, request: ChatRequest) -> None:
         loop = asyncio.get_running_loop()
@@ -231,6 +254,7 @@ class Call:
             self._client.answer(error.status, headers, error.as_json())
 
     def _settle(self) -> None:
+        self._write_down()
         answer = self._answer
         if answer is not None and not answer.is_over:
             if self._stream.state is State.COMPLETE:
@@ -238,6 +262,17 @@ class Call:
                 self._services.wheel.watch(self._services.clock() + LINGER, answer.expire)
             else:
                 answer.abort()
+
+    def _write_down(self) -> None:
+        row = self._row
+        if row is None:
+            return  # nobody that we know has called
+        close(row, self._stream, self._services.clock())
+        if self._answer is not None:
+            row.upstream_id = self._answer.upstream_id
+        if self._writer is not None:
+            row.frames, row.bytes = self._writer.frames, self._writer.size
+        self._services.ledger.put(self._id, row)
 
     # Called back
 

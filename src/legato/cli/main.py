@@ -15,6 +15,7 @@ VERBS: Final = {
     "chat": "Chat with a model in the terminal.",
     "keys": "Make, list and revoke API keys.",
     "models": "List, fetch and remove model files.",
+    "usage": "Show the calls and their tokens.",
     "config": "Show the settings in force, or write a commented file.",
 }
 

@@ -12,15 +12,15 @@ _OCTAVES: Final = 32
 
 
 class Meter:
-    __slots__ = ("_gaps", "first", "frames", "last", "longest_gap", "received", "sent_bytes")
+    __slots__ = ("_gaps", "first", "last", "longest_gap", "pieces", "reasoning", "received")
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.first: float | None = None
         self.last: float = received
         self.longest_gap = 0.0
-        self.frames = 0
-        self.sent_bytes = 0
+        self.pieces = 0  # chunks with content of any kind
+        self.reasoning = 0  # those of them with reasoning
         self._gaps: list[int] | None = None
 
     @property
@@ -29,7 +29,7 @@ class Meter:
 
     def content(self, now: float) -> None:
         """A content-bearing frame goes out at `now`."""
-        self.frames += 1
+        self.pieces += 1
         gaps = self._gaps
         if gaps is None:
             self.first = now

@@ -152,6 +152,8 @@ class Stream:
         if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
             chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
             self.meter.content(self._clock())
+            if choices[0].delta.reasoning_content:
+                self.meter.reasoning += 1
             self._emit(chunk)
         else:
             for member in chunk.members():
@@ -212,6 +214,7 @@ class Stream:
         for mended in fields:
             if mended["delta"]:
                 self.meter.content(self._clock())
+                self.meter.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
         if choice.finished and fields:
             self._carried.discard(theirs)

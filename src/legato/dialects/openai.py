@@ -60,11 +60,12 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Frames of one answer to chunks. `progress`: the prefill's, 0 to 1, where it is told."""
 
-    __slots__ = ("_open", "progress")
+    __slots__ = ("_open", "identity", "progress")
 
     def __init__(self) -> None:
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
+        self.identity: str | None = None  # the upstream's own id of the answer
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
@@ -80,6 +81,8 @@ class Reader:
                 except msgspec.ValidationError:
                     self._open = True
                 else:
+                    if self.identity is None:
+                        self._identify(wire.id)
                     raw = bytes(wire.choices)
                     if raw.startswith(b"["):
                         return Chunk(_decode_choices(raw), raw, wire.usage, _extras(wire))
@@ -96,6 +99,8 @@ class Reader:
         error = fields.get("error", _NULL)
         if error != _NULL or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
+        if self.identity is None:
+            self._identify(fields.get("id", _NULL))
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
@@ -109,6 +114,10 @@ class Reader:
             if key not in _HEAD
         )
         return Chunk(_decode_choices(raw), raw, _decode_usage(usage), extras)
+
+    def _identify(self, raw: Raw) -> None:
+        identity = msgspec.json.decode(raw) if bytes(raw) else None
+        self.identity = identity[:200] if isinstance(identity, str) else ""
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}

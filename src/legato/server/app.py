@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
+from filelock import FileLock, Timeout
 
 from legato.call import Services
 from legato.core.wheel import Wheel
@@ -29,12 +30,16 @@ from legato.sources.engine import Engine, EngineModel, cache_mib
 from legato.sources.http import Endpoint, Pool
 from legato.sources.upstream import Target, Upstream
 from legato.store import keys as key_store
-from legato.store.database import Database
+from legato.store import ledger as ledger_store
+from legato.store.database import Database, sqlite_url
 
 #: Seconds between looks at whether a key was made or revoked elsewhere.
 KEY_POLL_SECONDS = 0.4
 
 FIRST_KEY_FILE = "key"
+
+#: Not the loop's own: that of uvloop counts whole milliseconds.
+CLOCK: Final[Callable[[], float]] = time.monotonic
 
 
 class Alarm:
@@ -49,11 +54,11 @@ class Alarm:
     def _set(self, deadline: float) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = self._loop.call_at(deadline, self._ring)
+        self._handle = self._loop.call_later(max(0.0, deadline - CLOCK()), self._ring)
 
     def _ring(self) -> None:
         self._handle = None
-        self._wheel.advance(self._loop.time())
+        self._wheel.advance(CLOCK())
         if self._handle is None and (due := self._wheel.next_due) is not None:
             self._set(due)
 
@@ -67,10 +72,12 @@ class App:
         self.settings = settings
         self.log = structlog.get_logger("legato")
         self.wheel = Wheel()
-        self.clock: Callable[[], float] = loop.time
+        self.clock = CLOCK
         self.first_key: str | None = None
         self._alarm = Alarm(loop, self.wheel)
-        self._database: Database | None = None
+        self._database = Database(sqlite_url(settings.data_dir))
+        self.ledger = ledger_store.Writer(self._database, self._on_bug)
+        self._alone = FileLock(settings.data_dir / "serve.lock", blocking=False)
         self._tasks: list[asyncio.Task[None]] = []
         self.engines = self._make_engines(model_files)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
@@ -79,6 +86,7 @@ class App:
         self.services = Services(
             keyring=Keyring(),
             router=Router(self._routes()),
+            ledger=self.ledger,
             upstreams=self.upstreams,
             wheel=self.wheel,
             clock=self.clock,
@@ -90,8 +98,10 @@ class App:
     async def open(self) -> None:
         for engine in self.engines:
             engine.start()
-        self._database = await Database.open(self.settings.data_dir)
+        await self._database.prepare(self.settings.data_dir)
         await self._make_first_key(self._database)
+        await self._close_interrupted()
+        self.ledger.start()
         await self._load_keys(self._database)
         self._tasks.append(asyncio.create_task(self._follow_keys(self._database)))
 
@@ -103,8 +113,9 @@ class App:
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
-        if self._database is not None:
-            await self._database.close()
+        await self.ledger.stop()
+        self._alone.release()
+        await self._database.close()
 
     def ready(self) -> dict[str, Any]:
         waiting = [engine.model.name for engine in self.engines if not engine.is_up]
@@ -231,6 +242,16 @@ class App:
         path.write_text(key + "\n")
         await key_store.add(database, identity, "first", digest)
         self.first_key = key
+
+    async def _close_interrupted(self) -> None:
+        """Rows that no server is working on any more: only where this is the one on the data."""
+        try:
+            self._alone.acquire()
+        except Timeout:
+            return
+        left = await ledger_store.close_interrupted(self._database)
+        if left:
+            self.log.info("calls_interrupted", calls=left)
 
     async def _load_keys(self, database: Database) -> None:
         rows = await key_store.all_keys(database)

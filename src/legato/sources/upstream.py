@@ -125,6 +125,11 @@ class Answer:
         """How far the upstream is with the prompt, 0 to 1, where it tells."""
         return self._reader.progress
 
+    @property
+    def upstream_id(self) -> str | None:
+        """What the upstream calls this answer."""
+        return self._reader.identity
+
     def abort(self) -> None:
         """Nobody wants the rest: the upstream sees its peer gone."""
         connection, self._connection = self._connection, None

@@ -15,7 +15,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: The newest migration; a test holds it against the files in `migrations/versions`.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
+
+TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
 
 metadata = sa.MetaData()
 
@@ -27,6 +29,31 @@ keys = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float, nullable=True),
+)
+
+#: The ledger. Columns are the fields of `policy.ledger.Row`, in their order.
+calls = sa.Table(
+    "calls",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("received", sa.Float, nullable=False),
+    sa.Column("key", sa.String(32), nullable=True),
+    sa.Column("route", sa.String(200), nullable=True),
+    sa.Column("upstream_id", sa.String(200), nullable=True),
+    sa.Column("deployments", sa.String(500), nullable=False),
+    sa.Column("streamed", sa.Boolean, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("error", sa.String(64), nullable=True),
+    *(sa.Column(f"{kind}_tokens", sa.Integer, nullable=False) for kind in TOKENS),
+    *(sa.Column(f"{kind}_from", sa.String(8), nullable=False) for kind in TOKENS),
+    *(
+        sa.Column(name, sa.Float, nullable=True)
+        for name in ("ttft", "itl_p50", "itl_p99", "longest_gap", "duration")
+    ),
+    sa.Column("frames", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Index("calls_received", "received"),
+    sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
 )
 
 #: Counts what changed, by subject, so that a running server can tell without reading it all.
@@ -54,10 +81,13 @@ class Database:
     @classmethod
     async def open(cls, folder: Path) -> "Database":
         """The database in `folder`, made or brought up to date where need be."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before any call
         database = cls(sqlite_url(folder))
-        await database.migrate(folder / "legato.db.lock")
+        await database.prepare(folder)
         return database
+
+    async def prepare(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before any call
+        await self.migrate(folder / "legato.db.lock")
 
     async def migrate(self, lock: Path) -> None:
         if await self._version() == HEAD:

@@ -1,0 +1,96 @@
+"""What is written down of a call: one row each, whatever its outcome, and no word of its text."""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from legato.core.chunk import Usage, as_object, count
+from legato.core.errors import UpstreamError
+from legato.core.stream import State, Stream
+
+Outcome = Literal["open", "complete", "cancelled", "failed", "refused", "interrupted"]
+
+#: Where a number of tokens is from. exact: the upstream said so of the whole call; counted: from
+#: the deltas that came, for want of that; partial: the upstream said so before the call broke
+#: off; none: nobody knows, and the number is 0.
+Provenance = Literal["exact", "counted", "partial", "none"]
+
+OUTCOMES: Final = ("complete", "cancelled", "failed", "refused", "interrupted")
+
+
+class Row(Struct):
+    """One call. Times: `received` in Unix seconds, all others in seconds."""
+
+    id: str
+    received: float
+    key: str | None = None
+    route: str | None = None
+    upstream_id: str | None = None
+    deployments: str = ""  # those that were asked, in order, with commas between
+    streamed: bool = False
+    outcome: Outcome = "open"
+    error: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_from: Provenance = "none"
+    completion_from: Provenance = "none"
+    reasoning_from: Provenance = "none"
+    cached_from: Provenance = "none"
+    ttft: float | None = None
+    itl_p50: float | None = None
+    itl_p99: float | None = None
+    longest_gap: float | None = None
+    duration: float | None = None
+    frames: int = 0
+    bytes: int = 0
+
+
+def close(row: Row, stream: Stream, now: float) -> None:
+    """Writes down how a call ended. `now`: on the stream's clock."""
+    row.outcome = _outcome(row, stream)
+    row.error = stream.error.code if stream.error is not None else None
+    meter = stream.meter
+    row.duration = now - meter.received
+    row.ttft = meter.ttft
+    row.itl_p50, row.itl_p99 = meter.gap(0.5), meter.gap(0.99)
+    row.longest_gap = meter.longest_gap if row.itl_p50 is not None else None
+    _tokens(row, stream)
+
+
+def _outcome(row: Row, stream: Stream) -> Outcome:
+    if stream.state is State.COMPLETE:
+        return "complete"
+    if stream.state is State.CANCELLED:
+        return "cancelled"
+    error = stream.error
+    callers = error is not None and error.status < 500 and not isinstance(error, UpstreamError)
+    return "refused" if callers or not row.deployments else "failed"
+
+
+def _tokens(row: Row, stream: Stream) -> None:
+    """The upstream's numbers where it gave them; else what was seen going by."""
+    seen = stream.meter
+    usage = stream.usage
+    if usage is not None:
+        said = count(usage)
+        sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
+        row.prompt_tokens, row.prompt_from = said.prompt, sure
+        row.cached_tokens, row.cached_from = said.cached, sure
+        # An upstream's running total may lag behind what it has already sent.
+        row.completion_tokens = max(said.completion, 0 if sure == "exact" else seen.pieces)
+        row.completion_from = sure
+        if _tells_reasoning(usage):
+            row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
+        else:
+            row.reasoning_tokens = min(seen.reasoning, row.completion_tokens)
+            row.reasoning_from = "counted"
+    elif seen.pieces:
+        row.completion_tokens, row.completion_from = seen.pieces, "counted"
+        row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
+
+
+def _tells_reasoning(usage: Usage) -> bool:
+    details = as_object(usage.get("completion_tokens_details")) or {}
+    return isinstance(details.get("reasoning_tokens"), int)

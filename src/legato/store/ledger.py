@@ -1,0 +1,120 @@
+"""The ledger in the database: written in batches off the hot path, read by `legato usage`."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from msgspec import Struct
+from msgspec.structs import asdict
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from legato.store.database import TOKENS, Database, calls
+
+#: Seconds that a row waits for company at most.
+LATENCY: Final = 0.1
+
+#: Rows that may wait. With a database that is that far behind no more calls are taken: an answer
+#: that nobody can account for is worse than a 503.
+QUEUE: Final = 50_000
+
+By = Literal["key", "route", "outcome"]
+
+
+class Writer:
+    """Takes rows in memory, writes them together. A row may be put again: the last state counts."""
+
+    def __init__(self, database: Database, on_bug: Callable[[BaseException], None]) -> None:
+        self._database = database
+        self._on_bug = on_bug
+        self._waiting: dict[str, Struct] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        insert = sqlite.insert(calls)
+        rest = {column.name: insert.excluded[column.name] for column in calls.c}
+        self._upsert = insert.on_conflict_do_update(index_elements=["id"], set_=rest)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) >= QUEUE
+
+    def put(self, identity: str, row: Struct) -> None:
+        """`row` has the columns of the ledger as fields. It is read when it is written."""
+        if not self._waiting:
+            self._wake.set()
+        self._waiting[identity] = row
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="ledger")
+
+    async def stop(self) -> None:
+        """Writes what is waiting."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.flush()
+
+    async def flush(self) -> None:
+        taken, self._waiting = self._waiting, {}
+        if not taken:
+            return
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(self._upsert, [asdict(row) for row in taken.values()])
+        except BaseException:
+            self._waiting = taken | self._waiting  # nothing is lost: they are tried again
+            raise
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(LATENCY)
+            self._wake.clear()
+            try:
+                await self.flush()
+            except SQLAlchemyError as error:
+                self._on_bug(error)
+                await asyncio.sleep(1)
+            if self._waiting:
+                self._wake.set()
+
+
+async def close_interrupted(database: Database) -> int:
+    """Rows that a crash left open are closed; how many there were."""
+    async with database.begin() as connection:
+        done = await connection.execute(
+            calls.update().where(calls.c.outcome == "open").values(outcome="interrupted")
+        )
+        return done.rowcount
+
+
+async def summary(database: Database, since: float, by: By | None = None) -> dict[str, Any]:
+    """Usage since a Unix time: `{"total", "outcomes", "rows"}`.
+
+    `rows` are the calls themselves, oldest first, or one row for each value of `by`.
+    """
+    numbers = [sa.func.count().label("calls")]
+    numbers += [
+        sa.func.coalesce(sa.func.sum(calls.c[f"{kind}_tokens"]), 0).label(f"{kind}_tokens")
+        for kind in TOKENS
+    ]
+    wanted = calls.c.received >= since
+    async with database.begin() as connection:
+        total = (await connection.execute(sa.select(*numbers).where(wanted))).mappings().one()
+        outcomes = await connection.execute(
+            sa.select(calls.c.outcome, sa.func.count()).where(wanted).group_by(calls.c.outcome)
+        )
+        if by is None:
+            query = calls.select().where(wanted).order_by(calls.c.received)
+        else:
+            column = calls.c[by]
+            query = sa.select(column, *numbers).where(wanted).group_by(column).order_by(column)
+        rows = (await connection.execute(query)).mappings()
+        return {
+            "total": dict(total),
+            "outcomes": dict(outcomes.tuples().all()),
+            "rows": [dict(row) for row in rows],
+        }
