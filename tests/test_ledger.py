@@ -105,7 +105,8 @@ async def test_a_client_that_leaves(legato: Running) -> None:
 async def test_no_word_of_the_text_is_kept(legato: Running) -> None:
     await ask(legato.port, legato.key, chat("happy", user="somebody"))
     await legato.app.ledger.flush()
-    kept = b"".join(path.read_bytes() for path in Path(legato.app.settings.data).glob("legato.db*"))
+    files = legato.app.settings.data_dir.glob("legato.db*")
+    kept = b"".join(path.read_bytes() for path in files)
     for word in (b"Hello", b"Once upon", b"somebody", legato.key.encode()):
         assert word not in kept
 

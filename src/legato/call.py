@@ -10,68 +10,20 @@ until the end.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
-from typing import Final, Protocol
-
-from msgspec import Struct
+from typing import Final
 
 from legato.core.collect import Collector
 from legato.core.errors import ApiError, UpstreamError, internal, timed_out, unavailable
 from legato.core.frames import FrameWriter
 from legato.core.request import ChatRequest, parse
 from legato.core.stream import State, Stream
-from legato.core.wheel import Wheel
-from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, close
-from legato.policy.routing import Router
+from legato.services import Client, Services
 from legato.sources.http import StaleConnection
 from legato.sources.upstream import Answer, Upstream
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
-
-
-class Client(Protocol):
-    """The client's side of one call, as the server's protocol gives it."""
-
-    authorization: bytes | None
-    body: bytes
-    received: float
-    request_id: str
-
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """A whole answer."""
-
-    def start(self) -> None:
-        """Commits a 200 and a stream of events."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def finish(self) -> None:
-        """Ends the body of a stream."""
-
-
-class Ledger(Protocol):
-    """Takes a row when a call begins and again when it is settled."""
-
-    @property
-    def is_full(self) -> bool: ...
-    def put(self, identity: str, row: Struct) -> None: ...
-
-
-class Services(Struct):
-    """What all calls share."""
-
-    keyring: Keyring
-    router: Router
-    ledger: Ledger
-    upstreams: dict[str, Upstream]
-    wheel: Wheel
-    clock: Callable[[], float]
-    on_bug: Callable[[BaseException], None]
-    """Hears of an exception that is nobody's fault but ours."""
-    gate_seconds: float = 5.0
-    heartbeat_seconds: float = 10.0
 
 
 class Call:
@@ -85,12 +37,15 @@ class Call:
         "_created",
         "_finished",
         "_gone",
+        "_held",
         "_id",
         "_model",
         "_opened",
+        "_pads",
         "_row",
         "_services",
         "_stream",
+        "_taken",
         "_task",
         "_upstream",
         "_wants_stream",
@@ -116,6 +71,9 @@ class Call:
         self._asked = client.received  # when the deployment in hand was asked
         self._beat = client.received  # when the last comment went out
         self._gone = False
+        self._held = False  # the upstream waits for a slow client
+        self._pads = False
+        self._taken = (client.received, 0)  # when a slow client last took something, what was left
         self._opened: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -148,12 +106,16 @@ class Call:
             self._task.cancel()
 
     def pause(self) -> None:
-        """The client reads slower than the upstream writes."""
-        if self._answer is not None:
-            self._answer.pause()
+        """The client reads slower than the upstream writes: what comes is merged, and past a limit
+        the upstream waits too."""
+        if self._writer is not None:
+            self._writer.pause()
 
     def resume(self) -> None:
-        if self._answer is not None:
+        if self._writer is not None:
+            self._writer.resume()
+        if self._held and self._answer is not None:
+            self._held = False
             self._answer.resume()
 
     # From top to bottom
@@ -169,13 +131,27 @@ class Call:
         row.route = self._model = request.model
         row.streamed = self._wants_stream = bool(request.stream)
         self._wants_usage = request.wants_usage
+        self._pads = self._pads_for(request)
         return request
+
+    def _pads_for(self, request: ChatRequest) -> bool:
+        """As the client says; else as the server does, which by default looks at the line."""
+        options = request.stream_options
+        if options is not None and options.include_obfuscation is not None:
+            return options.include_obfuscation
+        padding = self._services.padding
+        return padding == "on" or (padding == "auto" and self._client.is_secure)
 
     async def _open(self, request: ChatRequest) -> None:
         """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
         services = self._services
         route = services.router.find(request.model)
-        services.wheel.watch(self._client.received + services.gate_seconds, self._check)
+        soonest = min(
+            services.gate_seconds,
+            services.stall_client_seconds,
+            *(services.upstreams[name].stall_seconds for name in route.deployments),
+        )
+        services.wheel.watch(self._client.received + soonest, self._check)
         problem: ApiError | None = None
         for name in route.deployments:
             self._upstream = services.upstreams[name]
@@ -241,6 +217,9 @@ class Call:
                 wants_usage=self._wants_usage,
                 send=self._client.write,
                 close=self._client.finish,
+                pads=self._pads,
+                limit=self._services.backlog_bytes,
+                on_full=self._hold,
             )
             self._stream.attach(self._writer)
 
@@ -289,6 +268,12 @@ class Call:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
+    def _hold(self) -> None:
+        """More waits for the client than memory is given for."""
+        if not self._held and self._answer is not None:
+            self._held = True
+            self._answer.pause()
+
     def _check(self, now: float) -> float | None:
         """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""
         stream = self._stream
@@ -304,6 +289,7 @@ class Call:
                 due.append(gate)
             else:
                 due.append(self._heartbeat(self._writer, now))
+                due.append(self._watch_client(self._writer, now))
         upstream = self._upstream
         if upstream is not None:
             if stream.state is State.WAITING:
@@ -312,6 +298,8 @@ class Call:
                 limit = stream.meter.last + upstream.stall_seconds
             else:
                 limit = stream.meter.last + LINGER
+            if self._held:
+                limit = now + upstream.stall_seconds  # it is we who do not read
             if now >= limit:
                 self._give_up()
             else:
@@ -325,6 +313,17 @@ class Call:
             self._beat = silent_since = now
             writer.comment()
         return silent_since + self._services.heartbeat_seconds
+
+    def _watch_client(self, writer: FrameWriter, now: float) -> float:
+        """A client that takes nothing at all is cut; when to look again."""
+        unsent = self._client.unsent
+        if not writer.is_paused or unsent != self._taken[1]:
+            self._taken = (now, unsent)
+        limit = self._taken[0] + self._services.stall_client_seconds
+        if now >= limit:
+            self._stream.error = ApiError(408, "client_stalled", "The client took nothing.")
+            self._client.abort()
+        return limit
 
     def _give_up(self) -> None:
         """The upstream has made no progress for as long as its deployment lets it."""

@@ -37,12 +37,16 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: Count = 20_000
     request_seconds: Seconds = 30.0
     idle_seconds: Seconds = 75.0
+    trusted_proxies: tuple[str, ...] = ()
     drain_seconds: Seconds = 30.0
 
 
 class Streams(Struct, frozen=True, forbid_unknown_fields=True):
     gate_seconds: Seconds = 5.0
     heartbeat_seconds: Seconds = 10.0
+    stall_client_seconds: Seconds = 120.0
+    backlog_bytes: Annotated[int, Meta(ge=65536)] = 4 * 1024 * 1024
+    padding: Literal["auto", "on", "off"] = "auto"
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +58,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     connect_seconds: Seconds = 10.0
     first_token_seconds: Seconds = 120.0
     stall_seconds: Seconds = 60.0
+    reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +121,7 @@ _SHORT: Final = {
 #: Variables with our prefix that say something else than a setting.
 _OTHER: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "LEGATO_BENCH_PYTHON")
 
+_LISTS: Final = ("cors_origins", "trusted_proxies")
 _SECRET: Final = ("api_key",)
 
 
@@ -143,10 +149,15 @@ def load(
     for dotted, value in (flags or {}).items():
         if value is not None:
             _put(tree, tuple(dotted.split(".")), value)
-            _convert(tree, lambda where, name=dotted: f"--{name.rpartition('.')[2]}")
+            _convert(tree, lambda where, name=dotted: _flag(name))
     settings = _convert(tree, lambda where: str(path))
     _check(settings, str(path))
     return settings
+
+
+def _flag(dotted: str) -> str:
+    name = dotted.rpartition(".")[2]
+    return "--model" if dotted == "engine.models" else f"--{name.replace('_', '-')}"
 
 
 def show(settings: Settings) -> dict[str, Any]:
@@ -159,6 +170,8 @@ def show(settings: Settings) -> dict[str, Any]:
                 for name, each in value.items()
                 if each is not None
             }
+        if isinstance(value, str):
+            return re.sub(r"(?<=://)[^/@]*@", "********@", value)
         return [hidden(each) for each in value] if isinstance(value, list | tuple) else value
 
     tree = msgspec.to_builtins(settings)
@@ -194,7 +207,7 @@ def _from_environment(
                 " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
             )
         value = environment[name]
-        found.append((name, where, value.split(",") if where[-1] == "cors_origins" else value))
+        found.append((name, where, value.split(",") if where[-1] in _LISTS else value))
     return found
 
 
@@ -266,7 +279,7 @@ def _struct_at(where: str) -> type[Struct]:
 def _line_of(text: str, where: str) -> str:
     """`:LINE` of a setting in a TOML file, as well as it can be told without a position parser."""
     *sections, key = re.sub(r"\[\d+\]", "", where).split(".")
-    number = int((re.findall(r"\[(\d+)\]", where) or ["0"])[-1])
+    number = int((re.findall(r"\[(\d+)\]", where) or ["0"])[0])
     header = ".".join(sections)
     inside, seen = not sections, -1
     for line, content in enumerate(text.splitlines(), 1):

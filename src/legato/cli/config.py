@@ -29,11 +29,15 @@ port = 8000
 # max_connections = 20000
 # request_seconds = 30.0          # time that a client has to send a request
 # idle_seconds = 75.0             # time that a connection may be idle
+# trusted_proxies = ["10.0.0.1"]  # whose x-forwarded-proto counts
 # drain_seconds = 30.0            # time that running streams have after a SIGTERM
 
 [streams]
 gate_seconds = 5.0                # the status waits at most so long for the first token
 heartbeat_seconds = 10.0          # a comment after so much silence
+# stall_client_seconds = 120.0    # a client that takes nothing for so long is cut
+# backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
+# padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
 
 # The local engine. Leave `models` out, and have no deployments: the two default models run.
 [engine]
@@ -57,6 +61,7 @@ slots = 8                         # answers that one model writes at a time
 # connect_seconds = 10.0
 # first_token_seconds = 120.0
 # stall_seconds = 60.0
+# reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
 
 # [[routes]]
 # model = "public-model-id"
@@ -109,4 +114,4 @@ def _is_table(value: Any) -> bool:
 def _value(value: Any) -> str:
     import json
 
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

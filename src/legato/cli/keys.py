@@ -72,6 +72,8 @@ def revoke(name: str, data: Data = None, config: Config = None) -> None:
 def _with_database(
     data: str | None, config: Path | None, job: Callable[[Any], Awaitable[T]]
 ) -> Any:
+    from sqlalchemy.exc import SQLAlchemyError
+
     from legato.store.database import Database
 
     folder = settings(config, data=data).data_dir
@@ -85,5 +87,5 @@ def _with_database(
 
     try:
         return asyncio.run(run())
-    except OSError as error:
+    except (OSError, SQLAlchemyError) as error:
         stop(f"the database in {folder} cannot be opened: {error}")

@@ -9,6 +9,8 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from legato.core.errors import malformed
+
 #: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
 FINISH_REASONS: Final = frozenset(
     {"stop", "length", "tool_calls", "content_filter", "function_call"}
@@ -33,8 +35,8 @@ class Delta(Struct, gc=False):
 
 
 class Choice(Struct, gc=False):
-    delta: Delta
-    index: int = 0
+    delta: Delta | None = None
+    index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
 
 
@@ -56,11 +58,14 @@ class Chunk(Struct, gc=False):
     fields: list[dict[str, Any]] | None = None
 
     def members(self) -> list[dict[str, Any]]:
-        """The choices as plain objects, unknown fields included."""
+        """The choices as plain objects, unknown fields included. Raises `UpstreamError`."""
         if self.fields is not None:
             return self.fields
         if self.raw is not None:
-            return msgspec.json.decode(self.raw, type=list[dict[str, Any]])
+            try:
+                return msgspec.json.decode(self.raw, type=list[dict[str, Any]])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise malformed(error) from None
         return msgspec.to_builtins(self.choices)
 
 

@@ -1,11 +1,12 @@
 """A stream folded into one answer: what a client gets that did not ask to stream."""
 
-from typing import Any, Final, cast
+from typing import Any
 
 import msgspec
 
-from legato.core.chunk import Chunk, Usage, as_object
+from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
+from legato.core.fold import fold, plain
 
 
 class Collector:
@@ -46,74 +47,6 @@ class Collector:
         if self.usage is not None:
             head["usage"] = self.usage
         return msgspec.json.encode(head)[:-1] + self._extras + b"}"
-
-
-def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:
-    """Adds a chunk's choice to what has come of it: deltas are joined, the rest is replaced."""
-    for name, value in member.items():
-        if name == "delta":
-            delta = choice.setdefault("delta", {})
-            for key, said in value.items():
-                _join(delta, key, said)
-        elif name == "logprobs" and (more := as_object(value)) is not None:
-            logprobs = as_object(choice.get("logprobs")) or {}
-            choice["logprobs"] = logprobs
-            for key, said in more.items():
-                _join(logprobs, key, said)
-        elif value is not None or name not in choice:
-            choice[name] = value
-
-
-class _Text(list[str]):
-    """Text on its way: to join a hundred thousand pieces one by one would copy all each time."""
-
-
-#: Members of deltas and tool calls that are said once, not bit by bit.
-_SAID_ONCE: Final = frozenset({"role", "id", "type", "name"})
-
-
-def _join(owner: dict[str, Any], name: str, said: Any) -> None:
-    """Text goes on, lists grow, tool calls are joined by index, all else is said anew."""
-    before = owner.get(name)
-    if name == "tool_calls":
-        calls = cast("list[dict[str, Any]]", owner.setdefault(name, []))
-        for call in cast("list[dict[str, Any]]", said):
-            index = int(call["index"])
-            while len(calls) <= index:
-                calls.append({})
-            _join_call(calls[index], call)
-    elif isinstance(said, str) and name not in _SAID_ONCE:
-        if isinstance(before, _Text):
-            before.append(said)
-        else:
-            owner[name] = _Text([said])
-    elif isinstance(said, list):
-        if not isinstance(before, list):
-            before = owner[name] = list[Any]()
-        cast("list[Any]", before).extend(cast("list[Any]", said))
-    elif said is not None or name not in owner:
-        owner[name] = said
-
-
-def _join_call(call: dict[str, Any], said: dict[str, Any]) -> None:
-    function = call.setdefault("function", {})
-    for name, value in said.items():
-        if name == "function":
-            for key, part in value.items():
-                _join(function, key, part)
-        else:
-            _join(call, name, value)
-
-
-def plain(value: Any) -> Any:
-    """What was folded, as JSON has it."""
-    if isinstance(value, _Text):
-        return "".join(value)
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [plain(each) for each in cast("list[Any]", value)]
-    return value
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,10 @@ def broken(message: str, *, code: str = "upstream_error") -> UpstreamError:
     return UpstreamError(502, code, message)
 
 
+def malformed(error: Exception) -> UpstreamError:
+    return broken(f"The upstream sent a malformed event: {error}", code="upstream_malformed")
+
+
 def timed_out(message: str, *, code: str = "upstream_timeout") -> UpstreamError:
     """The upstream said nothing that counts as progress in time: 504."""
     return UpstreamError(504, code, message)

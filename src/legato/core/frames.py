@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from legato.core import padding
+from legato.core.backlog import Backlog
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
 from legato.core.stream import one_line
@@ -20,7 +22,20 @@ class FrameWriter:
     every chunk are encoded once a stream; `choices` are carried as they come.
     """
 
-    __slots__ = ("_close", "_head", "_parts", "_send", "_tail", "_wants_usage", "frames", "size")
+    __slots__ = (
+        "_backlog",
+        "_close",
+        "_head",
+        "_limit",
+        "_on_full",
+        "_pads",
+        "_parts",
+        "_send",
+        "_tail",
+        "_wants_usage",
+        "frames",
+        "size",
+    )
 
     def __init__(
         self,
@@ -29,10 +44,16 @@ class FrameWriter:
         created: int,
         model: str,
         wants_usage: bool,
+        pads: bool = False,
         send: Callable[[bytes], None],
         close: Callable[[], None],
+        limit: int = 4 * 1024 * 1024,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
-        """`send` takes the bytes of one or more whole frames, `close` ends the body."""
+        """`send` takes the bytes of one or more whole frames, `close` ends the body.
+
+        `on_full` is called while more than `limit` bytes wait for a slow client.
+        """
         head = msgspec.json.encode(
             {"id": identity, "object": "chat.completion.chunk", "created": created, "model": model}
         )
@@ -41,13 +62,41 @@ class FrameWriter:
         self._wants_usage = wants_usage
         self._send = send
         self._close = close
+        self._limit = limit
+        self._on_full = on_full
         self._parts: list[bytes] = []
+        self._pads = pads
+        self._backlog: Backlog | None = None  # there while the client cannot take more
         self.frames = 0
         self.size = 0
 
     def push(self, chunk: Chunk) -> None:
+        if self._backlog is not None:
+            self._backlog.add(chunk)
+            if self._backlog.size > self._limit:
+                self._on_full()
+            return
         self.frames += 1
-        self._parts += (self._head, chunk.raw or b"[]", chunk.extras, self._tail)
+        raw, extras = chunk.raw or b"[]", chunk.extras
+        if self._pads:
+            extras += padding.member(len(self._head) + len(raw) + len(extras) + len(self._tail))
+        self._parts += (self._head, raw, extras, self._tail)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._backlog is not None
+
+    def pause(self) -> None:
+        """The client takes no more for now: what comes is merged."""
+        if self._backlog is None:
+            self._backlog = Backlog()
+
+    def resume(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            for chunk in backlog.take():
+                self.push(chunk)
+            self.flush()
 
     def flush(self) -> None:
         parts = self._parts
@@ -58,11 +107,13 @@ class FrameWriter:
             self._send(data)
 
     def comment(self, text: bytes = KEEP_ALIVE) -> None:
-        """Keeps the line open; never counts as progress."""
-        self._parts.append(text)
-        self.flush()
+        """Keeps the line open; never counts as progress. A line that is full needs none."""
+        if self._backlog is None:
+            self._parts.append(text)
+            self.flush()
 
     def complete(self, usage: Usage | None) -> None:
+        self.resume()
         if self._wants_usage:
             self.frames += 1
             said = one_line(msgspec.json.encode(usage or _NO_USAGE))
@@ -73,6 +124,7 @@ class FrameWriter:
 
     def fail(self, error: ApiError) -> None:
         """The last frame of a stream that broke: an error, and no `[DONE]`."""
+        self.resume()
         self._parts += (b"data: ", one_line(error.as_json()), b"\n\n")
         self.flush()
         self._close()

@@ -50,8 +50,11 @@ class ToolCalls:
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
         theirs = call.get("index")
         theirs = theirs if isinstance(theirs, int) else None
-        identity = call.get("id") or None
-        function = dict(call.get("function") or {})
+        identity = call.get("id")
+        identity = identity if isinstance(identity, str) and identity else None
+        function = dict(as_object(call.get("function")) or {})
+        if not isinstance(function.get("name", ""), str):
+            del function["name"]
         ours = self._known(theirs, identity, bool(function.get("name")))
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
@@ -64,7 +67,8 @@ class ToolCalls:
             identity = identity or f"call_{secrets.token_hex(12)}"
             self._by_id[identity] = ours
             function.setdefault("arguments", "")
-            call |= {"id": identity, "type": call.get("type") or "function"}
+            kind = call.get("type")
+            call |= {"id": identity, "type": kind if isinstance(kind, str) else "function"}
         else:
             call.pop("id", None)
             call.pop("type", None)
@@ -139,4 +143,6 @@ class ChoiceState:
             if self._tools is None:
                 self._tools = ToolCalls()
             said["tool_calls"] = self._tools.mend(cast("list[Any]", calls))
+            if not said["tool_calls"]:
+                del said["tool_calls"]
         return said

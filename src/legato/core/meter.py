@@ -4,9 +4,11 @@ Times are seconds of the injected clock. TTFT counts from the receipt of the req
 the wait for an engine, a connection and the upstream's headers.
 """
 
+from array import array
 from typing import Final
 
-#: Four buckets an octave, from a microsecond up: a percentile is right to within 19 %.
+#: Four buckets an octave, from a microsecond to an hour: a percentile is right to within
+#: 25 %. What is longer shares the last bucket.
 _STEPS: Final = 4
 _OCTAVES: Final = 32
 
@@ -21,7 +23,7 @@ class Meter:
         self.longest_gap = 0.0
         self.pieces = 0  # chunks with content of any kind
         self.reasoning = 0  # those of them with reasoning
-        self._gaps: list[int] | None = None
+        self._gaps: array[int] | None = None
 
     @property
     def ttft(self) -> float | None:
@@ -33,7 +35,7 @@ class Meter:
         gaps = self._gaps
         if gaps is None:
             self.first = now
-            self._gaps = [0] * (_STEPS * _OCTAVES)
+            self._gaps = array("I", bytes(4 * _STEPS * _OCTAVES))
         else:
             gap = now - self.last
             if gap > self.longest_gap:
@@ -41,12 +43,12 @@ class Meter:
             micros = int(gap * 1e6) + 1
             octave = micros.bit_length() - 1
             step = (micros << 2 >> octave) & 3
-            gaps[min(octave, _OCTAVES - 1) * _STEPS + step] += 1
+            gaps[octave * _STEPS + step if octave < _OCTAVES else -1] += 1
         self.last = now
 
     def gap(self, fraction: float) -> float | None:
         """The gap in seconds that `fraction` of all gaps do not exceed; None without gaps."""
-        gaps = self._gaps or []
+        gaps = self._gaps or ()
         total = sum(gaps)
         if not total:
             return None
@@ -54,6 +56,8 @@ class Meter:
         seen = 0
         for bucket, number in enumerate(gaps):
             seen += number
+            if bucket == _STEPS * _OCTAVES - 1:
+                break
             if number and seen >= wanted:
                 octave, step = divmod(bucket, _STEPS)
                 upper = (1 << octave) * (1 + (step + 1) / _STEPS) / 1e6

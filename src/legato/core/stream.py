@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import UNSET
 
-from legato.core.chunk import Choice, Chunk, Delta, Usage
+from legato.core.chunk import Choice, Chunk, Usage
 from legato.core.errors import ApiError, broken
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
@@ -152,7 +152,8 @@ class Stream:
         if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
             chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
             self.meter.content(self._clock())
-            if choices[0].delta.reasoning_content:
+            delta = choices[0].delta
+            if delta is not None and delta.reasoning_content:
                 self.meter.reasoning += 1
             self._emit(chunk)
         else:
@@ -195,6 +196,8 @@ class Stream:
     # Inside
 
     def _mend(self, member: dict[str, Any], extras: bytes) -> None:
+        if self.done:
+            return
         theirs = member.get("index") or 0
         if not isinstance(theirs, int):
             raise broken("The upstream sent a choice whose `index` is not a number.")
@@ -249,9 +252,10 @@ class Stream:
 
 def _is_plain(choice: Choice) -> bool:
     """A delta of text for a choice that is under way: nothing to mend, nothing to look up."""
-    delta: Delta = choice.delta
+    delta = choice.delta
     return (
-        choice.finish_reason is None
+        delta is not None
+        and choice.finish_reason is None
         and delta.role is UNSET
         and delta.tool_calls is UNSET
         and delta.reasoning is UNSET

@@ -48,7 +48,13 @@ class Wheel:
     def advance(self, now: float) -> None:
         """Asks every watcher whose deadline is not after `now`."""
         while self._order and self._order[0] * RESOLUTION <= now:
-            for check in self._slots.pop(heapq.heappop(self._order)):
-                deadline = check(now)
-                if deadline is not None:
-                    self.watch(max(deadline, now + RESOLUTION), check)
+            checks = self._slots.pop(heapq.heappop(self._order))
+            try:
+                while checks:
+                    check = checks.pop()
+                    deadline = check(now)
+                    if deadline is not None:
+                        self.watch(max(deadline, now + RESOLUTION), check)
+            finally:
+                for each in checks:  # one of them raised: the others are asked the next time
+                    self.watch(now + RESOLUTION, each)

@@ -6,8 +6,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core.chunk import Choice, Chunk, Usage, as_object
-from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.errors import ApiError, UpstreamError, broken, malformed
 from legato.core.request import ChatRequest, members
+from legato.core.stream import one_line
 
 #: Relative to a deployment's `base_url`, which is what OpenAI's own SDK takes as its base.
 PATH: Final = "/chat/completions"
@@ -60,9 +61,10 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Frames of one answer to chunks. `progress`: the prefill's, 0 to 1, where it is told."""
 
-    __slots__ = ("_open", "identity", "progress")
+    __slots__ = ("_extras", "_open", "identity", "progress")
 
     def __init__(self) -> None:
+        self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
         self.identity: str | None = None  # the upstream's own id of the answer
@@ -85,14 +87,13 @@ class Reader:
                         self._identify(wire.id)
                     raw = bytes(wire.choices)
                     if raw.startswith(b"["):
-                        return Chunk(_decode_choices(raw), raw, wire.usage, _extras(wire))
+                        extras = self._one_line(_extras(wire))
+                        return Chunk(_decode_choices(raw), raw, wire.usage, extras)
             return self._read_open(name, data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if data.strip() == b"[DONE]":
                 return END
-            raise broken(
-                f"The upstream sent a malformed event: {error}", code="upstream_malformed"
-            ) from None
+            raise malformed(error) from None
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
@@ -108,12 +109,19 @@ class Reader:
         if raw == b"null":
             raw = b"[]"
         usage = fields.get("usage", _NULL)
-        extras = b"".join(
+        unknown = [
             b"," + msgspec.json.encode(key) + b":" + bytes(fields[key])
             for key in fields
             if key not in _HEAD
-        )
+        ]
+        extras = self._one_line(b"".join(unknown))
         return Chunk(_decode_choices(raw), raw, _decode_usage(usage), extras)
+
+    def _one_line(self, extras: bytes) -> bytes:
+        """They are nearly always the same in every chunk, and then looked through once."""
+        if extras != self._extras[0]:
+            self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
+        return self._extras[1] if extras else b""
 
     def _identify(self, raw: Raw) -> None:
         identity = msgspec.json.decode(raw) if bytes(raw) else None
@@ -121,9 +129,9 @@ class Reader:
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}
-        if progress.get("total"):
-            done = progress.get("processed", 0) / progress["total"]
-            self.progress = max(0.0, min(1.0, done))
+        done, total = progress.get("processed", 0), progress.get("total")
+        if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
+            self.progress = max(0.0, min(1.0, done / total))
 
 
 def _extras(wire: _Wire) -> bytes:
@@ -145,7 +153,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     concerns our credential or our use of the upstream is ours, and becomes a 502."""
     try:
         fields: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         fields = None
     _, code, message = _explain(fields)
     said = as_object((as_object(fields) or {}).get("error")) or {}
@@ -168,7 +176,7 @@ def no_stream(body: bytes) -> UpstreamError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
     try:
         fields: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         fields = None
     said = as_object(fields) or {}
     if said.get("error") or said.get("object") == "error":

@@ -17,13 +17,13 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
-from legato.call import Services
 from legato.core.wheel import Wheel
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Route, Router
 from legato.server.protocol import LegatoProtocol, Limits
 from legato.server.rest import application
+from legato.services import Services
 from legato.settings import Deployment, Settings
 from legato.sources.catalog import KNOWN
 from legato.sources.engine import Engine, EngineModel, cache_mib
@@ -93,6 +93,9 @@ class App:
             on_bug=self._on_bug,
             gate_seconds=settings.streams.gate_seconds,
             heartbeat_seconds=settings.streams.heartbeat_seconds,
+            stall_client_seconds=settings.streams.stall_client_seconds,
+            backlog_bytes=settings.streams.backlog_bytes,
+            padding=settings.streams.padding,
         )
 
     async def open(self) -> None:
@@ -102,8 +105,9 @@ class App:
         await self._make_first_key(self._database)
         await self._close_interrupted()
         self.ledger.start()
+        version = await key_store.version(self._database)  # before: a key made since is seen later
         await self._load_keys(self._database)
-        self._tasks.append(asyncio.create_task(self._follow_keys(self._database)))
+        self._tasks.append(asyncio.create_task(self._follow_keys(self._database, version)))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -131,6 +135,7 @@ class App:
             request_seconds=wanted.request_seconds,
             idle_seconds=wanted.idle_seconds,
             cors_origins=frozenset(origin.encode() for origin in wanted.cors_origins),
+            trusted_proxies=frozenset(wanted.trusted_proxies),
         )
         asgi = application(
             keyring=self.services.keyring,
@@ -207,6 +212,7 @@ class App:
             target=Target.of(pool, wanted.api_key),
             first_token_seconds=wanted.first_token_seconds,
             stall_seconds=wanted.stall_seconds,
+            reasoning=wanted.reasoning,
         )
 
     def _routes(self) -> list[Route]:
@@ -257,9 +263,8 @@ class App:
         rows = await key_store.all_keys(database)
         self.services.keyring.replace(Key(**row) for row in rows)  # type: ignore[arg-type]
 
-    async def _follow_keys(self, database: Database) -> None:
+    async def _follow_keys(self, database: Database, known: int) -> None:
         """A key made or revoked by the command line is in force here within a second."""
-        known = await key_store.version(database)
         while True:
             await asyncio.sleep(KEY_POLL_SECONDS)
             try:

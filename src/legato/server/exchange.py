@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-from legato.call import Call, Services, new_request_id
+from legato.call import Call, new_request_id
+from legato.services import Services
 
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -23,6 +24,10 @@ class Connection(Protocol):
     services: Services
     transport: asyncio.Transport
     cors_origins: frozenset[bytes]
+    scheme: Any
+
+    @property
+    def is_behind_proxy(self) -> bool: ...
 
     @property
     def usual_headers(self) -> list[tuple[bytes, bytes]]: ...
@@ -40,6 +45,7 @@ class ChatExchange:
         "_call",
         "_chunked",
         "_connection",
+        "_forwarded",
         "_origin",
         "_pieces",
         "authorization",
@@ -60,6 +66,7 @@ class ChatExchange:
         self._call: Call | None = None
         self._chunked = chunked
         self._origin: bytes | None = None
+        self._forwarded: bytes | None = None
         self.authorization: bytes | None = None
         self.body: bytes = b""
         self._pieces: list[bytes] | None = None
@@ -79,6 +86,8 @@ class ChatExchange:
                 self.authorization = value
             elif name == b"origin":
                 self._origin = value
+            elif name == b"x-forwarded-proto":
+                self._forwarded = value.lower()
             elif name == b"content-length":
                 self.length = int(value)
             elif name == b"expect":
@@ -151,6 +160,19 @@ class ChatExchange:
             if self._chunked:
                 self._connection.transport.write(b"0\r\n\r\n")
             self._complete()
+
+    def abort(self) -> None:
+        self._connection.transport.abort()
+
+    @property
+    def unsent(self) -> int:
+        return self._connection.transport.get_write_buffer_size()
+
+    @property
+    def is_secure(self) -> bool:
+        return self._connection.scheme == "https" or (
+            self._forwarded == b"https" and self._connection.is_behind_proxy
+        )
 
     def _usual(self) -> bytes:
         """Headers of every answer: date, id, CORS, and whether the connection stays."""

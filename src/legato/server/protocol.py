@@ -15,9 +15,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from legato.call import Services, new_request_id
+from legato.call import new_request_id
 from legato.core.errors import ApiError
 from legato.server.exchange import STATUS_LINES, ChatExchange
+from legato.services import Services
 
 PATH: Final = b"/v1/chat/completions"
 
@@ -41,6 +42,7 @@ class Limits(Struct, frozen=True):
     request_seconds: float = 30.0
     idle_seconds: float = 75.0
     cors_origins: frozenset[bytes] = frozenset()
+    trusted_proxies: frozenset[str] = frozenset()
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -210,6 +212,11 @@ class LegatoProtocol(HttpToolsProtocol):
     def usual_headers(self) -> list[tuple[bytes, bytes]]:
         return self.server_state.default_headers
 
+    @property
+    def is_behind_proxy(self) -> bool:
+        """Whether the peer is a proxy whose word counts."""
+        return self.client is not None and self.client[0] in self.limits.trusted_proxies
+
     def spawn(self, coroutine: Any) -> None:
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
@@ -347,7 +354,9 @@ class LegatoProtocol(HttpToolsProtocol):
             return None
         limit = self.limits.idle_seconds
         if self._idle_since is not None and now >= self._idle_since + limit:
-            self.transport.close()
+            # What a peer does not read would keep a closed transport open for ever.
+            unread = self.transport.get_write_buffer_size() > 0
+            (self.transport.abort if unread else self.transport.close)()
             return None
         return now + limit if self._idle_since is None else self._idle_since + limit
 

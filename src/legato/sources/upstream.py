@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable
 from email.utils import mktime_tz, parsedate_tz
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -12,11 +12,17 @@ from legato.core import sse
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
+from legato.core.think import Thinking
 from legato.dialects import openai
 from legato.sources.http import Connection, Pool
 
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
+
+
+#: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
+#: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
+Reasoning = Literal["field", "think-tags", "think-tags-open"]
 
 
 class Target(Struct):
@@ -56,12 +62,14 @@ class Upstream:
         wait: Callable[[], Awaitable[None]] | None = None,
         first_token_seconds: float = 120.0,
         stall_seconds: float = 60.0,
+        reasoning: Reasoning = "field",
     ) -> None:
         self.name = name
         self.model = model
         self.target = target
         self.first_token_seconds = first_token_seconds
         self.stall_seconds = stall_seconds
+        self.reasoning: Reasoning = reasoning
         self._wait = wait
 
     async def send(
@@ -83,10 +91,15 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await target.pool.connect()
-        answer = Answer(connection, stream, on_fail)
+        answer = Answer(connection, stream, on_fail, self._thinking())
         payload = openai.encode(body, request, self.model)
         connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(payload), payload), answer)
         return answer
+
+    def _thinking(self) -> Thinking | None:
+        if self.reasoning == "field":
+            return None
+        return Thinking(opened=self.reasoning == "think-tags-open")
 
 
 class Answer:
@@ -102,6 +115,7 @@ class Answer:
         "_sse",
         "_status",
         "_stream",
+        "_thinking",
     )
 
     def __init__(
@@ -109,6 +123,7 @@ class Answer:
         connection: Connection,
         stream: Stream,
         on_fail: Callable[[ApiError], None],
+        thinking: Thinking | None = None,
     ) -> None:
         self._connection: Connection | None = connection
         self._stream = stream
@@ -116,6 +131,7 @@ class Answer:
         self._sse = sse.Decoder()
         self._reader = openai.Reader()
         self._status = 0
+        self._thinking = thinking
         self._refused: bytearray | None = None  # the body of what is not a stream of events
         self._retry_after: float | None = None
         self._inflate: zlib._Decompress | None = None
@@ -194,7 +210,7 @@ class Answer:
             return
         if self._refused is not None:
             self._fail(self._refusal(bytes(self._refused)))
-        elif self._last_events():
+        elif self._last_events(None):
             self._end(None)
         self._connection = None
 
@@ -206,7 +222,7 @@ class Answer:
             self._fail(error)
         elif self._refused is not None:
             self._fail(self._refusal(bytes(self._refused)))
-        elif self._last_events():
+        elif self._last_events(error):
             self._end(error)
         self._connection = None
 
@@ -214,23 +230,25 @@ class Answer:
 
     def _events(self, events: list[sse.Event]) -> None:
         stream = self._stream
-        read = self._reader.read
+        read, thinking = self._reader.read, self._thinking
         for name, data in events:
             chunk = read(name, data)
             if chunk is None:
                 self._end(None)
                 return
-            stream.push(chunk)
+            stream.push(chunk if thinking is None else thinking.split(chunk))
             if stream.done:
                 return
 
-    def _last_events(self) -> bool:
+    def _last_events(self, cut: UpstreamError | None) -> bool:
         """What the end of the body completes; False where that was a failure."""
         try:
             self._events(self._sse.close())
         except UpstreamError as error:
-            self._fail(error)
-            return False
+            # Half an event is what a cut leaves; behind the finish it is nobody's loss.
+            if cut is None and self._stream.state is not State.FINISHED:
+                self._fail(error)
+                return False
         return True
 
     def _end(self, cut: UpstreamError | None) -> None:

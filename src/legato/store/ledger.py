@@ -115,6 +115,6 @@ async def summary(database: Database, since: float, by: By | None = None) -> dic
         rows = (await connection.execute(query)).mappings()
         return {
             "total": dict(total),
-            "outcomes": dict(outcomes.tuples().all()),
+            "outcomes": {row[0]: row[1] for row in outcomes},
             "rows": [dict(row) for row in rows],
         }

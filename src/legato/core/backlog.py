@@ -1,0 +1,47 @@
+"""What a client has not been able to take yet: its deltas merged, so that it costs its text.
+
+No token is dropped. A client that catches up gets one larger chunk instead of a thousand small
+ones.
+"""
+
+from typing import Any
+
+import msgspec
+
+from legato.core.chunk import Chunk
+from legato.core.fold import fold, plain
+from legato.core.stream import one_line
+
+
+class Backlog:
+    """Chunks of one stream, waiting. `size`: bytes of what came in, more than what it holds."""
+
+    __slots__ = ("_choices", "_extras", "_finishes", "size")
+
+    def __init__(self) -> None:
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._finishes: list[dict[str, Any]] = []
+        self._extras = b""
+        self.size = 0
+
+    def add(self, chunk: Chunk) -> None:
+        self._extras = chunk.extras
+        self.size += len(chunk.raw or b"")
+        for member in chunk.members():
+            if member.get("finish_reason") is not None:
+                self._finishes.append(member)
+            else:
+                fold(self._choices.setdefault(member["index"], {}), member)
+
+    def take(self) -> list[Chunk]:
+        """All of it in as few chunks as are legal: a delta a choice, then the finishes."""
+        choices = self._choices
+        merged: list[dict[str, Any]] = [plain(choices[index]) for index in sorted(choices)]
+        chunks = [
+            Chunk([], one_line(msgspec.json.encode([member])), extras=self._extras, fields=[member])
+            for member in (*merged, *self._finishes)
+        ]
+        self._choices.clear()
+        self._finishes.clear()
+        self.size = 0
+        return chunks

@@ -1,0 +1,108 @@
+"""`<think>…</think>` in a model's text, told apart while it streams.
+
+Only where a deployment says that its model writes it. Constant work a piece of text; what is held
+back is at most the beginning of a tag, and white space before the first one.
+"""
+
+from enum import Enum
+from typing import Any, Final
+
+from legato.core.chunk import Chunk
+
+OPEN: Final = "<think>"
+CLOSE: Final = "</think>"
+
+
+class _At(Enum):
+    START = "start"  # nothing but white space has come: a tag may open
+    THINKING = "thinking"
+    ANSWER = "answer"  # for good: a tag in the answer's own text is text
+
+
+class Splitter:
+    """The text of one choice. `feed` gives (reasoning, answer), either of them possibly empty."""
+
+    __slots__ = ("_at", "_held", "_trim")
+
+    def __init__(self, *, opened: bool = False) -> None:
+        """`opened`: the prompt has opened the tag, and the text begins inside."""
+        self._at = _At.THINKING if opened else _At.START
+        self._held = ""
+        self._trim = opened  # white space next to a tag belongs to the tag
+
+    def feed(self, text: str) -> tuple[str, str]:
+        text = self._held + text
+        self._held = ""
+        reasoning = ""
+        if self._at is _At.START:
+            start = text.lstrip()
+            if start.startswith(OPEN):
+                self._at, self._trim = _At.THINKING, True
+                text = start[len(OPEN) :]
+            elif OPEN.startswith(start):
+                self._held = text
+                return "", ""
+            else:
+                self._at = _At.ANSWER
+        if self._at is _At.THINKING:
+            thought, closed, rest = text.partition(CLOSE)
+            if not closed:
+                keep = _begins(thought)
+                if keep:
+                    thought, self._held = thought[:-keep], thought[-keep:]
+                return self._trimmed(thought), ""
+            reasoning = self._trimmed(thought)
+            self._at, self._trim = _At.ANSWER, True
+            text = rest
+        return reasoning, self._trimmed(text)
+
+    def close(self) -> tuple[str, str]:
+        """What was held back, at the end: no tag after all."""
+        held, self._held = self._held, ""
+        return (held, "") if self._at is _At.THINKING else ("", held)
+
+    def _trimmed(self, text: str) -> str:
+        if self._trim:
+            text = text.lstrip()
+            self._trim = not text
+        return text
+
+
+def _begins(text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of a closing tag."""
+    for size in range(min(len(CLOSE) - 1, len(text)), 0, -1):
+        if CLOSE.startswith(text[-size:]):
+            return size
+    return 0
+
+
+class Thinking:
+    """Chunks in which reasoning is marked as such, of chunks in which it stands between tags."""
+
+    __slots__ = ("_opened", "_splitters")
+
+    def __init__(self, *, opened: bool = False) -> None:
+        self._opened = opened
+        self._splitters: dict[int, Splitter] = {}
+
+    def split(self, chunk: Chunk) -> Chunk:
+        """The same chunk with `content` told apart; a finish brings out what was held back."""
+        members = [self._member(dict(member)) for member in chunk.members()]
+        return Chunk([], usage=chunk.usage, extras=chunk.extras, fields=members)
+
+    def _member(self, member: dict[str, Any]) -> dict[str, Any]:
+        delta: dict[str, Any] = dict(member.get("delta") or {})
+        index = member.get("index") or 0
+        splitter = self._splitters.get(index)
+        if splitter is None:
+            splitter = self._splitters[index] = Splitter(opened=self._opened)
+        content = delta.pop("content", None)
+        reasoning, answer = splitter.feed(content) if isinstance(content, str) else ("", "")
+        if member.get("finish_reason") is not None:
+            more = splitter.close()
+            reasoning, answer = reasoning + more[0], answer + more[1]
+        if reasoning:
+            delta["reasoning_content"] = (delta.get("reasoning_content") or "") + reasoning
+        if answer:
+            delta["content"] = answer
+        return member | {"delta": delta}

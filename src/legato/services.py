@@ -1,0 +1,70 @@
+"""What a call is given: its client, and what all calls share."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from legato.core.wheel import Wheel
+from legato.policy.keys import Keyring
+from legato.policy.routing import Router
+from legato.sources.upstream import Upstream
+
+
+class Client(Protocol):
+    """The client's side of one call, as the server's protocol gives it."""
+
+    authorization: bytes | None
+    body: bytes
+    received: float
+    request_id: str
+
+    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        """A whole answer."""
+
+    def start(self) -> None:
+        """Commits a 200 and a stream of events."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """Ends the body of a stream."""
+
+    def abort(self) -> None:
+        """Closes the connection without another word."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the peer has not taken."""
+        ...
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the client's line is encrypted, as far as a proxy of ours tells."""
+        ...
+
+
+class Ledger(Protocol):
+    """Takes a row when a call begins and again when it is settled."""
+
+    @property
+    def is_full(self) -> bool: ...
+    def put(self, identity: str, row: Struct) -> None: ...
+
+
+class Services(Struct):
+    """What all calls share."""
+
+    keyring: Keyring
+    router: Router
+    ledger: Ledger
+    upstreams: dict[str, Upstream]
+    wheel: Wheel
+    clock: Callable[[], float]
+    on_bug: Callable[[BaseException], None]
+    """Hears of an exception that is nobody's fault but ours."""
+    gate_seconds: float = 5.0
+    heartbeat_seconds: float = 10.0
+    stall_client_seconds: float = 120.0
+    backlog_bytes: int = 4 * 1024 * 1024
+    padding: Literal["auto", "on", "off"] = "auto"

@@ -1,0 +1,130 @@
+"""The command line from outside: what it prints, where, and its exit code."""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from legato import __version__
+from legato.cli.main import VERBS
+
+
+async def cli(*words: str, **environment: str) -> tuple[int, str, str]:
+    """Runs `legato WORDS`: (exit code, standard output, standard error)."""
+    inherited = {name: value for name, value in os.environ.items() if "LEGATO" not in name}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "legato",
+        *words,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=inherited | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"} | environment,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+async def test_help(verb: str) -> None:
+    code, out, err = await cli(*([verb] if verb else []), "--help")
+    assert (code, err) == (0, "")
+    assert "Usage:" in out
+    said = VERBS.values() if not verb else [VERBS[verb].split(",")[0].rstrip(".")]
+    for each in said:
+        assert each.split(",")[0].split()[0] in out
+
+
+async def test_version() -> None:
+    assert await cli("--version") == (0, f"legato {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [("sevre",), ("keys", "make"), ("serve", "--prot", "1")])
+async def test_what_is_unknown(words: tuple[str, ...]) -> None:
+    code, out, err = await cli(*words)
+    assert (code, out) == (2, "")
+    assert words[-1].lstrip("-") in err or words[1].lstrip("-") in err
+    assert "Traceback" not in err
+
+
+BAD = {
+    "unknown key": "[server]\nprot = 1\n",
+    "range": "[server]\nport = 70000\n",
+    "no toml": "[server\n",
+    "unknown model": "[[engine.models]]\nname = 'no-such-model'\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_settings_are_one_sentence_and_2(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(BAD[name])
+    words = ("--config", str(file), "--data", str(tmp_path))
+    code, out, err = await cli("serve", *words, LEGATO_MODELS=str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("legato: ")
+    assert err.count("\n") == 1
+
+
+async def test_an_unknown_variable_is_one_sentence_and_2(tmp_path: Path) -> None:
+    code, _, err = await cli("config", "show", LEGATO_PROT="1")
+    assert code == 2
+    assert err.startswith("legato: LEGATO_PROT: unknown setting")
+    assert err.count("\n") == 1
+
+
+async def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "legato.toml"
+    file.write_text(
+        '[[deployments]]\nname = "a"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n'
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, out, err = await cli(
+            "serve", "--config", str(file), "--data", str(tmp_path), "--port", port
+        )
+    assert code not in (0, None)
+    assert out == ""
+    assert "Traceback" not in err
+    assert port in err
+    assert err.count("\n") == 1
+
+
+async def test_config_init_and_show(tmp_path: Path) -> None:
+    file = str(tmp_path / "new.toml")
+    assert await cli("config", "init", file) == (0, f"wrote {file}\n", "")
+    code, out, err = await cli("config", "init", file)
+    assert (code, out) == (1, "")
+    assert err == f"legato: {file} is there already; remove it first\n"
+    code, out, err = await cli("config", "show", "--config", file, LEGATO_PORT="7")
+    assert (code, err) == (0, "")
+    assert "port = 7\n" in out
+
+
+async def test_models_list_and_remove(tmp_path: Path) -> None:
+    where = {"LEGATO_MODELS": str(tmp_path)}
+    code, out, err = await cli("models", "list", **where)
+    assert (code, err) == (0, "")
+    assert "smollm2-135m " in out
+    assert "Apache-2.0" in out
+    fetched = tmp_path / "hub" / "o" / "r" / "f.gguf"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"GGUF")
+    name = "hf:o/r/f.gguf"
+    assert await cli("models", "remove", name, **where) == (0, f"removed {name}\n", "")
+    assert not fetched.exists()
+    code, _, err = await cli("models", "remove", name, **where)
+    assert (code, err) == (1, f"legato: nothing was fetched for {name}\n")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "hf:../../x", "hf:o/../x.gguf"])
+async def test_models_remove_what_is_no_model(tmp_path: Path, name: str) -> None:
+    code, out, err = await cli("models", "remove", name, LEGATO_MODELS=str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("legato: ")
+    assert err.count("\n") == 1

@@ -1,0 +1,373 @@
+"""OpenAI's dialect: the request that goes out, the events that come back, what a refusal means."""
+
+import json
+from typing import Any
+
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.errors import ApiError, UpstreamError
+from legato.core.request import parse
+from legato.dialects.openai import END, Reader, encode, headers, no_stream, refusal
+
+HELLO = b'{"model":"public","messages":[{"role":"user","content":"Hello"}]'
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+def encoded(more: bytes = b"") -> bytes:
+    body = HELLO + more + b"}"
+    return encode(body, parse(body), "theirs")
+
+
+def test_a_request_byte_by_byte() -> None:
+    assert encoded() == (
+        b'{"model":"theirs","messages":[{"role":"user","content":"Hello"}],"stream":true,'
+        b'"stream_options":{"include_usage":true}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b',"stream":false',
+        b',"stream":true,"stream_options":{"include_usage":false,"include_obfuscation":true}',
+        b',"stream":null,"stream_options":null',
+    ],
+)
+def test_always_a_stream_always_with_usage(more: bytes) -> None:
+    sent = json.loads(encoded(more))
+    assert sent["stream"] is True
+    assert sent["stream_options"] == {"include_usage": True}
+    assert sent["model"] == "theirs"
+
+
+UNKNOWN = {
+    "numbers": b',"top_k":7,"exact":1.10,"big":' + b"9" * 100,
+    "spaces": b',"guided":{ "regex" : "a.*" }',
+    "escapes": rb',"x":"\u00e9\/\ud83d\udc0e"',
+    "typed, but as it came": b',"temperature":0.70,"stop":[ "x" ]',
+    "null": b',"x":null',
+    "separators": ',"x":"\u2028"'.encode(),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_ours_to_say_goes_out_byte_by_byte(name: str) -> None:
+    more = UNKNOWN[name]
+    assert encoded(more) == (
+        b'{"model":"theirs","messages":[{"role":"user","content":"Hello"}]'
+        + more
+        + b',"stream":true,"stream_options":{"include_usage":true}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"), [(None, []), ("", []), ("k", [("authorization", "Bearer k")])]
+)
+def test_headers(key: str | None, wanted: list[tuple[str, str]]) -> None:
+    assert headers(key) == wanted
+
+
+# What comes back
+
+TEXT = '[{"index":0,"delta":{"content":"a"},"finish_reason":null}]'
+
+
+def chunk(data: str, name: bytes = b"", reader: Reader | None = None) -> Chunk:
+    read = (reader or Reader()).read(name, data.encode())
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize("data", [b"[DONE]", b" [DONE]", b"[DONE] "])
+def test_done(data: bytes) -> None:
+    assert Reader().read(b"", data) is END
+
+
+# data, choices as JSON, usage, extras
+SHAPES: dict[str, tuple[str, str, Any, str]] = {
+    "plain": (
+        f'{{"id":"x","object":"o","created":1,"model":"m","choices":{TEXT}}}',
+        TEXT,
+        None,
+        "",
+    ),
+    "bare": (f'{{"choices":{TEXT}}}', TEXT, None, ""),
+    "odd heads": (f'{{"id":7,"created":1.5,"model":null,"choices":{TEXT}}}', TEXT, None, ""),
+    "spaces": (f' {{ "choices" : {TEXT} }} ', TEXT, None, ""),
+    "usage null": (f'{{"choices":{TEXT},"usage":null}}', TEXT, None, ""),
+    "usage": ('{"choices":[],"usage":{"a":1}}', "[]", {"a": 1}, ""),
+    "usage beside choices": (f'{{"choices":{TEXT},"usage":{{"a":1}}}}', TEXT, {"a": 1}, ""),
+    "usage alone": ('{"usage":{"a":1}}', "[]", {"a": 1}, ""),
+    "choices null": ('{"choices":null,"usage":{"a":1}}', "[]", {"a": 1}, ""),
+    "choices null, more unknown": ('{"choices":null,"x":1}', "[]", None, ',"x":1'),
+    "tier": (f'{{"choices":{TEXT},"service_tier":"flex"}}', TEXT, None, ',"service_tier":"flex"'),
+    "fingerprint": (
+        f'{{"system_fingerprint":"f","choices":{TEXT}}}',
+        TEXT,
+        None,
+        ',"system_fingerprint":"f"',
+    ),
+    "both": (
+        f'{{"service_tier":"t","choices":{TEXT},"system_fingerprint":"f"}}',
+        TEXT,
+        None,
+        ',"service_tier":"t","system_fingerprint":"f"',
+    ),
+    "unknown": (
+        f'{{"provider":"p","choices":{TEXT},"cost":1.10,"usage":null}}',
+        TEXT,
+        None,
+        ',"provider":"p","cost":1.10',
+    ),
+    "error null": (f'{{"error":null,"choices":{TEXT}}}', TEXT, None, ""),
+    "named": (f'{{"choices":{TEXT}}}', TEXT, None, ""),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_shapes_of_a_chunk(name: str) -> None:
+    data, raw, usage, extras = SHAPES[name]
+    reader = Reader()
+    for read in (chunk(data, reader=reader), chunk(data, b"message", reader=reader)):
+        assert read.raw == raw.encode()
+        assert [each.index for each in read.choices] == [0] * len(json.loads(raw))
+        assert read.usage == usage
+        assert sorted(read.extras.split(b",")) == sorted(extras.encode().split(b","))
+
+
+def test_an_upstream_with_unknown_members_is_read_the_same_before_and_after() -> None:
+    reader = Reader()
+    plain = f'{{"id":"x","choices":{TEXT},"system_fingerprint":"f"}}'
+    before = chunk(plain, reader=reader)
+    chunk('{"choices":[],"provider":"p"}', reader=reader)
+    after = chunk(plain, reader=reader)
+    assert (before.raw, before.extras) == (after.raw, after.extras)
+    assert before.choices == after.choices
+
+
+def test_a_choice_as_it_is_typed() -> None:
+    (choice,) = chunk(
+        '{"choices":[{"index":2,"delta":{"reasoning":"r","x":1},"finish_reason":"stop"}]}'
+    ).choices
+    assert (choice.index, choice.finish_reason, choice.delta.reasoning) == (2, "stop", "r")
+
+
+# name, data, status, code, message
+ERRORS: dict[str, tuple[bytes, str, int, str, str]] = {
+    "object": (b"", '{"error":{"message":"no","code":"c","type":"t"}}', 502, "c", "no"),
+    "type alone": (b"", '{"error":{"message":"no","type":"t"}}', 502, "t", "no"),
+    "text": (b"", '{"error":"no"}', 502, "upstream_error", "no"),
+    "empty object": (b"", '{"error":{}}', 502, "upstream_error", "gave no reason"),
+    "list": (b"", '{"error":[1]}', 502, "upstream_error", "gave no reason"),
+    "message null": (b"", '{"error":{"message":null}}', 502, "upstream_error", "gave no reason"),
+    "detail": (b"", '{"error":{"detail":"no"}}', 502, "upstream_error", "no"),
+    "code 429": (b"", '{"error":{"message":"no","code":429}}', 429, "upstream_error", "no"),
+    "code 503": (b"", '{"error":{"message":"no","code":503}}', 503, "upstream_error", "no"),
+    "code 408": (b"", '{"error":{"message":"no","code":408}}', 504, "upstream_error", "no"),
+    "code 401": (b"", '{"error":{"message":"no","code":401}}', 502, "upstream_error", "no"),
+    "code 7": (b"", '{"error":{"message":"no","code":7}}', 502, "upstream_error", "no"),
+    "beside choices": (b"", f'{{"choices":{TEXT},"error":"no"}}', 502, "upstream_error", "no"),
+    "object error": (
+        b"",
+        '{"object":"error","message":"no","code":400}',
+        502,
+        "upstream_error",
+        "no",
+    ),
+    "object error, spaces": (
+        b"",
+        '{ "object": "error", "message": "no" }',
+        502,
+        "upstream_error",
+        "no",
+    ),
+    "event": (b"error", '{"message":"no","type":"t"}', 502, "t", "no"),
+    "event and error": (b"error", '{"error":{"message":"no"}}', 502, "upstream_error", "no"),
+    "event alone": (b"error", "{}", 502, "upstream_error", "gave no reason"),
+    "event with choices": (b"error", '{"choices":[]}', 502, "upstream_error", "gave no reason"),
+    "a long message": (b"", f'{{"error":"{"x" * 9000}"}}', 502, "upstream_error", "x" * 500),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("opened", [False, True], ids=["first", "after unknown members"])
+def test_an_error_in_the_stream(name: str, opened: bool) -> None:
+    event, data, status, code, message = ERRORS[name]
+    reader = Reader()
+    if opened:
+        chunk('{"choices":[],"provider":"p"}', reader=reader)
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(event, data.encode())
+    error = caught.value
+    assert (error.status, error.code) == (status, code)
+    assert message in error.message
+    assert len(error.message) <= 500
+
+
+MALFORMED: dict[str, str] = {
+    "nothing": "",
+    "words": "hello",
+    "half": f'{{"choices":{TEXT}',
+    "two": "{}{}",
+    "list": "[]",
+    "text": '"x"',
+    "null": "null",
+    "choices object": '{"choices":{}}',
+    "choices text": '{"choices":"x"}',
+    "choice text": '{"choices":["x"]}',
+    "index text": '{"choices":[{"index":"0","delta":{}}]}',
+    "delta text": '{"choices":[{"index":0,"delta":"x"}]}',
+    "content number": '{"choices":[{"index":0,"delta":{"content":7}}]}',
+    "finish number": '{"choices":[{"index":0,"delta":{},"finish_reason":7}]}',
+    "usage number": '{"usage":7}',
+    "usage list": '{"usage":[],"x":1}',
+    "nan": '{"choices":[],"x":NaN}',
+    "done in quotes": '"[DONE]"',
+    "deep choices": '{"choices":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deep unknown member": '{"x":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deep delta": '{"choices":[{"index":0,"delta":{"x":' + "[" * 9000 + "]" * 9000 + "}}]}",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("opened", [False, True], ids=["first", "after unknown members"])
+def test_what_is_no_chunk_is_the_upstreams_failure(name: str, opened: bool) -> None:
+    reader = Reader()
+    if opened:
+        chunk('{"choices":[],"provider":"p"}', reader=reader)
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(b"", MALFORMED[name].encode())
+    assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
+
+
+@pytest.mark.parametrize(
+    ("said", "progress"),
+    [
+        ('{"total":100,"processed":25}', 0.25),
+        ('{"total":100,"processed":100,"cache":3}', 1.0),
+        ('{"total":100,"processed":900}', 1.0),
+        ('{"total":100,"processed":-5}', 0.0),
+        ('{"total":100}', 0.0),
+        ('{"total":0,"processed":0}', None),
+        ("{}", None),
+        ("null", None),
+        ("7", None),
+        ('{"total":"x","processed":1}', None),
+        ('{"total":10,"processed":"1"}', None),
+        ('{"total":10,"processed":null}', None),
+    ],
+)
+def test_the_prefills_progress_is_noted_or_passed_over(said: str, progress: float | None) -> None:
+    reader = Reader()
+    read = chunk(f'{{"choices":[],"prompt_progress":{said}}}', reader=reader)
+    assert reader.progress == progress
+    assert read.extras == b"", "it is not the client's business"
+
+
+# status, body, our status, code, part of the message, is it the upstream's fault
+REFUSALS: dict[str, tuple[int, str, int, str, str, bool]] = {
+    "400": (400, '{"error":{"message":"no","code":"c"}}', 400, "c", "no", False),
+    "400 without code": (400, '{"error":{"message":"no"}}', 400, "invalid_request", "no", False),
+    "400 page": (400, "<html>", 400, "invalid_request", "gave no reason", False),
+    "400 too long by code": (
+        400,
+        '{"error":{"message":"no","code":"context_length_exceeded"}}',
+        400,
+        "context_length_exceeded",
+        "no",
+        False,
+    ),
+    "400 too long by llama.cpp": (
+        400,
+        '{"error":{"code":400,"message":"no","type":"exceed_context_size_error"}}',
+        400,
+        "context_length_exceeded",
+        "no",
+        False,
+    ),
+    "400 too long by words": (
+        400,
+        '{"error":{"message":"maximum context length is 8"}}',
+        400,
+        "context_length_exceeded",
+        "maximum",
+        False,
+    ),
+    "413 too long": (
+        413,
+        '{"message":"over the context size"}',
+        400,
+        "context_length_exceeded",
+        "over",
+        False,
+    ),
+    "422": (422, '{"detail":"no"}', 400, "invalid_request", "no", False),
+    "413": (413, '{"error":"big"}', 400, "invalid_request", "big", False),
+    "401": (
+        401,
+        '{"error":{"message":"bad key","code":"k"}}',
+        502,
+        "upstream_401",
+        "bad key",
+        True,
+    ),
+    "403": (403, "", 502, "upstream_403", "403", True),
+    "404": (404, '{"error":{"message":"no model"}}', 502, "upstream_404", "no model", True),
+    "408": (408, "", 504, "upstream_408", "408", True),
+    "429": (429, '{"error":"slow"}', 429, "upstream_rate_limited", "slow", True),
+    "500": (500, '{"error":{"message":"no","code":"c"}}', 502, "upstream_500", "no", True),
+    "502": (502, "<html>", 502, "upstream_502", "502", True),
+    "503": (503, "", 503, "upstream_503", "503", True),
+    "504": (504, "", 504, "upstream_504", "504", True),
+    "302": (302, "", 502, "upstream_302", "302", True),
+    "500 list": (500, "[]", 502, "upstream_500", "gave no reason", True),
+    "500 number": (500, "7", 502, "upstream_500", "gave no reason", True),
+    "500 deep": (500, "[" * 100_000, 502, "upstream_500", "gave no reason", True),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_refusal_means(name: str) -> None:
+    status, body, ours, code, message, theirs = REFUSALS[name]
+    error = refusal(status, body.encode(), 3.0)
+    assert (error.status, error.code) == (ours, code)
+    assert message in error.message
+    assert isinstance(error, UpstreamError) is theirs
+    assert error.retry_after == (3.0 if theirs else None)
+
+
+@pytest.mark.parametrize(
+    ("param", "shown"), [('"top_k"', "top_k"), ("null", None), ("7", None), ('["x"]', None)]
+)
+def test_the_field_that_an_upstream_names_is_passed_on(param: str, shown: str | None) -> None:
+    error = refusal(400, b'{"error":{"message":"no","param":%b}}' % param.encode())
+    assert error.param == shown
+
+
+def test_bytes_that_are_no_utf8_in_a_refusal() -> None:
+    assert refusal(500, b'{"error":"\xff"}').code == "upstream_500"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b'{"error":{"message":"no","code":"c"}}', "c", "no"),
+        (b'{"object":"error","message":"no"}', "upstream_error", "no"),
+        (b"<html>", "upstream_error", "not a stream"),
+        (b"", "upstream_error", "not a stream"),
+        (b'{"choices":[]}', "upstream_error", "not a stream"),
+        (b"\xff", "upstream_error", "not a stream"),
+        (b"[" * 100_000, "upstream_error", "not a stream"),
+    ],
+    ids=["error", "object", "page", "empty", "answer", "bytes", "deep"],
+)
+def test_what_200_without_a_stream_means(body: bytes, code: str, message: str) -> None:
+    error = no_stream(body)
+    assert isinstance(error, ApiError)
+    assert (error.status, error.code) == (502, code)
+    assert message in error.message

@@ -1,0 +1,225 @@
+"""Settings: what goes before what, and the sentence that tells where a mistake stands."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from legato.cli.config import TEMPLATE, _toml
+from legato.settings import DEFAULT_MODELS, Settings, SettingsError, load, show
+
+DEPLOYMENT = '[[deployments]]\nname = "a"\nbase_url = "http://h/v1"\nmodel = "m"\n'
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "legato.toml"
+
+
+def read(
+    file: Path, text: str, flags: dict[str, Any] | None = None, /, **environment: str
+) -> Settings:
+    file.write_text(text)
+    return load(file, flags, environment)
+
+
+def mistake(
+    file: Path, text: str, flags: dict[str, Any] | None = None, /, **environment: str
+) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read(file, text, flags, **environment)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said.replace(str(file), "FILE")
+
+
+def test_nothing_said(file: Path) -> None:
+    settings = read(file, "")
+    assert settings == Settings()
+    assert [each.name for each in settings.engine_models] == list(DEFAULT_MODELS)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_environment", "flag", "port"),
+    [
+        (None, None, None, 8000),
+        (1, None, None, 1),
+        (1, 2, None, 2),
+        (1, 2, 3, 3),
+        (1, None, 3, 3),
+        (None, 2, None, 2),
+        (None, None, 3, 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["LEGATO_PORT", "LEGATO_SERVER_PORT"])
+def test_a_flag_goes_before_the_environment_before_the_file(
+    file: Path,
+    in_file: int | None,
+    in_environment: int | None,
+    flag: int | None,
+    port: int,
+    name: str,
+) -> None:
+    text = "" if in_file is None else f"[server]\nport = {in_file}\n"
+    environment = {} if in_environment is None else {name: str(in_environment)}
+    settings = read(file, text, {"server.port": flag, "data": None}, **environment)
+    assert settings.server.port == port
+    assert settings.server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("LEGATO_HOST", "::", lambda s: s.server.host == "::"),
+        ("LEGATO_DATA", "/d", lambda s: s.data == "/d"),
+        ("LEGATO_MODELS", "/m", lambda s: s.models == "/m"),
+        ("LEGATO_SERVER_IDLE_SECONDS", "7.5", lambda s: s.server.idle_seconds == 7.5),
+        ("LEGATO_STREAMS_GATE_SECONDS", "1", lambda s: s.streams.gate_seconds == 1.0),
+        ("LEGATO_ENGINE_SLOTS", "3", lambda s: s.engine.slots == 3),
+        ("LEGATO_SERVER_CORS_ORIGINS", "a,b", lambda s: s.server.cors_origins == ("a", "b")),
+        ("LEGATO_API_KEY", "x", lambda s: s == Settings()),
+        ("LEGATO_BASE_URL", "x", lambda s: s == Settings()),
+        ("LEGATOXYZ", "x", lambda s: s == Settings()),
+    ],
+)
+def test_the_environment(file: Path, name: str, value: str, found: Any) -> None:
+    assert found(read(file, "", **{name: value}))
+
+
+def test_the_file_that_the_environment_names(file: Path) -> None:
+    file.write_text("[server]\nport = 7\n")
+    assert load(None, None, {"LEGATO_CONFIG": str(file)}).server.port == 7
+
+
+# text, environment, flags, parts that are said
+MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
+    "unknown key": (
+        "[server]\nhost = 'x'\nprot = 1\n",
+        {},
+        {},
+        ["FILE:3: server.prot: unknown setting", "allowed here: host, port,"],
+    ),
+    "unknown section": (
+        "\n[sever]\nport = 1\n",
+        {},
+        {},
+        ["FILE:2: sever: unknown", "server, streams"],
+    ),
+    "unknown at the top": ("prot = 1\n", {}, {}, ["FILE:1: prot: unknown setting"]),
+    "type": ("[server]\nport = 'x'\n", {}, {}, ["FILE:2: server.port: expected `int`"]),
+    "range": ("[server]\n\nport = 65536\n", {}, {}, ["FILE:3: server.port: ", "<= 65535"]),
+    "zero seconds": (
+        "[streams]\ngate_seconds = 0\n",
+        {},
+        {},
+        ["FILE:2: streams.gate_seconds", "> 0"],
+    ),
+    "nan seconds": ("[streams]\ngate_seconds = nan\n", {}, {}, ["FILE:2: streams.gate_seconds"]),
+    "second deployment": (
+        DEPLOYMENT + DEPLOYMENT + "bogus = 1\n",
+        {},
+        {},
+        ["FILE:9: deployments[1].bogus: unknown setting", "name, base_url, model"],
+    ),
+    "missing": ("[[deployments]]\nname = 'a'\n", {}, {}, ["FILE", "base_url: is required"]),
+    "dialect": (DEPLOYMENT + "dialect = 'x'\n", {}, {}, ["FILE:5: deployments[0].dialect", "'x'"]),
+    "list in the second route": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'a'\ndeployments = ['a']\n"
+        "[[routes]]\nmodel = 'b'\ndeployments = [7]\n",
+        {},
+        {},
+        ["FILE:10: routes[1].deployments[0]: expected `str`"],
+    ),
+    "url": (DEPLOYMENT.replace("http:", "ftp:"), {}, {}, ["FILE", "`a`", "base_url", "http://"]),
+    "api key": (DEPLOYMENT + "api_key = 'a b'\n", {}, {}, ["FILE", "`a`", "api_key"]),
+    "twice": (DEPLOYMENT * 2, {}, {}, ["FILE", "deployments.name", "`a` is there twice"]),
+    "route to nowhere": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'x'\ndeployments = ['b']\n",
+        {},
+        {},
+        ["FILE", "routes `x`", "no deployment `b`", "there are: a"],
+    ),
+    "tls half": (
+        "[server]\ntls_cert = 'x'\n",
+        {},
+        {},
+        ["FILE", "tls_cert and tls_key go together"],
+    ),
+    "no toml": ("[server\n", {}, {}, ["FILE", "line 1"]),
+    "unknown variable": ("", {"LEGATO_PROT": "1"}, {}, ["LEGATO_PROT: unknown", "LEGATO_PORT"]),
+    "unknown in a section": ("", {"LEGATO_SERVER_PROT": "1"}, {}, ["LEGATO_SERVER_PROT: unknown"]),
+    "variable's type": ("", {"LEGATO_PORT": "x"}, {}, ["LEGATO_PORT: server.port: expected `int`"]),
+    "flag's range": ("", {}, {"server.port": -1}, ["--port: server.port: ", ">= 0"]),
+    "flag with a dash": ("", {}, {"server.tls_cert": 7}, ["--tls-cert: server.tls_cert"]),
+    "model flag": ("", {}, {"engine.models": [{"name": ""}]}, ["--model: engine.models[0].name"]),
+    "missing in the environment": (
+        DEPLOYMENT + "api_key = '${NOT_THERE}'\n",
+        {},
+        {},
+        ["FILE", "deployments[0].api_key", "NOT_THERE"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_where_it_was_made(file: Path, name: str) -> None:
+    text, environment, flags, parts = MISTAKES[name]
+    said = mistake(file, text, flags, **environment)
+    for part in parts:
+        assert part in said
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no configuration file"):
+        load(tmp_path / "none.toml", None, {})
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(tmp_path, None, {})
+
+
+def test_variables_in_strings(file: Path) -> None:
+    text = DEPLOYMENT + 'api_key = "a${ONE}b${TWO}"\n[server]\ncors_origins = ["${ONE}", "$ONE"]\n'
+    settings = read(file, text, ONE="1", TWO="${ONE}")
+    assert settings.deployments[0].api_key == "a1b${ONE}"
+    assert settings.server.cors_origins == ("1", "$ONE")
+
+
+def test_secrets_are_hidden_and_all_else_is_shown(file: Path) -> None:
+    settings = read(file, DEPLOYMENT + 'api_key = "s3cret"\n[server]\nport = 7\n')
+    shown = show(settings)
+    assert "s3cret" not in repr(shown)
+    assert shown["deployments"][0]["api_key"] == "********"
+    assert shown["server"]["port"] == 7
+
+
+@pytest.mark.parametrize(
+    "folder", ["/d", '/a"b\\c', "/ž", "/🐎"], ids=["plain", "quote", "bmp", "beyond"]
+)
+def test_what_is_shown_is_a_file_that_says_the_same(file: Path, folder: str) -> None:
+    settings = read(file, DEPLOYMENT + "[engine]\nslots = 2\n", {"data": folder})
+    shown = _toml(show(settings))
+    again = read(file, shown)
+    assert again.data == folder
+    assert show(again) == show(settings)
+
+
+def test_the_template_says_the_defaults(file: Path) -> None:
+    assert read(file, TEMPLATE) == Settings()
+
+
+def test_the_template_s_examples_are_right(file: Path) -> None:
+    text = re.sub(r"(?m)^# ?(\[\[?[\w.]+\]\]?$|\w+ = )", r"\1", TEMPLATE)
+    settings = read(file, text, UPSTREAM_KEY="k")
+    assert settings.deployments[0].api_key == "k"
+    assert settings.routes[0].deployments == ("primary",)
+    tree = tomllib.loads(text)
+    for section in ("server", "streams", "engine"):
+        known = set(getattr(Settings(), section).__struct_fields__)
+        assert set(tree[section]) <= known
+        assert known - set(tree[section]) <= {"start_seconds"}
