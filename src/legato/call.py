@@ -14,7 +14,7 @@ from typing import Final
 
 from legato.core.collect import Collector
 from legato.core.errors import ApiError, UpstreamError, internal, timed_out, unavailable
-from legato.core.frames import FrameWriter
+from legato.core.frames import KEEP_ALIVE, FrameWriter
 from legato.core.request import ChatRequest, parse
 from legato.core.stream import State, Stream
 from legato.policy.ledger import Row, close
@@ -268,6 +268,12 @@ class Call:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
+    def _comment(self) -> bytes:
+        progress = self._answer.progress if self._answer is not None else None
+        if progress is None or self._stream.state is not State.WAITING:
+            return KEEP_ALIVE
+        return b": prefill %d%%\n\n" % round(progress * 100)
+
     def _hold(self) -> None:
         """More waits for the client than memory is given for."""
         if not self._held and self._answer is not None:
@@ -311,7 +317,7 @@ class Call:
         silent_since = max(self._stream.meter.last, self._beat)
         if now >= silent_since + self._services.heartbeat_seconds:
             self._beat = silent_since = now
-            writer.comment()
+            writer.comment(self._comment())
         return silent_since + self._services.heartbeat_seconds
 
     def _watch_client(self, writer: FrameWriter, now: float) -> float:

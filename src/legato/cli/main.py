@@ -16,6 +16,7 @@ VERBS: Final = {
     "keys": "Make, list and revoke API keys.",
     "models": "List, fetch and remove model files.",
     "usage": "Show the calls and their tokens.",
+    "mock": "Play scripted streams, broken ones too, to try a client against.",
     "config": "Show the settings in force, or write a commented file.",
 }
 

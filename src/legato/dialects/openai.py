@@ -1,6 +1,6 @@
 """OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -21,7 +21,14 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {api_key}")] if api_key else []
 
 
-def encode(body: bytes, request: ChatRequest, model: str) -> bytes:
+#: How a server is told how much to think. as-is: in the client's own words; llama: llama.cpp's.
+Reasoning = Literal["as-is", "llama"]
+
+#: Tokens of thinking that llama.cpp is given for an effort; `none` switches the template.
+BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
+
+
+def encode(body: bytes, request: ChatRequest, model: str, reasoning: Reasoning = "as-is") -> bytes:
     """The upstream's request body: the client's, byte for byte, but for what is ours to say.
 
     Always a stream, always with usage: a client that asked for neither gets a fold of the stream.
@@ -30,7 +37,25 @@ def encode(body: bytes, request: ChatRequest, model: str) -> bytes:
     fields["model"] = model
     fields["stream"] = True
     fields["stream_options"] = {"include_usage": True}
+    if reasoning == "llama":
+        _tell_llama(fields, request)
     return msgspec.json.encode(fields)
+
+
+def _tell_llama(fields: dict[str, Any], request: ChatRequest) -> None:
+    fields["return_progress"] = True
+    fields.pop("reasoning_effort", None)
+    fields.pop("thinking", None)
+    effort, thinking = request.reasoning_effort, request.thinking
+    budget = BUDGETS.get(effort or "")
+    if thinking is not None and thinking.budget_tokens is not None:
+        budget = thinking.budget_tokens
+    if effort == "none" or (thinking is not None and thinking.type == "disabled"):
+        said = fields.get("chat_template_kwargs")
+        given = as_object(msgspec.json.decode(said)) if said is not None else None
+        fields["chat_template_kwargs"] = (given or {}) | {"enable_thinking": False}
+    elif budget is not None:
+        fields.setdefault("thinking_budget_tokens", budget)
 
 
 # The members that every chunk has, and the ones that are ours to say. Others survive as `extras`.

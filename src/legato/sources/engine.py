@@ -111,7 +111,7 @@ class Engine:
     ) -> None:
         """`on_event(event, **facts)` hears of starts and deaths."""
         self.model = model
-        self.upstream = Upstream(model.name, model.name, wait=self.ready)
+        self.upstream = Upstream(model.name, model.name, wait=self.ready, effort="llama")
         self.key = ""
         self.problem: str | None = None
         self._clock = clock

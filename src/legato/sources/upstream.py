@@ -63,6 +63,7 @@ class Upstream:
         first_token_seconds: float = 120.0,
         stall_seconds: float = 60.0,
         reasoning: Reasoning = "field",
+        effort: openai.Reasoning = "as-is",
     ) -> None:
         self.name = name
         self.model = model
@@ -70,6 +71,7 @@ class Upstream:
         self.first_token_seconds = first_token_seconds
         self.stall_seconds = stall_seconds
         self.reasoning: Reasoning = reasoning
+        self.effort: openai.Reasoning = effort
         self._wait = wait
 
     async def send(
@@ -92,7 +94,7 @@ class Upstream:
         if connection is None:
             connection = await target.pool.connect()
         answer = Answer(connection, stream, on_fail, self._thinking())
-        payload = openai.encode(body, request, self.model)
+        payload = openai.encode(body, request, self.model, self.effort)
         connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(payload), payload), answer)
         return answer
 
