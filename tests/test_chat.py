@@ -135,7 +135,9 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         # Without a controlling terminal, Ctrl-C would be no signal.
         launch = (
-            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            # A suite that was started in the background has Ctrl-C ignored, and hands that down.
+            " signal.signal(signal.SIGINT, signal.SIG_DFL);"
             " os.execv(sys.executable, [sys.executable, '-m', 'legato', 'chat', *sys.argv[1:]])"
         )
         self.process = subprocess.Popen(

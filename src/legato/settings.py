@@ -115,6 +115,7 @@ _SHORT: Final = {
     "LEGATO_PORT": ("server", "port"),
     "LEGATO_DATA": ("data",),
     "LEGATO_MODELS": ("models",),
+    "LEGATO_MODEL": ("engine", "models"),
     "LEGATO_TLS_CERT": ("server", "tls_cert"),
     "LEGATO_TLS_KEY": ("server", "tls_key"),
 }
@@ -160,6 +161,13 @@ def _flag(dotted: str) -> str:
     return "--model" if dotted == "engine.models" else f"--{name.replace('_', '-')}"
 
 
+def engine_model(name: str) -> dict[str, str]:
+    """What `--model` says: a known name is itself; a file is called by its stem."""
+    if "/" in name or name.endswith(".gguf"):
+        return {"name": Path(name).stem, "path": name}
+    return {"name": name}
+
+
 def show(settings: Settings) -> dict[str, Any]:
     """The settings as plain values, secrets hidden."""
 
@@ -195,8 +203,8 @@ def _read(config: Path | None, environment: Mapping[str, str]) -> tuple[str, str
 
 def _from_environment(
     environment: Mapping[str, str],
-) -> list[tuple[str, tuple[str, ...], str | list[str]]]:
-    found: list[tuple[str, tuple[str, ...], str | list[str]]] = []
+) -> list[tuple[str, tuple[str, ...], Any]]:
+    found: list[tuple[str, tuple[str, ...], Any]] = []
     for name in sorted(environment):
         if not name.startswith("LEGATO_") or name in _OTHER:
             continue
@@ -206,8 +214,12 @@ def _from_environment(
                 f"{name}: unknown setting; allowed are {', '.join((*_SHORT, *_OTHER))}"
                 " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
             )
-        value = environment[name]
-        found.append((name, where, value.split(",") if where[-1] in _LISTS else value))
+        value: Any = environment[name]
+        if where == ("engine", "models"):
+            value = [engine_model(each) for each in value.split(",")]
+        elif where[-1] in _LISTS:
+            value = value.split(",")
+        found.append((name, where, value))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from legato.cli.terminal import Bar, settings, stop
-from legato.settings import EngineModel, Settings
+from legato.settings import EngineModel, Settings, engine_model
 from legato.sources.catalog import Catalog, UnknownModel
 from legato.sources.fetch import FetchError
 
@@ -38,17 +38,10 @@ def serve(
         data=data,
         server__tls_cert=tls_cert,
         server__tls_key=tls_key,
-        engine__models=[_engine_model(each) for each in model] if model else None,
+        engine__models=[engine_model(each) for each in model] if model else None,
     )
     files = _model_files(chosen)
     _run(chosen, files)
-
-
-def _engine_model(name: str) -> dict[str, str]:
-    """A known name is itself; a file is called by its stem."""
-    if "/" in name or name.endswith(".gguf"):
-        return {"name": Path(name).stem, "path": name}
-    return {"name": name}
 
 
 def _model_files(chosen: Settings) -> dict[str, Path]:
