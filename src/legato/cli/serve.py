@@ -1,6 +1,7 @@
 """`legato serve`: start the server, and say what to paste."""
 
 import asyncio
+import gc
 import shlex
 import shutil
 import sys
@@ -74,6 +75,7 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         server = app.server()
         try:
             await app.open()
+            _tune_collector()
             greeting = asyncio.create_task(_greet(app, server))
             await server.serve()
             greeting.cancel()
@@ -86,6 +88,14 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         sys.exit(130)
     except OSError as error:
         stop(error)
+
+
+def _tune_collector() -> None:
+    """What lives as long as the server is not looked at again, and what a chunk makes and drops is
+    looked at less often: with Python's defaults the collector took a seventh of a chunk's cost."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _greet(app: "object", server: "object") -> None:
