@@ -80,6 +80,8 @@ class Call:
 
     async def run(self) -> None:
         self._task = asyncio.current_task()
+        if self._gone:
+            return  # before its turn had come
         try:
             request = self._admit()
             await self._open(request)
@@ -174,6 +176,7 @@ class Call:
         for fresh in (False, True):
             self._opened = loop.create_future()
             self._asked = self._services.clock()
+            self._answer = None
             self._answer = await upstream.send(
                 body, request, self._stream, self._on_fail, fresh=fresh
             )
@@ -296,21 +299,24 @@ class Call:
             else:
                 due.append(self._heartbeat(self._writer, now))
                 due.append(self._watch_client(self._writer, now))
-        upstream = self._upstream
-        if upstream is not None:
-            if stream.state is State.WAITING:
-                limit = self._asked + upstream.first_token_seconds
-            elif stream.state is State.OPEN:
-                limit = stream.meter.last + upstream.stall_seconds
-            else:
-                limit = stream.meter.last + LINGER
-            if self._held:
-                limit = now + upstream.stall_seconds  # it is we who do not read
-            if now >= limit:
-                self._give_up()
-            else:
-                due.append(limit)
+        limit = self._patience(now)
+        if now >= limit:
+            self._give_up()
+        else:
+            due.append(limit)
         return None if stream.done else min(due)
+
+    def _patience(self, now: float) -> float:
+        """Until when the upstream may be silent."""
+        stream, upstream = self._stream, self._upstream
+        if upstream is None or self._answer is None or self._held:
+            # Connecting has a limit of its own; and with a slow client it is we who do not read.
+            return now + self._services.heartbeat_seconds
+        if stream.state is State.WAITING:
+            return self._asked + upstream.first_token_seconds
+        if stream.state is State.OPEN:
+            return stream.meter.last + upstream.stall_seconds
+        return stream.meter.last + LINGER
 
     def _heartbeat(self, writer: FrameWriter, now: float) -> float:
         """Keeps a silent line open; when the next comment is due."""
