@@ -25,6 +25,9 @@ from legato.sources.upstream import Answer, Upstream
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
 
+#: What a call meets whose engine dies before it has said a word.
+DROPPED: Final = ("upstream_cut", "upstream_unreachable")
+
 
 class Call:
     """One request to `POST /v1/chat/completions`, until it is settled."""
@@ -173,20 +176,26 @@ class Call:
     async def _ask(self, upstream: Upstream, request: ChatRequest) -> None:
         loop = asyncio.get_running_loop()
         body = self._client.body
-        for fresh in (False, True):
+        fresh = recovered = False
+        while True:
             self._opened = loop.create_future()
             self._asked = self._services.clock()
             self._answer = None
-            self._answer = await upstream.send(
-                body, request, self._stream, self._on_fail, fresh=fresh
-            )
             try:
+                self._answer = await upstream.send(
+                    body, request, self._stream, self._on_fail, fresh=fresh
+                )
                 await self._opened
+            except StaleConnection:
+                fresh = True
+            except UpstreamError as error:
+                if recovered or upstream.recover is None or error.code not in DROPPED:
+                    raise
+                await upstream.recover()
+                fresh = recovered = True
+            else:
                 self._client.body = b""
                 return
-            except StaleConnection:
-                if fresh:
-                    raise
 
     async def _end(self) -> None:
         """Passes on what comes; comes back when the stream is over."""

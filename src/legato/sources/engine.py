@@ -29,6 +29,9 @@ BACKOFF: Final = (0.25, 15.0)
 #: A child that lived this long was well; its next death is a first one again. Seconds.
 PROVEN: Final = 60.0
 
+#: Seconds within which the death of a child is known, once its connections are gone.
+NOTICE: Final = 1.0
+
 #: Bytes of an engine's log, beyond which the next start begins it anew.
 LOG_LIMIT: Final = 8 * 1024 * 1024
 
@@ -112,6 +115,7 @@ class Engine:
         """`on_event(event, **facts)` hears of starts and deaths."""
         self.model = model
         self.upstream = Upstream(model.name, model.name, wait=self.ready, effort="llama")
+        self.upstream.recover = self.recover
         self.key = ""
         self.problem: str | None = None
         self._clock = clock
@@ -120,6 +124,7 @@ class Engine:
         self._start_seconds = start_seconds
         self._on_event = on_event
         self._up = asyncio.Event()
+        self._fell = asyncio.Event()
         self._child: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -148,6 +153,14 @@ class Engine:
             raise unavailable(
                 f"The model `{self.model.name}` is not loaded yet{reason}.", code="model_loading"
             ) from None
+
+    async def recover(self) -> None:
+        """A call was dropped unanswered. Where that is because the child has died, comes back when
+        there is another; its death may be known here only a moment later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NOTICE):
+                await self._fell.wait()
+        await self.ready()
 
     async def stop(self) -> None:
         if self._keeper is not None:
@@ -206,6 +219,7 @@ class Engine:
             return
         self.problem = None
         self.upstream.target = Target.of(Pool(endpoint, clock=self._clock), self.key)
+        self._fell.clear()
         self._up.set()
         self._on_event(
             "engine_ready", model=self.model.name, seconds=round(self._clock() - began, 2)
@@ -215,6 +229,7 @@ class Engine:
 
     def _down(self) -> None:
         self._up.clear()
+        self._fell.set()
         target, self.upstream.target = self.upstream.target, None
         if target is not None:
             target.pool.close()

@@ -73,6 +73,8 @@ class Upstream:
         self.reasoning: Reasoning = reasoning
         self.effort: openai.Reasoning = effort
         self._wait = wait
+        self.recover: Callable[[], Awaitable[None]] | None = None
+        """Where set: a call that was dropped unanswered may be asked again once this comes back."""
 
     async def send(
         self,
