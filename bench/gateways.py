@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -94,7 +95,7 @@ class Running:
         pass
 
 
-class Child:
+class Child(ABC):
     """A gateway that is a child process, with a folder for what it writes."""
 
     name = "child"
@@ -108,8 +109,9 @@ class Child:
         self.start_seconds: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self, port: int, upstream: int) -> list[str]:
-        raise NotImplementedError
+        """What starts it, to listen on `port` in front of the bench's upstream."""
 
     def start(self, upstream: int, cpu: int) -> None:
         port = free_port()

@@ -11,12 +11,10 @@ import httpx
 import pytest
 import uvloop
 
-from legato.policy import keys as key_policy
 from legato.server.app import App
 from legato.settings import Settings, load
 from legato.sources.scripted import Scripted
 from legato.sources.scripts import SCRIPTS
-from legato.store import keys as key_store
 
 DEADLINE = 10.0
 
@@ -126,10 +124,3 @@ def no_garbage() -> Any:
     """A leaked socket or coroutine warns when it is collected, and a warning is an error."""
     yield
     gc.collect()
-
-
-async def make_key(running: Running, name: str = "test") -> str:
-    identity, key, digest = key_policy.create()
-    assert running.app._database is not None
-    await key_store.add(running.app._database, identity, name, digest)
-    return key

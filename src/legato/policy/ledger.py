@@ -1,6 +1,6 @@
 """What is written down of a call: one row each, whatever its outcome, and no word of its text."""
 
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 
@@ -14,8 +14,6 @@ Outcome = Literal["open", "complete", "cancelled", "failed", "refused", "interru
 #: the deltas that came, for want of that; partial: the upstream said so before the call broke
 #: off; none: nobody knows, and the number is 0.
 Provenance = Literal["exact", "counted", "partial", "none"]
-
-OUTCOMES: Final = ("complete", "cancelled", "failed", "refused", "interrupted")
 
 
 class Row(Struct):

@@ -259,12 +259,6 @@ class Pool:
         self._idle.pop(connection, None)
         self._open.discard(connection)
 
-    def sweep(self, now: float) -> None:
-        """Closes what has been idle for too long."""
-        for connection, since in list(self._idle.items()):
-            if now - since > self._idle_seconds:
-                connection.close()
-
     def close(self) -> None:
         """Closes the idle ones now; the busy ones when they are done."""
         self._closed = True

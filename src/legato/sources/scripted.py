@@ -8,7 +8,7 @@ sends the same bytes.
 import asyncio
 import gzip
 import time
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import httptools
 import msgspec
@@ -350,6 +350,3 @@ class _Play:
             self._connection.write(b"0\r\n\r\n")
         else:
             self._connection.end()
-
-
-DEFAULT: Final = "happy"
