@@ -119,7 +119,8 @@ def test_deltas_become_a_message(name: str) -> None:
     (folded,) = answer["choices"]
     assert folded["message"] == {"role": "assistant", "refusal": None} | message
     assert folded["finish_reason"] == "stop"
-    assert "usage" not in answer
+    pieces = answer["usage"]["completion_tokens"]
+    assert pieces == sum(any(each for each in delta.values()) for delta in deltas)
 
 
 def test_logprobs_are_joined() -> None:

@@ -58,7 +58,13 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     connect_seconds: Seconds = 10.0
     first_token_seconds: Seconds = 120.0
     stall_seconds: Seconds = 60.0
+    total_seconds: Seconds = 3600.0
+    stall_client_seconds: Seconds | None = None
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_seconds: Seconds = 60.0
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
+    n: Literal["native", "fan-out"] = "native"
+    unsupported: Literal["drop", "error"] = "drop"
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +86,9 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1
     start_seconds: Seconds = 60.0
+    first_token_seconds: Seconds = 120.0
+    stall_seconds: Seconds = 60.0
+    total_seconds: Seconds = 3600.0
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,27 +67,3 @@ class Chunk(Struct, gc=False):
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise malformed(error) from None
         return msgspec.to_builtins(self.choices)
-
-
-class Tokens(Struct, frozen=True, gc=False):
-    """Token counts of one call. `cached` is part of `prompt`, `reasoning` part of `completion`."""
-
-    prompt: int = 0
-    completion: int = 0
-    reasoning: int = 0
-    cached: int = 0
-
-
-def count(usage: Usage) -> Tokens:
-    """Reads a usage object defensively: what is missing or no number counts as 0."""
-
-    def number(owner: Any, name: str) -> int:
-        value = (as_object(owner) or {}).get(name)
-        return value if isinstance(value, int) and value > 0 else 0
-
-    return Tokens(
-        prompt=number(usage, "prompt_tokens"),
-        completion=number(usage, "completion_tokens"),
-        reasoning=number(usage.get("completion_tokens_details"), "reasoning_tokens"),
-        cached=number(usage.get("prompt_tokens_details"), "cached_tokens"),
-    )

@@ -29,7 +29,7 @@ class Collector:
     def flush(self) -> None:
         return None
 
-    def complete(self, usage: Usage | None) -> None:
+    def complete(self, usage: Usage) -> None:
         self.usage = usage
 
     def fail(self, error: ApiError) -> None:

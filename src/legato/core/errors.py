@@ -100,3 +100,41 @@ def internal() -> ApiError:
     return ApiError(
         500, "internal_error", "The server had an internal error. It is not your fault."
     )
+
+
+def refused(
+    status: int,
+    code: str | None,
+    message: str,
+    *,
+    param: str | None = None,
+    retry_after: float | None = None,
+) -> ApiError:
+    """What an upstream's error status means to our client. A 400 is the caller's own and is passed
+    on; what concerns our credential or our use of the upstream is ours, and becomes a 502."""
+    if status in (400, 404, 413, 422):
+        if code in _TOO_LONG or _says_too_long(message):
+            return ApiError(400, "context_length_exceeded", message, param="messages")
+        if status != 404:
+            return ApiError(400, code or "invalid_request", message, param=param)
+    return UpstreamError(
+        public_status(status),
+        "upstream_rate_limited" if status == 429 else f"upstream_{status}",
+        f"The upstream answered {status}: {message}",
+        retry_after=retry_after,
+    )
+
+
+def public_status(status: int) -> int:
+    """The status that a client gets for an upstream's."""
+    return {408: 504, 429: 429, 503: 503, 504: 504, 529: 503}.get(status, 502)
+
+
+_TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
+
+
+def _says_too_long(message: str) -> bool:
+    message = message.lower()
+    return any(
+        words in message for words in ("context length", "context size", "prompt is too long")
+    )

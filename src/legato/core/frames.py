@@ -30,6 +30,7 @@ class FrameWriter:
         "_on_full",
         "_pads",
         "_parts",
+        "_running_usage",
         "_send",
         "_tail",
         "_wants_usage",
@@ -44,6 +45,7 @@ class FrameWriter:
         created: int,
         model: str,
         wants_usage: bool,
+        running_usage: Callable[[], Usage] | None = None,
         pads: bool = False,
         send: Callable[[bytes], None],
         close: Callable[[], None],
@@ -52,6 +54,7 @@ class FrameWriter:
     ) -> None:
         """`send` takes the bytes of one or more whole frames, `close` ends the body.
 
+        `running_usage` gives the usage so far, for clients that want it in every chunk.
         `on_full` is called while more than `limit` bytes wait for a slow client.
         """
         head = msgspec.json.encode(
@@ -60,6 +63,7 @@ class FrameWriter:
         self._head = b"data: " + one_line(head[:-1]) + b',"choices":'
         self._tail = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
         self._wants_usage = wants_usage
+        self._running_usage = running_usage
         self._send = send
         self._close = close
         self._limit = limit
@@ -77,10 +81,12 @@ class FrameWriter:
                 self._on_full()
             return
         self.frames += 1
-        raw, extras = chunk.raw or b"[]", chunk.extras
+        raw, extras, tail = chunk.raw or b"[]", chunk.extras, self._tail
+        if self._running_usage is not None:
+            tail = b',"usage":%b}\n\n' % msgspec.json.encode(self._running_usage())
         if self._pads:
-            extras += padding.member(len(self._head) + len(raw) + len(extras) + len(self._tail))
-        self._parts += (self._head, raw, extras, self._tail)
+            extras += padding.member(len(self._head) + len(raw) + len(extras) + len(tail))
+        self._parts += (self._head, raw, extras, tail)
 
     @property
     def is_paused(self) -> bool:
@@ -112,11 +118,11 @@ class FrameWriter:
             self._parts.append(text)
             self.flush()
 
-    def complete(self, usage: Usage | None) -> None:
+    def complete(self, usage: Usage) -> None:
         self.resume()
         if self._wants_usage:
             self.frames += 1
-            said = one_line(msgspec.json.encode(usage or _NO_USAGE))
+            said = one_line(msgspec.json.encode(usage))
             self._parts += (self._head, b'[],"usage":', said, b"}\n\n")
         self._parts.append(DONE)
         self.flush()
@@ -128,6 +134,3 @@ class FrameWriter:
         self._parts += (b"data: ", one_line(error.as_json()), b"\n\n")
         self.flush()
         self._close()
-
-
-_NO_USAGE: Final[Usage] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -99,6 +99,13 @@ class ChatRequest(Struct, gc=False):
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def wants_running_usage(self) -> bool:
+        """Usage in every chunk; as vLLM has it, only where it is also asked for at the end."""
+        return self.wants_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
+
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -126,6 +133,12 @@ def parse(body: bytes) -> ChatRequest:
 def members(body: bytes) -> dict[str, Raw]:
     """The top-level members of a request body that `parse` has accepted, as raw JSON."""
     return _decode_members(body)
+
+
+def amended(body: bytes, **changes: Any) -> bytes:
+    """The same request with other values for some of its members; None takes one out."""
+    fields: dict[str, Any] = dict(_decode_members(body)) | changes
+    return msgspec.json.encode({name: each for name, each in fields.items() if each is not None})
 
 
 def _explain(problem: str) -> ApiError:

@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import UNSET
 
+from legato.core import usage
 from legato.core.chunk import Choice, Chunk, Usage
-from legato.core.errors import ApiError, broken
+from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
 
@@ -50,7 +51,7 @@ class Subscriber(Protocol):
 
     def push(self, chunk: Chunk) -> None: ...
     def flush(self) -> None: ...
-    def complete(self, usage: Usage | None) -> None: ...
+    def complete(self, usage: Usage) -> None: ...
     def fail(self, error: ApiError) -> None: ...
 
 
@@ -98,9 +99,11 @@ class Stream:
         "_early",
         "_subscriber",
         "error",
+        "expects",
         "meter",
         "on_close",
         "on_open",
+        "prompt_tokens",
         "state",
         "usage",
     )
@@ -110,6 +113,8 @@ class Stream:
         self.meter = Meter(received)
         self.error: ApiError | None = None
         self.usage: Usage | None = None
+        self.prompt_tokens = 0  # where it is known before the upstream's usage says it
+        self.expects = 1  # choices without which the answer is not whole
         self.on_open: Callable[[], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
         self._clock = clock
@@ -122,6 +127,13 @@ class Stream:
     def done(self) -> bool:
         return self.state in _FINAL
 
+    def running_usage(self) -> Usage:
+        """Usage so far."""
+        return usage.running(self.usage, self.meter, self.prompt_tokens)
+
+    def _shown(self) -> Usage:
+        return usage.shown(self.usage, self.meter, self.prompt_tokens)
+
     # From the client's side
 
     def attach(self, subscriber: Subscriber) -> None:
@@ -131,16 +143,20 @@ class Stream:
         for chunk in early or ():
             subscriber.push(chunk)
         if self.state is State.COMPLETE:
-            subscriber.complete(self.usage)
+            subscriber.complete(self._shown())
         elif self.state is State.FAILED and self.error is not None:
             subscriber.fail(self.error)
         subscriber.flush()
 
     def cancel(self) -> None:
         """The client is gone: nobody hears of what may still come."""
+        self.detach()
+        self._close(State.CANCELLED)
+
+    def detach(self) -> None:
+        """Nobody hears of what still comes; it is metered."""
         self._subscriber = None
         self._early = None
-        self._close(State.CANCELLED)
 
     # From the source's side
 
@@ -172,17 +188,16 @@ class Stream:
         if self.state is State.FINISHED:
             self._close(State.COMPLETE)
             if self._subscriber is not None:
-                self._subscriber.complete(self.usage)
+                self._subscriber.complete(self._shown())
                 self._subscriber.flush()
             return
+        self.fail(self.unfinished())
+
+    def unfinished(self) -> UpstreamError:
+        """What it means that the upstream has ended its answer here."""
         if self.state is State.WAITING:
-            self.fail(broken("The upstream's answer was empty.", code="upstream_empty"))
-        else:
-            self.fail(
-                broken(
-                    "The upstream ended its answer without a finish.", code="upstream_incomplete"
-                )
-            )
+            return broken("The upstream's answer was empty.", code="upstream_empty")
+        return broken("The upstream ended its answer without a finish.", code="upstream_incomplete")
 
     def fail(self, error: ApiError) -> None:
         if self.done:
@@ -221,7 +236,9 @@ class Stream:
             self._send(mended, extras)
         if choice.finished and fields:
             self._carried.discard(theirs)
-            if all(each.finished for each in self._choices.values()):
+            if len(self._choices) >= self.expects and all(
+                each.finished for each in self._choices.values()
+            ):
                 self._to(State.FINISHED)
 
     def _send(self, member: dict[str, Any], extras: bytes) -> None:

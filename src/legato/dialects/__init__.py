@@ -1,1 +1,14 @@
-"""One file is one wire format: requests out, frames in, errors in."""
+"""One file is one wire format: requests out, events in, errors in (`core.dialect.Dialect`)."""
+
+import importlib
+import pkgutil
+from typing import Final, cast
+
+from legato.core.dialect import Dialect
+
+#: The dialects there are: the files of this folder.
+NAMES: Final = tuple(sorted(each.name for each in pkgutil.iter_modules(__path__)))
+
+
+def named(name: str) -> Dialect:
+    return cast(Dialect, importlib.import_module(f"{__name__}.{name}"))

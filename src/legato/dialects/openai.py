@@ -1,61 +1,139 @@
 """OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
+from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Usage, as_object
-from legato.core.errors import ApiError, UpstreamError, broken, malformed
-from legato.core.request import ChatRequest, members
+from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.effort import Wish, wish
+from legato.core.errors import (
+    ApiError,
+    UpstreamError,
+    broken,
+    malformed,
+    public_status,
+    refused,
+)
+from legato.core.request import members
 from legato.core.stream import one_line
 
-#: Relative to a deployment's `base_url`, which is what OpenAI's own SDK takes as its base.
-PATH: Final = "/chat/completions"
-
-#: What a frame says when it says that the answer is over.
+#: What an event says when it says that the answer is over.
 END: Final = None
+
+#: Tokens of thinking that llama.cpp is given for an effort: its models are small.
+_LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
+
+
+def path(model: str) -> str:
+    return "/chat/completions"
 
 
 def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {api_key}")] if api_key else []
 
 
-#: How a server is told how much to think. as-is: in the client's own words; llama: llama.cpp's.
-Reasoning = Literal["as-is", "llama"]
-
-#: Tokens of thinking that llama.cpp is given for an effort; `none` switches the template.
-BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
+def decoder() -> sse.Decoder:
+    return sse.Decoder()
 
 
-def encode(body: bytes, request: ChatRequest, model: str, reasoning: Reasoning = "as-is") -> bytes:
+def reader() -> "Reader":
+    return Reader()
+
+
+def models_path() -> str:
+    return "/models"
+
+
+def models(body: bytes) -> list[str]:
+    fields = as_object(msgspec.json.decode(body)) or {}
+    found = [as_object(each) or {} for each in fields.get("data") or ()]
+    return [str(each["id"]) for each in found if "id" in each]
+
+
+def encode(asked: Asked) -> bytes:
     """The upstream's request body: the client's, byte for byte, but for what is ours to say.
 
     Always a stream, always with usage: a client that asked for neither gets a fold of the stream.
     """
-    fields: dict[str, Any] = dict(members(body))
-    fields["model"] = model
+    facts = asked.facts
+    fields: dict[str, Any] = dict(members(asked.body))
+    fields["model"] = asked.model
     fields["stream"] = True
-    fields["stream_options"] = {"include_usage": True}
-    if reasoning == "llama":
-        _tell_llama(fields, request)
+    fields["stream_options"] = _stream_options(facts)
+    if not facts.includes_usage:
+        del fields["stream_options"]
+    if facts.asks != "both":
+        _tell_effort(fields, asked)
+    if facts.reports_progress:
+        fields["return_progress"] = True
+    if facts.max_tokens != "as-is":
+        limit = [fields.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+        if limit != [None, None]:
+            fields[facts.max_tokens] = limit[0] or limit[1]
+    if facts.untaken:
+        asked.leave_out(fields, facts.untaken)
+    if asked.delivered is not None:
+        _go_on(fields, facts, asked.delivered)
     return msgspec.json.encode(fields)
 
 
-def _tell_llama(fields: dict[str, Any], request: ChatRequest) -> None:
-    fields["return_progress"] = True
+def _stream_options(facts: Facts) -> dict[str, bool]:
+    options = {"include_usage": True}
+    return options | {"continuous_usage_stats": True} if facts.running_usage else options
+
+
+def _tell_effort(fields: dict[str, Any], asked: Asked) -> None:
+    """How much is to be thought, in the upstream's own words."""
     fields.pop("reasoning_effort", None)
     fields.pop("thinking", None)
-    effort, thinking = request.reasoning_effort, request.thinking
-    budget = BUDGETS.get(effort or "")
-    if thinking is not None and thinking.budget_tokens is not None:
-        budget = thinking.budget_tokens
-    if effort == "none" or (thinking is not None and thinking.type == "disabled"):
-        said = fields.get("chat_template_kwargs")
-        given = as_object(msgspec.json.decode(said)) if said is not None else None
-        fields["chat_template_kwargs"] = (given or {}) | {"enable_thinking": False}
-    elif budget is not None:
-        fields.setdefault("thinking_budget_tokens", budget)
+    wanted = wish(asked.request)
+    if wanted.thinks is None:
+        return
+    match asked.facts.asks:
+        case "effort":
+            fields["reasoning_effort"] = wanted.word()
+        case "thinking":
+            said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
+            if wanted.budget is not None:
+                said["budget_tokens"] = wanted.budget
+            fields["thinking"] = said
+        case "openrouter":
+            fields.setdefault("reasoning", _for_openrouter(wanted))
+        case "llama" if wanted.thinks:
+            budget = wanted.tokens(_LLAMA_BUDGETS)
+            if budget is not None:
+                fields.setdefault("thinking_budget_tokens", budget)
+        case "llama" | "template":
+            raw = fields.get("chat_template_kwargs")
+            given = as_object(msgspec.json.decode(raw)) if raw is not None else None
+            fields["chat_template_kwargs"] = {"enable_thinking": wanted.thinks} | (given or {})
+        case _:
+            pass
+
+
+def _for_openrouter(wanted: Wish) -> dict[str, Any]:
+    if not wanted.thinks:
+        return {"enabled": False}
+    if wanted.budget is not None:
+        return {"max_tokens": wanted.budget}
+    return {"effort": wanted.word()}
+
+
+def _go_on(fields: dict[str, Any], facts: Facts, delivered: Delivered) -> None:
+    """The answer so far as a last message of the assistant, which the upstream goes on with."""
+    message: dict[str, Any] = {"role": "assistant", "content": delivered.content}
+    if delivered.reasoning:
+        message["reasoning_content"] = delivered.reasoning
+    if facts.continues == "prefix":
+        message["prefix"] = True
+    elif facts.continues == "final-message":
+        fields["continue_final_message"] = True
+        fields["add_generation_prompt"] = False
+    messages = msgspec.json.decode(fields["messages"], type=list[Raw])
+    fields["messages"] = [*messages, message]
 
 
 # The members that every chunk has, and the ones that are ours to say. Others survive as `extras`.
@@ -84,15 +162,16 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 
 
 class Reader:
-    """Frames of one answer to chunks. `progress`: the prefill's, 0 to 1, where it is told."""
+    """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_extras", "_open", "identity", "progress")
+    __slots__ = ("_extras", "_open", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
-        self.identity: str | None = None  # the upstream's own id of the answer
+        self.prompt_tokens = 0
+        self.identity: str | None = None
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
@@ -155,8 +234,9 @@ class Reader:
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}
         done, total = progress.get("processed", 0), progress.get("total")
-        if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
+        if isinstance(done, int | float) and isinstance(total, int) and total > 0:
             self.progress = max(0.0, min(1.0, done / total))
+            self.prompt_tokens = total
 
 
 def _extras(wire: _Wire) -> bytes:
@@ -170,12 +250,10 @@ def _extras(wire: _Wire) -> bytes:
 def in_band(fields: Any) -> UpstreamError:
     """An error that came as an event of a stream, in the shapes that are about."""
     status, code, message = _explain(fields)
-    return UpstreamError(_public_status(status), code or "upstream_error", message)
+    return UpstreamError(public_status(status), code or "upstream_error", message)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    """An upstream's answer with an error status. A 400 is the caller's own and is passed on; what
-    concerns our credential or our use of the upstream is ours, and becomes a 502."""
     try:
         fields: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -183,18 +261,8 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     _, code, message = _explain(fields)
     said = as_object((as_object(fields) or {}).get("error")) or {}
     param = said.get("param")
-    if status in (400, 404, 413, 422):
-        if code in _TOO_LONG or _says_too_long(message):
-            return ApiError(400, "context_length_exceeded", message, param="messages")
-        if status != 404:
-            shown = param if isinstance(param, str) else None
-            return ApiError(400, code or "invalid_request", message, param=shown)
-    return UpstreamError(
-        _public_status(status),
-        "upstream_rate_limited" if status == 429 else f"upstream_{status}",
-        f"The upstream answered {status}: {message}",
-        retry_after=retry_after,
-    )
+    shown = param if isinstance(param, str) else None
+    return refused(status, code, message, param=shown, retry_after=retry_after)
 
 
 def no_stream(body: bytes) -> UpstreamError:
@@ -207,17 +275,6 @@ def no_stream(body: bytes) -> UpstreamError:
     if said.get("error") or said.get("object") == "error":
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
-
-
-_TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
-
-
-def _says_too_long(message: str) -> bool:
-    return "context length" in message or "context size" in message
-
-
-def _public_status(status: int) -> int:
-    return {408: 504, 429: 429, 503: 503, 504: 504}.get(status, 502)
 
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:

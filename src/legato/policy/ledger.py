@@ -4,9 +4,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from legato.core.chunk import Usage, as_object, count
 from legato.core.errors import UpstreamError
 from legato.core.stream import State, Stream
+from legato.core.usage import count, tells_reasoning
 
 Outcome = Literal["open", "complete", "cancelled", "failed", "refused", "interrupted"]
 
@@ -45,9 +45,10 @@ class Row(Struct):
     bytes: int = 0
 
 
-def close(row: Row, stream: Stream, now: float) -> None:
-    """Writes down how a call ended. `now`: on the stream's clock."""
-    row.outcome = _outcome(row, stream)
+def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
+    """Writes down how a call ended. `now`: on the stream's clock. `left`: its client did not stay
+    for the end."""
+    row.outcome = "cancelled" if left else _outcome(row, stream)
     row.error = stream.error.code if stream.error is not None else None
     meter = stream.meter
     row.duration = now - meter.received
@@ -79,7 +80,7 @@ def _tokens(row: Row, stream: Stream) -> None:
         # An upstream's running total may lag behind what it has already sent.
         row.completion_tokens = max(said.completion, 0 if sure == "exact" else seen.pieces)
         row.completion_from = sure
-        if _tells_reasoning(usage):
+        if tells_reasoning(usage):
             row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
         else:
             row.reasoning_tokens = min(seen.reasoning, row.completion_tokens)
@@ -87,8 +88,3 @@ def _tokens(row: Row, stream: Stream) -> None:
     elif seen.pieces:
         row.completion_tokens, row.completion_from = seen.pieces, "counted"
         row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
-
-
-def _tells_reasoning(usage: Usage) -> bool:
-    details = as_object(usage.get("completion_tokens_details")) or {}
-    return isinstance(details.get("reasoning_tokens"), int)

@@ -17,6 +17,8 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
+from legato import dialects
+from legato.core.dialect import Facts
 from legato.core.wheel import Wheel
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
@@ -28,7 +30,7 @@ from legato.settings import Deployment, Settings
 from legato.sources.catalog import KNOWN
 from legato.sources.engine import Engine, EngineModel, cache_mib
 from legato.sources.http import Endpoint, Pool
-from legato.sources.upstream import Target, Upstream
+from legato.sources.upstream import Target, Terms, Upstream
 from legato.store import keys as key_store
 from legato.store import ledger as ledger_store
 from legato.store.database import Database, sqlite_url
@@ -197,6 +199,11 @@ class App:
                     log_file=self.settings.data_dir / "logs" / f"{_file_name(each.name)}.log",
                     cache=cache_mib(len(models)),
                     start_seconds=wanted.start_seconds,
+                    terms=Terms(
+                        first_token_seconds=wanted.first_token_seconds,
+                        stall_seconds=wanted.stall_seconds,
+                        total_seconds=wanted.total_seconds,
+                    ),
                     on_event=self.log.info,
                 )
             )
@@ -206,13 +213,16 @@ class App:
         pool = Pool(
             Endpoint.of(wanted.base_url), clock=self.clock, connect_seconds=wanted.connect_seconds
         )
+        dialect = dialects.named(wanted.dialect)
         return Upstream(
             wanted.name,
             wanted.model,
-            target=Target.of(pool, wanted.api_key),
-            first_token_seconds=wanted.first_token_seconds,
-            stall_seconds=wanted.stall_seconds,
-            reasoning=wanted.reasoning,
+            dialect=dialect,
+            facts=Facts(has_n=wanted.n == "native"),
+            terms=Terms(
+                **{name: getattr(wanted, name) for name in Terms.__struct_fields__},
+            ),
+            target=Target.of(pool, dialect, wanted.model, wanted.api_key),
         )
 
     def _routes(self) -> list[Route]:

@@ -19,9 +19,11 @@ from typing import IO, Any, Final
 
 from msgspec import Struct
 
+from legato.core.dialect import Facts
 from legato.core.errors import unavailable
+from legato.dialects import openai
 from legato.sources.http import Endpoint, Pool
-from legato.sources.upstream import Target, Upstream
+from legato.sources.upstream import Target, Terms, Upstream
 
 #: Seconds between a death and the next start: the first, and the most.
 BACKOFF: Final = (0.25, 15.0)
@@ -31,6 +33,9 @@ PROVEN: Final = 60.0
 
 #: Seconds within which the death of a child is known, once its connections are gone.
 NOTICE: Final = 1.0
+
+#: What llama.cpp takes and does.
+LLAMA: Final = Facts(asks="llama", reports_progress=True)
 
 #: Bytes of an engine's log, beyond which the next start begins it anew.
 LOG_LIMIT: Final = 8 * 1024 * 1024
@@ -110,11 +115,14 @@ class Engine:
         log_file: Path,
         cache: int,
         start_seconds: float = 60.0,
+        terms: Terms | None = None,
         on_event: Callable[..., None] = lambda event, **facts: None,
     ) -> None:
         """`on_event(event, **facts)` hears of starts and deaths."""
         self.model = model
-        self.upstream = Upstream(model.name, model.name, wait=self.ready, effort="llama")
+        self.upstream = Upstream(
+            model.name, model.name, wait=self.ready, facts=LLAMA, terms=terms or Terms()
+        )
         self.upstream.recover = self.recover
         self.key = ""
         self.problem: str | None = None
@@ -218,7 +226,9 @@ class Engine:
             self.problem = f"llama.cpp did not start (exit {code}), see {self._log_file}"
             return
         self.problem = None
-        self.upstream.target = Target.of(Pool(endpoint, clock=self._clock), self.key)
+        self.upstream.target = Target.of(
+            Pool(endpoint, clock=self._clock), openai, self.model.name, self.key
+        )
         self._fell.clear()
         self._up.set()
         self._on_event(

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from legato.core import sse
+from legato.core.dialect import Asked, Dialect, Facts
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
@@ -25,6 +26,25 @@ REFUSAL_LIMIT: Final = 256 * 1024
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
 
 
+class Terms(Struct, frozen=True):
+    """How long a deployment is waited for, and what is done with its answers."""
+
+    first_token_seconds: float = 120.0  # from the request to the first chunk that counts
+    stall_seconds: float = 60.0  # between two such chunks
+    total_seconds: float = 3600.0  # from the request to the end of the answer
+    stall_client_seconds: float | None = None  # None: as for the server as a whole
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_seconds: float = 60.0  # at most, after the client has left
+    reasoning: Reasoning = "field"
+    unsupported: Literal["drop", "error"] = "drop"
+
+    @property
+    def soonest(self) -> float:
+        """Seconds after which the first of these timers may be due."""
+        client = self.stall_client_seconds or self.stall_seconds
+        return min(self.first_token_seconds, self.stall_seconds, self.total_seconds, client)
+
+
 class Target(Struct):
     """Where a deployment can be reached at this moment."""
 
@@ -32,15 +52,15 @@ class Target(Struct):
     head: bytes  # request line and headers, up to the content length
 
     @classmethod
-    def of(cls, pool: Pool, api_key: str | None) -> "Target":
+    def of(cls, pool: Pool, dialect: Dialect, model: str, api_key: str | None) -> "Target":
         lines = [
-            f"POST {pool.endpoint.path}{openai.PATH} HTTP/1.1",
+            f"POST {pool.endpoint.path}{dialect.path(model)} HTTP/1.1",
             f"host: {pool.endpoint.authority}",
             "user-agent: legato",
             "content-type: application/json",
             "accept: text/event-stream",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in openai.headers(api_key)),
+            *(f"{name}: {value}" for name, value in dialect.headers(api_key)),
             "content-length: ",
         ]
         return cls(pool, "\r\n".join(lines).encode("latin-1"))
@@ -58,20 +78,18 @@ class Upstream:
         name: str,
         model: str,
         *,
+        dialect: Dialect = openai,
+        facts: Facts | None = None,
+        terms: Terms | None = None,
         target: Target | None = None,
         wait: Callable[[], Awaitable[None]] | None = None,
-        first_token_seconds: float = 120.0,
-        stall_seconds: float = 60.0,
-        reasoning: Reasoning = "field",
-        effort: openai.Reasoning = "as-is",
     ) -> None:
         self.name = name
         self.model = model
+        self.dialect = dialect
+        self.facts = facts or Facts()
+        self.terms = terms or Terms()
         self.target = target
-        self.first_token_seconds = first_token_seconds
-        self.stall_seconds = stall_seconds
-        self.reasoning: Reasoning = reasoning
-        self.effort: openai.Reasoning = effort
         self._wait = wait
         self.recover: Callable[[], Awaitable[None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
@@ -85,8 +103,10 @@ class Upstream:
         *,
         fresh: bool = False,
     ) -> "Answer":
-        """Sends a request. What comes back goes into `stream`; a failure before the stream has
-        opened goes to `on_fail` instead, so that another deployment can be asked."""
+        """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
+        broke, before its answer or in the middle of it: another deployment may be asked."""
+        asked = Asked(body, request, self.model, self.facts, self.terms.unsupported)
+        payload = self.dialect.encode(asked)
         if self.target is None and self._wait is not None:
             await self._wait()
         target = self.target
@@ -95,15 +115,14 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await target.pool.connect()
-        answer = Answer(connection, stream, on_fail, self._thinking())
-        payload = openai.encode(body, request, self.model, self.effort)
+        answer = Answer(connection, stream, on_fail, self.dialect, self._thinking())
         connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(payload), payload), answer)
         return answer
 
     def _thinking(self) -> Thinking | None:
-        if self.reasoning == "field":
+        if self.terms.reasoning == "field":
             return None
-        return Thinking(opened=self.reasoning == "think-tags-open")
+        return Thinking(opened=self.terms.reasoning == "think-tags-open")
 
 
 class Answer:
@@ -111,12 +130,13 @@ class Answer:
 
     __slots__ = (
         "_connection",
+        "_decoder",
+        "_dialect",
         "_inflate",
         "_on_fail",
         "_reader",
         "_refused",
         "_retry_after",
-        "_sse",
         "_status",
         "_stream",
         "_thinking",
@@ -127,13 +147,15 @@ class Answer:
         connection: Connection,
         stream: Stream,
         on_fail: Callable[[ApiError], None],
-        thinking: Thinking | None = None,
+        dialect: Dialect,
+        thinking: Thinking | None,
     ) -> None:
         self._connection: Connection | None = connection
         self._stream = stream
         self._on_fail = on_fail
-        self._sse = sse.Decoder()
-        self._reader = openai.Reader()
+        self._dialect = dialect
+        self._decoder = dialect.decoder()
+        self._reader = dialect.reader()
         self._status = 0
         self._thinking = thinking
         self._refused: bytearray | None = None  # the body of what is not a stream of events
@@ -144,6 +166,11 @@ class Answer:
     def progress(self) -> float | None:
         """How far the upstream is with the prompt, 0 to 1, where it tells."""
         return self._reader.progress
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, where the upstream told before its usage; else 0."""
+        return self._reader.prompt_tokens
 
     @property
     def upstream_id(self) -> str | None:
@@ -197,7 +224,7 @@ class Answer:
                 if len(self._refused) < REFUSAL_LIMIT:
                     self._refused += data
                 return
-            self._events(self._sse.feed(data))
+            self._events(self._decoder.feed(data))
         except zlib.error:
             self._fail(broken("The upstream's answer is not the gzip it says it is."))
         except sse.EventTooLarge as error:
@@ -232,7 +259,7 @@ class Answer:
 
     # Inside
 
-    def _events(self, events: list[sse.Event]) -> None:
+    def _events(self, events: list[tuple[bytes, bytes]]) -> None:
         stream = self._stream
         read, thinking = self._reader.read, self._thinking
         for name, data in events:
@@ -247,7 +274,7 @@ class Answer:
     def _last_events(self, cut: UpstreamError | None) -> bool:
         """What the end of the body completes; False where that was a failure."""
         try:
-            self._events(self._sse.close())
+            self._events(self._decoder.close())
         except UpstreamError as error:
             # Half an event is what a cut leaves; behind the finish it is nobody's loss.
             if cut is None and self._stream.state is not State.FINISHED:
@@ -259,24 +286,19 @@ class Answer:
         """No more will come. Whether that is an answer or a failure, the stream knows."""
         if self._stream.done:
             return
-        if self._stream.state is State.WAITING:
-            self._fail(cut or broken("The upstream's answer was empty.", code="upstream_empty"))
-        elif cut is not None and self._stream.state is State.OPEN:
-            self._stream.fail(cut)
-        else:
+        if self._stream.state is State.FINISHED:
             self._stream.end()
+        else:
+            self._fail(cut or self._stream.unfinished())
 
     def _fail(self, error: ApiError) -> None:
         self.abort()
-        if self._stream.state is State.WAITING:
-            self._on_fail(error)
-        else:
-            self._stream.fail(error)
+        self._on_fail(error)
 
     def _refusal(self, body: bytes) -> ApiError:
         if self._status != 200:
-            return openai.refusal(self._status, body, self._retry_after)
-        return openai.no_stream(body)
+            return self._dialect.refusal(self._status, body, self._retry_after)
+        return self._dialect.no_stream(body)
 
 
 def _seconds(retry_after: str | None) -> float | None:

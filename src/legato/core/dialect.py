@@ -1,0 +1,129 @@
+"""What a dialect is: one wire format, both ways. Each file of `dialects/` is one."""
+
+from typing import Any, Final, Literal, Protocol
+
+from msgspec import Struct
+
+from legato.core.chunk import Chunk
+from legato.core.errors import ApiError, invalid
+from legato.core.request import ChatRequest
+
+#: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
+#: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
+#: budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template: vLLM's and
+#: SGLang's `chat_template_kwargs`; none: it cannot be told.
+Asks = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
+
+#: How a server is made to go on with an answer that it did not begin. no: it cannot; prefill: a
+#: last message of the assistant is enough; final-message: it also takes `continue_final_message`;
+#: prefix: that message says `prefix: true`.
+Continues = Literal["no", "prefill", "final-message", "prefix"]
+
+
+class Facts(Struct, frozen=True):
+    """What is particular about one server among those that speak its dialect."""
+
+    asks: Asks = "both"
+    continues: Continues = "no"
+    continues_reasoning: bool = False  # also from inside its thoughts
+    has_n: bool = True  # gives several choices in one answer
+    includes_usage: bool = True  # takes `stream_options.include_usage`
+    running_usage: bool = False  # takes `stream_options.continuous_usage_stats`
+    reports_progress: bool = False  # takes llama.cpp's `return_progress`
+    max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
+    untaken: frozenset[str] = frozenset()  # parameters that it refuses
+
+
+class Delivered(Struct, frozen=True):
+    """What a client has been given of an answer that another upstream is to go on with."""
+
+    content: str = ""
+    reasoning: str = ""
+
+
+#: Parameters without which an answer is not what was asked for: never dropped in silence.
+ESSENTIAL: Final = frozenset({"response_format", "tools", "tool_choice", "functions"})
+
+
+class Asked(Struct):
+    """One request on its way to one upstream. `body` is the client's; `parse` has accepted it."""
+
+    body: bytes
+    request: ChatRequest
+    model: str  # what the upstream calls it
+    facts: Facts
+    unsupported: Literal["drop", "error"] = "drop"
+    delivered: Delivered | None = None
+
+    def leave_out(self, fields: dict[str, Any], names: frozenset[str]) -> None:
+        """Takes parameters out of `fields` that the upstream does not take. Raises `ApiError`."""
+        for name in names & fields.keys():
+            if self.unsupported == "error" or name in ESSENTIAL:
+                raise invalid(
+                    f"The model `{self.request.model}` does not take `{name}`: leave it out.",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+            del fields[name]
+
+
+class Decoder(Protocol):
+    """Bytes to events, each a (name, data) pair. Raises `EventTooLarge`."""
+
+    def feed(self, data: bytes) -> list[tuple[bytes, bytes]]: ...
+    def close(self) -> list[tuple[bytes, bytes]]: ...
+
+
+class Reader(Protocol):
+    """Events of one answer to chunks."""
+
+    progress: float | None
+    """The prefill's, 0 to 1, where it is told."""
+    prompt_tokens: int
+    """The prompt's, where that is told before the usage; else 0."""
+    identity: str | None
+    """The upstream's own id of the answer."""
+
+    def read(self, name: bytes, data: bytes) -> Chunk | None:
+        """The chunk in an event; None where the event says that the answer is over.
+
+        An event without a chunk in it (a ping) gives one without choices. Raises `UpstreamError`
+        for an error in the stream and for what is no event of this dialect.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """The module of a dialect. Functions have no state and do no I/O."""
+
+    def path(self, model: str) -> str:
+        """Of the request, relative to a deployment's `base_url`."""
+        ...
+
+    def headers(self, api_key: str | None) -> list[tuple[str, str]]: ...
+
+    def encode(self, asked: Asked) -> bytes:
+        """The request's body: always a stream, always with usage.
+
+        Raises `ApiError` 400 `unsupported_parameter` for what the upstream cannot take: always for
+        `response_format` and `tools`, for the rest where `asked.unsupported` is `error`.
+        """
+        ...
+
+    def decoder(self) -> Decoder: ...
+    def reader(self) -> Reader: ...
+
+    def refusal(self, status: int, body: bytes, retry_after: float | None) -> ApiError:
+        """An answer with an error status. A 400 is the caller's own and is an `ApiError`; what
+        concerns our credential or our use of the upstream is an `UpstreamError`."""
+        ...
+
+    def no_stream(self, body: bytes) -> ApiError:
+        """What was meant by a 200 with something else than a stream."""
+        ...
+
+    def models_path(self) -> str: ...
+
+    def models(self, body: bytes) -> list[str]:
+        """The model ids in the answer to a GET of `models_path`."""
+        ...

@@ -1,0 +1,49 @@
+"""How much a client wants thought: two ways of saying it, read as one."""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from legato.core.request import ChatRequest
+
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+
+#: Tokens of thinking that go with an effort where an upstream wants a number.
+BUDGETS: Final[dict[str, int]] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
+
+
+class Wish(Struct, frozen=True):
+    """`thinks` None: the client said nothing. `budget`: in tokens, where it named a number."""
+
+    thinks: bool | None = None
+    effort: Effort | None = None
+    budget: int | None = None
+
+    def tokens(self, budgets: dict[str, int]) -> int | None:
+        """A number of tokens in any case but silence and `none`."""
+        return self.budget if self.budget is not None else budgets.get(self.effort or "")
+
+    def word(self) -> Effort | None:
+        """An effort in any case but silence: of a number, the least that allows as much."""
+        if self.effort is not None or self.thinks is None:
+            return self.effort
+        if not self.thinks:
+            return "none"
+        if self.budget is None:
+            return "medium"
+        for name, tokens in BUDGETS.items():
+            if self.budget <= tokens:
+                return name  # type: ignore[return-value]
+        return "high"
+
+
+def wish(request: ChatRequest) -> Wish:
+    """`thinking` is the more precise of the two and wins where they say different things."""
+    effort, thinking = request.reasoning_effort, request.thinking
+    if thinking is not None:
+        if thinking.type == "disabled":
+            return Wish(False, "none")
+        return Wish(True, None if effort == "none" else effort, thinking.budget_tokens)
+    if effort is None:
+        return Wish()
+    return Wish(effort != "none", effort)

@@ -1,0 +1,60 @@
+"""Several answers merged into one stream: `n` choices from an upstream that gives one at a time."""
+
+from collections.abc import Callable
+
+from legato.core import usage
+from legato.core.chunk import Chunk, Usage
+from legato.core.errors import ApiError, broken
+from legato.core.stream import Stream
+
+
+class Fan:
+    """`branches` are filled by one upstream call each; their choices come out of `into` under the
+    branch's number. The stream is complete when all of them are, and fails with the first."""
+
+    __slots__ = ("_left", "branches", "into")
+
+    def __init__(self, into: Stream, count: int, clock: Callable[[], float]) -> None:
+        self.into = into
+        self._left = count
+        into.expects = count
+        self.branches = [Stream(clock, into.meter.received) for _ in range(count)]
+        for index, branch in enumerate(self.branches):
+            branch.attach(_Branch(self, index))
+
+    def push(self, index: int, chunk: Chunk) -> None:
+        members = chunk.members()
+        if any(member["index"] for member in members):
+            raise broken("The upstream sent more choices than it was asked for.")
+        fields = [member | {"index": index} for member in members]
+        self.into.push(Chunk([], extras=chunk.extras, fields=fields))
+
+    def flush(self) -> None:
+        self.into.flush()
+
+    def complete(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.into.usage = usage.merged([branch.usage for branch in self.branches])
+            self.into.end()
+
+    def fail(self, error: ApiError) -> None:
+        self.into.fail(error)
+
+
+class _Branch:
+    """The subscriber of one branch."""
+
+    __slots__ = ("_fan", "_index", "fail", "flush")
+
+    def __init__(self, fan: Fan, index: int) -> None:
+        self._fan = fan
+        self._index = index
+        self.flush = fan.flush
+        self.fail = fan.fail
+
+    def push(self, chunk: Chunk) -> None:
+        self._fan.push(self._index, chunk)
+
+    def complete(self, usage: Usage) -> None:
+        self._fan.complete()

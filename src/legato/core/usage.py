@@ -1,0 +1,79 @@
+"""Token counts: as upstreams say them, and as a client is shown them."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from legato.core.chunk import Usage, as_object
+from legato.core.meter import Meter
+
+
+class Tokens(Struct, frozen=True, gc=False):
+    """Token counts of one call. `cached` is part of `prompt`, `reasoning` part of `completion`."""
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached: int = 0
+
+
+def count(usage: Usage) -> Tokens:
+    """Reads a usage object defensively: what is missing or no number counts as 0."""
+    return Tokens(
+        prompt=_number(usage, "prompt_tokens"),
+        completion=_number(usage, "completion_tokens"),
+        reasoning=_number(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        cached=_number(usage.get("prompt_tokens_details"), "cached_tokens"),
+    )
+
+
+def tells_reasoning(usage: Usage) -> bool:
+    details = as_object(usage.get("completion_tokens_details")) or {}
+    return isinstance(details.get("reasoning_tokens"), int)
+
+
+def shown(usage: Usage | None, seen: Meter, prompt: int = 0) -> Usage:
+    """The usage of an answer as its client gets it: the upstream's, and what that does not say
+    counted from the deltas that came. `prompt`: tokens of the prompt, where somebody else knows."""
+    if usage is None:
+        usage = running(None, seen, prompt)
+    if tells_reasoning(usage):
+        return usage
+    details = dict(as_object(usage.get("completion_tokens_details")) or {})
+    details["reasoning_tokens"] = min(seen.reasoning, _number(usage, "completion_tokens"))
+    return usage | {"completion_tokens_details": details}
+
+
+def running(usage: Usage | None, seen: Meter, prompt: int = 0) -> Usage:
+    """Usage so far, in the middle of an answer. An upstream's own running total may lag behind."""
+    said = count(usage or {})
+    prompt = said.prompt or prompt
+    completion = max(said.completion, seen.pieces)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def merged(usages: list[Usage | None]) -> Usage | None:
+    """The usage of one call that was asked in several: the prompt is the same in each and counts
+    once, answers add up. None where an upstream said nothing."""
+    said = [usage for usage in usages if usage is not None]
+    if not said or len(said) < len(usages):
+        return None
+    largest = max(said, key=lambda usage: count(usage).prompt)
+    tokens = [count(usage) for usage in said]
+    completion = sum(each.completion for each in tokens)
+    prompt = count(largest).prompt
+    total = largest | {"completion_tokens": completion, "total_tokens": prompt + completion}
+    total.pop("completion_tokens_details", None)
+    if all(tells_reasoning(usage) for usage in said):
+        reasoning = sum(each.reasoning for each in tokens)
+        total["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return total
+
+
+def _number(owner: Any, name: str) -> int:
+    value = (as_object(owner) or {}).get(name)
+    return value if isinstance(value, int) and value > 0 else 0
