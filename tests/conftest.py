@@ -11,10 +11,12 @@ import httpx
 import pytest
 import uvloop
 
+from legato.configuration import load
 from legato.server.app import App
-from legato.settings import Settings, load
+from legato.settings import Settings
 from legato.sources.scripted import Scripted
 from legato.sources.scripts import SCRIPTS
+from legato.store.ledger import summary
 
 DEADLINE = 10.0
 
@@ -49,6 +51,11 @@ class Running:
         """Upstream connections with an answer on them."""
         targets = [upstream.target for upstream in self.app.upstreams.values()]
         return sum(target.pool.busy for target in targets if target is not None)
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """The ledger's, oldest first."""
+        await self.app.ledger.flush()
+        return (await summary(self.app._database, 0))["rows"]
 
     def client(self, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers=self.auth, timeout=30, **options)

@@ -17,7 +17,7 @@ import openai
 import psutil
 import pytest
 
-from legato.settings import load
+from legato.configuration import load
 from legato.sources.catalog import Catalog
 from tests import examples
 from tests.conftest import Running, serving, until

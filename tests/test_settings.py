@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from legato.cli.config import TEMPLATE, _toml
-from legato.settings import DEFAULT_MODELS, Settings, SettingsError, load, show
+from legato.configuration import load, show
+from legato.settings import DEFAULT_MODELS, Settings, SettingsError
 
 DEPLOYMENT = '[[deployments]]\nname = "a"\nbase_url = "http://h/v1"\nmodel = "m"\n'
 
@@ -126,10 +127,33 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         DEPLOYMENT + DEPLOYMENT + "bogus = 1\n",
         {},
         {},
-        ["FILE:9: deployments[1].bogus: unknown setting", "name, base_url, model"],
+        ["FILE:9: deployments[1].bogus: unknown setting", "name, model, provider"],
     ),
-    "missing": ("[[deployments]]\nname = 'a'\n", {}, {}, ["FILE", "base_url: is required"]),
-    "dialect": (DEPLOYMENT + "dialect = 'x'\n", {}, {}, ["FILE:5: deployments[0].dialect", "'x'"]),
+    "missing": ("[[deployments]]\nname = 'a'\n", {}, {}, ["FILE", "model: is required"]),
+    "no place": (
+        "[[deployments]]\nname = 'a'\nmodel = 'm'\n",
+        {},
+        {},
+        ["FILE", "deployments `a`: base_url: is required"],
+    ),
+    "dialect": (
+        DEPLOYMENT + "dialect = 'x'\n",
+        {},
+        {},
+        ["FILE: deployments `a`: dialect: `x` is not one of ", "openai"],
+    ),
+    "provider": (
+        DEPLOYMENT + "provider = 'x'\n",
+        {},
+        {},
+        ["FILE: deployments `a`: provider: `x` is not one of openai"],
+    ),
+    "weight of nobody": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'm'\ndeployments = ['a']\nweights = {b = 1}\n",
+        {},
+        {},
+        ["FILE: routes `m`: weights: `b` is none of its deployments"],
+    ),
     "list in the second route": (
         DEPLOYMENT + "[[routes]]\nmodel = 'a'\ndeployments = ['a']\n"
         "[[routes]]\nmodel = 'b'\ndeployments = [7]\n",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from legato.cli.terminal import settings, stop
-from legato.settings import DEFAULT_FILE, show
+from legato.configuration import DEFAULT_FILE, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -44,6 +44,9 @@ heartbeat_seconds = 10.0          # a comment after so much silence
 slots = 8                         # answers that one model writes at a time
 # threads = 0                     # 0: all cores
 # gpu_layers = -1                 # -1: as many as fit
+# first_token_seconds = 120.0     # as for deployments, below
+# stall_seconds = 60.0
+# total_seconds = 3600.0
 
 # [[engine.models]]
 # name = "smollm2-135m"           # a name of `legato models list`, or any name with a path:
@@ -59,13 +62,38 @@ slots = 8                         # answers that one model writes at a time
 # api_key = "${UPSTREAM_KEY}"
 # model = "upstream-model-id"
 # connect_seconds = 10.0
-# first_token_seconds = 120.0
-# stall_seconds = 60.0
+# first_token_seconds = 120.0     # from the request to the first chunk that counts
+# stall_seconds = 60.0            # without progress
+# total_seconds = 3600.0          # from the request to the end of the answer
+# stall_client_seconds = 120.0    # as in [streams], for this deployment
+# on_disconnect = "cancel"        # "drain": what is paid for is heard to its end, and written down
+# drain_seconds = 60.0            # at most
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
+# n = "native"                    # "fan-out": an upstream that gives one choice a request
+# unsupported = "drop"            # "error": a parameter that the upstream does not take is a 400
+# continue = "prefill"            # goes on with an answer that broke elsewhere; "replay", "no"
+# context_length = 131072         # tokens
+# open_after = 5                  # failures in a row after which it is left alone; 0: never
+# open_seconds = 10.0             # for so long at first
+# max_connections = 10000
+# idle_seconds = 55.0             # a kept connection is closed then
+# proxy = "http://proxy:3128"     # default: the environment's; "none"
+# ca_file = "ca.pem"
+# client_cert = "cert.pem"
+# client_key = "key.pem"
+# [deployments.price]
+# prompt = 0.15                   # US dollars for a million tokens
+# completion = 0.6
+# cached = 0.075
 
 # [[routes]]
 # model = "public-model-id"
-# deployments = ["primary"]       # asked in this order
+# deployments = ["primary"]
+# strategy = "order"              # "least-busy", "fastest"
+# weights = { primary = 1.0 }     # shares of the calls
+# attempts = 3                    # requests for one call, before its first chunk
+# retry_seconds = 30.0            # and the time for them
+# max_continuations = 1           # a stream that breaks goes on elsewhere; 0: it fails
 """
 
 

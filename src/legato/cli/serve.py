@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from legato.cli.terminal import Bar, settings, stop
-from legato.settings import EngineModel, Settings, engine_model
+from legato.configuration import engine_model
+from legato.settings import EngineModel, Settings
 from legato.sources.catalog import Catalog, UnknownModel
 from legato.sources.fetch import FetchError
 

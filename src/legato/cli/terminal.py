@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from legato.settings import Settings, SettingsError, load
+from legato.configuration import load
+from legato.settings import Settings, SettingsError
 from legato.sources.fetch import Progress
 
 

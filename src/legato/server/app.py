@@ -17,20 +17,15 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
-from legato import dialects
-from legato.core.dialect import Facts
 from legato.core.wheel import Wheel
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
-from legato.policy.routing import Route, Router
+from legato.policy.routing import Router
+from legato.server import assembly
 from legato.server.protocol import LegatoProtocol, Limits
 from legato.server.rest import application
 from legato.services import Services
-from legato.settings import Deployment, Settings
-from legato.sources.catalog import KNOWN
-from legato.sources.engine import Engine, EngineModel, cache_mib
-from legato.sources.http import Endpoint, Pool
-from legato.sources.upstream import Target, Terms, Upstream
+from legato.settings import Settings
 from legato.store import keys as key_store
 from legato.store import ledger as ledger_store
 from legato.store.database import Database, sqlite_url
@@ -81,13 +76,13 @@ class App:
         self.ledger = ledger_store.Writer(self._database, self._on_bug)
         self._alone = FileLock(settings.data_dir / "serve.lock", blocking=False)
         self._tasks: list[asyncio.Task[None]] = []
-        self.engines = self._make_engines(model_files)
+        self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
-            self.upstreams[deployment.name] = self._make_upstream(deployment)
+            self.upstreams[deployment.name] = assembly.upstream(deployment, CLOCK)
         self.services = Services(
             keyring=Keyring(),
-            router=Router(self._routes()),
+            router=Router(assembly.routes(settings, self.upstreams, self.engines)),
             ledger=self.ledger,
             upstreams=self.upstreams,
             wheel=self.wheel,
@@ -164,87 +159,6 @@ class App:
                 ssl_version=ssl.PROTOCOL_TLS_SERVER,
             )
         )
-
-    # Parts
-
-    def _make_engines(self, model_files: dict[str, Path]) -> list[Engine]:
-        wanted = self.settings.engine
-        models = self.settings.engine_models
-        engines: list[Engine] = []
-        for each in models:
-            known = KNOWN.get(each.path or each.name)
-            template = Path(each.template).read_text() if each.template else None
-            budget = each.thinking_budget_tokens
-            model = EngineModel(
-                name=each.name,
-                path=model_files[each.name],
-                context=each.context or (known.context if known else 4096),
-                slots=wanted.slots,
-                threads=wanted.threads,
-                gpu_layers=wanted.gpu_layers,
-                template=template or (known.template if known else None),
-                thinking_budget=budget
-                if budget is not None
-                else (known.thinking_budget if known else -1),
-                thinking_end=known.thinking_end if known else None,
-                temperature=known.temperature if known else None,
-                top_p=known.top_p if known else None,
-                repeat_penalty=known.repeat_penalty if known else None,
-                max_tokens=known.max_tokens if known else None,
-            )
-            engines.append(
-                Engine(
-                    model,
-                    clock=self.clock,
-                    log_file=self.settings.data_dir / "logs" / f"{_file_name(each.name)}.log",
-                    cache=cache_mib(len(models)),
-                    start_seconds=wanted.start_seconds,
-                    terms=Terms(
-                        first_token_seconds=wanted.first_token_seconds,
-                        stall_seconds=wanted.stall_seconds,
-                        total_seconds=wanted.total_seconds,
-                    ),
-                    on_event=self.log.info,
-                )
-            )
-        return engines
-
-    def _make_upstream(self, wanted: Deployment) -> Upstream:
-        pool = Pool(
-            Endpoint.of(wanted.base_url), clock=self.clock, connect_seconds=wanted.connect_seconds
-        )
-        dialect = dialects.named(wanted.dialect)
-        return Upstream(
-            wanted.name,
-            wanted.model,
-            dialect=dialect,
-            facts=Facts(has_n=wanted.n == "native"),
-            terms=Terms(
-                **{name: getattr(wanted, name) for name in Terms.__struct_fields__},
-            ),
-            target=Target.of(pool, dialect, wanted.model, wanted.api_key),
-        )
-
-    def _routes(self) -> list[Route]:
-        now = int(time.time())
-        contexts = {engine.model.name: engine.model for engine in self.engines}
-        routes = [Route(each.model, each.deployments, created=now) for each in self.settings.routes]
-        named = {route.model for route in routes}
-        for name in self.upstreams:
-            model = contexts.get(name)
-            # A deployment that no route names is reached by its own name.
-            if name not in named and not any(name in route.deployments for route in routes):
-                thinks = model is not None and model.thinking_budget >= 0
-                routes.append(
-                    Route(
-                        name,
-                        (name,),
-                        context_length=model.context if model else None,
-                        capabilities=("chat", "streaming", *(("reasoning",) if thinks else ())),
-                        created=now,
-                    )
-                )
-        return routes
 
     # Keys
 
@@ -332,7 +246,3 @@ def set_up_logs() -> None:
         cache_logger_on_first_use=True,
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-
-
-def _file_name(model: str) -> str:
-    return "".join(each if each.isalnum() or each in "._-" else "_" for each in model)

@@ -1,0 +1,139 @@
+"""Settings made into the parts that they describe: engines, upstreams, routes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from legato import dialects
+from legato.core.dialect import Facts
+from legato.policy.providers import PROVIDERS
+from legato.policy.routing import Route
+from legato.settings import Deployment, Settings
+from legato.sources.catalog import KNOWN
+from legato.sources.engine import Engine, EngineModel, cache_mib
+from legato.sources.http import Endpoint, Pool
+from legato.sources.upstream import Target, Terms, Upstream
+
+Clock = Callable[[], float]
+
+
+def engines(
+    settings: Settings,
+    model_files: Mapping[str, Path],
+    clock: Clock,
+    on_event: Callable[..., Any],
+) -> list[Engine]:
+    """`model_files`: where the file of each model is."""
+    wanted = settings.engine
+    terms = Terms(
+        first_token_seconds=wanted.first_token_seconds,
+        stall_seconds=wanted.stall_seconds,
+        total_seconds=wanted.total_seconds,
+    )
+    logs = settings.data_dir / "logs"
+    return [
+        Engine(
+            model,
+            clock=clock,
+            log_file=logs / f"{_file_name(model.name)}.log",
+            cache=cache_mib(len(settings.engine_models)),
+            start_seconds=wanted.start_seconds,
+            terms=terms,
+            on_event=on_event,
+        )
+        for model in _engine_models(settings, model_files)
+    ]
+
+
+def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[EngineModel]:
+    models: list[EngineModel] = []
+    for each in settings.engine_models:
+        known = KNOWN.get(each.path or each.name)
+        model = EngineModel(
+            name=each.name,
+            path=model_files[each.name],
+            slots=settings.engine.slots,
+            threads=settings.engine.threads,
+            gpu_layers=settings.engine.gpu_layers,
+        )
+        if known is not None:
+            model = replace(
+                model,
+                context=known.context,
+                template=known.template,
+                thinking_budget=known.thinking_budget,
+                thinking_end=known.thinking_end,
+                temperature=known.temperature,
+                top_p=known.top_p,
+                repeat_penalty=known.repeat_penalty,
+                max_tokens=known.max_tokens,
+            )
+        said = {
+            "context": each.context,
+            "template": Path(each.template).read_text() if each.template else None,
+            "thinking_budget": each.thinking_budget_tokens,
+        }
+        models.append(replace(model, **{k: v for k, v in said.items() if v is not None}))
+    return models
+
+
+def upstream(wanted: Deployment, clock: Clock) -> Upstream:
+    provider = PROVIDERS.get(wanted.provider or "")
+    base_url = wanted.base_url or (provider.base_url if provider else None)
+    assert base_url is not None  # the settings have been checked
+    dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
+    pool = Pool(Endpoint.of(base_url), clock=clock, connect_seconds=wanted.connect_seconds)
+    return Upstream(
+        wanted.name,
+        wanted.model,
+        dialect=dialect,
+        facts=_facts(wanted, provider.facts if provider else Facts()),
+        terms=Terms(**{name: getattr(wanted, name) for name in Terms.__struct_fields__}),
+        target=Target.of(pool, dialect, wanted.model, wanted.credentials[0]),
+    )
+
+
+def _facts(wanted: Deployment, facts: Facts) -> Facts:
+    """A provider's, and what the operator knows better."""
+    if wanted.n is not None:
+        facts = replace(facts, has_n=wanted.n == "native")
+    if wanted.continues == "prefill" and facts.continues == "no":
+        return replace(facts, continues="prefill")
+    if wanted.continues in ("no", "replay"):
+        return replace(facts, continues="no")
+    return facts
+
+
+def routes(
+    settings: Settings, upstreams: Mapping[str, Upstream], engines: Sequence[Engine]
+) -> list[Route]:
+    """Those that are named, and one for each deployment that none of them names."""
+    now = int(time.time())
+    models = {engine.model.name: engine.model for engine in engines}
+    found = [Route(each.model, each.deployments, created=now) for each in settings.routes]
+    named = {route.model for route in found} | {
+        name for route in found for name in route.deployments
+    }
+    for name in upstreams:
+        model = models.get(name)
+        if name not in named:
+            thinks = model is not None and model.thinking_budget >= 0
+            capabilities = ("chat", "streaming", *(("reasoning",) if thinks else ()))
+            context = model.context if model else None
+            found.append(
+                Route(
+                    name,
+                    (name,),
+                    context_length=context,
+                    capabilities=capabilities,
+                    created=now,
+                )
+            )
+    return found
+
+
+def _file_name(model: str) -> str:
+    return "".join(each if each.isalnum() or each in "._-" else "_" for each in model)
