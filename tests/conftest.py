@@ -89,15 +89,17 @@ async def serving(
 
 
 def settings_for(tmp_path: Path, upstream: str | None, models: Any = (), **more: Any) -> Settings:
-    """Settings with one deployment and a route for each of `models` to it."""
-    deploy = more.pop("deploy", {})
+    """Settings with one deployment and a route for each of `models` to it, which is asked once."""
+    deploy = {"open_after": 0} | more.pop("deploy", {})
     flags: dict[str, Any] = {"data": str(tmp_path / "data"), "server.port": 0, **more}
     if upstream is not None:
         flags["deployments"] = [
             {"name": f"at-{model}", "base_url": upstream, "model": model, **deploy}
             for model in models
         ]
-        flags["routes"] = [{"model": model, "deployments": [f"at-{model}"]} for model in models]
+        flags["routes"] = [
+            {"model": model, "deployments": [f"at-{model}"], "attempts": 1} for model in models
+        ]
     empty = tmp_path / "empty.toml"
     empty.write_text("")
     return load(empty, flags, {})

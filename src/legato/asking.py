@@ -1,146 +1,219 @@
-"""The upstream's half of a call: who is asked, how long for, and when it is given up."""
+"""The upstream's half of a call: who is asked, how long for, and who goes on where one breaks."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from legato.core.errors import ApiError, UpstreamError, timed_out, unavailable
+from legato.attempt import Attempt, Order
+from legato.core.errors import ApiError, UpstreamError, timed_out
+from legato.core.kept import Kept
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.policy.ledger import Row
+from legato.policy.retry import Budget
+from legato.policy.routing import Route
 from legato.services import Client, Services
-from legato.sources import fan
-from legato.sources.fan import Fanned
-from legato.sources.http import StaleConnection
-from legato.sources.upstream import Answer, Terms, Upstream
+from legato.sources.upstream import Terms
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
-
-#: What a call meets whose engine dies before it has said a word.
-DROPPED: Final = ("upstream_cut", "upstream_unreachable")
 
 
 class Asking:
     """Fills a call's stream from the deployments of its route."""
 
     __slots__ = (
-        "_asked",
-        "_opened",
+        "_attempt",
+        "_order",
+        "_row",
         "_services",
         "_soonest",
         "_stream",
-        "answer",
         "is_held",
-        "upstream",
+        "on_broken",
+        "problem",
+        "route",
     )
 
-    def __init__(self, services: Services, stream: Stream, received: float) -> None:
+    def __init__(self, services: Services, stream: Stream) -> None:
         self._services = services
         self._stream = stream
-        self._asked = received  # when the deployment in hand was asked
-        self._opened: asyncio.Future[None] | None = None
+        self._attempt: Attempt | None = None  # the deployment in hand
+        self._order: Order | None = None  # kept where somebody else may have to go on
+        self._row: Row | None = None
         self._soonest = services.heartbeat_seconds
-        self.upstream: Upstream | None = None
-        self.answer: Answer | Fanned | None = None
+        self.route: Route | None = None
         self.is_held = False  # the upstream waits for a slow client
+        self.problem: ApiError | None = None  # with which a stream broke that may go on
+        self.on_broken: Callable[[], None] = lambda: None
+
+    def find(self, model: str) -> float:
+        """Takes the route of `model`. Gives the seconds after which one of the timers of its
+        deployments may be due. Raises `ApiError` 404 where there is no such route."""
+        route = self.route = self._services.router.find(model)
+        upstreams = self._services.upstreams
+        self._soonest = min(upstreams[name].terms.soonest for name in route.deployments)
+        return self._soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:
         """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
-        route = self._services.router.find(request.model)
+        route, services = self.route, self._services
+        assert route is not None
+        self._row = row
+        if route.max_continuations and len(route.deployments) > 1:
+            self._stream.kept = Kept()
+        order = Order(client.body, request)
+        budget = Budget(
+            route.attempts,
+            client.received + route.retry_seconds,
+            client.received + services.gate_seconds,
+        )
+        names = services.router.plan(route, services.clock())
         problem: ApiError | None = None
-        for name in route.deployments:
-            self.upstream = self._services.upstreams[name]
-            row.deployments = f"{row.deployments},{name}" if row.deployments else name
+        later: dict[str, float] = {}  # who is asked again, and from when on
+        while names and (problem is None or budget.allows(services.clock())):
+            name = names.pop(0)
+            await self._wait_until(later.get(name, 0.0))
+            budget.begin(name)
             try:
-                await self._ask(self.upstream, client.body, request)
+                await self._ask(name, order)
                 client.body = b""  # a long prompt need not be held while its answer streams
+                self._keep(order, route, name)
                 return
             except UpstreamError as error:
                 problem = error
-        raise problem or unavailable("No deployment answers for this model.")
+                if (wait := budget.again(name, error, services.clock())) is not None:
+                    later[name] = services.clock() + wait
+                    names.append(name)
+            except ApiError as error:
+                longer = [each for each in route.longer(name) if each not in later]
+                if error.code != "context_length_exceeded" or not longer:
+                    raise
+                problem, names = error, longer
+        assert problem is not None
+        raise problem
 
-    def soonest(self, model: str) -> float:
-        """Seconds after which one of the timers of this route's deployments may be due."""
-        names = self._services.router.find(model).deployments
-        self._soonest = min(self._services.upstreams[name].terms.soonest for name in names)
-        return self._soonest
+    async def _wait_until(self, when: float) -> None:
+        wait = when - self._services.clock()
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    async def _ask(self, name: str, order: Order) -> None:
+        attempt = self._attempt = Attempt(self._services, self._stream, name, self._fail)
+        row = self._row
+        assert row is not None
+        row.deployments = f"{row.deployments},{name}" if row.deployments else name
+        row.errors += "," if row.attempts else ""
+        row.attempts += 1
+        try:
+            await attempt.open(order)
+        except ApiError as error:
+            row.errors += error.code
+            attempt.end(error)
+            raise
+        except BaseException:
+            attempt.end(None)
+            raise
+
+    def _keep(self, order: Order, route: Route, name: str) -> None:
+        """Where another deployment can go on with this answer, all is kept that it needs."""
+        if self._stream.kept is not None and self._others(order, route, name):
+            self._order = order
+        else:
+            self._stream.kept = None
+
+    def _others(self, order: Order, route: Route, name: str) -> list[str]:
+        """Deployments that might go on where `name` breaks."""
+        mine = self._services.upstreams[name]
+        return [
+            each
+            for each in route.deployments
+            if each != name and order.continues(self._services.upstreams[each], mine)
+        ]
+
+    async def go_on(self) -> None:
+        """The upstream broke in the middle of its answer: another goes on with it, or it fails."""
+        error, self.problem = self.problem, None
+        order, route, row = self._order, self.route, self._row
+        if error is None or order is None or route is None or row is None:
+            return
+        attempt = self._attempt
+        assert attempt is not None
+        row.errors += error.code
+        if row.continuations < route.max_continuations and order.take_up(self._stream):
+            for name in self._others(order, route, attempt.name):
+                if not self._services.router.allows(name, self._services.clock()):
+                    continue
+                try:
+                    await self._ask(name, order)
+                    row.continuations += 1
+                    return
+                except ApiError:
+                    pass  # the next one; where there is none, the first failure is the one to tell
+        self._stream.fail(error)
+
+    def let_go(self) -> None:
+        """Nobody is there any more for whom another would go on."""
+        self._order = None
+
+    # The answer in hand
+
+    @property
+    def deployment(self) -> str | None:
+        return self._attempt.name if self._attempt is not None else None
+
+    @property
+    def attempts(self) -> int:
+        return self._row.attempts if self._row is not None else 0
+
+    @property
+    def terms(self) -> Terms | None:
+        return self._attempt.upstream.terms if self._attempt is not None else None
 
     @property
     def drains(self) -> bool:
         """An answer is under way that is to be heard to its end, whoever leaves."""
-        upstream = self.upstream
-        if upstream is None or self.answer is None:
+        attempt = self._attempt
+        if attempt is None or attempt.answer is None:
             return False
-        return upstream.terms.on_disconnect == "drain"
-
-    @property
-    def drain_seconds(self) -> float:
-        return self.upstream.terms.drain_seconds if self.upstream is not None else 0.0
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds for which the client may take nothing, where the deployment has a word in it."""
-        return self.upstream.terms.stall_client_seconds if self.upstream is not None else None
+        return attempt.upstream.terms.on_disconnect == "drain"
 
     @property
     def progress(self) -> float | None:
         """How far the upstream is with the prompt, 0 to 1, where it tells."""
-        return self.answer.progress if self.answer is not None else None
+        answer = self._attempt.answer if self._attempt is not None else None
+        return answer.progress if answer is not None else None
 
     @property
     def upstream_id(self) -> str | None:
-        return self.answer.upstream_id if self.answer is not None else None
-
-    async def _ask(self, upstream: Upstream, body: bytes, request: ChatRequest) -> None:
-        fresh = recovered = False
-        while True:
-            self._opened = asyncio.get_running_loop().create_future()
-            self._asked = self._services.clock()
-            self.answer = None
-            try:
-                self.answer = await self._send(upstream, body, request, fresh=fresh)
-                await self._opened
-                return
-            except StaleConnection:
-                self.abort()
-                fresh = True
-            except UpstreamError as error:
-                self.abort()
-                if recovered or upstream.recover is None or error.code not in DROPPED:
-                    raise
-                await upstream.recover()
-                fresh = recovered = True
-
-    async def _send(
-        self, upstream: Upstream, body: bytes, request: ChatRequest, *, fresh: bool
-    ) -> Answer | Fanned:
-        if request.choices > 1 and not upstream.facts.has_n:
-            clock = self._services.clock
-            return await fan.send(
-                upstream, body, request, self._stream, self.on_fail, clock, fresh=fresh
-            )
-        return await upstream.send(body, request, self._stream, self.on_fail, fresh=fresh)
+        answer = self._attempt.answer if self._attempt is not None else None
+        return answer.upstream_id if answer is not None else None
 
     def abort(self) -> None:
         """Nobody wants the rest: the upstream sees its peer gone."""
-        if self.answer is not None:
-            self.answer.abort()
+        if self._attempt is not None:
+            self._attempt.abort()
 
     def hold(self) -> None:
         """More waits for the client than memory is given for."""
-        if not self.is_held and self.answer is not None:
+        answer = self._attempt.answer if self._attempt is not None else None
+        if not self.is_held and answer is not None:
             self.is_held = True
-            self.answer.pause()
+            answer.pause()
 
     def resume(self) -> None:
-        if self.is_held and self.answer is not None:
+        answer = self._attempt.answer if self._attempt is not None else None
+        if self.is_held and answer is not None:
             self.is_held = False
-            self.answer.resume()
+            answer.resume()
 
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
-        answer = self.answer
+        attempt = self._attempt
+        if attempt is None:
+            return
+        attempt.end(self._stream.error)
+        answer = attempt.answer
         if answer is not None and not answer.is_over:
             if self._stream.state is State.COMPLETE:
                 # The end of the body is on its way; the connection is good for the next call.
@@ -148,18 +221,16 @@ class Asking:
             else:
                 answer.abort()
 
-    # Called back
-
     def on_open(self) -> None:
-        if self.answer is not None:
-            self._stream.prompt_tokens = self.answer.prompt_tokens
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_result(None)
+        if self._attempt is not None:
+            self._attempt.on_open()
 
-    def on_fail(self, error: ApiError) -> None:
-        """The deployment in hand has failed."""
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(error)
+    def _fail(self, error: ApiError) -> None:
+        """An upstream broke in the middle of its answer."""
+        if self._order is not None and self._attempt is not None:
+            self._attempt.end(error)
+            self.problem = error
+            self.on_broken()
         else:
             self._stream.fail(error)
 
@@ -167,32 +238,33 @@ class Asking:
 
     def check(self, now: float) -> float:
         """Gives up an upstream that has been silent for too long; when to look again."""
-        stream, upstream = self._stream, self.upstream
-        if upstream is None or self.answer is None:
+        stream, attempt = self._stream, self._attempt
+        if attempt is None or attempt.answer is None:
             return now + self._soonest  # connecting has its own limit
         if stream.state is State.FINISHED:
             limit = stream.meter.last + LINGER
             if now >= limit:
                 stream.end()  # the answer is whole; only the end of the body never came
             return limit
-        limit, code, says = min(self._limits(upstream.terms))
+        limit, code, says = min(self._limits(attempt))
         if now >= limit:
-            self.abort()
-            self.answer = None
-            self.on_fail(timed_out(says, code=code))
+            attempt.abort()
+            attempt.answer = None
+            attempt.on_fail(timed_out(says, code=code))
         return limit
 
-    def _limits(self, terms: Terms) -> Iterator[tuple[float, str, str]]:
+    def _limits(self, attempt: Attempt) -> Iterator[tuple[float, str, str]]:
         """Until when the upstream may be silent, for each reason that there is."""
-        stream = self._stream
+        terms = attempt.upstream.terms
         seconds = terms.total_seconds
         says = f"The upstream's answer was not complete within {seconds:g} s."
-        yield self._asked + seconds, "upstream_total_timeout", says
-        if stream.state is State.WAITING:
+        yield attempt.asked + seconds, "upstream_total_timeout", says
+        if not attempt.is_open:
             seconds = terms.first_token_seconds
             says = f"The upstream gave no first token within {seconds:g} s."
-            yield self._asked + seconds, "upstream_first_token_timeout", says
+            yield attempt.asked + seconds, "upstream_first_token_timeout", says
         elif not self.is_held:  # with a slow client it is we who do not read
             seconds = terms.stall_seconds
             says = f"The upstream made no progress for {seconds:g} s."
-            yield stream.meter.last + seconds, "upstream_stalled", says
+            last = max(self._stream.meter.last, attempt.asked)
+            yield last + seconds, "upstream_stalled", says

@@ -44,9 +44,10 @@ class Call:
         self._id = client.request_id.replace("req_", "chatcmpl-", 1)
         self._stream = Stream(services.clock, client.received)
         self._reply = Reply(services, client, self._stream, self._id, int(time.time()))
-        self._asking = Asking(services, self._stream, client.received)
+        self._asking = Asking(services, self._stream)
+        self._asking.on_broken = self._wake
         self._stream.on_open = self._asking.on_open
-        self._stream.on_close = self._on_close
+        self._stream.on_close = self._wake
         self._row: Row | None = None
         self._gone = False
         self._draining = False  # the client is gone, and the upstream is heard to its end
@@ -81,6 +82,7 @@ class Call:
         asking = self._asking
         if asking.drains and not self._stream.done:
             self._draining = True
+            asking.let_go()
             self._stream.detach()
             asking.resume()
         else:
@@ -117,16 +119,15 @@ class Call:
         """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
         assert self._row is not None
         services = self._services
-        soonest = min(
-            services.gate_seconds, self._reply.patience, self._asking.soonest(request.model)
-        )
+        soonest = min(services.gate_seconds, self._reply.patience, self._asking.find(request.model))
         services.wheel.watch(self._client.received + soonest, self._check)
         await self._asking.open(self._client, request, self._row)
 
     async def _end(self) -> None:
         """Passes on what comes; comes back when the stream is over."""
-        if self._asking.patience is not None:
-            self._reply.patience = self._asking.patience
+        terms = self._asking.terms
+        if terms is not None and terms.stall_client_seconds is not None:
+            self._reply.patience = terms.stall_client_seconds
         if self._reply.is_streamed:
             self._commit()
             await self._over()
@@ -136,35 +137,54 @@ class Call:
         await self._over()
         if collector.error is not None:
             raise collector.error
-        self._reply.answer(collector)
+        self._reply.answer(self._tried(), collector)
 
     async def _over(self) -> None:
-        if not self._stream.done:
-            self._finished = asyncio.get_running_loop().create_future()
-            await self._finished
+        while not self._stream.done:
+            if self._asking.problem is not None:
+                await self._asking.go_on()
+            else:
+                self._finished = asyncio.get_running_loop().create_future()
+                await self._finished
 
     async def _drain(self) -> None:
         """Nobody listens any more, but what is paid for is heard to its end, and written down."""
         try:
-            async with asyncio.timeout(self._asking.drain_seconds):
+            terms = self._asking.terms
+            async with asyncio.timeout(terms.drain_seconds if terms is not None else 0):
                 await self._over()
         except (TimeoutError, asyncio.CancelledError):
             self._stream.cancel()
 
     def _commit(self) -> None:
         """From here on the status is 200, and a failure can only be a frame."""
-        self._reply.commit(self._asking.hold)
+        self._reply.commit(self._tried(), self._asking.hold)
+
+    def _tried(self) -> list[tuple[str, str]]:
+        """Headers that tell who answers, and how many have been asked."""
+        deployment = self._asking.deployment
+        if deployment is None:
+            return []
+        attempts = str(self._asking.attempts)
+        return [("x-legato-deployment", deployment), ("x-legato-attempts", attempts)]
 
     def _break(self, error: ApiError) -> None:
         """The call failed: as a status where that can still be said, else as the last frame."""
         self._stream.fail(error)
         if not self._reply.is_committed and not self._gone:
-            self._reply.refuse(error)
+            self._reply.refuse(self._tried(), error)
 
     def _settle(self) -> None:
         row = self._row
         if row is not None:  # somebody that we know has called
-            close(row, self._stream, self._services.clock(), left=self._draining)
+            terms = self._asking.terms
+            close(
+                row,
+                self._stream,
+                self._services.clock(),
+                left=self._draining,
+                price=terms.price if terms is not None else None,
+            )
             row.upstream_id = self._asking.upstream_id
             row.frames, row.bytes = self._reply.size
             self._services.ledger.put(self._id, row)
@@ -172,7 +192,7 @@ class Call:
 
     # Called back
 
-    def _on_close(self) -> None:
+    def _wake(self) -> None:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 

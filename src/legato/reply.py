@@ -69,11 +69,12 @@ class Reply:
         """(frames, bytes) that were sent."""
         return (self._writer.frames, self._writer.size) if self._writer is not None else (0, 0)
 
-    def commit(self, on_full: Callable[[], None]) -> None:
-        """`on_full` is called while more waits for a slow client than memory is given for."""
+    def commit(self, headers: list[tuple[str, str]], on_full: Callable[[], None]) -> None:
+        """From here on the status is 200. `on_full` is called while more waits for a slow client
+        than memory is given for."""
         if self._writer is not None:
             return
-        self._client.start()
+        self._client.start(headers)
         wants_usage, running, pads = self._options
         self._writer = FrameWriter(
             identity=self._identity,
@@ -89,16 +90,15 @@ class Reply:
         )
         self._stream.attach(self._writer)
 
-    def answer(self, collected: Collector) -> None:
+    def answer(self, headers: list[tuple[str, str]], collected: Collector) -> None:
         """The whole answer at once."""
         body = collected.answer(identity=self._identity, created=self._created, model=self._model)
-        self._client.answer(200, [], body)
+        self._client.answer(200, headers, body)
 
-    def refuse(self, error: ApiError) -> None:
+    def refuse(self, headers: list[tuple[str, str]], error: ApiError) -> None:
         """An error with its status."""
-        headers: list[tuple[str, str]] = []
         if error.retry_after is not None:
-            headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+            headers = [*headers, ("retry-after", str(max(1, round(error.retry_after))))]
         self._client.answer(error.status, headers, error.as_json())
 
     def pause(self) -> None:

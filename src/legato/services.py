@@ -22,7 +22,7 @@ class Client(Protocol):
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """A whole answer."""
 
-    def start(self) -> None:
+    def start(self, headers: list[tuple[str, str]]) -> None:
         """Commits a 200 and a stream of events."""
 
     def write(self, data: bytes) -> None: ...

@@ -96,6 +96,10 @@ class ChatRequest(Struct, gc=False):
         return self.n or 1
 
     @property
+    def wants_json(self) -> bool:
+        return self.response_format is not None and self.response_format.type != "text"
+
+    @property
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 

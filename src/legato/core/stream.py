@@ -17,10 +17,12 @@ import msgspec
 from msgspec import UNSET
 
 from legato.core import usage
-from legato.core.chunk import Choice, Chunk, Usage
+from legato.core.chunk import Choice, Chunk, Delta, Usage
 from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.kept import Kept
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
+from legato.core.usage import Seen
 
 
 class State(Enum):
@@ -88,18 +90,23 @@ def one_line(raw: bytes) -> bytes:
 class Stream:
     """One call's answer on its way.
 
-    `clock` gives seconds; `on_open` is called once, at the first chunk that counts as an answer;
-    `on_close` once, at the end, whatever it is. Both are called from inside `push`, `end`, ...
+    `clock` gives seconds. `on_open` is called at the first chunk that counts as an answer, and at
+    the first of each upstream that goes on with it; `on_close` once, at the end, whatever it is.
+    Both are called from inside `push`, `end`, ...
     """
 
     __slots__ = (
         "_carried",
         "_choices",
         "_clock",
+        "_counted",
         "_early",
+        "_resumes",
         "_subscriber",
+        "before",
         "error",
         "expects",
+        "kept",
         "meter",
         "on_close",
         "on_open",
@@ -114,10 +121,14 @@ class Stream:
         self.error: ApiError | None = None
         self.usage: Usage | None = None
         self.prompt_tokens = 0  # where it is known before the upstream's usage says it
+        self.before: Usage | None = None  # of an upstream that broke, where another went on
+        self.kept: Kept | None = None  # where another may have to go on
         self.expects = 1  # choices without which the answer is not whole
         self.on_open: Callable[[], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
         self._clock = clock
+        self._resumes = False  # another upstream is to go on, and has not said anything yet
+        self._counted = (0, 0)  # pieces and reasoning that `before` has counted
         self._choices: dict[int, ChoiceState] = {}
         self._carried: set[int] = set()  # open choices whose index is theirs: plain text passes
         self._subscriber: Subscriber | None = None
@@ -129,10 +140,30 @@ class Stream:
 
     def running_usage(self) -> Usage:
         """Usage so far."""
-        return usage.running(self.usage, self.meter, self.prompt_tokens)
+        return self._since_before(usage.running(self.usage, self._seen()))
 
-    def _shown(self) -> Usage:
-        return usage.shown(self.usage, self.meter, self.prompt_tokens)
+    def total_usage(self) -> Usage:
+        """Usage of the whole answer, as its client is shown it."""
+        return self._since_before(usage.shown(self.usage, self._seen()))
+
+    def _seen(self) -> Seen:
+        pieces, reasoning = self._counted
+        meter = self.meter
+        return Seen(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
+
+    def _since_before(self, usage_since: Usage) -> Usage:
+        return usage_since if self.before is None else usage.joined(self.before, usage_since)
+
+    def go_on(self) -> None:
+        """Another upstream goes on with the answer: its usage comes on top of what there was."""
+        self.before = self.running_usage() | {
+            "completion_tokens_details": {"reasoning_tokens": self.meter.reasoning}
+        }
+        self.usage = None
+        self.prompt_tokens = 0
+        self._counted = (self.meter.pieces, self.meter.reasoning)
+        self._carried.clear()  # the next chunk is looked at
+        self._resumes = True
 
     # From the client's side
 
@@ -143,7 +174,7 @@ class Stream:
         for chunk in early or ():
             subscriber.push(chunk)
         if self.state is State.COMPLETE:
-            subscriber.complete(self._shown())
+            subscriber.complete(self.total_usage())
         elif self.state is State.FAILED and self.error is not None:
             subscriber.fail(self.error)
         subscriber.flush()
@@ -171,6 +202,8 @@ class Stream:
             delta = choices[0].delta
             if delta is not None and delta.reasoning_content:
                 self.meter.reasoning += 1
+            if self.kept is not None and delta is not None:
+                self._keep(choices[0], delta)
             self._emit(chunk)
         else:
             for member in chunk.members():
@@ -188,7 +221,7 @@ class Stream:
         if self.state is State.FINISHED:
             self._close(State.COMPLETE)
             if self._subscriber is not None:
-                self._subscriber.complete(self._shown())
+                self._subscriber.complete(self.total_usage())
                 self._subscriber.flush()
             return
         self.fail(self.unfinished())
@@ -216,32 +249,49 @@ class Stream:
         theirs = member.get("index") or 0
         if not isinstance(theirs, int):
             raise broken("The upstream sent a choice whose `index` is not a number.")
-        choice = self._choices.get(theirs)
-        if choice is None:
-            choice = ChoiceState(len(self._choices))
-            fields = choice.mend(member)
-            if not fields:
-                return  # only a role, or nothing at all: not yet an answer
-            self._choices[theirs] = choice
-            self._to(State.OPEN)
-            if choice.index == theirs:
-                self._carried.add(theirs)
-            self._send(_role(choice.index), extras)
-        else:
-            fields = choice.mend(member)
+        choice = self._choices.get(theirs) or ChoiceState(len(self._choices))
+        fields = choice.mend(member)
+        if not fields:
+            return  # only a role, or nothing at all: not yet an answer
+        if theirs not in self._choices:
+            self._begin(theirs, choice, extras)
+        elif self._resumes:
+            self._resume(theirs, choice)
         for mended in fields:
             if mended["delta"]:
                 self.meter.content(self._clock())
                 self.meter.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
-        if choice.finished and fields:
+        if choice.finished:
             self._carried.discard(theirs)
             if len(self._choices) >= self.expects and all(
                 each.finished for each in self._choices.values()
             ):
                 self._to(State.FINISHED)
 
+    def _begin(self, theirs: int, choice: ChoiceState, extras: bytes) -> None:
+        self._choices[theirs] = choice
+        self._to(State.OPEN)
+        if choice.index == theirs:
+            self._carried.add(theirs)
+        self._send(_role(choice.index), extras)
+
+    def _resume(self, theirs: int, choice: ChoiceState) -> None:
+        """The first that another upstream says of a choice that is under way."""
+        self._resumes = False
+        if choice.index == theirs:
+            self._carried.add(theirs)
+        self.on_open()
+
+    def _keep(self, choice: Choice, delta: Delta) -> None:
+        assert self.kept is not None
+        self.kept.add(delta.content or "", delta.reasoning_content or "")
+        if choice.index or delta.refusal:
+            self.kept.is_exact = False
+
     def _send(self, member: dict[str, Any], extras: bytes) -> None:
+        if self.kept is not None:
+            self.kept.member(member)
         raw = one_line(msgspec.json.encode([member]))
         self._emit(Chunk(choices=[], raw=raw, extras=extras, fields=[member]))
 

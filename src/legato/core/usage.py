@@ -5,7 +5,6 @@ from typing import Any
 from msgspec import Struct
 
 from legato.core.chunk import Usage, as_object
-from legato.core.meter import Meter
 
 
 class Tokens(Struct, frozen=True, gc=False):
@@ -32,11 +31,20 @@ def tells_reasoning(usage: Usage) -> bool:
     return isinstance(details.get("reasoning_tokens"), int)
 
 
-def shown(usage: Usage | None, seen: Meter, prompt: int = 0) -> Usage:
+class Seen(Struct, frozen=True, gc=False):
+    """What went by of an answer: chunks with content, those of them with reasoning; and the tokens
+    of its prompt, where somebody else knows them."""
+
+    pieces: int
+    reasoning: int = 0
+    prompt: int = 0
+
+
+def shown(usage: Usage | None, seen: Seen) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
-    counted from the deltas that came. `prompt`: tokens of the prompt, where somebody else knows."""
+    counted from the deltas that came."""
     if usage is None:
-        usage = running(None, seen, prompt)
+        usage = running(None, seen)
     if tells_reasoning(usage):
         return usage
     details = dict(as_object(usage.get("completion_tokens_details")) or {})
@@ -44,10 +52,10 @@ def shown(usage: Usage | None, seen: Meter, prompt: int = 0) -> Usage:
     return usage | {"completion_tokens_details": details}
 
 
-def running(usage: Usage | None, seen: Meter, prompt: int = 0) -> Usage:
+def running(usage: Usage | None, seen: Seen) -> Usage:
     """Usage so far, in the middle of an answer. An upstream's own running total may lag behind."""
     said = count(usage or {})
-    prompt = said.prompt or prompt
+    prompt = said.prompt or seen.prompt
     completion = max(said.completion, seen.pieces)
     return {
         "prompt_tokens": prompt,
@@ -72,6 +80,21 @@ def merged(usages: list[Usage | None]) -> Usage | None:
         reasoning = sum(each.reasoning for each in tokens)
         total["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return total
+
+
+def joined(before: Usage, after: Usage) -> Usage:
+    """The usage of an answer that one upstream began and another went on with. The second one's
+    prompt holds the first one's, and what was delivered: it is not counted again."""
+    first, second = count(before), count(after)
+    prompt = first.prompt or max(0, second.prompt - first.completion)
+    completion = first.completion + second.completion
+    return after | {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(first.cached, prompt)},
+        "completion_tokens_details": {"reasoning_tokens": first.reasoning + second.reasoning},
+    }
 
 
 def _number(owner: Any, name: str) -> int:

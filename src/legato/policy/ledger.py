@@ -1,6 +1,6 @@
 """What is written down of a call: one row each, whatever its outcome, and no word of its text."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -43,9 +43,26 @@ class Row(Struct):
     duration: float | None = None
     frames: int = 0
     bytes: int = 0
+    attempts: int = 0
+    errors: str = ""  # codes, one for each of `deployments`; empty for one that did not fail
+    continuations: int = 0
+    cost: float | None = None  # US dollars; None: there is no price
 
 
-def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
+class Price(Protocol):
+    """US dollars for a million tokens."""
+
+    @property
+    def prompt(self) -> float: ...
+    @property
+    def completion(self) -> float: ...
+    @property
+    def cached(self) -> float: ...
+
+
+def close(
+    row: Row, stream: Stream, now: float, *, left: bool = False, price: Price | None = None
+) -> None:
     """Writes down how a call ended. `now`: on the stream's clock. `left`: its client did not stay
     for the end."""
     row.outcome = "cancelled" if left else _outcome(row, stream)
@@ -56,6 +73,14 @@ def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
     row.itl_p50, row.itl_p99 = meter.gap(0.5), meter.gap(0.99)
     row.longest_gap = meter.longest_gap if row.itl_p50 is not None else None
     _tokens(row, stream)
+    if price is not None:
+        row.cost = _cost(row, price)
+
+
+def _cost(row: Row, price: Price) -> float:
+    fresh = max(0, row.prompt_tokens - row.cached_tokens)
+    dollars = fresh * price.prompt + row.cached_tokens * price.cached
+    return (dollars + row.completion_tokens * price.completion) / 1e6
 
 
 def _outcome(row: Row, stream: Stream) -> Outcome:
@@ -72,7 +97,9 @@ def _tokens(row: Row, stream: Stream) -> None:
     """The upstream's numbers where it gave them; else what was seen going by."""
     seen = stream.meter
     usage = stream.usage
-    if usage is not None:
+    if stream.before is not None:
+        _tokens_of_two(row, stream)
+    elif usage is not None:
         said = count(usage)
         sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
         row.prompt_tokens, row.prompt_from = said.prompt, sure
@@ -88,3 +115,12 @@ def _tokens(row: Row, stream: Stream) -> None:
     elif seen.pieces:
         row.completion_tokens, row.completion_from = seen.pieces, "counted"
         row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
+
+
+def _tokens_of_two(row: Row, stream: Stream) -> None:
+    """Of an answer that one upstream began and another went on with: the first never said."""
+    said = count(stream.total_usage())
+    for kind in ("prompt", "completion", "reasoning", "cached"):
+        number = getattr(said, kind)
+        setattr(row, f"{kind}_tokens", number)
+        setattr(row, f"{kind}_from", "counted" if number else "none")

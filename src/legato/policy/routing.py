@@ -1,28 +1,63 @@
-"""Public model ids and the deployments that answer for them."""
+"""Public model ids and the deployments that answer for them: who is asked, in which order.
 
-from collections.abc import Iterable
+Deciding does no I/O.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, unavailable
+from legato.policy.health import Health
+
+#: order: as they are named (with weights: by their shares); least-busy: the fewest calls first;
+#: fastest: the shortest time to a first token, failures reckoned in.
+Strategy = Literal["order", "least-busy", "fastest"]
 
 
 class Route(Struct, frozen=True):
-    """A public model id. `deployments` are names, in the order in which they are asked."""
+    """A public model id. `deployments` are names; `contexts` their lengths, where known."""
 
     model: str
     deployments: tuple[str, ...]
+    strategy: Strategy = "order"
+    weights: dict[str, float] = {}
+    attempts: int = 3
+    retry_seconds: float = 30.0
+    max_continuations: int = 1
+    contexts: dict[str, int] = {}
     owned_by: str = "legato"
     context_length: int | None = None
     capabilities: tuple[str, ...] = ("chat", "streaming")
     created: int = 0
+    price: dict[str, float] | None = None
+
+    def longer(self, than: str) -> tuple[str, ...]:
+        """The deployments with a longer context than that of `than`, the shortest first."""
+        known = self.contexts
+        found = [name for name in known if known[name] > known.get(than, 0)]
+        return tuple(sorted(found, key=known.__getitem__)) if than in known else ()
 
 
 class Router:
-    __slots__ = ("_routes",)
+    """Finds routes and plans calls. `draw` gives numbers between 0 and 1."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    __slots__ = ("_draw", "_routes", "health")
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        health: Mapping[str, Health] | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._routes = {route.model: route for route in routes}
+        self._draw = draw
+        self.health: dict[str, Health] = dict(health or {})
+        for route in self._routes.values():
+            for name in route.deployments:
+                self.health.setdefault(name, Health())
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -39,3 +74,38 @@ class Router:
                 param="model",
             )
         return route
+
+    def plan(self, route: Route, now: float) -> list[str]:
+        """The deployments that may be asked now, the first first. Raises `ApiError` 503 where all
+        of them are to be left alone."""
+        health = self.health
+        names = route.deployments
+        if len(names) > 1:
+            names = self._ordered(route, now)
+        plan = [name for name in names if health[name].allows(now)]
+        if not plan:
+            wait = min(health[name].until for name in names) - now
+            error = unavailable("No deployment of this model is healthy.", code="no_deployment")
+            error.retry_after = max(wait, 1.0)
+            raise error
+        return plan
+
+    def allows(self, name: str, now: float) -> bool:
+        return self.health[name].allows(now)
+
+    def _ordered(self, route: Route, now: float) -> tuple[str, ...]:
+        names, weights, health = route.deployments, route.weights, self.health
+        if route.strategy == "least-busy":
+            return tuple(
+                sorted(names, key=lambda name: (health[name].busy + 1) / weights.get(name, 1.0))
+            )
+        if route.strategy == "fastest":
+            return tuple(
+                sorted(names, key=lambda name: health[name].score(now) / weights.get(name, 1.0))
+            )
+        if not weights:
+            return names
+        # The first one is drawn by its share, the second by its share of the rest, and so on.
+        return tuple(
+            sorted(names, key=lambda name: -(self._draw() ** (1 / weights.get(name, 1.0))))
+        )

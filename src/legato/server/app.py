@@ -82,7 +82,10 @@ class App:
             self.upstreams[deployment.name] = assembly.upstream(deployment, CLOCK)
         self.services = Services(
             keyring=Keyring(),
-            router=Router(assembly.routes(settings, self.upstreams, self.engines)),
+            router=Router(
+                assembly.routes(settings, self.upstreams, self.engines),
+                assembly.health(settings),
+            ),
             ledger=self.ledger,
             upstreams=self.upstreams,
             wheel=self.wheel,

@@ -9,13 +9,14 @@ from msgspec.structs import replace
 
 from legato import dialects
 from legato.core.dialect import Facts
+from legato.policy.health import Health
 from legato.policy.providers import PROVIDERS
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings
 from legato.sources.catalog import KNOWN
 from legato.sources.engine import Engine, EngineModel, cache_mib
 from legato.sources.http import Endpoint, Pool
-from legato.sources.upstream import Target, Terms, Upstream
+from legato.sources.upstream import Price, Target, Terms, Upstream
 
 Clock = Callable[[], float]
 
@@ -91,8 +92,23 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         wanted.model,
         dialect=dialect,
         facts=_facts(wanted, provider.facts if provider else Facts()),
-        terms=Terms(**{name: getattr(wanted, name) for name in Terms.__struct_fields__}),
-        target=Target.of(pool, dialect, wanted.model, wanted.credentials[0]),
+        terms=_terms(wanted),
+        target=Target.of(pool, dialect, wanted.model, wanted.credentials),
+    )
+
+
+def _terms(wanted: Deployment) -> Terms:
+    names = set(Terms.__struct_fields__) & set(wanted.__struct_fields__) - {"price"}
+    price = wanted.price
+    return Terms(
+        **{name: getattr(wanted, name) for name in names},
+        replays=wanted.continues == "replay",
+        price=price
+        and Price(
+            price.prompt,
+            price.completion,
+            price.prompt if price.cached is None else price.cached,
+        ),
     )
 
 
@@ -113,7 +129,22 @@ def routes(
     """Those that are named, and one for each deployment that none of them names."""
     now = int(time.time())
     models = {engine.model.name: engine.model for engine in engines}
-    found = [Route(each.model, each.deployments, created=now) for each in settings.routes]
+    contexts = {each.name: each.context_length for each in settings.deployments}
+    contexts |= {name: model.context for name, model in models.items()}
+    found = [
+        Route(
+            each.model,
+            each.deployments,
+            strategy=each.strategy,
+            weights=each.weights,
+            attempts=each.attempts,
+            retry_seconds=each.retry_seconds,
+            max_continuations=each.max_continuations,
+            contexts={name: length for name in each.deployments if (length := contexts.get(name))},
+            created=now,
+        )
+        for each in settings.routes
+    ]
     named = {route.model for route in found} | {
         name for route in found for name in route.deployments
     }
@@ -133,6 +164,13 @@ def routes(
                 )
             )
     return found
+
+
+def health(settings: Settings) -> dict[str, Health]:
+    return {
+        each.name: Health(open_after=each.open_after, open_seconds=each.open_seconds)
+        for each in settings.deployments
+    }
 
 
 def _file_name(model: str) -> str:

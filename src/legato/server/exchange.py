@@ -141,12 +141,13 @@ class ChatExchange:
         self._connection.transport.write(b"".join(lines))
         self._complete()
 
-    def start(self) -> None:
+    def start(self, headers: list[tuple[str, str]]) -> None:
         if not self.disconnected:
             if not self._chunked:
                 self.keep_alive = False  # an HTTP/1.0 body ends with the connection
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            head = b"".join((_STREAM_HEAD, framing, self._usual(), b"\r\n"))
+            said = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
+            head = b"".join((_STREAM_HEAD, framing, said, self._usual(), b"\r\n"))
             self._connection.transport.write(head)
 
     def write(self, data: bytes) -> None:
@@ -181,7 +182,10 @@ class ChatExchange:
         origins = self._connection.cors_origins
         if self._origin is not None and (self._origin in origins or b"*" in origins):
             lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
-            lines.append(b"access-control-expose-headers: x-request-id, retry-after\r\n")
+            lines.append(
+                b"access-control-expose-headers: x-request-id, retry-after, x-legato-deployment, "
+                b"x-legato-attempts\r\n"
+            )
             lines.append(b"vary: origin\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")

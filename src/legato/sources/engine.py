@@ -35,7 +35,9 @@ PROVEN: Final = 60.0
 NOTICE: Final = 1.0
 
 #: What llama.cpp takes and does.
-LLAMA: Final = Facts(asks="llama", reports_progress=True)
+LLAMA: Final = Facts(
+    asks="llama", reports_progress=True, continues="prefill", continues_reasoning=True
+)
 
 #: Bytes of an engine's log, beyond which the next start begins it anew.
 LOG_LIMIT: Final = 8 * 1024 * 1024
@@ -227,7 +229,7 @@ class Engine:
             return
         self.problem = None
         self.upstream.target = Target.of(
-            Pool(endpoint, clock=self._clock), openai, self.model.name, self.key
+            Pool(endpoint, clock=self._clock), openai, self.model.name, (self.key,)
         )
         self._fell.clear()
         self._up.set()

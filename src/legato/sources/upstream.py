@@ -9,8 +9,10 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.dialect import Asked, Dialect, Facts
+from legato.core.chunk import Chunk
+from legato.core.dialect import Asked, Delivered, Dialect, Facts
 from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.kept import Replay
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.core.think import Thinking
@@ -26,6 +28,18 @@ REFUSAL_LIMIT: Final = 256 * 1024
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
 
 
+#: Each takes a chunk and gives it changed.
+Passes = tuple[Callable[[Chunk], Chunk], ...]
+
+
+class Price(Struct, frozen=True):
+    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+
+    prompt: float
+    completion: float
+    cached: float
+
+
 class Terms(Struct, frozen=True):
     """How long a deployment is waited for, and what is done with its answers."""
 
@@ -37,6 +51,8 @@ class Terms(Struct, frozen=True):
     drain_seconds: float = 60.0  # at most, after the client has left
     reasoning: Reasoning = "field"
     unsupported: Literal["drop", "error"] = "drop"
+    replays: bool = False  # goes on with an answer that broke elsewhere by saying it all again
+    price: Price | None = None
 
     @property
     def soonest(self) -> float:
@@ -49,10 +65,16 @@ class Target(Struct):
     """Where a deployment can be reached at this moment."""
 
     pool: Pool
-    head: bytes  # request line and headers, up to the content length
+    heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
 
     @classmethod
-    def of(cls, pool: Pool, dialect: Dialect, model: str, api_key: str | None) -> "Target":
+    def of(
+        cls, pool: Pool, dialect: Dialect, model: str, credentials: tuple[str | None, ...]
+    ) -> "Target":
+        return cls(pool, tuple(cls._head(pool, dialect, model, each) for each in credentials))
+
+    @staticmethod
+    def _head(pool: Pool, dialect: Dialect, model: str, api_key: str | None) -> bytes:
         lines = [
             f"POST {pool.endpoint.path}{dialect.path(model)} HTTP/1.1",
             f"host: {pool.endpoint.authority}",
@@ -63,7 +85,7 @@ class Target(Struct):
             *(f"{name}: {value}" for name, value in dialect.headers(api_key)),
             "content-length: ",
         ]
-        return cls(pool, "\r\n".join(lines).encode("latin-1"))
+        return "\r\n".join(lines).encode("latin-1")
 
 
 class Upstream:
@@ -91,8 +113,18 @@ class Upstream:
         self.terms = terms or Terms()
         self.target = target
         self._wait = wait
+        self._credential = 0  # which one is used
         self.recover: Callable[[], Awaitable[None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
+
+    @property
+    def credentials(self) -> int:
+        """How many there are to use in turn."""
+        return len(self.target.heads) if self.target is not None else 1
+
+    def rotate(self) -> None:
+        """The credential in use is used up: the next one."""
+        self._credential += 1
 
     async def send(
         self,
@@ -102,10 +134,15 @@ class Upstream:
         on_fail: Callable[[ApiError], None],
         *,
         fresh: bool = False,
+        delivered: Delivered | None = None,
+        replay: Replay | None = None,
     ) -> "Answer":
         """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
-        broke, before its answer or in the middle of it: another deployment may be asked."""
-        asked = Asked(body, request, self.model, self.facts, self.terms.unsupported)
+        broke, before its answer or in the middle of it: another deployment may be asked.
+
+        `delivered`: what the client has of the answer, which the upstream is to go on with;
+        `replay`: the same, where it is to answer from the start."""
+        asked = Asked(body, request, self.model, self.facts, self.terms.unsupported, delivered)
         payload = self.dialect.encode(asked)
         if self.target is None and self._wait is not None:
             await self._wait()
@@ -115,14 +152,20 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await target.pool.connect()
-        answer = Answer(connection, stream, on_fail, self.dialect, self._thinking())
-        connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(payload), payload), answer)
+        answer = Answer(connection, stream, on_fail, self.dialect, self._passes(delivered, replay))
+        head = target.heads[self._credential % len(target.heads)]
+        connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
-    def _thinking(self) -> Thinking | None:
-        if self.terms.reasoning == "field":
-            return None
-        return Thinking(opened=self.terms.reasoning == "think-tags-open")
+    def _passes(self, delivered: Delivered | None, replay: Replay | None) -> Passes:
+        """What the chunks of an answer go through."""
+        passes: list[Callable[[Chunk], Chunk]] = []
+        # Where the text of an answer has begun, its thoughts are over.
+        if self.terms.reasoning != "field" and delivered is None:
+            passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open").split)
+        if replay is not None:
+            passes.append(replay.split)
+        return tuple(passes)
 
 
 class Answer:
@@ -134,12 +177,12 @@ class Answer:
         "_dialect",
         "_inflate",
         "_on_fail",
+        "_passes",
         "_reader",
         "_refused",
         "_retry_after",
         "_status",
         "_stream",
-        "_thinking",
     )
 
     def __init__(
@@ -148,7 +191,7 @@ class Answer:
         stream: Stream,
         on_fail: Callable[[ApiError], None],
         dialect: Dialect,
-        thinking: Thinking | None,
+        passes: Passes,
     ) -> None:
         self._connection: Connection | None = connection
         self._stream = stream
@@ -157,7 +200,7 @@ class Answer:
         self._decoder = dialect.decoder()
         self._reader = dialect.reader()
         self._status = 0
-        self._thinking = thinking
+        self._passes = passes
         self._refused: bytearray | None = None  # the body of what is not a stream of events
         self._retry_after: float | None = None
         self._inflate: zlib._Decompress | None = None
@@ -261,13 +304,15 @@ class Answer:
 
     def _events(self, events: list[tuple[bytes, bytes]]) -> None:
         stream = self._stream
-        read, thinking = self._reader.read, self._thinking
+        read, passes = self._reader.read, self._passes
         for name, data in events:
             chunk = read(name, data)
             if chunk is None:
                 self._end(None)
                 return
-            stream.push(chunk if thinking is None else thinking.split(chunk))
+            for each in passes:
+                chunk = each(chunk)
+            stream.push(chunk)
             if stream.done:
                 return
 

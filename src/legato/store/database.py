@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: The newest migration; a test holds it against the files in `migrations/versions`.
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
 
@@ -52,6 +52,10 @@ calls = sa.Table(
     ),
     sa.Column("frames", sa.Integer, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("errors", sa.String(1000), nullable=False),
+    sa.Column("continuations", sa.Integer, nullable=False),
+    sa.Column("cost", sa.Float, nullable=True),
     sa.Index("calls_received", "received"),
     sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
 )

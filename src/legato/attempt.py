@@ -1,0 +1,210 @@
+"""One deployment asked once for one call, until it has begun to answer, failed, or is done."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from legato.core.dialect import Delivered
+from legato.core.errors import ApiError, UpstreamError
+from legato.core.kept import Replay
+from legato.core.request import ChatRequest, amended
+from legato.core.stream import State, Stream
+from legato.services import Services
+from legato.sources import fan
+from legato.sources.fan import Fanned
+from legato.sources.http import StaleConnection
+from legato.sources.upstream import Answer, Upstream
+
+#: What a call meets whose engine dies before it has said a word.
+DROPPED: Final = ("upstream_cut", "upstream_unreachable")
+
+#: What a credential of ours meets that is used up or no longer good.
+SPENT: Final = ("upstream_rate_limited", "upstream_401", "upstream_403")
+
+
+class Order:
+    """What is asked of an upstream: a client's request, and what is there of its answer."""
+
+    __slots__ = ("body", "delivered", "request")
+
+    def __init__(self, body: bytes, request: ChatRequest) -> None:
+        self.body = body
+        self.request = request
+        self.delivered: Delivered | None = None
+
+    def continues(self, upstream: Upstream, broken: Upstream) -> bool:
+        """Whether `upstream` may be able to go on with an answer that `broken` began."""
+        request = self.request
+        if request.choices > 1 or request.wants_json:
+            return False
+        return upstream.facts.continues != "no" or self.replays(upstream, broken)
+
+    def replays(self, upstream: Upstream, broken: Upstream) -> bool:
+        """The same model says the same again, where nothing is left to chance."""
+        request = self.request
+        fixed = request.seed is not None and request.temperature == 0
+        return fixed and upstream.terms.replays and upstream.model == broken.model
+
+    def take_up(self, stream: Stream) -> bool:
+        """Makes this the order for the rest of the answer; False where it cannot be joined."""
+        kept = stream.kept
+        if kept is None or not kept.is_exact:
+            return False
+        self.delivered = kept.delivered
+        stream.go_on()
+        return True
+
+    def rest(self, used: int) -> bytes:
+        """The request's body, with what is left of its limit of tokens. Raises `UpstreamError`."""
+        changes: dict[str, int] = {}
+        for name in ("max_tokens", "max_completion_tokens"):
+            limit = getattr(self.request, name)
+            if limit is not None:
+                if limit <= used:
+                    raise _cannot("the limit of tokens had been reached")
+                changes[name] = limit - used
+        return amended(self.body, **changes) if changes else self.body
+
+
+class Attempt:
+    """A deployment that is asked. Its health hears of it exactly once."""
+
+    __slots__ = (
+        "_ended",
+        "_health",
+        "_on_broken",
+        "_opened",
+        "_pieces",
+        "_services",
+        "_stream",
+        "answer",
+        "asked",
+        "is_open",
+        "name",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        stream: Stream,
+        name: str,
+        on_broken: Callable[[ApiError], None],
+    ) -> None:
+        """`on_broken` hears of a failure in the middle of the answer."""
+        self._services = services
+        self._stream = stream
+        self._on_broken = on_broken
+        self._opened: asyncio.Future[None] | None = None
+        self._pieces = stream.meter.pieces
+        self._ended = False
+        self.name = name
+        self.upstream: Upstream = services.upstreams[name]
+        self.answer: Answer | Fanned | None = None
+        self.asked = services.clock()
+        self.is_open = False
+        self._health = services.router.health[name]
+        self._health.begin(self.asked)
+
+    async def open(self, order: Order) -> None:
+        """Comes back when the first token is there. Raises `ApiError`."""
+        fresh = recovered = False
+        left = self.upstream.credentials
+        while True:
+            self._opened = asyncio.get_running_loop().create_future()
+            self.asked = self._services.clock()
+            self.answer = None
+            try:
+                self.answer = await self._send(order, fresh=fresh)
+                await self._opened
+                return
+            except StaleConnection:
+                self.abort()
+                fresh = True
+            except UpstreamError as error:
+                self.abort()
+                left -= 1
+                if error.code in SPENT and left > 0:
+                    self.upstream.rotate()
+                    continue
+                if recovered or self.upstream.recover is None or error.code not in DROPPED:
+                    raise
+                await self.upstream.recover()
+                fresh = recovered = True
+
+    async def _send(self, order: Order, *, fresh: bool) -> Answer | Fanned:
+        upstream, request, delivered = self.upstream, order.request, order.delivered
+        if delivered is not None:
+            return await self._send_rest(order, delivered, fresh=fresh)
+        if request.choices > 1 and not upstream.facts.has_n:
+            clock = self._services.clock
+            return await fan.send(
+                upstream, order.body, request, self._stream, self.on_fail, clock, fresh=fresh
+            )
+        return await upstream.send(order.body, request, self._stream, self.on_fail, fresh=fresh)
+
+    async def _send_rest(self, order: Order, delivered: Delivered, *, fresh: bool) -> Answer:
+        """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
+        joined without a trace."""
+        upstream, request = self.upstream, order.request
+        if upstream.facts.continues == "no":
+            return await upstream.send(
+                order.body,
+                request,
+                self._stream,
+                self.on_fail,
+                fresh=fresh,
+                replay=Replay(delivered),
+            )
+        if delivered.reasoning and not upstream.facts.continues_reasoning:
+            raise _cannot("it had been thinking")
+        used = (self._stream.before or {}).get("completion_tokens", 0)
+        return await upstream.send(
+            order.rest(used),
+            request,
+            self._stream,
+            self.on_fail,
+            fresh=fresh,
+            delivered=delivered,
+        )
+
+    def abort(self) -> None:
+        if self.answer is not None:
+            self.answer.abort()
+
+    def end(self, error: ApiError | None) -> None:
+        """It is over: `error` is with what it failed, None where it did not."""
+        if self._ended:
+            return
+        self._ended = True
+        health = self._health
+        health.end()
+        if isinstance(error, UpstreamError):
+            health.failed(self._services.clock(), error.retry_after)
+        elif self._stream.state is State.COMPLETE:
+            health.completed()
+
+    # Called back
+
+    def on_open(self) -> None:
+        """The first chunk of this deployment that counts is there."""
+        if self.answer is not None:
+            self._stream.prompt_tokens = self.answer.prompt_tokens
+        self.is_open = True
+        now = self._services.clock()
+        self._health.opened(now, now - self.asked)
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
+
+    def on_fail(self, error: ApiError) -> None:
+        """It has failed, before its answer or in the middle of it."""
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_exception(error)
+        else:
+            self._on_broken(error)
+
+
+def _cannot(reason: str) -> UpstreamError:
+    return UpstreamError(
+        502, "cannot_continue", f"The answer broke off, and cannot be taken up: {reason}."
+    )
