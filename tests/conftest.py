@@ -25,6 +25,12 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_finish(session: Any) -> None:
+    """All that was imported stays: a collection behind each test need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
     """Waits for a condition, not for a time; fails where it does not come true."""
     deadline = asyncio.get_running_loop().time() + seconds

@@ -63,6 +63,8 @@ class Asking:
         if route.max_continuations and len(route.deployments) > 1:
             self._stream.kept = Kept()
         order = Order(client.body, request)
+        if self._stream.kept is not None:
+            self._order = order  # it may break in the very turn in which it begins
         budget = Budget(
             route.attempts,
             client.received + route.retry_seconds,
@@ -117,10 +119,8 @@ class Asking:
 
     def _keep(self, order: Order, route: Route, name: str) -> None:
         """Where another deployment can go on with this answer, all is kept that it needs."""
-        if self._stream.kept is not None and self._others(order, route, name):
-            self._order = order
-        else:
-            self._stream.kept = None
+        if not self._others(order, route, name):
+            self._order = self._stream.kept = None
 
     def _others(self, order: Order, route: Route, name: str) -> list[str]:
         """Deployments that might go on where `name` breaks."""
@@ -134,13 +134,14 @@ class Asking:
     async def go_on(self) -> None:
         """The upstream broke in the middle of its answer: another goes on with it, or it fails."""
         error, self.problem = self.problem, None
-        order, route, row = self._order, self.route, self._row
-        if error is None or order is None or route is None or row is None:
-            return
-        attempt = self._attempt
+        order, route, row, attempt = self._order, self.route, self._row, self._attempt
+        assert error is not None
+        assert route is not None
+        assert row is not None
         assert attempt is not None
         row.errors += error.code
-        if row.continuations < route.max_continuations and order.take_up(self._stream):
+        again = order is not None and row.continuations < route.max_continuations
+        if order is not None and again and order.take_up(self._stream):
             for name in self._others(order, route, attempt.name):
                 if not self._services.router.allows(name, self._services.clock()):
                     continue
@@ -239,7 +240,7 @@ class Asking:
     def check(self, now: float) -> float:
         """Gives up an upstream that has been silent for too long; when to look again."""
         stream, attempt = self._stream, self._attempt
-        if attempt is None or attempt.answer is None:
+        if attempt is None or attempt.is_over or attempt.answer is None:
             return now + self._soonest  # connecting has its own limit
         if stream.state is State.FINISHED:
             limit = stream.meter.last + LINGER

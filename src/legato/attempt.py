@@ -70,7 +70,6 @@ class Attempt:
     """A deployment that is asked. Its health hears of it exactly once."""
 
     __slots__ = (
-        "_ended",
         "_health",
         "_on_broken",
         "_opened",
@@ -80,6 +79,7 @@ class Attempt:
         "answer",
         "asked",
         "is_open",
+        "is_over",
         "name",
         "upstream",
     )
@@ -97,7 +97,7 @@ class Attempt:
         self._on_broken = on_broken
         self._opened: asyncio.Future[None] | None = None
         self._pieces = stream.meter.pieces
-        self._ended = False
+        self.is_over = False
         self.name = name
         self.upstream: Upstream = services.upstreams[name]
         self.answer: Answer | Fanned | None = None
@@ -174,9 +174,9 @@ class Attempt:
 
     def end(self, error: ApiError | None) -> None:
         """It is over: `error` is with what it failed, None where it did not."""
-        if self._ended:
+        if self.is_over:
             return
-        self._ended = True
+        self.is_over = True
         health = self._health
         health.end()
         if isinstance(error, UpstreamError):
@@ -198,6 +198,8 @@ class Attempt:
 
     def on_fail(self, error: ApiError) -> None:
         """It has failed, before its answer or in the middle of it."""
+        if self.is_over:
+            return
         if self._opened is not None and not self._opened.done():
             self._opened.set_exception(error)
         else:
