@@ -179,7 +179,7 @@ class Attempt:
         self.is_over = True
         health = self._health
         health.end()
-        if isinstance(error, UpstreamError):
+        if isinstance(error, UpstreamError) and error.code != "cannot_continue":
             health.failed(self._services.clock(), error.retry_after)
         elif self._stream.state is State.COMPLETE:
             health.completed()

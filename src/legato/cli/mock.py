@@ -25,7 +25,7 @@ def mock(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 9000,
     show: Annotated[bool, typer.Option("--list", help="Show the scripts there are.")] = False,
 ) -> None:
-    """Play scripts as an OpenAI-compatible upstream; the request's model names the script."""
+    """Play scripts as an upstream; the request's model names the script."""
     scripts, default = dict(SCRIPTS), script
     if script is not None and script not in scripts:
         default = Path(script).stem

@@ -6,8 +6,10 @@ from typing import Final, cast
 
 from legato.core.dialect import Dialect
 
-#: The dialects there are: the files of this folder.
-NAMES: Final = tuple(sorted(each.name for each in pkgutil.iter_modules(__path__)))
+#: The dialects there are: the files of this folder, but for parts of one (`_...`).
+NAMES: Final = tuple(
+    sorted(each.name for each in pkgutil.iter_modules(__path__) if each.name[0] != "_")
+)
 
 
 def named(name: str) -> Dialect:

@@ -18,31 +18,8 @@ from typing import Final
 from filelock import FileLock
 from msgspec import Struct
 
-from legato.sources import fetch
+from legato.sources import fetch, templates
 from legato.sources.fetch import FetchError, Progress
-
-#: A template that opens `<think>` itself. llama.cpp knows the tags for reasoning only where the
-#: template also renders an assistant's `reasoning_content` between them.
-THINKING_TEMPLATE: Final = """\
-{%- if messages[0]['role'] != 'system' -%}
-{{ '<|im_start|>system\\nYou think step by step before you answer.<|im_end|>\\n' }}
-{%- endif -%}
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' and message['reasoning_content'] -%}
-{{ '<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' }}
-{%- endif -%}
-{{ message['content'] + '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is not defined or enable_thinking -%}
-{{ '<think>\\n' }}
-{%- else -%}
-{{ '<think>\\n\\n</think>\\n\\n' }}
-{%- endif -%}
-{%- endif -%}
-"""
 
 
 class File(Struct, frozen=True):
@@ -94,6 +71,7 @@ KNOWN: Final = {
             _SMOLLM2,
             "Apache-2.0",
             "small, fast, for trying things",
+            template=templates.SMOLLM2,
             temperature=0.2,
             top_p=0.9,
             repeat_penalty=1.1,
@@ -104,7 +82,7 @@ KNOWN: Final = {
             _SMOLLM2,
             "Apache-2.0",
             "the same weights, thinking before they answer",
-            template=THINKING_TEMPLATE,
+            template=templates.SMOLLM2_THINKING,
             thinking_budget=128,
             # Without it, so small a model takes the end of its thoughts for the end of its answer.
             thinking_end="...\n\nOkay, here is my answer:\n",

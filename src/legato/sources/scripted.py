@@ -1,64 +1,22 @@
 """An upstream that does as it is told: real HTTP on a real socket, every fault there is.
 
-A script is a list of steps; the request's `model` names the script that is played. The tests of
-this project use it for what a real upstream cannot be asked to do. Deterministic: the same script
-sends the same bytes.
+A script is a list of steps; the request's `model` names the script that is played, its path the
+dialect (`voices`). The tests of this project use it for what a real upstream cannot be asked to do.
+Deterministic: the same script sends the same bytes.
 """
 
 import asyncio
 import gzip
 import time
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import httptools
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from legato.core.errors import ApiError
-
-
-class Step(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One thing that an upstream does. Exactly one member is set, but for `choice`."""
-
-    say: str | None = None  # a chunk of content
-    think: str | None = None  # a chunk of reasoning_content
-    tool: dict[str, Any] | None = None  # a member of delta.tool_calls
-    delta: dict[str, Any] | None = None  # a delta as it stands
-    finish: str | None = None
-    usage: dict[str, Any] | None = None  # a chunk with no choices
-    chunk: dict[str, Any] | None = None  # a chunk as it stands
-    done: bool = False  # data: [DONE]
-    raw: str | None = None  # these bytes (UTF-8) into the body
-    raw_hex: str | None = None  # these bytes into the body, for what is no UTF-8
-    comment: str | None = None
-    wait: float | None = None  # seconds
-    cut: bool = False  # the connection is closed in the middle of the body
-    reset: bool = False  # the same with a TCP reset
-    stall: bool = False  # nothing more is said, and the connection stays
-    choice: int = 0
-    repeat: int = 1  # `say`, `think`, `raw`, `comment`: so many times, `every` seconds apart
-    every: float = 0.0
-
-
-class Script(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is answered to one request. Without `steps`, `body` is the whole answer."""
-
-    says: str = ""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    head_after: float = 0.0  # seconds before the status line
-    no_head: bool = False  # the connection ends, or stalls, before a status line
-    body: str | None = None
-    steps: list[Step] = field(default_factory=list)
-    pieces: int = 0  # bytes of the body that go out at a time; 0: a step at a time
-    line_end: str = "\n"
-    bom: bool = False
-    gzip: bool = False
-    role: Literal["first", "never", "every"] = "first"
-    framing: Literal["chunked", "close"] = "chunked"
-    jumpy: bool = False  # another id and created in every chunk
-    usage_always: bool = True  # a usage chunk is left out where the client did not ask for it
-    then: "Script | None" = None  # the answer to the next request for the same model
+from legato.sources import voices
+from legato.sources.steps import Script, Step
 
 
 class Played(Struct):
@@ -166,21 +124,24 @@ class _Connection(asyncio.Protocol):
         self._task = asyncio.create_task(self._answer(url, headers, body))
 
     async def _answer(self, url: bytes, headers: dict[str, str], body: bytes) -> None:
-        if not url.endswith(b"/chat/completions"):
+        path = url.decode("latin-1")
+        speaker = voices.of(path)
+        if speaker is None:
             models = [{"id": name, "object": "model"} for name in self._server.scripts]
             self._plain(200, msgspec.json.encode({"object": "list", "data": models}))
             return
         request = cast(dict[str, Any], msgspec.json.decode(body))
-        played = Played(str(request.get("model")), request, headers, at=time.monotonic())
+        model = speaker.model(path, request)
+        played = Played(model, request, headers, at=time.monotonic())
         try:
-            script = self._server.script(played.model)
+            script = self._server.script(model)
         except ApiError as error:
-            self._plain(404, error.as_json())
+            self._plain(404, speaker(Script(), request).error(error.as_object()["error"]))
             return
         self._server.played.append(played)
         self._server.note()
         try:
-            await _Play(self, script, played).run()
+            await _Play(self, script, speaker(script, request), played).run()
             played.whole = True
         except (asyncio.CancelledError, ConnectionError):
             played.left = True
@@ -216,15 +177,14 @@ class _Connection(asyncio.Protocol):
 class _Play:
     """One script on its way to one client."""
 
-    def __init__(self, connection: _Connection, script: Script, played: Played) -> None:
+    def __init__(
+        self, connection: _Connection, script: Script, voice: voices.Voice, played: Played
+    ) -> None:
         self._connection = connection
         self._script = script
+        self._voice = voice
         self._played = played
-        self._number = 0
-        self._roles: set[int] = set()
         self._packed: list[bytes] = []
-        options = played.request.get("stream_options") or {}
-        self._wants_usage = script.usage_always or bool(options.get("include_usage"))
 
     async def run(self) -> None:
         script = self._script
@@ -233,7 +193,7 @@ class _Play:
         if not script.no_head:
             self._head()
         if script.body is not None:
-            await self._send(script.body.encode())
+            await self._send(voices.body(self._voice, script.body))
         if script.bom:
             await self._send(b"\xef\xbb\xbf")
         for step in script.steps:
@@ -243,7 +203,7 @@ class _Play:
 
     def _head(self) -> None:
         script = self._script
-        kind = "text/event-stream" if script.body is None else "application/json"
+        kind = self._voice.kind if script.body is None else "application/json"
         headers = {"content-type": kind} | script.headers
         if script.gzip:
             headers["content-encoding"] = "gzip"
@@ -277,49 +237,9 @@ class _Play:
             return step.raw.encode()
         if step.raw_hex is not None:
             return bytes.fromhex(step.raw_hex)
-        if step.comment is not None:
-            return self._lines(f": {step.comment}", "")
-        if step.done:
-            return self._lines("data: [DONE]", "")
-        if step.chunk is not None:
-            return self._event(step.chunk)
-        if step.usage is not None:
-            said = {"choices": [], "usage": step.usage}
-            return self._event(self._head_members() | said) if self._wants_usage else b""
-        return self._event(self._head_members() | {"choices": [self._choice(step)]})
-
-    def _choice(self, step: Step) -> dict[str, Any]:
-        delta: dict[str, Any] = dict(step.delta or {})
-        if step.say is not None:
-            delta["content"] = step.say
-            self._played.content_tokens += 1
-        if step.think is not None:
-            delta["reasoning_content"] = step.think
-            self._played.reasoning_tokens += 1
-        if step.tool is not None:
-            delta["tool_calls"] = [step.tool]
-            self._played.content_tokens += 1
-        wanted = self._script.role
-        if wanted == "every" or (wanted == "first" and step.choice not in self._roles):
-            delta = {"role": "assistant"} | delta
-        self._roles.add(step.choice)
-        return {"index": step.choice, "delta": delta, "finish_reason": step.finish}
-
-    def _head_members(self) -> dict[str, Any]:
-        self._number += 1
-        jump = self._number if self._script.jumpy else 1
-        return {
-            "id": f"scripted-{jump}",
-            "object": "chat.completion.chunk",
-            "created": 1_700_000_000 + jump,
-            "model": "scripted",
-        }
-
-    def _event(self, chunk: dict[str, Any]) -> bytes:
-        return self._lines("data: " + msgspec.json.encode(chunk).decode(), "")
-
-    def _lines(self, *lines: str) -> bytes:
-        return "".join(line + self._script.line_end for line in lines).encode()
+        self._played.content_tokens += step.say is not None or step.tool is not None
+        self._played.reasoning_tokens += step.think is not None
+        return self._voice.say(step)
 
     async def _send(self, data: bytes) -> None:
         if self._script.gzip:

@@ -28,7 +28,7 @@ def _end(completion: int = len(_WORDS), reason: str = "stop") -> list[Step]:
 
 
 def _error(message: str, code: str) -> Step:
-    return Step(chunk={"error": {"message": message, "type": "server_error", "code": code}})
+    return Step(error={"message": message, "type": "server_error", "code": code})
 
 
 def _error_body(message: str, code: str) -> str:

@@ -1,0 +1,112 @@
+"""Errors as Gemini's API says them: google.rpc.Status (cloud.google.com/apis/design/errors)."""
+
+import re
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from legato.core.chunk import as_object
+from legato.core.errors import (
+    ApiError,
+    UpstreamError,
+    broken,
+    malformed,
+    public_status,
+    refused,
+)
+
+#: HTTP's numbers for google.rpc.Code, where an error tells only the word.
+_STATUSES: Final = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)
+
+
+class _Problem(Struct):
+    """`{"error": {"code", "message", "status", "details"}}`, also as the only member of a list."""
+
+    message: str
+    status: int | None  # HTTP's
+    word: str | None
+    retry_after: float | None  # seconds
+
+
+def in_band(fields: Any) -> UpstreamError:
+    """An error that came as an event of a stream."""
+    problem = _problem(fields)
+    code = (problem.word or "upstream_error").lower()
+    status = public_status(problem.status or 502)
+    return UpstreamError(status, code, problem.message, retry_after=problem.retry_after)
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    problem = _problem(_decoded(body))
+    if status == 400 and problem.status in (401, 403):
+        status = problem.status
+    too_long = "exceeds the maximum number of tokens" in problem.message
+    code = "context_length_exceeded" if too_long else None
+    wait = retry_after if retry_after is not None else problem.retry_after
+    return refused(status, code, problem.message, retry_after=wait)
+
+
+def no_stream(body: bytes) -> UpstreamError:
+    """What an upstream meant that answered 200 with something else than a stream of events."""
+    fields = _decoded(body)
+    if _said(fields) is not None:
+        return in_band(fields)
+    return broken("The upstream answered with something that is not a stream of events.")
+
+
+def unreadable(data: bytes, error: Exception) -> UpstreamError:
+    fields = _decoded(data)
+    return in_band(fields) if _said(fields) is not None else malformed(error)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _said(fields: Any) -> Any:
+    if isinstance(fields, list) and fields:
+        fields = cast("list[Any]", fields)[0]
+    return (as_object(fields) or {}).get("error")
+
+
+def _problem(fields: Any) -> _Problem:
+    said = _said(fields)
+    error = as_object(said) or {}
+    message = said if isinstance(said, str) else error.get("message")
+    word, code, details = error.get("status"), error.get("code"), error.get("details")
+    problem = _Problem(str(message or "the upstream gave no reason")[:500], None, None, None)
+    if isinstance(word, str) and word:
+        problem.word = word[:100]
+        problem.status = _STATUSES.get(word)
+    if isinstance(code, int) and 400 <= code < 600:
+        problem.status = code
+    if word == "FAILED_PRECONDITION":
+        problem.status = 403  # our country, or our bills: not what this caller asked for
+    for each in cast("list[Any]", details) if isinstance(details, list) else ():
+        detail = as_object(each) or {}
+        if detail.get("reason") == "API_KEY_INVALID":
+            problem.status = 401  # it is said with a 400
+        problem.retry_after = _seconds(detail.get("retryDelay")) or problem.retry_after
+    return problem
+
+
+def _seconds(duration: Any) -> float | None:
+    """google.protobuf.Duration as JSON has it: `"34.07s"`."""
+    found = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    return float(found[1]) if found else None

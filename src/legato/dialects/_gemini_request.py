@@ -1,0 +1,193 @@
+"""A chat request as Gemini's API has it (ai.google.dev/api/generate-content)."""
+
+import re
+from typing import Any, Final, cast
+
+import msgspec
+
+from legato.core.chunk import as_object
+from legato.core.dialect import Asked
+from legato.core.effort import BUDGETS, Wish, wish
+from legato.core.errors import broken
+from legato.dialects._gemini_messages import conversation
+
+#: The API's own parameters that OpenAI's does not have: they go out as they came.
+_NATIVE: Final = frozenset({"cachedContent", "generationConfig", "labels", "safetySettings"})
+
+#: Members of `generationConfig`, by their names in OpenAI's API.
+_GENERATION: Final = {
+    "temperature": "temperature",
+    "top_p": "topP",
+    "top_k": "topK",
+    "n": "candidateCount",
+    "presence_penalty": "presencePenalty",
+    "frequency_penalty": "frequencyPenalty",
+    "logprobs": "responseLogprobs",
+    "top_logprobs": "logprobs",
+}
+#: What is said there in other words, or is ours to say.
+_TAKEN: Final = (
+    _NATIVE
+    | _GENERATION.keys()
+    | {
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "model",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
+)
+#: Values that ask for nothing: not every model takes them.
+_NEUTRAL: Final[dict[str, Any]] = {
+    "n": 1,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "parallel_tool_calls": True,
+    "store": False,
+}
+_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+
+_GEMINI: Final = re.compile(r"gemini-(\d+)(?!\d)")
+
+#: The least and the most that a model may be given to think, in tokens, by a word in its name.
+_BUDGETS: Final = {"lite": (512, 24_576), "pro": (128, 32_768)}
+
+_CHOICES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+
+Fields = dict[str, Any]
+
+
+def encode(asked: Asked) -> bytes:
+    """The request's body (`core.dialect.Dialect.encode`)."""
+    if asked.delivered is not None and (asked.delivered.content or asked.delivered.reasoning):
+        raise broken(
+            "The answer cannot be continued here: the model does not go on exactly where another"
+            " stopped.",
+            code="cannot_continue",
+        )
+    said: Fields = {
+        name: value
+        for name, value in msgspec.json.decode(asked.body).items()
+        if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
+    }
+    asked.leave_out(said, asked.facts.untaken | (said.keys() - _TAKEN))
+    system, turns = conversation(said["messages"], signed=_generation(asked.model) >= 3)
+    body: Fields = {"contents": turns}
+    body |= {name: said[name] for name in said if name in _NATIVE}
+    body["systemInstruction"] = {"parts": system} if system else None
+    body |= _tools(asked, said)
+    body["generationConfig"] = _config(asked, said)
+    return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
+
+
+def _generation(model: str) -> int:
+    """Of Gemini. A name without a number means the newest."""
+    found = _GEMINI.search(model)
+    return int(found[1]) if found else 3
+
+
+def _config(asked: Asked, said: Fields) -> Fields:
+    config: Fields = dict(as_object(said.get("generationConfig")) or {})
+    config |= {there: said[here] for here, there in _GENERATION.items() if here in said}
+    if asked.request.seed is not None:
+        config["seed"] = asked.request.seed % 2**31  # it has 32 bits there
+    limit = said.get("max_completion_tokens") or said.get("max_tokens")
+    if limit is not None:
+        config["maxOutputTokens"] = limit
+    if said.get("stop"):
+        stop = said["stop"]
+        config["stopSequences"] = [stop] if isinstance(stop, str) else stop
+    wanted = asked.request.response_format
+    if wanted is not None and wanted.type != "text":
+        config["responseMimeType"] = "application/json"
+        if wanted.json_schema is not None and isinstance(wanted.json_schema.schema, dict):
+            config["responseJsonSchema"] = wanted.json_schema.schema
+    thinking = _thinking(asked)
+    if thinking is not None:
+        config["thinkingConfig"] = thinking
+    return config
+
+
+def _thinking(asked: Asked) -> Fields | None:
+    """`thinkingConfig`: a level from Gemini 3 on, a number of tokens before it."""
+    wanted, asks = wish(asked.request), asked.facts.asks
+    if wanted.thinks is None or asks == "none":
+        return None
+    by_level = asks == "effort" or (asks != "thinking" and _generation(asked.model) >= 3)
+    said = _level(wanted, asked.model) if by_level else _budget(wanted, asked.model)
+    return {"includeThoughts": wanted.thinks} | said
+
+
+def _level(wanted: Wish, model: str) -> Fields:
+    """Models that think by level always think; the least of it has another name for the larger."""
+    if wanted.thinks and wanted.effort is None and wanted.budget is None:
+        return {}  # as much as it likes
+    word = wanted.word() or "none"
+    if word in ("none", "minimal"):
+        word = "low" if "pro" in model else "minimal"
+    return {"thinkingLevel": word.upper()}
+
+
+def _budget(wanted: Wish, model: str) -> Fields:
+    least, most = next((_BUDGETS[word] for word in _BUDGETS if word in model), (0, 24_576))
+    if not wanted.thinks:
+        return {"thinkingBudget": least if "pro" in model else 0}
+    tokens = wanted.tokens(BUDGETS)
+    return {"thinkingBudget": -1 if tokens is None else max(least, min(tokens, most))}
+
+
+# Tools
+
+
+def _tools(asked: Asked, said: Fields) -> Fields:
+    tools = cast("list[Fields]", said.get("tools") or [])
+    functions = [_declaration(each) for each in tools if each.get("type") == "function"]
+    # One of the API's own, such as a search that it runs itself: {"type": "googleSearch"}.
+    body: Fields = {
+        "tools": [
+            {each["type"]: each.get(each["type"]) or {}}
+            for each in tools
+            if each.get("type") != "function"
+        ]
+    }
+    if functions:
+        body["tools"].append({"functionDeclarations": functions})
+        body["toolConfig"] = _tool_config(asked, said)
+    return body
+
+
+def _declaration(tool: Fields) -> Fields:
+    function = as_object(tool.get("function")) or {}
+    said: Fields = {
+        "name": function.get("name"),
+        "description": function.get("description"),
+        "parametersJsonSchema": function.get("parameters"),
+    }
+    return {name: each for name, each in said.items() if each not in _EMPTY}
+
+
+def _tool_config(asked: Asked, said: Fields) -> Fields | None:
+    choice = said.get("tool_choice")
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        if choice in _CHOICES:
+            return {"functionCallingConfig": {"mode": _CHOICES[choice]}}
+    else:
+        name = (as_object((as_object(choice) or {}).get("function")) or {}).get("name")
+        if isinstance(name, str):
+            config = {"mode": "ANY", "allowedFunctionNames": [name]}
+            return {"functionCallingConfig": config}
+    asked.leave_out(said, frozenset({"tool_choice"}))
+    return None

@@ -1,0 +1,341 @@
+"""Anthropic's Messages API, as Anthropic and servers that copy it speak it."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from legato.core import sse
+from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
+from legato.core.errors import (
+    ApiError,
+    UpstreamError,
+    broken,
+    malformed,
+    public_status,
+    refused,
+)
+from legato.dialects._anthropic_request import encode
+
+__all__ = [
+    "Reader",
+    "decoder",
+    "encode",
+    "headers",
+    "models",
+    "models_path",
+    "no_stream",
+    "path",
+    "reader",
+    "refusal",
+]
+
+#: The version that everything in this file is about; the API has had no later one.
+_VERSION: Final = "2023-06-01"
+
+_FINISHES: Final = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",  # a tool of the server's own took long
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+#: What an error in a stream would have been as a status.
+_STATUSES: Final = {
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+def path(model: str) -> str:
+    return "/v1/messages"
+
+
+def headers(api_key: str | None) -> list[tuple[str, str]]:
+    version = [("anthropic-version", _VERSION)]
+    return [("x-api-key", api_key), *version] if api_key else version
+
+
+def decoder() -> sse.Decoder:
+    return sse.Decoder()
+
+
+def reader() -> "Reader":
+    return Reader()
+
+
+def models_path() -> str:
+    return "/v1/models?limit=1000"  # all on one page
+
+
+def models(body: bytes) -> list[str]:
+    fields = as_object(msgspec.json.decode(body)) or {}
+    found = [as_object(each) or {} for each in fields.get("data") or ()]
+    return [str(each["id"]) for each in found if "id" in each]
+
+
+class _Delta(Struct, gc=False):
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    signature: str = ""
+    partial_json: str = ""
+    stop_reason: str | None = None
+
+
+class _Event(Struct, gc=False):
+    type: str = ""
+    index: int = 0
+    delta: _Delta | None = None
+    content_block: dict[str, Any] | UnsetType = UNSET
+    message: dict[str, Any] | UnsetType = UNSET
+    usage: dict[str, Any] | UnsetType | None = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+class _Kind(Struct):
+    type: str = ""
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_kind = msgspec.json.Decoder(_Kind).decode
+
+_KNOWN: Final = frozenset(
+    {
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "error",
+    }
+)
+
+
+class _Thought(Struct):
+    """A block of thinking under way: it goes back whole with the next request."""
+
+    pieces: list[str]
+    signature: str = ""
+
+
+class _ToolCall(Struct):
+    number: int
+    begun: bool  # some of its arguments have been sent
+
+
+class Reader:
+    """Events of one answer to chunks (`core.dialect.Reader`)."""
+
+    __slots__ = ("_blocks", "_calls", "_usage", "identity", "progress", "prompt_tokens")
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, _Thought | _ToolCall] = {}  # those under way, but for text
+        self._calls = 0
+        self._usage: dict[str, Any] = {}
+        self.progress: float | None = None
+        self.prompt_tokens = 0
+        self.identity: str | None = None
+
+    def read(self, name: bytes, data: bytes) -> Chunk | None:
+        try:
+            event = _decode_event(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _unreadable(data, error)
+        if event.type == "content_block_delta" and event.delta is not None:
+            return self._delta(event.index, event.delta)
+        return self._other(event, data)
+
+    def _delta(self, index: int, delta: _Delta) -> Chunk:
+        if delta.type == "text_delta":
+            return _text(Delta(content=delta.text))
+        block = self._blocks.get(index)
+        if delta.type == "thinking_delta":
+            if isinstance(block, _Thought):
+                block.pieces.append(delta.thinking)
+            return _text(Delta(reasoning_content=delta.thinking))
+        if delta.type == "signature_delta" and isinstance(block, _Thought):
+            block.signature += delta.signature
+        elif (
+            delta.type == "input_json_delta" and isinstance(block, _ToolCall) and delta.partial_json
+        ):
+            block.begun = True
+            return _call(block.number, delta.partial_json)
+        return Chunk([])
+
+    def _other(self, event: _Event, data: bytes) -> Chunk | None:
+        match event.type:
+            case "message_start":
+                return self._start(event)
+            case "content_block_start":
+                return self._block(event.index, event.content_block or {})
+            case "content_block_stop":
+                return self._block_end(self._blocks.pop(event.index, None))
+            case "message_delta":
+                return self._end(event)
+            case "message_stop":
+                return None
+            case _ if event.type == "error" or event.error is not UNSET:
+                raise in_band(_decoded(data))
+            case _:
+                return Chunk([])  # a ping, or what later versions may say
+
+    def _start(self, event: _Event) -> Chunk:
+        message = event.message or {}
+        identity = message.get("id")
+        self.identity = identity[:200] if isinstance(identity, str) else ""
+        self._usage = dict(as_object(message.get("usage")) or {})
+        self.prompt_tokens = _prompt(self._usage)
+        return Chunk([])
+
+    def _block(self, index: int, block: dict[str, Any]) -> Chunk:
+        """A block begins; servers that are not Anthropic may give one whole here. Tools that the
+        server runs itself are its own business."""
+        match block.get("type"):
+            case "text":
+                text = block.get("text")
+                return _text(Delta(content=text)) if isinstance(text, str) and text else Chunk([])
+            case "thinking":
+                text, signature = str(block.get("thinking") or ""), block.get("signature") or ""
+                self._blocks[index] = _Thought([text], str(signature))
+                return _text(Delta(reasoning_content=text)) if text else Chunk([])
+            case "redacted_thinking":
+                return _details({"type": "redacted_thinking", "data": block.get("data")})
+            case "tool_use":
+                given = block.get("input")
+                call = _ToolCall(self._calls, bool(given))
+                self._calls += 1
+                self._blocks[index] = call
+                arguments = msgspec.json.encode(given).decode() if given else ""
+                return _call(call.number, arguments, block)
+            case _:
+                return Chunk([])
+
+    def _block_end(self, block: _Thought | _ToolCall | None) -> Chunk:
+        if isinstance(block, _Thought) and block.signature:
+            thinking = "".join(block.pieces)
+            said = {"type": "thinking", "thinking": thinking, "signature": block.signature}
+            return _details(said)
+        if isinstance(block, _ToolCall) and not block.begun:
+            return _call(block.number, "{}")  # no arguments; to a client, "" would be no JSON
+        return Chunk([])
+
+    def _end(self, event: _Event) -> Chunk:
+        self._usage |= {k: v for k, v in (event.usage or {}).items() if v is not None}
+        reason = event.delta.stop_reason if event.delta is not None else None
+        usage = _usage(self._usage)
+        if reason is None:
+            return Chunk([], usage=usage)
+        finish = _FINISHES.get(reason, reason)
+        return Chunk([Choice(delta=Delta(), index=0, finish_reason=finish)], usage=usage)
+
+
+def _text(delta: Delta) -> Chunk:
+    return Chunk([Choice(delta=delta, index=0, finish_reason=None)])
+
+
+def _member(delta: dict[str, Any]) -> Chunk:
+    return Chunk([], fields=[{"index": 0, "delta": delta, "finish_reason": None}])
+
+
+def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> Chunk:
+    """Arguments of a tool call; `block`: the one that begins it."""
+    function: dict[str, Any] = {"arguments": arguments}
+    call: dict[str, Any] = {"index": number, "function": function}
+    if block is not None:
+        call |= {"id": block.get("id"), "type": "function"}
+        function["name"] = block.get("name")
+    return _member({"tool_calls": [call]})
+
+
+def _details(said: dict[str, Any]) -> Chunk:
+    """What a client is to send back with this turn, so that the model knows its own thoughts."""
+    return _member({"reasoning_details": [said]})
+
+
+def _unreadable(data: bytes, error: Exception) -> Chunk | None:
+    """An event of a type that is not known may look like anything."""
+    if data.strip() == b"[DONE]":
+        return None  # Anthropic says nothing of the kind, but who copies both APIs may
+    try:
+        kind = _decode_kind(data).type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        kind = ""
+    if not kind or kind in _KNOWN:
+        raise malformed(error) from None
+    return Chunk([])
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _prompt(usage: dict[str, Any]) -> int:
+    """`input_tokens` is only what was neither read from the cache nor written to it."""
+    return sum(
+        _count(usage, name)
+        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    )
+
+
+def _usage(said: dict[str, Any]) -> Usage:
+    prompt, completion = _prompt(said), _count(said, "output_tokens")
+    usage: Usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if "cache_read_input_tokens" in said:
+        cached = _count(said, "cache_read_input_tokens")
+        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    details = as_object(said.get("output_tokens_details")) or {}
+    if "thinking_tokens" in details:
+        reasoning = _count(details, "thinking_tokens")
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return usage
+
+
+def in_band(fields: Any) -> UpstreamError:
+    """An error that came as an event of a stream."""
+    kind, message = _explain(fields)
+    status = public_status(_STATUSES.get(kind or "", 502))
+    return UpstreamError(status, kind or "upstream_error", message)
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    kind, message = _explain(_decoded(body))
+    code = None if kind == "invalid_request_error" else kind
+    if "exceed context limit" in message:
+        code = "context_length_exceeded"
+    return refused(status, code, message, retry_after=retry_after)
+
+
+def no_stream(body: bytes) -> UpstreamError:
+    """What an upstream meant that answered 200 with something else than a stream of events."""
+    fields = _decoded(body)
+    if (as_object(fields) or {}).get("error"):
+        return in_band(fields)
+    return broken("The upstream answered with something that is not a stream of events.")
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _explain(fields: Any) -> tuple[str | None, str]:
+    """(type, message) of `{"type": "error", "error": {"type", "message"}}`."""
+    error = (as_object(fields) or {}).get("error")
+    said = as_object(error) or {}
+    kind = said.get("type")
+    message = error if isinstance(error, str) else said.get("message")
+    shown = str(message or "the upstream gave no reason")[:500]
+    return kind if isinstance(kind, str) else None, shown
