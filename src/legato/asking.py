@@ -102,6 +102,7 @@ class Asking:
 
     async def _ask(self, name: str, order: Order) -> None:
         attempt = self._attempt = Attempt(self._services, self._stream, name, self._fail)
+        self.is_held = False
         row = self._row
         assert row is not None
         row.deployments = f"{row.deployments},{name}" if row.deployments else name

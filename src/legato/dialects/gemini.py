@@ -72,12 +72,12 @@ def models(body: bytes) -> list[str]:
     """Those that answer at all: others embed texts, or draw."""
     fields = as_object(msgspec.json.decode(body)) or {}
     found = [as_object(each) or {} for each in fields.get("models") or ()]
-    return [
-        str(each["name"]).removeprefix("models/")
-        for each in found
-        if "generateContent" in each.get("supportedGenerationMethods", ("generateContent",))
-        and "name" in each
-    ]
+    return [str(each["name"]).removeprefix("models/") for each in found if _answers(each)]
+
+
+def _answers(model: dict[str, Any]) -> bool:
+    methods = model.get("supportedGenerationMethods")
+    return "name" in model and (methods is None or "generateContent" in methods)
 
 
 _Count = Annotated[int, Meta(ge=0)]

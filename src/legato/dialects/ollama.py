@@ -111,7 +111,8 @@ class Reader:
             event = _decode_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             fields = _decoded(data)
-            raise in_band(fields) if _said(fields) else malformed(error) from None
+            found = _said(fields) is not None
+            raise in_band(fields) if found else malformed(error) from None
         if event.error is not None:
             raise in_band({"error": event.error})
         choice = _plain(event)
@@ -197,7 +198,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
 def no_stream(body: bytes) -> UpstreamError:
     """What an upstream meant that answered 200 with something else than lines of JSON."""
     fields = _decoded(body)
-    if _said(fields):
+    if _said(fields) is not None:
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
 

@@ -32,6 +32,7 @@ class Writer:
         self._waiting: dict[str, Struct] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
         insert = sqlite.insert(calls)
         rest = {column.name: insert.excluded[column.name] for column in calls.c}
         self._upsert = insert.on_conflict_do_update(index_elements=["id"], set_=rest)
@@ -58,15 +59,17 @@ class Writer:
         await self.flush()
 
     async def flush(self) -> None:
-        taken, self._waiting = self._waiting, {}
-        if not taken:
-            return
-        try:
-            async with self._database.begin() as connection:
-                await connection.execute(self._upsert, [asdict(row) for row in taken.values()])
-        except BaseException:
-            self._waiting = taken | self._waiting  # nothing is lost: they are tried again
-            raise
+        """Comes back when all that was put before is in the database."""
+        async with self._writing:
+            taken, self._waiting = self._waiting, {}
+            if not taken:
+                return
+            try:
+                async with self._database.begin() as connection:
+                    await connection.execute(self._upsert, [asdict(row) for row in taken.values()])
+            except BaseException:
+                self._waiting = taken | self._waiting  # nothing is lost: they are tried again
+                raise
 
     async def _run(self) -> None:
         while True:
