@@ -17,50 +17,12 @@ import openai
 import psutil
 import pytest
 
-from legato.configuration import load
-from legato.sources.catalog import Catalog
 from tests import examples
-from tests.conftest import Running, serving, until
+from tests.conftest import Running, until
+from tests.engines import MODEL, THINKING, Process, engines
 from tests.wire import Wire, ask, chat, request
 
-MODEL, THINKING = "smollm2-135m", "smollm2-135m-thinking"
 JS = Path(__file__).parent / "js"
-
-
-class Process:
-    """`legato serve` as a person starts it."""
-
-    def __init__(self, data: Path, *arguments: str) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "legato", "serve", "--port", "0", "--data", data, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=data,
-        )
-        assert self.child.stdout is not None
-        self.said = ""
-        for line in self.child.stdout:
-            self.said += line
-            if line.startswith("Or chat"):
-                break
-        lines = self.said.splitlines()
-        assert lines, self.child.communicate()[1]
-        self.url = lines[1].removeprefix("Legato is listening on ")
-        self.key = (data / "key").read_text().strip()
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    @property
-    def engines(self) -> list[psutil.Process]:
-        return psutil.Process(self.child.pid).children()
-
-    def end(self) -> str:
-        self.child.terminate()
-        _, errors = self.child.communicate(timeout=20)
-        return errors
 
 
 @pytest.fixture(scope="module")
@@ -298,18 +260,7 @@ async def test_eight_streams_at_once(server: Process) -> None:
 @pytest.fixture
 async def inside(tmp_path: Path) -> AsyncIterator[Running]:
     """A server in this event loop with one engine, so that the engine can be looked at."""
-    empty = tmp_path / "empty.toml"
-    empty.write_text("")
-    flags = {
-        "data": str(tmp_path / "data"),
-        "server.port": 0,
-        "engine.models": [{"name": MODEL}],
-        "engine.slots": 2,
-    }
-    settings = load(empty, flags, {})
-    files = {MODEL: Catalog(load(empty).models_dir).pull(MODEL)}
-    async with serving(settings, files) as running:
-        await running.app.engines[0].ready()
+    async with engines(tmp_path, {"name": MODEL}) as running:
         yield running
 
 

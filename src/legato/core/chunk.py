@@ -47,8 +47,10 @@ Usage = dict[str, Any]
 class Chunk(Struct, gc=False):
     """One event of an upstream.
 
-    `raw`: the `choices` array as JSON, or None where the dialect has to build it.
+    `raw`: the `choices` array as JSON, or None where it has to be built of `choices`.
     `extras`: further top-level members as JSON, each with its leading comma: `,"service_tier":"x"`.
+    `plain`: the choice to which it adds `text` and nothing else; -1: it may be anything. A plain
+    chunk has its `raw`, on one line; its `choices` may be empty. `thinks`: the text is reasoning.
     """
 
     choices: list[Choice]
@@ -56,6 +58,9 @@ class Chunk(Struct, gc=False):
     usage: Usage | None = None
     extras: bytes = b""
     fields: list[dict[str, Any]] | None = None
+    plain: int = -1
+    text: str = ""
+    thinks: bool = False
 
     def members(self) -> list[dict[str, Any]]:
         """The choices as plain objects, unknown fields included. Raises `UpstreamError`."""

@@ -22,18 +22,17 @@ class Kept:
         self._reasoning = Text("")
         self.is_exact = True
 
-    def add(self, content: Any, reasoning: Any) -> None:
-        if content:
-            self._content.append(content)
-        if reasoning:
-            self._reasoning.append(reasoning)
+    def add(self, chunk: Chunk) -> None:
+        """A chunk of nothing but text."""
+        (self._reasoning if chunk.thinks else self._content).append(chunk.text)
 
     def member(self, member: dict[str, Any]) -> None:
         """A choice of a chunk, mended."""
         delta = member["delta"]
         if member["index"] or not delta.keys() <= _JOINED:
             self.is_exact = False
-        self.add(delta.get("content"), delta.get("reasoning_content"))
+        self._content.append(delta.get("content") or "")
+        self._reasoning.append(delta.get("reasoning_content") or "")
 
     @property
     def delivered(self) -> Delivered:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 
 from legato.core import usage
-from legato.core.chunk import Choice, Chunk, Delta, Usage
+from legato.core.chunk import Choice, Chunk, Usage
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import Kept
 from legato.core.mend import ChoiceState
@@ -193,21 +193,35 @@ class Stream:
 
     def push(self, chunk: Chunk) -> None:
         """One chunk of the upstream. Raises `UpstreamError` where it cannot be mended."""
+        if chunk.plain in self._carried:
+            self._carry(chunk)
+            return
         if chunk.usage is not None:
             self.usage = chunk.usage
         choices = chunk.choices
         if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
-            chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
-            self.meter.content(self._clock())
             delta = choices[0].delta
-            if delta is not None and delta.reasoning_content:
-                self.meter.reasoning += 1
-            if self.kept is not None and delta is not None:
-                self._keep(choices[0], delta)
-            self._emit(chunk)
+            assert delta is not None
+            chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
+            chunk.text = delta.content or delta.reasoning_content or ""
+            chunk.thinks = not delta.content
+            self._carry(chunk)
         else:
             for member in chunk.members():
                 self._mend(member, chunk.extras)
+
+    def _carry(self, chunk: Chunk) -> None:
+        """Text for a choice that is under way: nothing to mend, nothing to look up."""
+        meter = self.meter
+        meter.content(self._clock())
+        if chunk.thinks:
+            meter.reasoning += 1
+        if self.kept is not None:
+            self.kept.add(chunk)
+        if self._subscriber is not None:
+            self._subscriber.push(chunk)
+        elif self._early is not None:
+            self._early.append(chunk)
 
     def flush(self) -> None:
         """The source has read all there was: what was pushed goes out now."""
@@ -283,12 +297,6 @@ class Stream:
             self._carried.add(theirs)
         self.on_open()
 
-    def _keep(self, choice: Choice, delta: Delta) -> None:
-        assert self.kept is not None
-        self.kept.add(delta.content or "", delta.reasoning_content or "")
-        if choice.index or delta.refusal:
-            self.kept.is_exact = False
-
     def _send(self, member: dict[str, Any], extras: bytes) -> None:
         if self.kept is not None:
             self.kept.member(member)
@@ -327,7 +335,8 @@ def _is_plain(choice: Choice) -> bool:
         and delta.tool_calls is UNSET
         and delta.reasoning is UNSET
         and delta.function_call is UNSET
-        and (bool(delta.content) or bool(delta.reasoning_content))
+        and delta.refusal is UNSET
+        and bool(delta.content) is not bool(delta.reasoning_content)
     )
 
 

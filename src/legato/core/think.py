@@ -7,7 +7,7 @@ back is at most the beginning of a tag, and white space before the first one.
 from enum import Enum
 from typing import Any, Final
 
-from legato.core.chunk import Chunk
+from legato.core.chunk import Choice, Chunk, Delta
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
@@ -87,15 +87,32 @@ class Thinking:
 
     def split(self, chunk: Chunk) -> Chunk:
         """The same chunk with `content` told apart; a finish brings out what was held back."""
+        if chunk.plain >= 0 and not chunk.thinks:
+            return self._plain(chunk)
         members = [self._member(dict(member)) for member in chunk.members()]
         return Chunk([], usage=chunk.usage, extras=chunk.extras, fields=members)
+
+    def _plain(self, chunk: Chunk) -> Chunk:
+        reasoning, answer = self._splitter(chunk.plain).feed(chunk.text)
+        if answer == chunk.text:
+            return chunk
+        choices = [
+            Choice(delta, chunk.plain)
+            for delta in (Delta(reasoning_content=reasoning), Delta(content=answer))
+            if delta.reasoning_content or delta.content
+        ]
+        return Chunk(choices, extras=chunk.extras)
+
+    def _splitter(self, index: int) -> Splitter:
+        splitter = self._splitters.get(index)
+        if splitter is None:
+            splitter = self._splitters[index] = Splitter(opened=self._opened)
+        return splitter
 
     def _member(self, member: dict[str, Any]) -> dict[str, Any]:
         delta: dict[str, Any] = dict(member.get("delta") or {})
         index = member.get("index") or 0
-        splitter = self._splitters.get(index)
-        if splitter is None:
-            splitter = self._splitters[index] = Splitter(opened=self._opened)
+        splitter = self._splitter(index)
         content = delta.pop("content", None)
         reasoning, answer = splitter.feed(content) if isinstance(content, str) else ("", "")
         if member.get("finish_reason") is not None:

@@ -14,6 +14,7 @@ import secrets
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -22,6 +23,7 @@ from msgspec import Struct
 from legato.core.dialect import Facts
 from legato.core.errors import unavailable
 from legato.dialects import openai
+from legato.sources import forced, templates
 from legato.sources.http import Endpoint, Pool
 from legato.sources.upstream import Target, Terms, Upstream
 
@@ -36,7 +38,7 @@ NOTICE: Final = 1.0
 
 #: What llama.cpp takes and does.
 LLAMA: Final = Facts(
-    asks="llama", reports_progress=True, continues="prefill", continues_reasoning=True
+    asks="llama", has_n=False, reports_progress=True, continues="prefill", continues_reasoning=True
 )
 
 #: Bytes of an engine's log, beyond which the next start begins it anew.
@@ -126,6 +128,7 @@ class Engine:
             model.name, model.name, wait=self.ready, facts=LLAMA, terms=terms or Terms()
         )
         self.upstream.recover = self.recover
+        self.upstream.amend = partial(forced.told, call=templates.call_of(model.template))
         self.key = ""
         self.problem: str | None = None
         self._clock = clock

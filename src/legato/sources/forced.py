@@ -14,7 +14,7 @@ from msgspec import Raw
 from legato.core.chunk import as_object
 from legato.core.dialect import Asked
 from legato.core.errors import invalid
-from legato.core.request import ChatRequest, amended, members
+from legato.core.request import ChatRequest, Tool, amended, members
 
 
 def told(asked: Asked, call: str | None) -> bytes:
@@ -43,27 +43,30 @@ def told(asked: Asked, call: str | None) -> bytes:
     return amended(body, **changes) if changes else body
 
 
-def _chosen(choice: str | dict[str, Any]) -> tuple[str, list[Any] | None]:
+def _chosen(choice: str | dict[str, Any]) -> tuple[str, list[str] | None]:
     """(llama.cpp's `tool_choice`, the names of the functions that are left) for a client's."""
     if isinstance(choice, str):
         return choice, None
-    if choice.get("type") == "allowed_tools":
-        allowed = as_object(choice.get("allowed_tools")) or {}
-        tools = [as_object(each) or {} for each in allowed.get("tools") or ()]
-        return str(allowed.get("mode", "auto")), [_name(each) for each in tools]
-    return "required", [_name(choice)]
+    if choice.get("type") != "allowed_tools":
+        return "required", [_name(choice)]
+    allowed = as_object(choice.get("allowed_tools")) or {}
+    tools: Any = allowed.get("tools")
+    names = [_name(as_object(each) or {}) for each in tools] if isinstance(tools, list) else []
+    return str(allowed.get("mode", "auto")), names
 
 
-def _name(tool: dict[str, Any]) -> Any:
-    return (as_object(tool.get("function")) or {}).get("name")
+def _name(tool: dict[str, Any]) -> str:
+    return str((as_object(tool.get("function")) or {}).get("name"))
 
 
-def _only(names: list[Any], request: ChatRequest) -> list[Any]:
+def _only(names: list[str], request: ChatRequest) -> list[Tool]:
     """The tools of these names."""
-    tools = {(tool.function or {}).get("name"): tool for tool in request.tools or ()}
+    tools = {str((tool.function or {}).get("name")): tool for tool in request.tools or ()}
     for name in names:
         if name not in tools:
             raise invalid(f"`tool_choice`: `{name}` is none of `tools`.", param="tool_choice")
+    if not names:
+        raise invalid("`tool_choice` names none of `tools`.", param="tool_choice")
     return [tools[name] for name in names]
 
 

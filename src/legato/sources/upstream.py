@@ -116,6 +116,8 @@ class Upstream:
         self._credential = 0  # which one is used
         self.recover: Callable[[], Awaitable[None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
+        self.amend: Callable[[Asked], bytes] | None = None
+        """Where set: gives the body that this upstream is to have in place of the client's."""
 
     @property
     def credentials(self) -> int:
@@ -143,6 +145,8 @@ class Upstream:
         `delivered`: what the client has of the answer, which the upstream is to go on with;
         `replay`: the same, where it is to answer from the start."""
         asked = Asked(body, request, self.model, self.facts, self.terms.unsupported, delivered)
+        if self.amend is not None:
+            asked.body = self.amend(asked)
         payload = self.dialect.encode(asked)
         if self.target is None and self._wait is not None:
             await self._wait()

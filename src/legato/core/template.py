@@ -1,0 +1,121 @@
+"""What is the same in one event after another of a stream: learnt once, then only compared.
+
+Nearly all that differs between the chunks of an answer is the text. Of an event that begins and
+ends like one that was decoded, only the text between has to be looked at; where that is plain (no
+escape, no quote, nothing that ends a line), the event is the same JSON with another string in it.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import UNSET
+
+from legato.core.chunk import Choice, Chunk
+
+#: Stands where the text will, while a template is tried. Nobody writes this.
+_PROBE: Final = b"~legato: text~"
+
+#: The text of no chunk.
+_NOTHING: Final[list[Choice]] = []
+
+#: Events that may be learnt of without one that was then read by what had been learnt.
+_TRIES: Final = 4
+
+
+class Template:
+    """`match` gives the chunk of an event, or None where it has to be decoded after all."""
+
+    __slots__ = (
+        "_extras",
+        "_head",
+        "_hits",
+        "_learnt",
+        "_plain",
+        "_raw",
+        "_size",
+        "_tail",
+        "_thinks",
+    )
+
+    def __init__(self) -> None:
+        self._head = b"\xff"  # begins no JSON
+        self._tail = b""
+        self._size = 0
+        self._raw = (b"", b"")
+        self._extras = b""
+        self._plain = -1
+        self._thinks = False
+        self._hits = 0
+        self._learnt = 0
+
+    def match(self, data: bytes) -> Chunk | None:
+        head, tail = self._head, self._tail
+        if not (data.startswith(head) and data.endswith(tail)) or len(data) <= self._size:
+            return None
+        middle = data[len(head) : len(data) - len(tail)]
+        try:
+            text = middle.decode()
+        except UnicodeDecodeError:
+            return None
+        if not text.isprintable() or '"' in text or "\\" in text:
+            return None
+        self._hits += 1
+        before, after = self._raw
+        return Chunk(
+            _NOTHING,
+            before + middle + after,
+            None,
+            self._extras,
+            None,
+            self._plain,
+            text,
+            self._thinks,
+        )
+
+    def learn(self, data: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
+        """Learns from an event and its chunk. `read` decodes an event."""
+        text = _only_text(chunk)
+        if text is None or self._learnt >= _TRIES + self._hits // _TRIES:
+            return
+        self._learnt += 1
+        quoted = b'"%b"' % text.encode()
+        if data.count(quoted) != 1 or _PROBE in data:
+            return
+        head, _, tail = data.partition(quoted)
+        probe = read(b'%b"%b"%b' % (head, _PROBE, tail))
+        if probe is None or probe.raw is None or _only_text(probe) != _PROBE.decode():
+            return
+        before, found, after = probe.raw.partition(_PROBE)
+        if not found or probe.extras != chunk.extras or b"\n" in probe.raw or b"\r" in probe.raw:
+            return
+        if not probe.raw.isascii():
+            return
+        choice = probe.choices[0]
+        assert isinstance(choice.index, int)
+        self._head, self._tail = head + b'"', b'"' + tail
+        self._size = len(self._head) + len(self._tail)
+        self._raw = (before, after)
+        self._extras = probe.extras
+        self._plain = choice.index
+        self._thinks = choice.delta is not None and choice.delta.content is UNSET
+
+
+def _only_text(chunk: Chunk) -> str | None:
+    """The text of a chunk that adds plain text to one choice, and nothing else; else None."""
+    if len(chunk.choices) != 1 or chunk.usage is not None or chunk.raw is None:
+        return None
+    choice = chunk.choices[0]
+    delta = choice.delta
+    if delta is None or choice.finish_reason is not None or not isinstance(choice.index, int):
+        return None
+    said = [
+        value
+        for value in (delta.content, delta.reasoning_content)
+        if value is not UNSET and value is not None
+    ]
+    rest = (delta.role, delta.reasoning, delta.refusal, delta.tool_calls, delta.function_call)
+    if len(said) != 1 or any(value is not UNSET for value in rest):
+        return None
+    text = said[0]
+    plain = text.isprintable() and '"' not in text and "\\" not in text
+    return text if text and plain else None
