@@ -197,7 +197,7 @@ class Gone:
     def answer(self, *_: object) -> None:
         raise AssertionError("nobody is there to be answered")
 
-    start = write = finish = abort = answer
+    start = flush = write = finish = abort = answer
 
 
 async def test_a_call_that_is_cancelled_before_its_turn(

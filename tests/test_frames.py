@@ -221,7 +221,8 @@ class Sink:
         assert data
         self.sent.append(data)
 
-    def _close(self) -> None:
+    def _close(self, data: bytes) -> None:
+        self._send(data)
         self.closed += 1
 
 

@@ -21,7 +21,7 @@ def sizes(words: list[str], *, pads: bool) -> list[int]:
         wants_usage=False,
         pads=pads,
         send=sent.append,
-        close=lambda: None,
+        close=sent.append,
     )
     for word in words:
         raw = b'[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]' % word.encode()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from legato.core.counting import Tally
 from legato.core.dialect import Delivered
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.kept import Replay
@@ -11,9 +12,10 @@ from legato.core.request import ChatRequest, amended
 from legato.core.stream import State, Stream
 from legato.services import Services
 from legato.sources import fan
+from legato.sources.answer import Answer
 from legato.sources.fan import Fanned
 from legato.sources.http import StaleConnection
-from legato.sources.upstream import Answer, Upstream
+from legato.sources.upstream import Upstream
 
 #: What a call meets whose engine dies before it has said a word.
 DROPPED: Final = ("upstream_cut", "upstream_unreachable")
@@ -73,6 +75,7 @@ class Attempt:
         "_health",
         "_on_broken",
         "_opened",
+        "_order",
         "_pieces",
         "_services",
         "_stream",
@@ -96,6 +99,7 @@ class Attempt:
         self._stream = stream
         self._on_broken = on_broken
         self._opened: asyncio.Future[None] | None = None
+        self._order: Order | None = None  # until the answer begins, where tokens are counted
         self._pieces = stream.meter.pieces
         self.is_over = False
         self.name = name
@@ -108,6 +112,8 @@ class Attempt:
 
     async def open(self, order: Order) -> None:
         """Comes back when the first token is there. Raises `ApiError`."""
+        if self.upstream.counter is not None:
+            self._order = order
         fresh = recovered = False
         left = self.upstream.credentials
         while True:
@@ -190,11 +196,18 @@ class Attempt:
         """The first chunk of this deployment that counts is there."""
         if self.answer is not None:
             self._stream.prompt_tokens = self.answer.prompt_tokens
+        self._count()
         self.is_open = True
         now = self._services.clock()
         self._health.opened(now, now - self.asked)
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
+
+    def _count(self) -> None:
+        counter, order, self._order = self.upstream.counter, self._order, None
+        if counter is not None and order is not None:
+            told = self._stream.prompt_tokens
+            self._stream.tally = Tally(counter, order.request, order.delivered, told)
 
     def on_fail(self, error: ApiError) -> None:
         """It has failed, before its answer or in the middle of it."""

@@ -23,12 +23,15 @@ class Client(Protocol):
         """A whole answer."""
 
     def start(self, headers: list[tuple[str, str]]) -> None:
-        """Commits a 200 and a stream of events."""
+        """Commits a 200 and a stream of events; its head goes out with the first of them."""
+
+    def flush(self) -> None:
+        """Sends the head, where no event came with it."""
 
     def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """Ends the body of a stream."""
+    def finish(self, data: bytes) -> None:
+        """Writes the last of a stream, and ends its body."""
 
     def abort(self) -> None:
         """Closes the connection without another word."""

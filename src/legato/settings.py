@@ -77,6 +77,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     unsupported: Literal["drop", "error"] = "drop"
     continues: Literal["no", "prefill", "replay"] | None = field(default=None, name="continue")
     context_length: Count | None = None
+    tokenizer: str | None = None
     price: Price | None = None
     open_after: Annotated[int, Meta(ge=0)] = 5
     open_seconds: Seconds = 10.0

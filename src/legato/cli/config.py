@@ -73,6 +73,7 @@ slots = 8                         # answers that one model writes at a time
 # unsupported = "drop"            # "error": a parameter that the upstream does not take is a 400
 # continue = "prefill"            # goes on with an answer that broke elsewhere; "replay", "no"
 # context_length = 131072         # tokens
+# tokenizer = "o200k_base"        # counts what it does not tell; or a tokenizer.json, or a .gguf
 # open_after = 5                  # failures in a row after which it is left alone; 0: never
 # open_seconds = 10.0             # for so long at first
 # max_connections = 10000

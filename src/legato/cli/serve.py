@@ -12,7 +12,7 @@ import typer
 
 from legato.cli.terminal import Bar, settings, stop
 from legato.configuration import engine_model
-from legato.settings import EngineModel, Settings
+from legato.settings import EngineModel, Settings, SettingsError
 from legato.sources.catalog import Catalog, UnknownModel
 from legato.sources.fetch import FetchError
 
@@ -87,6 +87,8 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         uvloop.run(run())
     except KeyboardInterrupt:
         sys.exit(130)
+    except SettingsError as error:
+        stop(error, 2)
     except OSError as error:
         stop(error)
 

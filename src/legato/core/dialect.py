@@ -70,6 +70,11 @@ class Asked(Struct):
 class Decoder(Protocol):
     """Bytes to events, each a (name, data) pair. Raises `EventTooLarge`."""
 
+    @property
+    def is_between(self) -> bool:
+        """Nothing is held of an event whose end has not come."""
+        ...
+
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]: ...
     def close(self) -> list[tuple[bytes, bytes]]: ...
 
@@ -90,6 +95,11 @@ class Reader(Protocol):
         An event without a chunk in it (a ping) gives one without choices. Raises `UpstreamError`
         for an error in the stream and for what is no event of this dialect.
         """
+        ...
+
+    def forgets(self, chunk: Chunk) -> bool:
+        """Whether events that differ from this chunk's in their text alone need not be read: no
+        later event means something else because of them."""
         ...
 
 

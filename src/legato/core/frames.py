@@ -48,11 +48,11 @@ class FrameWriter:
         running_usage: Callable[[], Usage] | None = None,
         pads: bool = False,
         send: Callable[[bytes], None],
-        close: Callable[[], None],
+        close: Callable[[bytes], None],
         limit: int = 4 * 1024 * 1024,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
-        """`send` takes the bytes of one or more whole frames, `close` ends the body.
+        """`send` takes the bytes of one or more whole frames, `close` the last of them.
 
         `running_usage` gives the usage so far, for clients that want it in every chunk.
         `on_full` is called while more than `limit` bytes wait for a slow client.
@@ -125,12 +125,16 @@ class FrameWriter:
             said = one_line(msgspec.json.encode(usage))
             self._parts += (self._head, b'[],"usage":', said, b"}\n\n")
         self._parts.append(DONE)
-        self.flush()
-        self._close()
+        self._end()
 
     def fail(self, error: ApiError) -> None:
         """The last frame of a stream that broke: an error, and no `[DONE]`."""
         self.resume()
         self._parts += (b"data: ", one_line(error.as_json()), b"\n\n")
-        self.flush()
-        self._close()
+        self._end()
+
+    def _end(self) -> None:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self.size += len(data)
+        self._close(data)

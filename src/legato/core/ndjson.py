@@ -38,6 +38,10 @@ class Decoder:
                 raise EventTooLarge(f"an event is larger than {self._limit} bytes")
         return self._events(whole)
 
+    @property
+    def is_between(self) -> bool:
+        return not self._partial
+
     def close(self) -> list[Event]:
         """The line left over at the end of the body, where only its LF is missing."""
         rest = b"".join(self._partial)

@@ -49,6 +49,11 @@ class Decoder:
             return self._whole(data)
         return self._pieces(data)
 
+    @property
+    def is_between(self) -> bool:
+        """Nothing is held of an event whose end has not come."""
+        return not (self._partial or self._data or self._name or self._after_cr)
+
     def close(self) -> list[Event]:
         """The event left over at the end of the body, where only its blank line is missing."""
         line = b"".join(self._partial)

@@ -18,11 +18,12 @@ from msgspec import UNSET
 
 from legato.core import usage
 from legato.core.chunk import Choice, Chunk, Usage
+from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import Kept
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
-from legato.core.usage import Seen
+from legato.core.usage import Deltas, Seen
 
 
 class State(Enum):
@@ -95,6 +96,9 @@ class Stream:
     Both are called from inside `push`, `end`, ...
     """
 
+    flush: Callable[[], None]
+    """For the source: it has read all there was; what was pushed goes out now."""
+
     __slots__ = (
         "_carried",
         "_choices",
@@ -106,12 +110,14 @@ class Stream:
         "before",
         "error",
         "expects",
+        "flush",
         "kept",
         "meter",
         "on_close",
         "on_open",
         "prompt_tokens",
         "state",
+        "tally",
         "usage",
     )
 
@@ -123,7 +129,9 @@ class Stream:
         self.prompt_tokens = 0  # where it is known before the upstream's usage says it
         self.before: Usage | None = None  # of an upstream that broke, where another went on
         self.kept: Kept | None = None  # where another may have to go on
+        self.tally: Tally | None = None  # where tokens can be counted that the upstream does not
         self.expects = 1  # choices without which the answer is not whole
+        self.flush = _nothing
         self.on_open: Callable[[], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
         self._clock = clock
@@ -140,26 +148,33 @@ class Stream:
 
     def running_usage(self) -> Usage:
         """Usage so far."""
-        return self._since_before(usage.running(self.usage, self._seen()))
+        return self._since_before(usage.running(self.usage, self._deltas()))
 
     def total_usage(self) -> Usage:
         """Usage of the whole answer, as its client is shown it."""
-        return self._since_before(usage.shown(self.usage, self._seen()))
+        return self._since_before(usage.shown(self.usage, self.seen))
 
-    def _seen(self) -> Seen:
+    @property
+    def seen(self) -> Seen:
+        """What has come since `before`."""
+        return self.tally or self._deltas()
+
+    def _deltas(self) -> Deltas:
         pieces, reasoning = self._counted
         meter = self.meter
-        return Seen(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
+        return Deltas(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
 
     def _since_before(self, usage_since: Usage) -> Usage:
         return usage_since if self.before is None else usage.joined(self.before, usage_since)
 
     def go_on(self) -> None:
         """Another upstream goes on with the answer: its usage comes on top of what there was."""
-        self.before = self.running_usage() | {
-            "completion_tokens_details": {"reasoning_tokens": self.meter.reasoning}
-        }
+        seen = self.seen
+        said = usage.running(self.usage, seen)
+        said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
+        self.before = self._since_before(said)
         self.usage = None
+        self.tally = None
         self.prompt_tokens = 0
         self._counted = (self.meter.pieces, self.meter.reasoning)
         self._carried.clear()  # the next chunk is looked at
@@ -170,6 +185,7 @@ class Stream:
     def attach(self, subscriber: Subscriber) -> None:
         """`subscriber` gets all that has come, then what comes; also the end, if it was already."""
         self._subscriber = subscriber
+        self.flush = subscriber.flush
         early, self._early = self._early, None
         for chunk in early or ():
             subscriber.push(chunk)
@@ -188,6 +204,7 @@ class Stream:
         """Nobody hears of what still comes; it is metered."""
         self._subscriber = None
         self._early = None
+        self.flush = _nothing
 
     # From the source's side
 
@@ -196,7 +213,7 @@ class Stream:
         if chunk.plain in self._carried:
             self._carry(chunk)
             return
-        if chunk.usage is not None:
+        if chunk.usage:  # an empty one says nothing
             self.usage = chunk.usage
         choices = chunk.choices
         if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
@@ -218,15 +235,12 @@ class Stream:
             meter.reasoning += 1
         if self.kept is not None:
             self.kept.add(chunk)
+        if self.tally is not None:
+            self.tally.add(chunk)
         if self._subscriber is not None:
             self._subscriber.push(chunk)
         elif self._early is not None:
             self._early.append(chunk)
-
-    def flush(self) -> None:
-        """The source has read all there was: what was pushed goes out now."""
-        if self._subscriber is not None:
-            self._subscriber.flush()
 
     def end(self) -> None:
         """The upstream's body ended, or said `[DONE]`. Without a finish that is a failure."""
@@ -300,6 +314,8 @@ class Stream:
     def _send(self, member: dict[str, Any], extras: bytes) -> None:
         if self.kept is not None:
             self.kept.member(member)
+        if self.tally is not None:
+            self.tally.member(member)
         raw = one_line(msgspec.json.encode([member]))
         self._emit(Chunk(choices=[], raw=raw, extras=extras, fields=[member]))
 

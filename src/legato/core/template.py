@@ -3,14 +3,18 @@
 Nearly all that differs between the chunks of an answer is the text. Of an event that begins and
 ends like one that was decoded, only the text between has to be looked at; where that is plain (no
 escape, no quote, nothing that ends a line), the event is the same JSON with another string in it.
+
+What is compared is a block: the lines of one event, without the blank one behind them.
 """
 
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from msgspec import UNSET
 
 from legato.core.chunk import Choice, Chunk
+from legato.core.stream import one_line
 
 #: Stands where the text will, while a template is tried. Nobody writes this.
 _PROBE: Final = b"~legato: text~"
@@ -48,11 +52,11 @@ class Template:
         self._hits = 0
         self._learnt = 0
 
-    def match(self, data: bytes) -> Chunk | None:
+    def match(self, block: bytes) -> Chunk | None:
         head, tail = self._head, self._tail
-        if not (data.startswith(head) and data.endswith(tail)) or len(data) <= self._size:
+        if not (block.startswith(head) and block.endswith(tail)) or len(block) <= self._size:
             return None
-        middle = data[len(head) : len(data) - len(tail)]
+        middle = block[len(head) : len(block) - len(tail)]
         try:
             text = middle.decode()
         except UnicodeDecodeError:
@@ -61,37 +65,27 @@ class Template:
             return None
         self._hits += 1
         before, after = self._raw
-        return Chunk(
-            _NOTHING,
-            before + middle + after,
-            None,
-            self._extras,
-            None,
-            self._plain,
-            text,
-            self._thinks,
-        )
+        raw = b"%b%b%b" % (before, middle, after)
+        return Chunk(_NOTHING, raw, None, self._extras, None, self._plain, text, self._thinks)
 
-    def learn(self, data: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
-        """Learns from an event and its chunk. `read` decodes an event."""
+    def learn(self, block: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
+        """Learns from an event and its chunk. `read` gives the chunk of a block."""
         text = _only_text(chunk)
         if text is None or self._learnt >= _TRIES + self._hits // _TRIES:
             return
         self._learnt += 1
         quoted = b'"%b"' % text.encode()
-        if data.count(quoted) != 1 or _PROBE in data:
+        if block.count(quoted) != 1 or _PROBE in block or b"\r" in block:
             return
-        head, _, tail = data.partition(quoted)
+        head, _, tail = block.partition(quoted)
         probe = read(b'%b"%b"%b' % (head, _PROBE, tail))
-        if probe is None or probe.raw is None or _only_text(probe) != _PROBE.decode():
+        if probe is None or _only_text(probe) != _PROBE.decode() or probe.extras != chunk.extras:
             return
-        before, found, after = probe.raw.partition(_PROBE)
-        if not found or probe.extras != chunk.extras or b"\n" in probe.raw or b"\r" in probe.raw:
-            return
-        if not probe.raw.isascii():
-            return
+        raw = one_line(probe.raw or msgspec.json.encode(probe.choices))
+        before, found, after = raw.partition(_PROBE)
         choice = probe.choices[0]
-        assert isinstance(choice.index, int)
+        if not found or not isinstance(choice.index, int):
+            return
         self._head, self._tail = head + b'"', b'"' + tail
         self._size = len(self._head) + len(self._tail)
         self._raw = (before, after)
@@ -102,7 +96,7 @@ class Template:
 
 def _only_text(chunk: Chunk) -> str | None:
     """The text of a chunk that adds plain text to one choice, and nothing else; else None."""
-    if len(chunk.choices) != 1 or chunk.usage is not None or chunk.raw is None:
+    if len(chunk.choices) != 1 or chunk.usage is not None:
         return None
     choice = chunk.choices[0]
     delta = choice.delta

@@ -7,7 +7,7 @@ back is at most the beginning of a tag, and white space before the first one.
 from enum import Enum
 from typing import Any, Final
 
-from legato.core.chunk import Choice, Chunk, Delta
+from legato.core.chunk import Chunk, as_object
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
@@ -96,12 +96,8 @@ class Thinking:
         reasoning, answer = self._splitter(chunk.plain).feed(chunk.text)
         if answer == chunk.text:
             return chunk
-        choices = [
-            Choice(delta, chunk.plain)
-            for delta in (Delta(reasoning_content=reasoning), Delta(content=answer))
-            if delta.reasoning_content or delta.content
-        ]
-        return Chunk(choices, extras=chunk.extras)
+        members = [_told_apart(dict(member), reasoning, answer) for member in chunk.members()]
+        return Chunk([], extras=chunk.extras, fields=members)
 
     def _splitter(self, index: int) -> Splitter:
         splitter = self._splitters.get(index)
@@ -110,16 +106,22 @@ class Thinking:
         return splitter
 
     def _member(self, member: dict[str, Any]) -> dict[str, Any]:
-        delta: dict[str, Any] = dict(member.get("delta") or {})
         index = member.get("index") or 0
         splitter = self._splitter(index)
-        content = delta.pop("content", None)
+        content = (as_object(member.get("delta")) or {}).get("content")
         reasoning, answer = splitter.feed(content) if isinstance(content, str) else ("", "")
         if member.get("finish_reason") is not None:
             more = splitter.close()
             reasoning, answer = reasoning + more[0], answer + more[1]
-        if reasoning:
-            delta["reasoning_content"] = (delta.get("reasoning_content") or "") + reasoning
-        if answer:
-            delta["content"] = answer
-        return member | {"delta": delta}
+        return _told_apart(member, reasoning, answer)
+
+
+def _told_apart(member: dict[str, Any], reasoning: str, answer: str) -> dict[str, Any]:
+    """A choice with these in place of its content."""
+    delta = dict(as_object(member.get("delta")) or {})
+    delta.pop("content", None)
+    if reasoning:
+        delta["reasoning_content"] = (delta.get("reasoning_content") or "") + reasoning
+    if answer:
+        delta["content"] = answer
+    return member | {"delta": delta}

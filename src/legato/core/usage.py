@@ -1,6 +1,6 @@
 """Token counts: as upstreams say them, and as a client is shown them."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -31,18 +31,30 @@ def tells_reasoning(usage: Usage) -> bool:
     return isinstance(details.get("reasoning_tokens"), int)
 
 
-class Seen(Struct, frozen=True, gc=False):
-    """What went by of an answer: chunks with content, those of them with reasoning; and the tokens
-    of its prompt, where somebody else knows them."""
+class Seen(Protocol):
+    """What went by of an answer since an upstream began with it, in tokens or near them. Each
+    number is asked for only where the upstream has not said it: it may have to be counted."""
 
-    pieces: int
+    @property
+    def prompt(self) -> int: ...
+    @property
+    def completion(self) -> int: ...
+    @property
+    def reasoning(self) -> int: ...
+
+
+class Deltas(Struct, frozen=True, gc=False):
+    """The same where nobody knows the model's tokenizer: chunks with content, those of them with
+    reasoning; and the tokens of the prompt, where the upstream told."""
+
+    completion: int
     reasoning: int = 0
     prompt: int = 0
 
 
 def shown(usage: Usage | None, seen: Seen) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
-    counted from the deltas that came."""
+    from what was seen going by."""
     if usage is None:
         usage = running(None, seen)
     if tells_reasoning(usage):
@@ -56,7 +68,7 @@ def running(usage: Usage | None, seen: Seen) -> Usage:
     """Usage so far, in the middle of an answer. An upstream's own running total may lag behind."""
     said = count(usage or {})
     prompt = said.prompt or seen.prompt
-    completion = max(said.completion, seen.pieces)
+    completion = max(said.completion, seen.completion)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -142,6 +142,11 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
+    def forgets(self, chunk: Chunk) -> bool:
+        # Thoughts are kept until their block ends: its signature is told with all of them.
+        delta = chunk.choices[0].delta if chunk.choices else None
+        return delta is not None and bool(delta.content)
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
             event = _decode_event(data)

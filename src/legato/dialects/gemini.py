@@ -161,6 +161,9 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
+    def forgets(self, chunk: Chunk) -> bool:
+        return False
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
             event = _decode_event(data)

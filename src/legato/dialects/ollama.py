@@ -104,6 +104,9 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
 
+    def forgets(self, chunk: Chunk) -> bool:
+        return False
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         if self._done:
             return END

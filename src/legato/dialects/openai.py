@@ -19,7 +19,6 @@ from legato.core.errors import (
 )
 from legato.core.request import members
 from legato.core.stream import one_line
-from legato.core.template import Template
 
 #: What an event says when it says that the answer is over.
 END: Final = None
@@ -165,32 +164,23 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_extras", "_open", "_template", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_extras", "_open", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
-        self._template = Template()
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
+
+    def forgets(self, chunk: Chunk) -> bool:
+        return True
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
 
         Raises `UpstreamError` for an error in the stream and for what is no chunk at all.
         """
-        if not name and (chunk := self._template.match(data)) is not None:
-            return chunk
-        chunk = self._decode(name, data)
-        if chunk is not None and not name:
-            self._template.learn(data, chunk, self._again)
-        return chunk
-
-    def _again(self, data: bytes) -> Chunk | None:
-        return self._decode(b"", data)
-
-    def _decode(self, name: bytes, data: bytes) -> Chunk | None:
         if data == b"[DONE]":
             return END
         try:

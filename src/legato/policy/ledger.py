@@ -4,15 +4,16 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from legato.core.chunk import Usage
 from legato.core.errors import UpstreamError
 from legato.core.stream import State, Stream
 from legato.core.usage import count, tells_reasoning
 
 Outcome = Literal["open", "complete", "cancelled", "failed", "refused", "interrupted"]
 
-#: Where a number of tokens is from. exact: the upstream said so of the whole call; counted: from
-#: the deltas that came, for want of that; partial: the upstream said so before the call broke
-#: off; none: nobody knows, and the number is 0.
+#: Where a number of tokens is from. exact: the upstream said so of the whole call; counted: for
+#: want of that, with the model's own tokenizer or as the deltas that came; partial: the upstream
+#: said so before the call broke off; none: nobody knows, and the number is 0.
 Provenance = Literal["exact", "counted", "partial", "none"]
 
 
@@ -95,26 +96,35 @@ def _outcome(row: Row, stream: Stream) -> Outcome:
 
 def _tokens(row: Row, stream: Stream) -> None:
     """The upstream's numbers where it gave them; else what was seen going by."""
-    seen = stream.meter
-    usage = stream.usage
     if stream.before is not None:
         _tokens_of_two(row, stream)
-    elif usage is not None:
-        said = count(usage)
-        sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
-        row.prompt_tokens, row.prompt_from = said.prompt, sure
-        row.cached_tokens, row.cached_from = said.cached, sure
-        # An upstream's running total may lag behind what it has already sent.
-        row.completion_tokens = max(said.completion, 0 if sure == "exact" else seen.pieces)
-        row.completion_from = sure
-        if tells_reasoning(usage):
-            row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
-        else:
-            row.reasoning_tokens = min(seen.reasoning, row.completion_tokens)
-            row.reasoning_from = "counted"
-    elif seen.pieces:
-        row.completion_tokens, row.completion_from = seen.pieces, "counted"
+    elif stream.usage is not None:
+        _tokens_said(row, stream, stream.usage)
+    elif stream.meter.pieces:
+        seen = stream.seen
+        row.completion_tokens, row.completion_from = seen.completion, "counted"
         row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
+        if seen.prompt:
+            told = stream.prompt_tokens > 0
+            row.prompt_tokens = seen.prompt
+            row.prompt_from = "partial" if told else "counted"
+
+
+def _tokens_said(row: Row, stream: Stream, usage: Usage) -> None:
+    said, seen = count(usage), stream.seen
+    sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
+    row.prompt_tokens, row.prompt_from = said.prompt, sure
+    row.cached_tokens, row.cached_from = said.cached, sure
+    row.completion_tokens, row.completion_from = said.completion, sure
+    # An upstream's running total may lag behind what it has already sent.
+    if sure == "partial" and seen.completion > said.completion:
+        row.completion_tokens = seen.completion
+        row.completion_from = sure if stream.tally is None else "counted"
+    if tells_reasoning(usage):
+        row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
+    else:
+        row.reasoning_tokens = min(seen.reasoning, row.completion_tokens)
+        row.reasoning_from = "counted"
 
 
 def _tokens_of_two(row: Row, stream: Stream) -> None:

@@ -99,6 +99,8 @@ class App:
         )
 
     async def open(self) -> None:
+        """Raises `SettingsError` for a tokenizer that cannot be had."""
+        assembly.load_tokenizers(self.settings, self.upstreams, self.engines)
         for engine in self.engines:
             engine.start()
         await self._database.prepare(self.settings.data_dir)

@@ -12,10 +12,11 @@ from legato.core.dialect import Facts
 from legato.policy.health import Health
 from legato.policy.providers import PROVIDERS
 from legato.policy.routing import Route
-from legato.settings import Deployment, Settings
+from legato.settings import Deployment, Settings, SettingsError
 from legato.sources.catalog import KNOWN
 from legato.sources.engine import Engine, EngineModel, cache_mib
 from legato.sources.http import Endpoint, Pool
+from legato.sources.tokenizers import Tokenizer, TokenizerError, load
 from legato.sources.upstream import Price, Target, Terms, Upstream
 
 Clock = Callable[[], float]
@@ -95,6 +96,23 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         terms=_terms(wanted),
         target=Target.of(pool, dialect, wanted.model, wanted.credentials),
     )
+
+
+def load_tokenizers(
+    settings: Settings, upstreams: Mapping[str, Upstream], engines: Sequence[Engine]
+) -> None:
+    """Those that deployments name; it may take seconds, and the network. Raises `SettingsError`."""
+    models = {engine.model.name: engine.model.path for engine in engines}
+    loaded: dict[str, Tokenizer] = {}
+    for each in settings.deployments:
+        name = each.tokenizer
+        if name is None:
+            continue
+        try:
+            loaded[name] = loaded.get(name) or load(name, models)
+        except TokenizerError as error:
+            raise SettingsError(f"deployments `{each.name}`: tokenizer: {error}") from None
+        upstreams[each.name].counter = loaded[name]
 
 
 def _terms(wanted: Deployment) -> Terms:

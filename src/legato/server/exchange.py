@@ -46,6 +46,7 @@ class ChatExchange:
         "_chunked",
         "_connection",
         "_forwarded",
+        "_head",
         "_origin",
         "_pieces",
         "authorization",
@@ -70,6 +71,7 @@ class ChatExchange:
         self.authorization: bytes | None = None
         self.body: bytes = b""
         self._pieces: list[bytes] | None = None
+        self._head = b""  # of an answer, as long as nothing of its body has come
         self.received = connection.services.clock()
         self.request_id = new_request_id()
         self.expects_continue = False
@@ -147,19 +149,29 @@ class ChatExchange:
                 self.keep_alive = False  # an HTTP/1.0 body ends with the connection
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
             said = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
-            head = b"".join((_STREAM_HEAD, framing, said, self._usual(), b"\r\n"))
+            self._head = b"".join((_STREAM_HEAD, framing, said, self._usual(), b"\r\n"))
+
+    def flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self.disconnected:
             self._connection.transport.write(head)
 
     def write(self, data: bytes) -> None:
         if not self.disconnected:
             if self._chunked:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
+            if self._head:
+                data, self._head = self._head + data, b""
             self._connection.transport.write(data)
 
-    def finish(self) -> None:
+    def finish(self, data: bytes) -> None:
         if not self.disconnected and not self.response_complete:
             if self._chunked:
-                self._connection.transport.write(b"0\r\n\r\n")
+                data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(data), data)
+            else:
+                data = self._head + data
+            self._head = b""
+            self._connection.transport.write(data)
             self._complete()
 
     def abort(self) -> None:

@@ -7,7 +7,8 @@ from legato.core.errors import ApiError
 from legato.core.fan import Fan
 from legato.core.request import ChatRequest, amended
 from legato.core.stream import Stream
-from legato.sources.upstream import Answer, Upstream
+from legato.sources.answer import Answer
+from legato.sources.upstream import Upstream
 
 
 async def send(

@@ -13,6 +13,7 @@ import httptools
 from msgspec import Struct
 
 from legato.core.errors import UpstreamError, broken, timed_out
+from legato.core.stream import Stream
 
 #: Bytes of a response's head that are read at most.
 HEAD_LIMIT: Final = 256 * 1024
@@ -45,9 +46,11 @@ class Endpoint(Struct, frozen=True):
 class Receiver(Protocol):
     """Reads one response. After `complete` or `lost` nothing more is called."""
 
+    @property
+    def stream(self) -> Stream: ...
+
     def head(self, status: int, headers: dict[str, str]) -> None: ...
     def body(self, data: bytes) -> None: ...
-    def flush(self) -> None: ...
     def complete(self) -> None: ...
     def lost(self, error: UpstreamError) -> None: ...
 
@@ -133,7 +136,7 @@ class Connection(asyncio.Protocol):
         if self._head_size > HEAD_LIMIT:
             self._lose(broken("The upstream's answer has too large a head."))
             return
-        receiver.flush()
+        receiver.stream.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
@@ -149,7 +152,7 @@ class Connection(asyncio.Protocol):
         self.close()
         if receiver is not None:
             receiver.lost(error)
-            receiver.flush()
+            receiver.stream.flush()
 
     # llhttp
 

@@ -1,35 +1,25 @@
-"""One deployment, spoken to: a request out, its answer read into a stream."""
+"""One deployment, spoken to."""
 
-import time
-import zlib
 from collections.abc import Awaitable, Callable
-from email.utils import mktime_tz, parsedate_tz
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 
-from legato.core import sse
 from legato.core.chunk import Chunk
+from legato.core.counting import Counter
 from legato.core.dialect import Asked, Delivered, Dialect, Facts
-from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.errors import ApiError, broken
 from legato.core.kept import Replay
 from legato.core.request import ChatRequest
-from legato.core.stream import State, Stream
+from legato.core.stream import Stream
 from legato.core.think import Thinking
 from legato.dialects import openai
-from legato.sources.http import Connection, Pool
-
-#: Bytes of an error answer, or of something that is no stream, that are read at most.
-REFUSAL_LIMIT: Final = 256 * 1024
-
+from legato.sources.answer import Answer, Passes
+from legato.sources.http import Pool
 
 #: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
 #: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
-
-
-#: Each takes a chunk and gives it changed.
-Passes = tuple[Callable[[Chunk], Chunk], ...]
 
 
 class Price(Struct, frozen=True):
@@ -116,6 +106,8 @@ class Upstream:
         self._credential = 0  # which one is used
         self.recover: Callable[[], Awaitable[None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
+        self.counter: Counter | None = None
+        """Where set: counts tokens that the upstream does not tell."""
         self.amend: Callable[[Asked], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
 
@@ -138,7 +130,7 @@ class Upstream:
         fresh: bool = False,
         delivered: Delivered | None = None,
         replay: Replay | None = None,
-    ) -> "Answer":
+    ) -> Answer:
         """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
         broke, before its answer or in the middle of it: another deployment may be asked.
 
@@ -170,193 +162,3 @@ class Upstream:
         if replay is not None:
             passes.append(replay.split)
         return tuple(passes)
-
-
-class Answer:
-    """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
-
-    __slots__ = (
-        "_connection",
-        "_decoder",
-        "_dialect",
-        "_inflate",
-        "_on_fail",
-        "_passes",
-        "_reader",
-        "_refused",
-        "_retry_after",
-        "_status",
-        "_stream",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        stream: Stream,
-        on_fail: Callable[[ApiError], None],
-        dialect: Dialect,
-        passes: Passes,
-    ) -> None:
-        self._connection: Connection | None = connection
-        self._stream = stream
-        self._on_fail = on_fail
-        self._dialect = dialect
-        self._decoder = dialect.decoder()
-        self._reader = dialect.reader()
-        self._status = 0
-        self._passes = passes
-        self._refused: bytearray | None = None  # the body of what is not a stream of events
-        self._retry_after: float | None = None
-        self._inflate: zlib._Decompress | None = None
-
-    @property
-    def progress(self) -> float | None:
-        """How far the upstream is with the prompt, 0 to 1, where it tells."""
-        return self._reader.progress
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, where the upstream told before its usage; else 0."""
-        return self._reader.prompt_tokens
-
-    @property
-    def upstream_id(self) -> str | None:
-        """What the upstream calls this answer."""
-        return self._reader.identity
-
-    def abort(self) -> None:
-        """Nobody wants the rest: the upstream sees its peer gone."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.release()
-
-    @property
-    def is_over(self) -> bool:
-        """The connection has been given back, or given up."""
-        return self._connection is None
-
-    def expire(self, now: float) -> None:
-        """A watcher of the wheel: the end of the body has had its time."""
-        self.abort()
-
-    def pause(self) -> None:
-        if self._connection is not None:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        if self._connection is not None:
-            self._connection.resume()
-
-    # From the connection
-
-    def head(self, status: int, headers: dict[str, str]) -> None:
-        self._status = status
-        encoding = headers.get("content-encoding", "identity").lower()
-        if encoding in ("gzip", "deflate"):
-            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if status != 200 or kind in ("application/json", "text/html"):
-            self._refused = bytearray()
-            self._retry_after = _seconds(headers.get("retry-after"))
-        elif encoding not in ("identity", "gzip", "deflate", ""):
-            self._fail(broken(f"The upstream's answer is encoded as `{encoding}`."))
-
-    def body(self, data: bytes) -> None:
-        if self._connection is None:
-            return
-        try:
-            if self._inflate is not None:
-                data = self._inflate.decompress(data)
-            if self._refused is not None:
-                if len(self._refused) < REFUSAL_LIMIT:
-                    self._refused += data
-                return
-            self._events(self._decoder.feed(data))
-        except zlib.error:
-            self._fail(broken("The upstream's answer is not the gzip it says it is."))
-        except sse.EventTooLarge as error:
-            self._fail(broken(f"The upstream sent too much: {error}."))
-        except UpstreamError as error:
-            self._fail(error)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def complete(self) -> None:
-        """The body ended as HTTP says that it should."""
-        if self._connection is None:
-            return
-        if self._refused is not None:
-            self._fail(self._refusal(bytes(self._refused)))
-        elif self._last_events(None):
-            self._end(None)
-        self._connection = None
-
-    def lost(self, error: UpstreamError) -> None:
-        """The connection is gone; for a body that only its end delimits this is the end."""
-        if self._connection is None:
-            return
-        if self._status == 0:
-            self._fail(error)
-        elif self._refused is not None:
-            self._fail(self._refusal(bytes(self._refused)))
-        elif self._last_events(error):
-            self._end(error)
-        self._connection = None
-
-    # Inside
-
-    def _events(self, events: list[tuple[bytes, bytes]]) -> None:
-        stream = self._stream
-        read, passes = self._reader.read, self._passes
-        for name, data in events:
-            chunk = read(name, data)
-            if chunk is None:
-                self._end(None)
-                return
-            for each in passes:
-                chunk = each(chunk)
-            stream.push(chunk)
-            if stream.done:
-                return
-
-    def _last_events(self, cut: UpstreamError | None) -> bool:
-        """What the end of the body completes; False where that was a failure."""
-        try:
-            self._events(self._decoder.close())
-        except UpstreamError as error:
-            # Half an event is what a cut leaves; behind the finish it is nobody's loss.
-            if cut is None and self._stream.state is not State.FINISHED:
-                self._fail(error)
-                return False
-        return True
-
-    def _end(self, cut: UpstreamError | None) -> None:
-        """No more will come. Whether that is an answer or a failure, the stream knows."""
-        if self._stream.done:
-            return
-        if self._stream.state is State.FINISHED:
-            self._stream.end()
-        else:
-            self._fail(cut or self._stream.unfinished())
-
-    def _fail(self, error: ApiError) -> None:
-        self.abort()
-        self._on_fail(error)
-
-    def _refusal(self, body: bytes) -> ApiError:
-        if self._status != 200:
-            return self._dialect.refusal(self._status, body, self._retry_after)
-        return self._dialect.no_stream(body)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds from now, from either of its forms (RFC 9110, section 10.2.3)."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    date = parsedate_tz(retry_after)
-    if date is None:
-        return None
-    return max(0.0, mktime_tz(date) - time.time())

@@ -1,0 +1,255 @@
+"""One HTTP answer of an upstream, read into a stream."""
+
+import time
+import zlib
+from collections.abc import Callable
+from email.utils import mktime_tz, parsedate_tz
+from typing import Final
+
+from legato.core import sse
+from legato.core.chunk import Chunk
+from legato.core.dialect import Dialect
+from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.stream import State, Stream
+from legato.core.template import Template
+from legato.sources.http import Connection
+
+#: Bytes of an error answer, or of something that is no stream, that are read at most.
+REFUSAL_LIMIT: Final = 256 * 1024
+
+#: Each takes a chunk and gives it changed.
+Passes = tuple[Callable[[Chunk], Chunk], ...]
+
+
+class Answer:
+    """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
+
+    __slots__ = (
+        "_connection",
+        "_decoder",
+        "_dialect",
+        "_has_blocks",
+        "_inflate",
+        "_is_between",
+        "_on_fail",
+        "_passes",
+        "_reader",
+        "_refused",
+        "_retry_after",
+        "_status",
+        "_template",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: Stream,
+        on_fail: Callable[[ApiError], None],
+        dialect: Dialect,
+        passes: Passes,
+    ) -> None:
+        self._connection: Connection | None = connection
+        self.stream = stream
+        self._on_fail = on_fail
+        self._dialect = dialect
+        self._decoder = dialect.decoder()
+        self._reader = dialect.reader()
+        self._template = Template()
+        self._has_blocks = isinstance(self._decoder, sse.Decoder)
+        self._is_between = True  # nothing is held of an event whose end has not come
+        self._status = 0
+        self._passes = passes
+        self._refused: bytearray | None = None  # the body of what is not a stream of events
+        self._retry_after: float | None = None
+        self._inflate: zlib._Decompress | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """How far the upstream is with the prompt, 0 to 1, where it tells."""
+        return self._reader.progress
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, where the upstream told before its usage; else 0."""
+        return self._reader.prompt_tokens
+
+    @property
+    def upstream_id(self) -> str | None:
+        """What the upstream calls this answer."""
+        return self._reader.identity
+
+    def abort(self) -> None:
+        """Nobody wants the rest: the upstream sees its peer gone."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
+
+    @property
+    def is_over(self) -> bool:
+        """The connection has been given back, or given up."""
+        return self._connection is None
+
+    def expire(self, now: float) -> None:
+        """A watcher of the wheel: the end of the body has had its time."""
+        self.abort()
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    # From the connection
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self._status = status
+        encoding = headers.get("content-encoding", "identity").lower()
+        if encoding in ("gzip", "deflate"):
+            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            self._has_blocks = False
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if status != 200 or kind in ("application/json", "text/html"):
+            self._refused = bytearray()
+            self._has_blocks = False
+            self._retry_after = _seconds(headers.get("retry-after"))
+        elif encoding not in ("identity", "gzip", "deflate", ""):
+            self._fail(broken(f"The upstream's answer is encoded as `{encoding}`."))
+
+    def body(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._has_blocks and data.endswith(b"\n\n"):
+                self._blocks(data)
+            else:
+                self._bytes(data)
+        except zlib.error:
+            self._fail(broken("The upstream's answer is not the gzip it says it is."))
+        except sse.EventTooLarge as error:
+            self._fail(broken(f"The upstream sent too much: {error}."))
+        except UpstreamError as error:
+            self._fail(error)
+
+    def complete(self) -> None:
+        """The body ended as HTTP says that it should."""
+        if self._connection is None:
+            return
+        if self._refused is not None:
+            self._fail(self._refusal(bytes(self._refused)))
+        elif self._last_events(None):
+            self._end(None)
+        self._connection = None
+
+    def lost(self, error: UpstreamError) -> None:
+        """The connection is gone; for a body that only its end delimits this is the end."""
+        if self._connection is None:
+            return
+        if self._status == 0:
+            self._fail(error)
+        elif self._refused is not None:
+            self._fail(self._refusal(bytes(self._refused)))
+        elif self._last_events(error):
+            self._end(error)
+        self._connection = None
+
+    # Inside
+
+    def _blocks(self, data: bytes) -> None:
+        """Whole events, as nearly every server writes them. One like those that came before is
+        only compared with them."""
+        stream, match = self.stream, self._template.match
+        for block in data[:-2].split(b"\n\n"):
+            chunk = match(block) if self._is_between else None
+            if chunk is None:
+                self._block(block)
+                if stream.done or self._connection is None:
+                    return
+            else:
+                for each in self._passes:
+                    chunk = each(chunk)
+                stream.push(chunk)
+
+    def _block(self, block: bytes) -> None:
+        """An event that has to be decoded, or the end of one."""
+        events = self._decoder.feed(block + b"\n\n")
+        if len(events) != 1 or not self._is_between:
+            self._is_between = self._decoder.is_between
+            self._events(events)
+            return
+        chunk = self._reader.read(*events[0])
+        if chunk is not None and self._reader.forgets(chunk):
+            self._template.learn(block, chunk, self._again)
+        self._chunk(chunk)
+
+    def _again(self, block: bytes) -> Chunk | None:
+        name, data = sse.Decoder().feed(block + b"\n\n")[0]
+        return self._reader.read(name, data)
+
+    def _bytes(self, data: bytes) -> None:
+        """Any bytes of a body."""
+        if self._inflate is not None:
+            data = self._inflate.decompress(data)
+        if self._refused is not None:
+            if len(self._refused) < REFUSAL_LIMIT:
+                self._refused += data
+            return
+        self._events(self._decoder.feed(data))
+        self._is_between = self._decoder.is_between
+
+    def _chunk(self, chunk: Chunk | None) -> None:
+        if chunk is None:
+            self._end(None)
+            return
+        for each in self._passes:
+            chunk = each(chunk)
+        self.stream.push(chunk)
+
+    def _events(self, events: list[tuple[bytes, bytes]]) -> None:
+        for name, data in events:
+            self._chunk(self._reader.read(name, data))
+            if self.stream.done or self._connection is None:
+                return
+
+    def _last_events(self, cut: UpstreamError | None) -> bool:
+        """What the end of the body completes; False where that was a failure."""
+        try:
+            self._events(self._decoder.close())
+        except UpstreamError as error:
+            # Half an event is what a cut leaves; behind the finish it is nobody's loss.
+            if cut is None and self.stream.state is not State.FINISHED:
+                self._fail(error)
+                return False
+        return True
+
+    def _end(self, cut: UpstreamError | None) -> None:
+        """No more will come. Whether that is an answer or a failure, the stream knows."""
+        if self.stream.done:
+            return
+        if self.stream.state is State.FINISHED:
+            self.stream.end()
+        else:
+            self._fail(cut or self.stream.unfinished())
+
+    def _fail(self, error: ApiError) -> None:
+        self.abort()
+        self._on_fail(error)
+
+    def _refusal(self, body: bytes) -> ApiError:
+        if self._status != 200:
+            return self._dialect.refusal(self._status, body, self._retry_after)
+        return self._dialect.no_stream(body)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds from now, from either of its forms (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    date = parsedate_tz(retry_after)
+    if date is None:
+        return None
+    return max(0.0, mktime_tz(date) - time.time())

@@ -1,0 +1,64 @@
+"""The head of a GGUF file: what a model says of itself, without its weights.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import struct
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any, Final
+
+#: struct's letters for the numbers of the format, by the format's own.
+_NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING: Final = 8
+_ARRAY: Final = 9
+
+
+class GgufError(ValueError):
+    """It is no GGUF file, or not all of its head is there."""
+
+
+def metadata(path: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """The values of these keys, as far as the file has them. Raises `GgufError`, `OSError`."""
+    found: dict[str, Any] = {}
+    with path.open("rb") as file:
+        try:
+            magic, version, _tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF" or version not in (2, 3):
+                raise GgufError(f"{path} is no GGUF file")
+            for _ in range(pairs):
+                key = _string(file)
+                value = _value(file, *struct.unpack("<I", file.read(4)))
+                if key in wanted:
+                    found[key] = value
+        except (EOFError, struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError):
+            raise GgufError(f"{path} is no GGUF file, or a part of one") from None
+    return found
+
+
+def _value(file: IO[bytes], kind: int) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind != _ARRAY:
+        return _numbers(file, kind, 1)[0]
+    kind, length = struct.unpack("<IQ", file.read(12))
+    if kind in (_STRING, _ARRAY):
+        return [_value(file, kind) for _ in range(length)]
+    return _numbers(file, kind, length)
+
+
+def _numbers(file: IO[bytes], kind: int, length: int) -> tuple[Any, ...]:
+    form = f"<{length}{_NUMBERS[kind]}"
+    return struct.unpack(form, file.read(struct.calcsize(form)))
+
+
+def _string(file: IO[bytes]) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    data = file.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data.decode()
