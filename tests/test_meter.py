@@ -31,7 +31,7 @@ def test_before_the_first_chunk() -> None:
     meter = Meter(5.0)
     assert (meter.ttft, meter.first, meter.pieces) == (None, None, 0)
     assert meter.longest_gap == 0.0
-    assert meter.gap(0.5) is None
+    assert meter.gaps(0.5)[0] is None
     assert meter.last == 5.0, "stall is measured from the receipt until something comes"
 
 
@@ -43,14 +43,14 @@ def test_time_to_first_token_counts_from_the_receipt() -> None:
 
 def test_one_chunk_has_no_gap() -> None:
     meter = metered([], received=1.0, first=2.0)
-    assert meter.gap(0.99) is None
+    assert meter.gaps(0.99)[0] is None
     assert meter.longest_gap == 0.0, "the wait for the first token is no gap"
 
 
 @pytest.mark.parametrize("gaps", [[1.0], [0.1, 3.0, 0.2], [0.0, 0.0], [1e-7, 1e-3, 7200.0]])
 def test_the_longest_gap_is_exact(gaps: list[float]) -> None:
     assert metered(gaps).longest_gap == pytest.approx(max(gaps), abs=1e-9)
-    assert metered(gaps).gap(1.0) == pytest.approx(max(gaps), abs=1e-9)
+    assert metered(gaps).gaps(1.0)[0] == pytest.approx(max(gaps), abs=1e-9)
 
 
 def true_percentile(gaps: list[float], fraction: float) -> float:
@@ -76,7 +76,7 @@ SERIES: dict[str, list[float]] = {
 def test_a_percentile_is_right_to_within_25_percent(name: str, fraction: float) -> None:
     gaps = SERIES[name]
     true = true_percentile(gaps, fraction)
-    told = metered(gaps).gap(fraction)
+    told = metered(gaps).gaps(fraction)[0]
     assert told is not None
     assert true - 2e-6 <= told <= true * EXACT + 2e-6
 
@@ -85,14 +85,14 @@ def test_a_percentile_is_right_to_within_25_percent(name: str, fraction: float) 
 @given(st.lists(st.floats(1e-4, 1000), min_size=1, max_size=50), st.floats(0.01, 1))
 def test_a_percentile_never_tells_too_little(gaps: list[float], fraction: float) -> None:
     meter = metered(gaps)
-    told = meter.gap(fraction)
+    told = meter.gaps(fraction)[0]
     assert told is not None
     assert true_percentile(gaps, fraction) * (1 - 1e-6) - 1e-6 <= told <= meter.longest_gap
 
 
 def test_percentiles_rise() -> None:
     meter = metered([1.3**number * 1e-5 for number in range(60)])
-    told = [meter.gap(percent / 100) or 0 for percent in range(1, 101)]
+    told = [meter.gaps(percent / 100)[0] or 0 for percent in range(1, 101)]
     assert told == sorted(told)
     assert len(set(told)) > 40
 
@@ -100,6 +100,6 @@ def test_percentiles_rise() -> None:
 @pytest.mark.parametrize("gap", [0.0, 1e-9, 1e-6, 4294.967296, 86_400.0, 1e9])
 def test_no_gap_is_too_small_or_too_great(gap: float) -> None:
     meter = metered([gap] * 3)
-    told = meter.gap(0.5)
+    told = meter.gaps(0.5)[0]
     assert told is not None
     assert 0 <= told <= meter.longest_gap

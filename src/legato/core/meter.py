@@ -46,20 +46,29 @@ class Meter:
             gaps[octave * _STEPS + step if octave < _OCTAVES else -1] += 1
         self.last = now
 
-    def gap(self, fraction: float) -> float | None:
-        """The gap in seconds that `fraction` of all gaps do not exceed; None without gaps."""
-        gaps = self._gaps or ()
-        total = sum(gaps)
-        if not total:
-            return None
-        wanted = fraction * total
+    def gaps(self, *fractions: float) -> list[float | None]:
+        """For each fraction (ascending) the gap in seconds that so many of all gaps do not exceed;
+        None where there was no gap."""
+        gaps = self._gaps
+        total = self.pieces - 1
+        if gaps is None or total < 1:
+            return [None for _ in fractions]
+        found: list[float | None] = []
         seen = 0
         for bucket, number in enumerate(gaps):
+            if not number:
+                continue
             seen += number
-            if bucket == _STEPS * _OCTAVES - 1:
+            while len(found) < len(fractions) and seen >= fractions[len(found)] * total:
+                found.append(min(_upper(bucket), self.longest_gap))
+            if seen == total:
                 break
-            if number and seen >= wanted:
-                octave, step = divmod(bucket, _STEPS)
-                upper = (1 << octave) * (1 + (step + 1) / _STEPS) / 1e6
-                return min(upper, self.longest_gap)
-        return self.longest_gap
+        return found
+
+
+def _upper(bucket: int) -> float:
+    """The longest gap of a bucket, in seconds."""
+    if bucket == _STEPS * _OCTAVES - 1:
+        return float("inf")
+    octave, step = divmod(bucket, _STEPS)
+    return (1 << octave) * (1 + (step + 1) / _STEPS) / 1e6

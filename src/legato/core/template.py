@@ -22,7 +22,10 @@ _PROBE: Final = b"~legato: text~"
 #: The text of no chunk.
 _NOTHING: Final[list[Choice]] = []
 
-#: Events that may be learnt of without one that was then read by what had been learnt.
+#: Events of plain text before it is worth while to learn of one: a short answer does not pay.
+_FIRST: Final = 4
+
+#: Events that may be learnt of for each so many that were then read by what had been learnt.
 _TRIES: Final = 4
 
 
@@ -36,6 +39,7 @@ class Template:
         "_learnt",
         "_plain",
         "_raw",
+        "_seen",
         "_size",
         "_tail",
         "_thinks",
@@ -51,6 +55,7 @@ class Template:
         self._thinks = False
         self._hits = 0
         self._learnt = 0
+        self._seen = 0
 
     def match(self, block: bytes) -> Chunk | None:
         head, tail = self._head, self._tail
@@ -71,7 +76,10 @@ class Template:
     def learn(self, block: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
         """Learns from an event and its chunk. `read` gives the chunk of a block."""
         text = _only_text(chunk)
-        if text is None or self._learnt >= _TRIES + self._hits // _TRIES:
+        if text is None:
+            return
+        self._seen += 1
+        if self._seen < _FIRST or self._learnt >= _TRIES + self._hits // _TRIES:
             return
         self._learnt += 1
         quoted = b'"%b"' % text.encode()

@@ -71,7 +71,7 @@ def close(
     meter = stream.meter
     row.duration = now - meter.received
     row.ttft = meter.ttft
-    row.itl_p50, row.itl_p99 = meter.gap(0.5), meter.gap(0.99)
+    row.itl_p50, row.itl_p99 = meter.gaps(0.5, 0.99)
     row.longest_gap = meter.longest_gap if row.itl_p50 is not None else None
     _tokens(row, stream)
     if price is not None:
