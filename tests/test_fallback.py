@@ -316,6 +316,8 @@ async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: Scripte
         assert answer.done
         assert answer.text() == TEXT
         assert answer.finishes() == ["stop"]
+        assert answer.chunks[-1]["usage"]["completion_tokens"] == 10, "once, not twice"
+        assert answer.chunks[-1]["usage"]["prompt_tokens"] == 7
         assert scripted.played[-1].request["messages"][-1]["role"] == "user"
 
 

@@ -154,6 +154,7 @@ class Attempt:
         joined without a trace."""
         upstream, request = self.upstream, order.request
         if upstream.facts.continues == "no":
+            self._stream.say_again()
             return await upstream.send(
                 order.body,
                 request,

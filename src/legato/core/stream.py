@@ -180,6 +180,11 @@ class Stream:
         self._carried.clear()  # the next chunk is looked at
         self._resumes = True
 
+    def say_again(self) -> None:
+        """The upstream that goes on says it all from the start: its usage is that of the whole."""
+        self.before = None
+        self._counted = (0, 0)
+
     # From the client's side
 
     def attach(self, subscriber: Subscriber) -> None:
