@@ -20,7 +20,10 @@ USAGE: Final[Json] = {
     "completion_tokens_details": {"reasoning_tokens": 2},
 }
 _DONE: Final = "data: [DONE]\n\n"
-_WORDS: Final = st.text('abž🐎\u2028\u2029\x85\n"\\ {', min_size=1, max_size=4)
+
+#: Text of any kind, and words that stand elsewhere in an event as well.
+_THEIRS: Final = st.sampled_from(["m", "theirs", "content", "stop", "[DONE]", "data: "])
+_WORDS: Final = _THEIRS | st.text('abž🐎\u2028\u2029\x85\n"\\ {', min_size=1, max_size=4)
 
 
 class Upstream:
@@ -91,10 +94,11 @@ def legal(draw: Draw) -> Upstream:
     """Up to three choices side by side."""
     upstream = Upstream(draw)
     pieces = st.lists(_WORDS, max_size=4)
+    text = st.lists(_WORDS, max_size=4) | st.lists(_WORDS, min_size=8, max_size=16)
     calls = st.lists(pieces, max_size=2)
     reasons = st.sampled_from(["stop", "length", "content_filter"])
     rows = [
-        _choice(index, draw(pieces), draw(pieces), draw(calls), draw(reasons))
+        _choice(index, draw(pieces), draw(text), draw(calls), draw(reasons))
         for index in range(draw(st.integers(1, 3)))
     ]
     while rows:
@@ -109,7 +113,9 @@ def one_of_all(draw: Draw) -> Upstream:
     """A legal one that each damage does something to."""
     upstream = Upstream(draw)
     calls = [['{"a":', "1}"], ["{", "}"]]
-    upstream.chunks = _choice(0, ["Let", " me"], ["Žlu", "ť\u2028"], calls, "stop")
+    upstream.chunks = _choice(
+        0, ["Let", " me"], ["Žlu", "ť\u2028", *"a long answer"], calls, "stop"
+    )
     upstream.chunks.append(_framed([], usage=USAGE))
     return upstream
 
@@ -266,6 +272,13 @@ def reasoning_by_its_other_name(upstream: Upstream) -> None:
             member["delta"]["reasoning"] = member["delta"].pop("reasoning_content")
 
 
+def members_that_nobody_knows(upstream: Upstream) -> None:
+    """Beside every second piece of text."""
+    for member in upstream.members()[::2]:
+        if member["delta"].get("content") and member["finish_reason"] is None:
+            member["delta"]["native"] = "x"
+
+
 def byte_order_mark(upstream: Upstream) -> None:
     upstream.bom = True
 
@@ -300,6 +313,7 @@ DAMAGES: Final[tuple[Damage, ...]] = (
     no_usage,
     two_usage_chunks,
     id_and_created_change,
+    members_that_nobody_knows,
     byte_order_mark,
     other_line_ends,
     comments,

@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import Iterable
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from msgspec import Struct
@@ -19,12 +19,28 @@ from legato.core.frames import FrameWriter
 from legato.core.stream import State, Stream
 from legato.core.think import Thinking
 from legato.sources import voices
+from legato.sources.answer import Answer
 from legato.sources.http import Connection
 from legato.sources.scripts import SCRIPTS
 from legato.sources.steps import Script, Step
-from legato.sources.answer import Answer
 
 HEAD: dict[str, Any] = {"identity": "chatcmpl-1", "created": 1_700_000_000, "model": "public"}
+
+
+#: So many deltas that what is learnt of the first ones is used, and some that are not like them.
+PIECES: Final = (*"abcdefg", "ž🐎", '"', "\\", "h\u2028", " i", "stop", "m")
+_END: Final = SCRIPTS["happy"].steps[-3:]
+LONG: Final[dict[str, Script]] = {
+    "long": Script(
+        steps=[*(Step(think=each) for each in PIECES), *(Step(say=each) for each in PIECES), *_END]
+    ),
+    "long between tags": Script(
+        steps=[
+            *(Step(say=each) for each in ("<thi", "nk>", *PIECES, "</thi", "nk>", *PIECES)),
+            *_END,
+        ]
+    ),
+}
 
 
 class Sent(Struct, frozen=True):
@@ -69,10 +85,11 @@ def _said(voice: voices.Voice, step: Step) -> bytes:
 
 
 def table() -> dict[str, Sent]:
-    """All scripts in all dialects, but for those that come to the same bytes."""
+    """All scripts, and long ones, in all dialects, but for those that come to the same bytes."""
+    scripts = SCRIPTS | LONG
     found: dict[str, Sent] = {}
     seen: set[Any] = set()
-    for dialect, (name, script) in itertools.product(dialects.NAMES, SCRIPTS.items()):
+    for dialect, (name, script) in itertools.product(dialects.NAMES, scripts.items()):
         said = sent(script, dialect)
         same = (dialect, said.body, said.end, said.status, said.headers["content-type"])
         if same not in seen and not script.no_head:

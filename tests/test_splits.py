@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from legato import dialects
 from tests.damage import DAMAGES, Damage, Damaged, damage, damaged, one_of_all
 from tests.legality import Heard, Json
-from tests.pipe import Got, as_http, cut, letters, pin, play, table, ways
+from tests.pipe import LONG, PIECES, Got, as_http, cut, letters, pin, play, table, ways
 
 SPLITS = int(os.environ.get("TEST_SPLITS", "100000"))
 TABLE = table()
@@ -52,14 +53,23 @@ def test_a_script_cut_anywhere_gives_the_same(name: str) -> None:
     assert play(upstream, letters(body) if len(body) < 100_000 else [body[:1], body[1:]]) == whole
     made = 0
     for made, pieces in enumerate(ways(body, share(name), name), 1):
-        got = play(upstream, pieces, late=made % 4, folds=made % 5 == 0)
+        got = play(upstream, pieces, late=made % 4, folds=made % 8 == 0)
         assert got.frames == whole.frames, pieces
         assert got.answer in (None, whole.answer), pieces
     assert made == share(name)
 
 
+@pytest.mark.parametrize("script", LONG)
+@pytest.mark.parametrize("dialect", dialects.NAMES)
+def test_long_answers_come_out_whole(dialect: str, script: str) -> None:
+    upstream = TABLE[f"{dialect}, {script}"]
+    heard = Heard(play(upstream, [upstream.body]).frames, "last")
+    assert heard.text(member="reasoning_content") == "".join(PIECES)
+    assert heard.text() == "".join(PIECES)
+
+
 IN_HTTP = [
-    *(f"{dialect}, happy" for dialect in ("anthropic", "gemini", "ollama", "openai")),
+    *(f"{dialect}, happy" for dialect in dialects.NAMES),
     *(
         f"openai, {name}"
         for name in ("tools", "utf8-split", "crlf", "gzip", "no-done", "bad-json", "cut", "stall")
@@ -94,7 +104,7 @@ def is_legal(got: Got) -> None:
 
 # Streams that are made up
 
-QUICK = settings(deadline=None, database=None, max_examples=200)
+QUICK = settings(deadline=None, database=None, max_examples=150)
 PLACES = st.lists(st.floats(0, 1), max_size=30)
 
 

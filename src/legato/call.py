@@ -119,7 +119,12 @@ class Call:
         """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
         assert self._row is not None
         services = self._services
-        soonest = min(services.gate_seconds, self._reply.patience, self._asking.find(request.model))
+        soonest = min(
+            services.gate_seconds,
+            services.heartbeat_seconds,
+            self._reply.patience,
+            self._asking.find(request.model),
+        )
         services.wheel.watch(self._client.received + soonest, self._check)
         await self._asking.open(self._client, request, self._row)
 

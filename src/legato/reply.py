@@ -49,6 +49,7 @@ class Reply:
         """How this request wants to be answered."""
         self._model = request.model
         self.is_streamed = bool(request.stream)
+        self._stream.counts_early = request.wants_running_usage
         self._options = (request.wants_usage, request.wants_running_usage, self._pads(request))
 
     def _pads(self, request: ChatRequest) -> bool:

@@ -107,7 +107,9 @@ class Stream:
         "_early",
         "_resumes",
         "_subscriber",
+        "_then",
         "before",
+        "counts_early",
         "error",
         "expects",
         "flush",
@@ -140,14 +142,18 @@ class Stream:
         self._choices: dict[int, ChoiceState] = {}
         self._carried: set[int] = set()  # open choices whose index is theirs: plain text passes
         self._subscriber: Subscriber | None = None
-        self._early: list[Chunk] | None = []  # what came before there was a subscriber
+        self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
+        self._then: Usage | None = None
+        self.counts_early = False  # somebody will ask for the usage at each chunk
 
     @property
     def done(self) -> bool:
         return self.state in _FINAL
 
     def running_usage(self) -> Usage:
-        """Usage so far."""
+        """Usage so far; for a chunk that came before there was a subscriber, as it was then."""
+        if self._then is not None:
+            return self._then
         return self._since_before(usage.running(self.usage, self._deltas()))
 
     def total_usage(self) -> Usage:
@@ -192,8 +198,9 @@ class Stream:
         self._subscriber = subscriber
         self.flush = subscriber.flush
         early, self._early = self._early, None
-        for chunk in early or ():
+        for chunk, self._then in early or ():
             subscriber.push(chunk)
+        self._then = None
         if self.state is State.COMPLETE:
             subscriber.complete(self.total_usage())
         elif self.state is State.FAILED and self.error is not None:
@@ -245,7 +252,7 @@ class Stream:
         if self._subscriber is not None:
             self._subscriber.push(chunk)
         elif self._early is not None:
-            self._early.append(chunk)
+            self._early.append((chunk, self.running_usage() if self.counts_early else None))
 
     def end(self) -> None:
         """The upstream's body ended, or said `[DONE]`. Without a finish that is a failure."""
@@ -328,7 +335,7 @@ class Stream:
         if self._subscriber is not None:
             self._subscriber.push(chunk)
         elif self._early is not None:
-            self._early.append(chunk)
+            self._early.append((chunk, self.running_usage() if self.counts_early else None))
 
     def _to(self, state: State) -> None:
         before = self.state
