@@ -16,7 +16,7 @@ import pytest
 from legato.core.chunk import FINISH_REASONS, Chunk
 from legato.core.errors import broken
 from legato.core.frames import DONE, KEEP_ALIVE, FrameWriter
-from legato.core.stream import one_line
+from legato.core.lines import one_line
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "shared" / "schemas"
 

@@ -10,7 +10,7 @@ import msgspec
 
 from legato.core.chunk import Chunk
 from legato.core.fold import fold, plain
-from legato.core.stream import one_line
+from legato.core.lines import one_line
 
 
 class Backlog:

@@ -9,7 +9,7 @@ from legato.core import padding
 from legato.core.backlog import Backlog
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
-from legato.core.stream import one_line
+from legato.core.lines import one_line
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"

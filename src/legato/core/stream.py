@@ -8,7 +8,6 @@ legal order is a table; whatever an upstream does, a subscriber sees only what t
 No socket, no clock of its own, no await: a chunk travels from `push` to the subscriber in one call.
 """
 
-import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -21,6 +20,7 @@ from legato.core.chunk import Choice, Chunk, Usage
 from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import Kept
+from legato.core.lines import one_line
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
 from legato.core.usage import Deltas, Seen
@@ -60,32 +60,6 @@ class Subscriber(Protocol):
 
 def _nothing() -> None:
     return None
-
-
-# Line ends in JSON's white space break a frame; U+2028, U+2029 and U+0085 break clients that split
-# lines the Unicode way. The latter three can stand only inside strings, where they may be escaped.
-_SEPARATORS: Final = re.compile(b"\xe2\x80\xa8|\xe2\x80\xa9|\xc2\x85")
-_ESCAPES: Final = {
-    b"\xe2\x80\xa8": rb"\u2028",
-    b"\xe2\x80\xa9": rb"\u2029",
-    b"\xc2\x85": rb"\u0085",
-}
-
-
-def one_line(raw: bytes) -> bytes:
-    """`raw` (JSON) such that no client can take it for more than one line.
-
-    Raises `UpstreamError` where it is not UTF-8.
-    """
-    if b"\n" in raw or b"\r" in raw:
-        raw = msgspec.json.format(raw, indent=-1)
-    if not raw.isascii():
-        try:
-            raw.decode()
-        except UnicodeDecodeError:
-            raise broken("The upstream sent text that is not UTF-8.") from None
-        raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
-    return raw
 
 
 class Stream:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from legato.core.chunk import Choice, Chunk
-from legato.core.stream import one_line
+from legato.core.lines import one_line
 
 #: Stands where the text will, while a template is tried. Nobody writes this.
 _PROBE: Final = b"~legato: text~"

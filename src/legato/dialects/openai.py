@@ -17,8 +17,8 @@ from legato.core.errors import (
     public_status,
     refused,
 )
+from legato.core.lines import one_line
 from legato.core.request import members
-from legato.core.stream import one_line
 
 #: What an event says when it says that the answer is over.
 END: Final = None
