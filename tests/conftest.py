@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn.server
 import uvloop
 
 from legato.configuration import load
@@ -19,6 +20,21 @@ from legato.sources.scripts import SCRIPTS
 from legato.store.ledger import summary
 
 DEADLINE = 10.0
+
+
+class Hasty:
+    """asyncio for uvicorn's server, which sleeps a tenth of a second before it looks whether it is
+    to end, and another before it does: for a thousand servers that would be minutes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.005))
+
+
+uvicorn.server.asyncio = Hasty()
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
