@@ -102,6 +102,7 @@ async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         SCRIPTS,
         deploy={
             "dialect": "gemini",
+            "n": "native",
             "api_key": "their-key",
             "first_token_seconds": 1.0,
             "stall_seconds": 0.5,

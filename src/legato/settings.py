@@ -70,7 +70,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     stall_seconds: Seconds = 60.0
     total_seconds: Seconds = 3600.0
     stall_client_seconds: Seconds | None = None
-    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    on_disconnect: Literal["cancel", "drain"] | None = None  # None: drain where it is paid for
     drain_seconds: Seconds = 60.0
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None

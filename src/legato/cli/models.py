@@ -1,4 +1,4 @@
-"""`legato models`: the files that the engine can run."""
+"""`legato models`: the files that the engine can run, and what deployments answer."""
 
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +51,18 @@ def remove(name: str, config: Config = None) -> None:
     if not there:
         stop(f"nothing was fetched for {name}")
     print(f"removed {name}")
+
+
+@app.command()
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time that one answer may take.")] = 30.0,
+    config: Config = None,
+) -> None:
+    """Ask each deployment of the settings for a few tokens; those may cost money."""
+    from legato.cli.check import run
+
+    run(config, as_json, seconds)
 
 
 def _catalog(config: Path | None) -> Catalog:

@@ -69,22 +69,38 @@ def _show(said: dict[str, Any], by: By | None) -> None:
 
     console = Console()
     rows = said["rows"]
+    costs = said["total"]["cost"] is not None
     if by is not None:
+        numbers = [name for name in said["total"] if name != "cost"]
         table = Table(by.value, box=None, pad_edge=False)
-        for name in said["total"]:
+        for name in [*numbers, *["cost"] * costs]:
             table.add_column(name.replace("_", " "), justify="right")
         for row in [*rows, {by.value: "all", **said["total"]}]:
-            table.add_row(str(row[by.value] or "-"), *(str(row[name]) for name in said["total"]))
+            cells = [str(row[by.value] or "-"), *(str(row[name]) for name in numbers)]
+            table.add_row(*cells, *[_dollars(row["cost"])] * costs)
     else:
-        table = Table("received", "route", "outcome", "error", box=None, pad_edge=False)
-        for name in ("prompt", "completion", "reasoning", "TTFT", "seconds"):
+        shown = rows[-SHOWN:]
+        fails = any(row["error"] for row in shown)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ["received", "route", "outcome", *["error"] * fails]:
+            table.add_column(name, overflow="fold", min_width=8)
+        for name in ["prompt", "completion", "reasoning", "TTFT", "seconds", *["cost"] * costs]:
             table.add_column(name, justify="right")
-        for row in rows[-SHOWN:]:
-            table.add_row(*_cells(row))
+        for row in shown:
+            first = [row["route"] or "-", row["outcome"], *[row["error"] or ""] * fails]
+            table.add_row(_time(row), *first, *_cells(row), *[_dollars(row["cost"])] * costs)
     console.print(table)
     if by is None:
         outcomes = ", ".join(f"{number} {name}" for name, number in said["outcomes"].items())
         console.print(f"\n{said['total']['calls']} calls: {outcomes or 'none'}", highlight=False)
+
+
+def _dollars(cost: float | None) -> str:
+    return "-" if cost is None else f"${cost:.2f}" if cost >= 1 else f"${cost:.6f}"
+
+
+def _time(row: dict[str, Any]) -> str:
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(row["received"]))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -96,10 +112,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return {"exact": str(number), "none": "-"}.get(source, f"{number} {source}")
 
     return [
-        time.strftime("%m-%d %H:%M:%S", time.localtime(row["received"])),
-        row["route"] or "-",
-        row["outcome"],
-        row["error"] or "",
         tokens("prompt"),
         tokens("completion"),
         tokens("reasoning"),

@@ -143,6 +143,7 @@ class App:
             keyring=self.services.keyring,
             router=self.services.router,
             health=self,
+            clock=self.clock,
             cors_origins=wanted.cors_origins,
         )
         protocol: Any = functools.partial(LegatoProtocol, services=self.services, limits=limits)

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from legato import dialects
 from legato.core.dialect import Facts
+from legato.policy import prices
 from legato.policy.health import Health
-from legato.policy.providers import PROVIDERS
+from legato.policy.providers import PROVIDERS, facts_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
 from legato.sources.catalog import KNOWN
@@ -92,7 +93,7 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         wanted.name,
         wanted.model,
         dialect=dialect,
-        facts=_facts(wanted, provider.facts if provider else Facts()),
+        facts=_facts(wanted),
         terms=_terms(wanted),
         target=Target.of(pool, dialect, wanted.model, wanted.credentials),
     )
@@ -116,22 +117,30 @@ def load_tokenizers(
 
 
 def _terms(wanted: Deployment) -> Terms:
-    names = set(Terms.__struct_fields__) & set(wanted.__struct_fields__) - {"price"}
-    price = wanted.price
+    names = set(Terms.__struct_fields__) & set(wanted.__struct_fields__)
+    provider = PROVIDERS.get(wanted.provider or "")
+    paid_for = provider is not None and provider.bills_after_disconnect
     return Terms(
-        **{name: getattr(wanted, name) for name in names},
+        **{name: getattr(wanted, name) for name in names - {"price", "on_disconnect"}},
+        on_disconnect=wanted.on_disconnect or ("drain" if paid_for else "cancel"),
         replays=wanted.continues == "replay",
-        price=price
-        and Price(
-            price.prompt,
-            price.completion,
-            price.prompt if price.cached is None else price.cached,
-        ),
+        price=_price(wanted),
     )
 
 
-def _facts(wanted: Deployment, facts: Facts) -> Facts:
-    """A provider's, and what the operator knows better."""
+def _price(wanted: Deployment) -> Price | None:
+    """What the operator says; else the list price, where it is known."""
+    said = wanted.price
+    if said is not None:
+        cached = said.prompt if said.cached is None else said.cached
+        return Price(said.prompt, said.completion, cached)
+    listed = prices.find(wanted.provider, wanted.model)
+    return listed and Price(listed.prompt, listed.completion, listed.cached)
+
+
+def _facts(wanted: Deployment) -> Facts:
+    """A provider's or a dialect's, and what the operator knows better."""
+    facts = facts_of(wanted.provider, wanted.dialect)
     if wanted.n is not None:
         facts = replace(facts, has_n=wanted.n == "native")
     if wanted.continues == "prefill" and facts.continues == "no":
@@ -160,6 +169,7 @@ def routes(
             max_continuations=each.max_continuations,
             contexts={name: length for name in each.deployments if (length := contexts.get(name))},
             created=now,
+            price=_first_price(each.deployments, upstreams),
         )
         for each in settings.routes
     ]
@@ -179,9 +189,19 @@ def routes(
                     context_length=context,
                     capabilities=capabilities,
                     created=now,
+                    price=_first_price((name,), upstreams),
                 )
             )
     return found
+
+
+def _first_price(
+    names: Sequence[str], upstreams: Mapping[str, Upstream]
+) -> dict[str, float] | None:
+    """That of the first deployment which has one."""
+    known = (upstreams[name].terms.price for name in names)
+    price = next((each for each in known if each is not None), None)
+    return price and asdict(price)
 
 
 def health(settings: Settings) -> dict[str, Health]:

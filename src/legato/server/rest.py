@@ -1,5 +1,6 @@
 """All endpoints but the hot one, as a Starlette application on the same port."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from legato.call import new_request_id
 from legato.core.errors import ApiError, internal
+from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
 
@@ -36,8 +38,15 @@ class _Json(Response):
 
 
 def application(
-    *, keyring: Keyring, router: Router, health: Health, cors_origins: tuple[str, ...] = ()
+    *,
+    keyring: Keyring,
+    router: Router,
+    health: Health,
+    clock: Callable[[], float],
+    cors_origins: tuple[str, ...] = (),
 ) -> ASGIApp:
+    """`clock`: the one that the router's health goes by."""
+
     async def models(request: Request) -> Response:
         keyring.authenticate(_authorization(request))
         routes = [_model(route) for route in router.routes if _wanted(route, request)]
@@ -46,6 +55,12 @@ def application(
     async def model(request: Request) -> Response:
         keyring.authenticate(_authorization(request))
         return _Json(_model(router.find(request.path_params["model"])))
+
+    async def routes(request: Request) -> Response:
+        keyring.authenticate(_authorization(request))
+        now = clock()
+        found = [_route(route, router.health, now) for route in router.routes]
+        return _Json({"object": "list", "data": found})
 
     async def healthz(_: Request) -> Response:
         return _Json({"status": "ok"})
@@ -62,6 +77,7 @@ def application(
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/v1/chat/completions", hot, methods=["POST"]),
+        Path("/legato/routes", routes, methods=["GET"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
     ]
@@ -115,6 +131,7 @@ def _wanted(route: Route, request: Request) -> bool:
 
 
 def _model(route: Route) -> dict[str, Any]:
+    pricing = {"pricing": route.price} if route.price is not None else {}
     return {
         "id": route.model,
         "object": "model",
@@ -122,6 +139,31 @@ def _model(route: Route) -> dict[str, Any]:
         "owned_by": route.owned_by,
         "context_length": route.context_length,
         "capabilities": list(route.capabilities),
+    } | pricing
+
+
+def _route(route: Route, health: Mapping[str, DeploymentHealth], now: float) -> dict[str, Any]:
+    """A route as `legato routes` shows it."""
+    return {
+        "model": route.model,
+        "strategy": route.strategy,
+        "deployments": [
+            {"name": name, "weight": route.weights.get(name)} | _state(health[name], now)
+            for name in route.deployments
+        ],
+    }
+
+
+def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
+    """How a deployment is doing. Times in seconds; `failing` is 0 to 1; None: nothing is known."""
+    return {
+        "state": health.state(now),
+        "seconds_left": max(0.0, health.until - now) if health.until else None,
+        "busy": health.busy,
+        "calls": health.calls,
+        "failures": health.failures,
+        "ttft": health.ttft or None,
+        "failing": health.failing,
     }
 
 

@@ -103,13 +103,15 @@ async def close_interrupted(database: Database) -> int:
 async def summary(database: Database, since: float, by: By | None = None) -> dict[str, Any]:
     """Usage since a Unix time: `{"total", "outcomes", "rows"}`.
 
-    `rows` are the calls themselves, oldest first, or one row for each value of `by`.
+    `rows` are the calls themselves, oldest first, or one row for each value of `by`. `cost` is in
+    US dollars, of the calls that have a price; None where none has.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [
         sa.func.coalesce(sa.func.sum(calls.c[f"{kind}_tokens"]), 0).label(f"{kind}_tokens")
         for kind in TOKENS
     ]
+    numbers.append(sa.func.sum(calls.c.cost).label("cost"))  # NULL where no call has a price
     wanted = calls.c.received >= since
     async with database.begin() as connection:
         total = (await connection.execute(sa.select(*numbers).where(wanted))).mappings().one()
