@@ -10,11 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from bench import proc
+from bench.workloads import Workload
 
 #: Seconds that a gateway may take to answer, and to end.
 READY: Final = 30.0
@@ -25,13 +27,19 @@ class Gateway(Protocol):
     """One row of a comparison. Started anew for every workload of every round."""
 
     name: str
+    about: str
+    """How it is configured."""
     url: str
     """OpenAI's base URL, `/v1` included."""
     key: str
+    model: str
+    """What clients ask for."""
     start_seconds: float | None
     """From start to ready, where it was ours to start."""
 
-    def start(self, upstream: int, cpu: int) -> None:
+    def takes(self, workload: Workload) -> bool: ...
+
+    def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
         """Comes back when it answers. `upstream` is the upstream's port."""
 
     def pids(self) -> list[int]: ...
@@ -40,6 +48,10 @@ class Gateway(Protocol):
 
 class BenchError(Exception):
     """What keeps the bench from measuring, in a sentence."""
+
+
+class LeftOut(Exception):
+    """What keeps one workload, or one gateway, from being measured: the others go on."""
 
 
 def free_port() -> int:
@@ -52,13 +64,18 @@ class Direct:
     """No gateway: what the upstream and the clients themselves take."""
 
     name = "direct"
+    about = "no gateway"
     key = "none"
+    model = "bench"
     start_seconds: float | None = None
 
     def __init__(self) -> None:
         self.url = ""
 
-    def start(self, upstream: int, cpu: int) -> None:
+    def takes(self, workload: Workload) -> bool:
+        return True
+
+    def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
         self.url = f"http://127.0.0.1:{upstream}/v1"
 
     def pids(self) -> list[int]:
@@ -76,6 +93,8 @@ class Running:
     """
 
     name = "other"
+    about = "as it was found running"
+    model = "bench"
     start_seconds: float | None = None
 
     def __init__(self, url: str, key: str) -> None:
@@ -85,7 +104,10 @@ class Running:
         self.key = key
         self._port = urlsplit(url).port or 80
 
-    def start(self, upstream: int, cpu: int) -> None:
+    def takes(self, workload: Workload) -> bool:
+        return True
+
+    def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
         pass
 
     def pids(self) -> list[int]:
@@ -99,33 +121,51 @@ class Child(ABC):
     """A gateway that is a child process, with a folder for what it writes."""
 
     name = "child"
+    about = ""
     ready_path = "/"
+    ready_seconds = READY
+    model = "bench"
+    variables: Mapping[str, str] = {}
+    """Its environment, beside ours."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         self.key = "none"
         self.url = ""
         self.start_seconds: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
-    def command(self, port: int, upstream: int) -> list[str]:
+    def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
         """What starts it, to listen on `port` in front of the bench's upstream."""
 
-    def start(self, upstream: int, cpu: int) -> None:
+    def takes(self, workload: Workload) -> bool:
+        return True
+
+    def refused(self, code: int | None) -> Exception:
+        """What to make of it that it ended, or did not answer (None), instead of starting."""
+        return BenchError(f"{self.name} did not start:\n{self.said()}")
+
+    def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
         port = free_port()
-        command = self.command(port, upstream)
+        command = self.command(port, upstream, workload)
         self.url = f"http://127.0.0.1:{port}/v1"
         began = time.monotonic()
         with (self.folder / "log").open("wb") as log, proc.pinned(cpu):
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment(), **self.variables},
+                cwd=self.folder,
             )
         while not self._answers(f"http://127.0.0.1:{port}{self.ready_path}"):
-            if self._process.poll() is not None or time.monotonic() - began > READY:
+            code = self._process.poll()
+            if code is not None or time.monotonic() - began > self.ready_seconds:
                 self.stop()
-                raise BenchError(f"{self.name} did not start:\n{self.said()}")
+                raise self.refused(code)
             time.sleep(0.01)
         self.start_seconds = time.monotonic() - began
 
@@ -158,8 +198,9 @@ class Nginx(Child):
     """The yardstick: one worker that passes on every read, connections to the upstream kept."""
 
     name = "nginx"
+    about = "one worker, proxy_buffering off, no access log, connections to the upstream kept"
 
-    def command(self, port: int, upstream: int) -> list[str]:
+    def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
         binary = nginx()
         assert binary is not None
         folder = self.folder
@@ -203,25 +244,51 @@ class Legato(Child):
     """As it is out of the box: keys are checked, streams mended and metered."""
 
     name = "legato"
+    about = "as it comes: keys checked, streams mended and metered, the ledger written"
     ready_path = "/readyz"
-    more = ""
-    """Further settings, TOML."""
 
-    def command(self, port: int, upstream: int) -> list[str]:
-        if self.key == "none":
-            self.key = self._create_key()
+    def __init__(self, folder: Path, more: str = "") -> None:
+        """`more`: further settings, TOML."""
+        super().__init__(folder)
+        self.more = more
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "legato.db"
+
+    def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
+        self.create_key()
         config = self.folder / "legato.toml"
-        config.write_text(f"""
-[[deployments]]
-name = "bench"
-model = "bench"
-base_url = "http://127.0.0.1:{upstream}/v1"
-{self.more}
-""")
+        config.write_text(self.settings(upstream, workload))
         return [
             *(sys.executable, "-m", "legato", "serve", "--config", str(config)),
             *("--data", str(self.folder), "--port", str(port)),
         ]
+
+    def settings(self, upstream: int, workload: Workload) -> str:
+        # Anthropic's paths begin with /v1, OpenAI's are below it.
+        version = "" if workload.dialect == "anthropic" else "/v1"
+        return f"""
+{workload.settings}
+
+[[deployments]]
+name = "bench"
+model = "bench"
+base_url = "http://127.0.0.1:{upstream}{version}"
+{workload.deployment}
+{self.more}
+"""
+
+    def refused(self, code: int | None) -> Exception:
+        # 2: settings that it does not know. It says which on its last line.
+        if code == 2:
+            return LeftOut(" ".join(self.said().split())[-300:])
+        return super().refused(code)
+
+    def create_key(self) -> None:
+        """Makes the database and a key in it, once."""
+        if self.key == "none":
+            self.key = self._create_key()
 
     def _create_key(self) -> str:
         create = ("keys", "create", "bench", "--json", "--data", str(self.folder))
@@ -230,6 +297,7 @@ base_url = "http://127.0.0.1:{upstream}/v1"
             capture_output=True,
             text=True,
             env=environment(),
+            cwd=self.folder,
             timeout=READY,
         )
         if made.returncode:

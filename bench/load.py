@@ -7,11 +7,10 @@ after a warm-up, waits for a line, says `open` when all streams have content, `r
 import asyncio
 import gc
 import re
-import resource
 import sys
 import time
 from collections import Counter
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import uvloop
@@ -33,15 +32,20 @@ class Job(Struct, kw_only=True):
     calls: int
     chunks: int
     interval_us: int
-    first: str
+    first: Literal["tick", "now"]
+    text: Literal["plain", "think"]
     ramp: float
     latency: bool
     deadline: float
-    model: str = "bench"
+    model: str
+    sources: int = 1
+    """Loopback addresses to connect from: one has only so many ports."""
 
 
 def request(job: Job) -> bytes:
-    wish = f"bench chunks={job.chunks} interval_us={job.interval_us} first={job.first}"
+    wish = (
+        f"bench chunks={job.chunks} interval_us={job.interval_us} first={job.first} text={job.text}"
+    )
     body = msgspec.json.encode(
         {
             "model": job.model,
@@ -91,11 +95,18 @@ class Run:
             self._clients.add(client)
             try:
                 async with asyncio.timeout(10):
-                    await loop.create_connection(lambda c=client: c, job.host, job.port)
+                    await loop.create_connection(
+                        lambda c=client: c, job.host, job.port, local_addr=self._source(number)
+                    )
             except (OSError, TimeoutError) as error:
                 client.fail(f"no connection: {type(error).__name__}")
         await self._over.wait()
         watchdog.cancel()
+
+    def _source(self, number: int) -> tuple[str, int] | None:
+        if self.job.sources == 1:
+            return None
+        return f"127.0.0.{1 + number % self.job.sources}", 0
 
     def opened(self) -> None:
         self._opened += 1
@@ -153,7 +164,7 @@ class Client(asyncio.Protocol):
                 self._rest = data
                 return
             if not head.startswith(b"HTTP/1.1 200") or b"chunked" not in head.lower():
-                self.fail((head[:40] + b" " + rest[:SHOWN]).decode("latin-1"))
+                self.fail((head.partition(b"\r")[0] + b" " + rest[:SHOWN]).decode("latin-1"))
                 return
             self._in_body = True
             data = rest
@@ -161,6 +172,7 @@ class Client(asyncio.Protocol):
 
     def fail(self, reason: str) -> None:
         if self._calls:
+            reason = " ".join(reason.split())
             self._run.failures[reason] += self._calls  # the calls after it are lost with it
             self._calls = 0
             if self._transport is not None:
@@ -221,7 +233,7 @@ class Client(asyncio.Protocol):
         run = self._run
         run.chunks += self._count
         if not self._done:
-            said = self._last[-SHOWN:].decode("latin-1").strip()
+            said = self._last[-SHOWN:].decode("latin-1")
             self.fail(f"no [DONE] after {self._count} chunks: {said}")
         elif self._count != run.job.chunks:
             self.fail(f"{self._count} chunks of {run.job.chunks}")
@@ -261,7 +273,8 @@ async def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    say({"event": "ready", "failed": warm_up.failures})
+    said = dict(warm_up.failures)
+    say({"event": "ready", "failed": warm_up.failures.total(), "failures": said})
     sys.stdin.readline()
     run = Run(job)
     started = time.monotonic()
@@ -281,6 +294,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(main())

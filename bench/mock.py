@@ -2,7 +2,8 @@
 
 A process of its own: `python -m bench.mock PORT TICK_US`; it prints the port that it listens on.
 What is wanted of a stream stands in the text of its prompt, which every gateway and dialect
-carries: `bench chunks=200 interval_us=20000 first=tick`.
+carries: `bench chunks=200 interval_us=20000 first=tick text=plain`. A GET tells how many chunks the
+last stream that was sent flat out has sent so far.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import gc
 import json
 import os
 import re
-import resource
 import sys
 import time
 from typing import Final, cast
@@ -18,58 +18,19 @@ from typing import Final, cast
 import uvloop
 
 from bench.pacer import Pacer
+from bench.voices import PLAIN, voice
 
-WISH: Final = re.compile(rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick)")
-
-#: Bytes of a content chunk's event: what a provider's takes.
-FRAME_BYTES: Final = 230
+WISH: Final = re.compile(
+    rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick) text=(plain|think)"
+)
 
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
 _GOLDEN: Final = 0.6180339887498949
-
-
-def _framed(event: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(event), event)
-
-
-def _event(choices: str, more: str = "") -> bytes:
-    return (
-        'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,'
-        f'"model":"bench","choices":[{choices}]{more}}}\n\n'
-    ).encode()
-
-
-def _content() -> tuple[bytes, bytes]:
-    """A content chunk in its HTTP chunk, up to the time in it and from there on."""
-    text = '{"index":0,"delta":{"content":"@%s@%s"},"logprobs":null,"finish_reason":null}'
-    bare = len(_event(text % ("0" * 19, "")))
-    padding = (" word" * FRAME_BYTES)[: FRAME_BYTES - bare]
-    before, _, after = _framed(_event(text % ("0" * 19, padding))).partition(b"0" * 19)
-    return before, after
-
-
-_BEFORE, _AFTER = _content()
-_ROLE: Final = _framed(
-    _event('{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}')
-)
-_END: Final = (
-    _framed(_event('{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}'))
-    + _framed(_event("", ',"usage":{"prompt_tokens":9,"completion_tokens":200,"total_tokens":209}'))
-    + _framed(b"data: [DONE]\n\n")
-    + b"0\r\n\r\n"
-)
 _BURST: Final = 4  # chunks of a stream's turn, flat out
-_MODELS: Final = json.dumps({"object": "list", "data": [{"id": "bench", "object": "model"}]})
-
-
-def content() -> bytes:
-    return b"%b%019d%b" % (_BEFORE, time.monotonic_ns(), _AFTER)
-
-
-_FLAT: Final = b"%b%019d%b" % (_BEFORE, 0, _AFTER)
+_MODELS: Final = {"object": "list", "data": [{"id": "bench", "object": "model"}]}
 
 
 class Wheel:
@@ -100,6 +61,10 @@ class Wheel:
             if not self._where:
                 self._pacer.stop()
 
+    @classmethod
+    def of(cls, interval_us: int) -> "Wheel":
+        return _wheels.get(interval_us) or _wheels.setdefault(interval_us, cls(interval_us))
+
     def _tick(self, number: int) -> None:
         streams = self._slots[number % len(self._slots)]
         if streams:
@@ -115,6 +80,9 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._voice = PLAIN
+        self._same: bytes | None = None
+        self._chunks = 0
         self._left = 0
         self._wheel: Wheel | None = None
         self._flat = False
@@ -149,35 +117,49 @@ class Upstream(asyncio.Protocol):
             return
         self._buffer = body[size:]
         if head.startswith(b"POST"):
-            self._stream(body[:size])
+            self._stream(head[: head.index(b"\r")].split()[1], body[:size])
         else:
+            said = json.dumps(_MODELS | {"flat_out": _last_flat_out.sent}).encode()
             answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d"
-            self._transport.write((answer + b"\r\n\r\n%b") % (len(_MODELS), _MODELS.encode()))
+            self._transport.write((answer + b"\r\n\r\n%b") % (len(said), said))
+
+    @property
+    def sent(self) -> int:
+        return self._chunks - self._left
 
     def tick(self) -> None:
-        self._left -= 1
+        content = self._content()
         if self._left:
-            self._send(content())
+            self._send(content)
         else:
-            self._send(content() + _END)
+            self._send(content + self._voice.end)
             self._leave()
 
-    def _stream(self, body: bytes) -> None:
+    def _content(self, same: bytes | None = None) -> bytes:
+        """The next chunk, sent now; or `same`, which does not say when."""
+        at = self.sent
+        self._left -= 1
+        if same is not None:
+            return same
+        before, after = self._voice.frame(at, self._chunks)
+        return b"%b%019d%b" % (before, time.monotonic_ns(), after)
+
+    def _stream(self, path: bytes, body: bytes) -> None:
+        global _last_flat_out
         wish = WISH.search(body)
-        chunks, interval, first = (int(wish[1]), int(wish[2]), wish[3]) if wish else (5, 0, b"now")
-        self._left = max(1, chunks)
-        self._flat = not interval
-        if self._flat:
-            self._transport.write(_HEAD + _ROLE)
+        chunks, interval, first, text = wish.groups() if wish else (b"5", b"0", b"now", b"plain")
+        self._voice = voice(path, text)
+        self._chunks = self._left = max(1, int(chunks))
+        self._flat = not int(interval)
+        self._send(_HEAD + self._voice.begin + (self._content() if first == b"now" else b""))
+        if not self._left:
+            self._send(self._voice.end)
+        elif self._flat:
+            _last_flat_out = self
+            self._same = None if self._voice.odd else self._voice.flat
             self._pump()
-            return
-        if first == b"now":
-            self._left -= 1
-            self._send(_HEAD + _ROLE + content() + (b"" if self._left else _END))
         else:
-            self._send(_HEAD + _ROLE)
-        if self._left:
-            self._wheel = _wheels.get(interval) or _wheels.setdefault(interval, Wheel(interval))
+            self._wheel = Wheel.of(int(interval))
             self._wheel.add(self)
 
     def _send(self, data: bytes) -> None:
@@ -199,8 +181,8 @@ class Upstream(asyncio.Protocol):
         for _ in range(_BURST):
             if not self._left or self._paused:
                 break
-            self._left -= 1
-            self._send(_FLAT if self._left else _FLAT + _END)
+            content = self._content(self._same)
+            self._send(content if self._left else content + self._voice.end)
         self._flat = self._left > 0
         if self._flat and not self._paused:
             self._pumping = True
@@ -210,6 +192,9 @@ class Upstream(asyncio.Protocol):
         wheel, self._wheel = self._wheel, None
         if wheel is not None:
             wheel.remove(self)
+
+
+_last_flat_out = Upstream()
 
 
 async def serve(port: int) -> None:
@@ -222,7 +207,5 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     Wheel.tick_us = int(sys.argv[2])
     uvloop.run(serve(int(sys.argv[1])))

@@ -1,8 +1,9 @@
-"""What processes cost, from `/proc`: CPU time and memory; and which process listens on a port."""
+"""What processes cost, from `/proc`: CPU time and memory; and what the machine allows."""
 
 import contextlib
 import os
 import re
+import resource
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -76,11 +77,44 @@ def listeners(port: int) -> list[int]:
     return [pid for pid in _pids() if wanted and wanted & set(_open_files(pid))]
 
 
+def queued(port: int) -> int:
+    """Bytes that the kernel holds for connections to a port of this machine, in both ends."""
+    total = 0
+    for fields in _rows(_PROC / "net/tcp"):
+        ends = [int(fields[end].rpartition(":")[2], 16) for end in (1, 2)]
+        if port in ends and fields[3] != "0A":
+            total += sum(int(number, 16) for number in fields[4].split(":"))
+    return total
+
+
+def allow_files(wanted: int) -> int:
+    """Raises the limit of open files, of this process and of those that it starts, to `wanted`
+    where that is allowed; what it is then. Root may raise the hard limit too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    if hard < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def ports() -> int:
+    """How many connections one address may have to another and its port."""
+    try:
+        low, high = (_PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()
+    except OSError:
+        return 16_000
+    return int(high) - int(low) + 1
+
+
 @contextlib.contextmanager
-def pinned(cpu: int) -> Iterator[None]:
-    """Processes started inside run on this core alone."""
+def pinned(cpu: int | None) -> Iterator[None]:
+    """Processes started inside run on this core alone; None: wherever they like."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
     try:
         yield
     finally:

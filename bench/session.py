@@ -6,15 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import structs
 
 from bench import proc
 from bench.gateways import BenchError, Gateway, environment
 from bench.load import Job
-from bench.workloads import Workload
+from bench.workloads import SPARE_FILES, Workload
 
 #: Seconds after all streams are open in which they settle, before memory is read.
 SETTLE: Final = 2.0
@@ -80,6 +83,11 @@ class Mock:
             raise BenchError("the mock upstream did not start")
         self.port = int(said)
         self.pid = self._process.pid
+
+    def flat_out(self) -> int:
+        """Chunks so far of the last stream that was sent flat out."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=10) as answer:
+            return json.loads(answer.read())["flat_out"]
 
     def stop(self) -> None:
         self._process.kill()
@@ -150,52 +158,88 @@ def measure(
     profile: Profile | None = None,
 ) -> Figures:
     """One round. The gateway is started before and stopped after it."""
-    gateway.start(mock.port, cores.gateway)
+    gateway.start(mock.port, cores.gateway, workload)
     try:
-        load = _Load(_job(workload, gateway), cores)
-        try:
-            return _measured(workload, gateway, load, mock, cores, profile)
-        finally:
-            load.stop()
+        return play(workload, gateway, mock, cores, profile=profile)
     finally:
         gateway.stop()
 
 
-def undisturbed(
-    workload: Workload, gateway: Gateway, mock: Mock, cores: Cores, patience: float
+def fitted(workload: Workload) -> tuple[Workload, str | None]:
+    """The workload with as many streams as this machine lets a gateway have, and why they are
+    fewer. Raises the limit of open files where that is allowed."""
+    files, ports = proc.allow_files(workload.files), proc.ports()
+    most = min((files - SPARE_FILES) // 2, ports)
+    if most >= workload.streams:
+        return workload, None
+    return structs.replace(workload, streams=most), (
+        f"{most:,} streams in place of {workload.streams:,}: open files are limited to {files:,}"
+        f" (ulimit -Hn), ports to {ports:,} (net.ipv4.ip_local_port_range)"
+    )
+
+
+def play(
+    workload: Workload,
+    gateway: Gateway,
+    mock: Mock,
+    cores: Cores,
+    *,
+    on_open: Callable[[], None] = lambda: None,
+    profile: Profile | None = None,
 ) -> Figures:
-    """A round in which others left the cores alone; where there was none, the nearest to it."""
+    """The workload against a gateway that runs. `on_open` is called when all streams are open."""
+    load = _Load(job(workload, gateway), cores)
+    try:
+        return _measured(workload, gateway, load, mock, cores, on_open, profile)
+    finally:
+        load.stop()
+
+
+def undisturbed(
+    workload: Workload, once: Callable[[], Figures], cores: Cores, patience: float
+) -> Figures:
+    """A round (`once`) in which others left the cores alone; where there was none, the nearest."""
     tries: list[Figures] = []
     most = 1 + AGAIN if patience and workload.seconds < SHORT else 1
     while not tries or (tries[-1]["foreign_busy"] > NOISE and len(tries) < most):
         if patience:
             cores.await_quiet(patience)
-        tries.append(measure(workload, gateway, mock, cores))
+        tries.append(once())
     best = min(tries, key=lambda figures: figures["foreign_busy"])
     # A failed stream is never forgotten with its round.
-    best["failed"] = sum(each["failed"] for each in tries)
-    best["failures"] = {
-        reason: sum(each["failures"].get(reason, 0) for each in tries)
-        for reason in {reason for each in tries for reason in each["failures"]}
+    return best | failures(tries)
+
+
+def failures(runs: list[Figures]) -> Figures:
+    """What failed in all of them together."""
+    reasons = {reason for each in runs for reason in each["failures"]}
+    return {
+        "failed": sum(each["failed"] for each in runs),
+        "failures": {
+            reason: sum(each["failures"].get(reason, 0) for each in runs) for reason in reasons
+        },
     }
-    return best
 
 
-def _job(workload: Workload, gateway: Gateway) -> Job:
+def job(workload: Workload, gateway: Gateway) -> Job:
     where = urlsplit(gateway.url)
     return Job(
         host=where.hostname or "127.0.0.1",
         port=where.port or 80,
         path=where.path,
         key=gateway.key,
+        model=gateway.model,
         streams=workload.streams,
         calls=workload.calls,
         chunks=workload.chunks,
         interval_us=workload.interval_us,
         first=workload.first,
+        text=workload.text,
         ramp=workload.ramp,
         latency=workload.latency,
         deadline=workload.deadline,
+        # Half of an address's ports may still be in TIME_WAIT.
+        sources=max(1, -(-workload.streams // (proc.ports() // 2))),
     )
 
 
@@ -205,6 +249,7 @@ def _measured(
     load: _Load,
     mock: Mock,
     cores: Cores,
+    on_open: Callable[[], None],
     profile: Profile | None,
 ) -> Figures:
     warm = load.heard()
@@ -216,14 +261,13 @@ def _measured(
     busy = cores.busy()
     began = time.monotonic()
     load.tell("go")
-    memory_open = memory_before
     result: dict[str, Any] = {}
+    figures: Figures = {}
     while result.get("event") != "result":
         result = load.heard()
-        if result["event"] == "open" and workload.memory:
-            # Where streams are short, before the first of them ends.
-            time.sleep(min(SETTLE, workload.chunks * workload.interval_us / 4e6))
-            memory_open = proc.memory_kb(gateway.pids())
+        if result["event"] == "open":
+            on_open()
+            figures |= _while_open(workload, gateway, memory_before)
     pids = gateway.pids()
     seconds = time.monotonic() - began
     ours = proc.spent(cpu, proc.cpu_times(pids))
@@ -231,9 +275,8 @@ def _measured(
     foreign = cores.foreign(busy, [ours, driver]) / seconds / 1e9
     if spy is not None:
         spy.wait(60)
-    figures: Figures = {
-        "failed": result["failed"] + sum(warm["failed"].values()),
-        "failures": result["failures"] | warm["failed"],
+    figures |= failures([result, warm])
+    figures |= {
         "completed": result["completed"],
         "chunks": result["chunks"],
         "seconds": result["seconds"],
@@ -254,6 +297,22 @@ def _measured(
             "gateway_busy": ours / seconds / 1e9,
             "memory_mb_before": memory_before / 1024,
         }
-        if workload.memory:
-            figures["kb_per_stream"] = (memory_open - memory_before) / workload.streams
+    return figures
+
+
+def _while_open(workload: Workload, gateway: Gateway, memory_before: float) -> Figures:
+    """What is measured while all streams are open."""
+    figures: Figures = {}
+    if workload.memory or workload.steady:
+        # Where streams are short, before the first of them ends.
+        time.sleep(min(SETTLE, workload.chunks * workload.interval_us / 4e6))
+    pids = gateway.pids()
+    if workload.memory and pids:
+        figures["kb_per_stream"] = (proc.memory_kb(pids) - memory_before) / workload.streams
+    if workload.steady and pids:
+        cpu, began = proc.cpu_times(pids), time.monotonic()
+        time.sleep(workload.steady)
+        spent, seconds = proc.spent(cpu, proc.cpu_times(pids)), time.monotonic() - began
+        chunks = workload.streams * seconds / (workload.interval_us / 1e6)
+        figures["cpu_us_per_chunk_open"] = spent / 1000 / chunks
     return figures

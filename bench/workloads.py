@@ -1,36 +1,55 @@
 """The workloads, and the measures that are shown of each: rows, so that another is another row."""
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct, structs
 
+#: Open files of a gateway beside those of its streams.
+SPARE_FILES: Final = 100
+
 
 class Measure(Struct, frozen=True):
-    """One figure of a workload. `key` names a member of a round's figures."""
+    """One figure of a workload. `key` names a member of a round's figures. `target`: what is
+    wanted of Legato, as the table says it; of its ratio to nginx where it is followed by an x."""
 
     key: str
     title: str
     digits: int = 1
-    more_is_better: bool = False
+    target: str = ""
 
 
-CPU_CHUNK: Final = Measure("cpu_us_per_chunk", "CPU per chunk, µs")
-CPU_CALL: Final = Measure("cpu_us_per_call", "CPU per call, µs", 0)
-LATENCY: Final = (
-    Measure("added_p50_us", "added latency p50, µs", 0),
-    Measure("added_p99_us", "added latency p99, µs", 0),
-    Measure("latency_p50_us", "whole latency p50, µs", 0),
-    Measure("latency_p99_us", "whole latency p99, µs", 0),
+def _latencies(p50: str = "", p99: str = "") -> tuple[Measure, ...]:
+    return (
+        Measure("added_p50_us", "added latency p50, µs", 0, p50),
+        Measure("added_p99_us", "added latency p99, µs", 0, p99),
+        Measure("latency_p50_us", "whole latency p50, µs", 0),
+        Measure("latency_p99_us", "whole latency p99, µs", 0),
+    )
+
+
+_CPU_CHUNK: Final = Measure("cpu_us_per_chunk", "CPU per chunk, µs")
+_CPU_OPEN: Final = Measure("cpu_us_per_chunk_open", "CPU per chunk, all streams open, µs")
+_SLOW: Final = (
+    Measure("alone_p99_us", "neighbours' p99 without it, µs", 0),
+    Measure("filling_p99_us", "neighbours' p99 from its first byte on, µs", 0),
+    Measure("reading_p99_us", "neighbours' p99 while it goes on, µs", 0),
+    Measure("slow_taken", "chunks taken from its upstream", 0),
+    Measure("slow_text_mb", "text in them, MB"),
+    Measure("slow_memory_mb", "memory for it, MB"),
+    Measure("slow_above_mb", "memory above the text, MB", 1, "2"),
 )
-MEMORY: Final = Measure("kb_per_stream", "memory per open stream, KB")
 
 
 class Workload(Struct, frozen=True, kw_only=True):
     """`streams` connections, each with `calls` calls one after another, each of `chunks` chunks.
 
     `interval_us` 0: the upstream writes as fast as it is read. `first`: the first content chunk
-    comes at its stream's `tick`, or `now`, with the head of the answer.
+    comes at its stream's `tick`, or `now`, with the head of the answer. `text`: whether the
+    upstream thinks between tags. `dialect`: what it speaks to Legato; clients, and so nginx and the
+    straight way, always speak OpenAI's. `steady`: seconds with all streams open in which CPU is
+    measured apart. `slow`: chunks of the stream of a client beside them that reads a byte a second.
+    `deployment` and `settings`: Legato's, TOML. `rounds`: at most so many.
     """
 
     name: str
@@ -40,13 +59,21 @@ class Workload(Struct, frozen=True, kw_only=True):
     interval_us: int
     measures: tuple[Measure, ...]
     calls: int = 1
-    first: str = "tick"
+    first: Literal["tick", "now"] = "tick"
+    text: Literal["plain", "think"] = "plain"
+    dialect: str = "openai"
+    ramp_us: int = 1000
     memory: bool = False
+    steady: float = 0.0
+    slow: int = 0
+    deployment: str = ""
+    settings: str = ""
+    rounds: int = 1000
 
     @property
     def ramp(self) -> float:
         """Seconds over which the streams are opened: a burst of calls is not what is measured."""
-        return self.streams * 0.001 if self.streams > 1 and self.interval_us else 0.0
+        return self.streams * self.ramp_us / 1e6 if self.streams > 1 and self.interval_us else 0.0
 
     @property
     def latency(self) -> bool:
@@ -56,37 +83,55 @@ class Workload(Struct, frozen=True, kw_only=True):
     @property
     def seconds(self) -> float:
         """How long it takes where nothing is late."""
-        return self.ramp + self.calls * self.chunks * self.interval_us / 1e6
+        once = self.ramp + self.calls * self.chunks * self.interval_us / 1e6
+        return 3 * once if self.slow else once
 
     @property
     def deadline(self) -> float:
-        """Seconds after which what is still open has failed."""
-        return 3 * self.seconds + 30
+        """Seconds after which what is still open has failed. Flat out: a thousand chunks a second
+        are the least."""
+        flat_out = 0 if self.interval_us else self.streams * self.calls * self.chunks / 1000
+        return 3 * self.seconds + 30 + flat_out
 
+    @property
+    def files(self) -> int:
+        """Open files of the process that needs most: a gateway has two for each stream."""
+        return 2 * self.streams + SPARE_FILES
+
+
+W1: Final = Workload(
+    name="W1",
+    about="200 streams, a chunk each 20 ms",
+    streams=200,
+    chunks=200,
+    interval_us=20_000,
+    measures=(structs.replace(_CPU_CHUNK, target="1.4 x"), *_latencies("1.3 x", "1.7 x")),
+)
+W2: Final = Workload(
+    name="W2",
+    about="500 calls one after another, 5 chunks 1 ms apart",
+    streams=1,
+    calls=500,
+    chunks=5,
+    interval_us=1_000,
+    first="now",
+    measures=(
+        Measure("cpu_us_per_call", "CPU per call, µs", 0, "1.7 x"),
+        Measure("added_ttft_p50_us", "added TTFT p50, µs", 0, "300"),
+        Measure("ttft_p50_us", "whole TTFT p50, µs", 0),
+    ),
+)
+_S1: Final = structs.replace(
+    W1,
+    name="S1",
+    about="W1 beside a client that reads 1 byte/s of a stream of 100,000 chunks, sent flat out",
+    slow=100_000,
+    measures=_SLOW,
+)
 
 _ALL: Final = (
-    Workload(
-        name="W1",
-        about="200 streams, a chunk each 20 ms",
-        streams=200,
-        chunks=200,
-        interval_us=20_000,
-        measures=(CPU_CHUNK, *LATENCY),
-    ),
-    Workload(
-        name="W2",
-        about="500 calls one after another, 5 chunks 1 ms apart",
-        streams=1,
-        calls=500,
-        chunks=5,
-        interval_us=1_000,
-        first="now",
-        measures=(
-            CPU_CALL,
-            Measure("added_ttft_p50_us", "added TTFT p50, µs", 0),
-            Measure("ttft_p50_us", "whole TTFT p50, µs", 0),
-        ),
-    ),
+    W1,
+    W2,
     Workload(
         name="W3",
         about="1,000 open streams, a chunk each 250 ms",
@@ -94,7 +139,46 @@ _ALL: Final = (
         chunks=60,
         interval_us=250_000,
         memory=True,
-        measures=(MEMORY, CPU_CHUNK, *LATENCY),
+        measures=(
+            Measure("kb_per_stream", "memory per open stream, KB", 1, "10"),
+            _CPU_CHUNK,
+            *_latencies(),
+        ),
+    ),
+    Workload(
+        name="W4",
+        about="10,000 open streams, a chunk a second, for a minute (only where it is asked for)",
+        streams=10_000,
+        chunks=75,
+        interval_us=1_000_000,
+        ramp_us=1_500,
+        memory=True,
+        steady=30.0,
+        rounds=1,
+        deployment="max_connections = 12000",
+        measures=(
+            Measure("latency_p50_us", "whole latency p50, µs", 0),
+            Measure("latency_p99_us", "whole latency p99, µs", 0, "20,000"),
+            Measure("kb_per_stream", "memory per open stream, KB"),
+            _CPU_OPEN,
+        ),
+    ),
+    structs.replace(
+        W1,
+        name="W5",
+        about="W1 with thoughts between tags, told apart, and padded frames",
+        text="think",
+        deployment='reasoning = "think-tags"',
+        settings='[streams]\npadding = "on"',
+        measures=(_CPU_CHUNK, *_latencies()),
+    ),
+    structs.replace(
+        W1,
+        name="W6",
+        about="W1 with an upstream that speaks Anthropic's Messages API (to nginx: OpenAI's)",
+        dialect="anthropic",
+        deployment='dialect = "anthropic"',
+        measures=(_CPU_CHUNK, *_latencies()),
     ),
     Workload(
         name="W7",
@@ -104,29 +188,39 @@ _ALL: Final = (
         chunks=2_000,
         interval_us=0,
         measures=(
-            Measure("chunks_per_second", "chunks per second", 0, more_is_better=True),
-            Measure("chunks_per_cpu_second", "chunks per second of CPU", 0, more_is_better=True),
-            CPU_CHUNK,
+            Measure("chunks_per_second", "chunks per second", 0, "1.0 x"),
+            Measure("chunks_per_cpu_second", "chunks per second of CPU", 0),
+            _CPU_CHUNK,
             Measure("gateway_busy", "gateway's core busy", 2),
             Measure("driver_busy", "upstream's and client's core busy", 2),
         ),
     ),
+    _S1,
+    structs.replace(
+        _S1,
+        name="S2",
+        about="S1 with room for the whole stream (only where it is asked for)",
+        settings="[streams]\nbacklog_bytes = 67108864",
+    ),
 )
 
 WORKLOADS: Final = {each.name: each for each in _ALL}
-DEFAULT: Final = ("W1", "W2", "W3", "W7")
+SMOKE: Final = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "S1")
+DEFAULT: Final = ("W1", "W2", "W3", "W5", "W6", "W7", "S1")
 
 
 def shrunk(workload: Workload) -> Workload:
-    """A tenth of it in each direction: shows that everything works, measures nothing."""
+    """Some of it in each direction: shows that everything works, measures nothing."""
 
-    def less(number: int, least: int) -> int:
-        return min(number, max(least, math.ceil(number / 10)))
+    def less(number: int, least: int, most: int = 1000) -> int:
+        return min(number, most, max(least, math.ceil(number / 10)))
 
     return structs.replace(
         workload,
-        streams=less(workload.streams, 4),
+        streams=less(workload.streams, 4, 100),
         calls=less(workload.calls, 1),
-        chunks=less(workload.chunks, 5),
+        chunks=less(workload.chunks, 5, 20),
         interval_us=min(workload.interval_us, 50_000),
+        slow=min(workload.slow, 20_000),
+        steady=min(workload.steady, 0.1),
     )

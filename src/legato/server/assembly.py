@@ -1,5 +1,6 @@
 """Settings made into the parts that they describe: engines, upstreams, routes."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,12 @@ from legato.policy.health import Health
 from legato.policy.providers import PROVIDERS, facts_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
+from legato.sources import tls
 from legato.sources.catalog import KNOWN
 from legato.sources.engine import Engine, EngineModel, cache_mib
-from legato.sources.http import Endpoint, Pool
+from legato.sources.http import Endpoint
+from legato.sources.pool import Pool
+from legato.sources.proxy import Proxy, proxy_for
 from legato.sources.tokenizers import Tokenizer, TokenizerError, load
 from legato.sources.upstream import Price, Target, Terms, Upstream
 
@@ -84,11 +88,23 @@ def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[
 
 
 def upstream(wanted: Deployment, clock: Clock) -> Upstream:
+    """Raises `SettingsError` where it names files or a proxy that cannot be used."""
     provider = PROVIDERS.get(wanted.provider or "")
     base_url = wanted.base_url or (provider.base_url if provider else None)
     assert base_url is not None  # the settings have been checked
     dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
-    pool = Pool(Endpoint.of(base_url), clock=clock, connect_seconds=wanted.connect_seconds)
+    endpoint = Endpoint.of(base_url)
+    pool = Pool(
+        endpoint,
+        clock=clock,
+        context=_checked(
+            wanted, tls.context, wanted.ca_file, wanted.client_cert, wanted.client_key
+        ),
+        proxy=_proxy(wanted, endpoint),
+        connect_seconds=wanted.connect_seconds,
+        idle_seconds=wanted.idle_seconds,
+        max_connections=wanted.max_connections,
+    )
     return Upstream(
         wanted.name,
         wanted.model,
@@ -136,6 +152,26 @@ def _price(wanted: Deployment) -> Price | None:
         return Price(said.prompt, said.completion, cached)
     listed = prices.find(wanted.provider, wanted.model)
     return listed and Price(listed.prompt, listed.completion, listed.cached)
+
+
+def _proxy(wanted: Deployment, endpoint: Endpoint) -> Proxy | None:
+    """As the deployment says; else as the environment does."""
+    if wanted.proxy == "none":
+        return None
+    if wanted.proxy is not None:
+        return _checked(wanted, Proxy.of, wanted.proxy, key="proxy: ")
+    host, port = endpoint.host, endpoint.port
+    return _checked(
+        wanted, proxy_for, host, port, endpoint.tls, os.environ, key="the proxy of the environment "
+    )
+
+
+def _checked(wanted: Deployment, make: Callable[..., Any], *values: Any, key: str = "") -> Any:
+    """What `make` gives; where that cannot be, an error that names the deployment and the key."""
+    try:
+        return make(*values)
+    except ValueError as error:
+        raise SettingsError(f"deployments `{wanted.name}`: {key}{error}") from None
 
 
 def _facts(wanted: Deployment) -> Facts:

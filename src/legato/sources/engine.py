@@ -24,7 +24,8 @@ from legato.core.dialect import Facts
 from legato.core.errors import unavailable
 from legato.dialects import openai
 from legato.sources import forced, templates
-from legato.sources.http import Endpoint, Pool
+from legato.sources.http import Endpoint
+from legato.sources.pool import Pool
 from legato.sources.upstream import Target, Terms, Upstream
 
 #: Seconds between a death and the next start: the first, and the most.

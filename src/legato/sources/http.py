@@ -4,15 +4,14 @@ What is read goes straight to whoever asked, in the callback in which the event 
 """
 
 import asyncio
-import ssl
-from collections.abc import Callable
+import math
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
 from msgspec import Struct
 
-from legato.core.errors import UpstreamError, broken, timed_out
+from legato.core.errors import UpstreamError, broken
 from legato.core.stream import Stream
 
 #: Bytes of a response's head that are read at most.
@@ -62,6 +61,16 @@ class StaleConnection(UpstreamError):
         super().__init__(502, "upstream_unreachable", "The upstream closed a kept connection.")
 
 
+class Keeper(Protocol):
+    """Whom a connection belongs to."""
+
+    def keep(self, connection: "Connection") -> None:
+        """It is good for another request."""
+
+    def forget(self, connection: "Connection") -> None:
+        """It is closed."""
+
+
 class Connection(asyncio.Protocol):
     """One connection; one request on it at a time."""
 
@@ -74,10 +83,11 @@ class Connection(asyncio.Protocol):
         "_reused",
         "_said",
         "_skip",
+        "keep_seconds",
         "transport",
     )
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: Keeper) -> None:
         self.transport: asyncio.Transport | None = None
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
@@ -86,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._reused = False
         self._said = False  # the peer has said something in answer to this request
+        self.keep_seconds = math.inf  # for how long the peer keeps it, where it told
         self._skip = False  # an interim answer (1xx) is being read
 
     def send(self, request: bytes, receiver: Receiver) -> None:
@@ -165,6 +176,8 @@ class Connection(asyncio.Protocol):
         headers, self._headers = self._headers, {}
         status = self._parser.get_status_code()
         self._skip = 100 <= status < 200
+        if (kept := headers.get("keep-alive")) is not None:
+            self.keep_seconds = _timeout(kept)
         if not self._skip and self._receiver is not None:
             self._receiver.head(status, headers)
 
@@ -187,84 +200,10 @@ class Connection(asyncio.Protocol):
             self.close()
 
 
-class Pool:
-    """Connections to one endpoint, kept for the next request."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        clock: Callable[[], float],
-        context: ssl.SSLContext | None = None,
-        connect_seconds: float = 10.0,
-        idle_seconds: float = 55.0,
-        max_idle: int = 256,
-    ) -> None:
-        self.endpoint = endpoint
-        self._clock = clock
-        self._context = (context or ssl.create_default_context()) if endpoint.tls else None
-        self._connect_seconds = connect_seconds
-        self._idle_seconds = idle_seconds
-        self._max_idle = max_idle
-        self._idle: dict[Connection, float] = {}  # the last kept is the first used again
-        self._open: set[Connection] = set()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        idle = len(self._idle)
-        return f"<Pool {self.endpoint.authority}: {len(self._open) - idle} busy, {idle} idle>"
-
-    @property
-    def busy(self) -> int:
-        return len(self._open) - len(self._idle)
-
-    def idle(self) -> Connection | None:
-        """A kept connection that is still good, as far as one can know before asking."""
-        oldest_good = self._clock() - self._idle_seconds
-        while self._idle:
-            connection, since = self._idle.popitem()
-            if since >= oldest_good and not connection.is_closing:
-                return connection
-            connection.close()
-        return None
-
-    async def connect(self) -> Connection:
-        """A fresh connection. Raises `UpstreamError` where there is none to be had in time."""
-        loop = asyncio.get_running_loop()
-        where = self.endpoint
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self), where.host, where.port, ssl=self._context
-                )
-        except TimeoutError:
-            raise timed_out(
-                f"The upstream took no connection within {self._connect_seconds:g} s.",
-                code="upstream_connect_timeout",
-            ) from None
-        except ssl.SSLError as error:
-            reason = getattr(error, "verify_message", None) or error.reason or "handshake failed"
-            raise broken(f"The upstream's TLS failed: {reason}.", code="upstream_tls") from None
-        except OSError as error:
-            reason = error.strerror or "no such host"
-            raise broken(
-                f"The upstream cannot be reached: {reason}.", code="upstream_unreachable"
-            ) from None
-        self._open.add(connection)
-        return connection
-
-    def keep(self, connection: Connection) -> None:
-        if self._closed or len(self._idle) >= self._max_idle:
-            connection.close()
-        else:
-            self._idle[connection] = self._clock()
-
-    def forget(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        self._open.discard(connection)
-
-    def close(self) -> None:
-        """Closes the idle ones now; the busy ones when they are done."""
-        self._closed = True
-        for connection in list(self._idle):
-            connection.close()
+def _timeout(keep_alive: str) -> float:
+    """Seconds of a `Keep-Alive: timeout=5, max=100`, less one for the way."""
+    for part in keep_alive.split(","):
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "timeout" and value.isdigit():
+            return max(0.0, float(value) - 1.0)
+    return math.inf

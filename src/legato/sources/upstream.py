@@ -15,7 +15,7 @@ from legato.core.stream import Stream
 from legato.core.think import Thinking
 from legato.dialects import openai
 from legato.sources.answer import Answer, Passes
-from legato.sources.http import Pool
+from legato.sources.pool import Pool
 
 #: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
 #: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
