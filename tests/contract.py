@@ -207,7 +207,7 @@ async def built(data: Path, **flags: Any) -> AsyncIterator[House]:
             ("think-tags", "think-letters", "think-by-the-way", "happy"),
         ),
         "anthropic/": ({"dialect": "anthropic", "base_url": base}, ("happy", "thinking")),
-        "gemini/": ({"dialect": "gemini", "base_url": f"{origin}/v1beta"}, ("happy", "thinking")),
+        "gemini/": ({"dialect": "gemini", "base_url": f"{origin}"}, ("happy", "thinking")),
         "ollama/": ({"dialect": "ollama", "base_url": origin}, ("happy", "thinking")),
         "openai/": ({"provider": "openai"}, ("happy",)),
         "llama/": ({"provider": "llama.cpp"}, ("happy",)),

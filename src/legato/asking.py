@@ -234,6 +234,8 @@ class Asking:
             self.problem = error
             self.on_broken()
         else:
+            if self._row is not None:
+                self._row.errors += error.code
             self._stream.fail(error)
 
     # Timers
