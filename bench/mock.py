@@ -18,7 +18,7 @@ from typing import Final, cast
 import uvloop
 
 from bench.pacer import Pacer
-from bench.voices import PLAIN, voice
+from bench.voices import DIFFERENT, PLAIN, voice
 
 WISH: Final = re.compile(
     rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick) text=(plain|think)"
@@ -81,7 +81,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self) -> None:
         self._buffer = b""
         self._voice = PLAIN
-        self._same: bytes | None = None
+        self._ready: list[bytes] = []
         self._chunks = 0
         self._left = 0
         self._wheel: Wheel | None = None
@@ -135,13 +135,10 @@ class Upstream(asyncio.Protocol):
             self._send(content + self._voice.end)
             self._leave()
 
-    def _content(self, same: bytes | None = None) -> bytes:
-        """The next chunk, sent now; or `same`, which does not say when."""
-        at = self.sent
+    def _content(self) -> bytes:
+        """The next chunk, sent now."""
+        before, after = self._voice.frame(self.sent, self._chunks)
         self._left -= 1
-        if same is not None:
-            return same
-        before, after = self._voice.frame(at, self._chunks)
         return b"%b%019d%b" % (before, time.monotonic_ns(), after)
 
     def _stream(self, path: bytes, body: bytes) -> None:
@@ -156,7 +153,9 @@ class Upstream(asyncio.Protocol):
             self._send(self._voice.end)
         elif self._flat:
             _last_flat_out = self
-            self._same = None if self._voice.odd else self._voice.flat
+            self._ready = [] if self._voice.odd else self._voice.flat()
+            # Where the socket is full, what waits for it is not joined: one chunk at most.
+            self._transport.set_write_buffer_limits(high=0)
             self._pump()
         else:
             self._wheel = Wheel.of(int(interval))
@@ -181,7 +180,11 @@ class Upstream(asyncio.Protocol):
         for _ in range(_BURST):
             if not self._left or self._paused:
                 break
-            content = self._content(self._same)
+            if self._ready:
+                self._left -= 1
+                content = self._ready[self._left % DIFFERENT]
+            else:
+                content = self._content()
             self._send(content if self._left else content + self._voice.end)
         self._flat = self._left > 0
         if self._flat and not self._paused:

@@ -104,4 +104,4 @@ def _taken(mock: Mock) -> int:
         if now == taken:
             break
         taken = now
-    return max(0, taken - proc.queued(mock.port) // len(PLAIN.flat))
+    return max(0, taken - proc.queued(mock.port) // len(PLAIN.flat()[0]))

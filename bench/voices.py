@@ -8,6 +8,9 @@ from msgspec import Struct
 #: Bytes of a content chunk's event in OpenAI's dialect: what a provider's takes.
 FRAME_BYTES: Final = 230
 
+#: How many different chunks a stream that is sent flat out has.
+DIFFERENT: Final = 64
+
 #: An event in its HTTP chunk, up to the time in it and from there on.
 Frame = tuple[bytes, bytes]
 
@@ -32,10 +35,10 @@ class Voice(Struct, frozen=True):
                 return self.odd[at - of // 2 + 2]
         return self.usual
 
-    @property
-    def flat(self) -> bytes:
-        """A usual chunk that does not know when it was sent."""
-        return self.usual[0] + _TIME.encode() + self.usual[1]
+    def flat(self) -> list[bytes]:
+        """Usual chunks that do not know when they were sent; no two in a row are alike."""
+        before, after = self.usual
+        return [b"%b%019d%b" % (before, number, after) for number in range(DIFFERENT)]
 
 
 def _framed(event: str) -> bytes:

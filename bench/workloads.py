@@ -88,10 +88,10 @@ class Workload(Struct, frozen=True, kw_only=True):
 
     @property
     def deadline(self) -> float:
-        """Seconds after which what is still open has failed. Flat out: a thousand chunks a second
-        are the least."""
-        flat_out = 0 if self.interval_us else self.streams * self.calls * self.chunks / 1000
-        return 3 * self.seconds + 30 + flat_out
+        """Seconds after which what is still open has failed: a thousand chunks a second are the
+        least."""
+        slowest = self.streams * self.calls * self.chunks / 1000
+        return 3 * self.seconds + 30 + min(slowest, 200)
 
     @property
     def files(self) -> int:
