@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import itertools
 import socket
@@ -17,6 +18,8 @@ from legato.sources.proxy import Proxy, Tunnel, refused
 
 #: Seconds for which one address is tried alone, before the next one is tried too (RFC 8305, 5).
 STAGGER: Final = 0.25
+
+_NO_WAY: Final = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 P = TypeVar("P", bound=asyncio.Protocol)
 Made = tuple[asyncio.BaseTransport, P]
@@ -50,7 +53,7 @@ class Pool:
         self._open: set[Connection] = set()
         self._dialing = 0
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None  # while one is idle
+        self._timer: asyncio.TimerHandle | None = None  # set when one is kept
         self._due = 0.0
         self._closed = False
 
@@ -72,8 +75,6 @@ class Pool:
                 found = connection
             else:
                 connection.close()
-        if not self._idle:
-            self._stop_timer()
         return found
 
     async def connect(self) -> Connection:
@@ -103,8 +104,10 @@ class Pool:
     async def _turn(self) -> Connection | None:
         """Waits until one more may be opened (None, and it is counted), or one is handed over."""
         while len(self._open) + self._dialing >= self._max_connections:
-            if self._idle:  # none of these was wanted
-                next(iter(self._idle)).close()
+            if self._idle:  # none of these was wanted; the oldest makes room
+                oldest = next(iter(self._idle))
+                del self._idle[oldest]  # the next call that waits takes another one
+                oldest.close()
             turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -206,8 +209,7 @@ class Pool:
                 self._set_timer(until)
 
     def forget(self, connection: Connection) -> None:
-        if self._idle.pop(connection, None) is not None and not self._idle:
-            self._stop_timer()
+        self._idle.pop(connection, None)
         if connection in self._open:
             self._open.discard(connection)
             self._free()
@@ -215,8 +217,12 @@ class Pool:
     def close(self) -> None:
         """Closes the idle ones now; the busy ones when they are done."""
         self._closed = True
+        self._stop_timer()
         for connection in list(self._idle):
             connection.close()
+
+    # The timer is left alone where a kept connection is used again, and looks about when it comes:
+    # to stop it and to set another would cost each call two microseconds.
 
     def _set_timer(self, due: float) -> None:
         self._stop_timer()
@@ -265,7 +271,7 @@ async def _race(
 ) -> Made[P]:
     running: set[asyncio.Task[Made[P]]] = set()
     left = deque(addresses)
-    problem: BaseException | None = None
+    problems: list[BaseException] = []
     try:
         while left or running:
             if left:
@@ -280,12 +286,17 @@ async def _race(
                 error = each.exception()
                 if error is None:
                     return each.result()
-                problem = problem or error
-        raise problem or OSError("no address")
+                problems.append(error)
+        raise min(problems, key=_is_no_way, default=OSError("it has no address"))
     finally:
         for each in running:
             each.add_done_callback(_drop)
             each.cancel()
+
+
+def _is_no_way(error: BaseException) -> bool:
+    """There is no network for an address of this family, which tells nothing of the peer."""
+    return isinstance(error, OSError) and error.errno in _NO_WAY
 
 
 def _drop(loser: "asyncio.Task[Made[P]]") -> None:
@@ -314,5 +325,9 @@ def _failure(error: OSError | UnicodeError) -> UpstreamError:
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "verify_message", None) or error.reason or "handshake failed"
         return broken(f"The upstream's TLS failed: {reason}.", code="upstream_tls")
-    reason = getattr(error, "strerror", None) or "no such host"
+    if isinstance(error, UnicodeError):
+        reason = "no such host"
+    else:
+        # Of one that closes in the midst of the handshake both event loops say nothing at all.
+        reason = error.strerror or str(error) or "it hung up in the TLS handshake"
     return broken(f"The upstream cannot be reached: {reason}.", code="upstream_unreachable")

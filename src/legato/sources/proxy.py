@@ -37,7 +37,8 @@ class Proxy(Struct, frozen=True):
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port, parts = None, None, urlsplit("")
-        if parts.scheme != "http" or not host:
+        behind = parts.path.strip("/") or parts.query or parts.fragment  # half a password, say
+        if parts.scheme != "http" or not host or behind:
             raise ValueError("is not an http:// URL with a host")
         credentials = None
         if parts.username is not None:
@@ -64,7 +65,8 @@ def _is_spared(host: str, port: int, no_proxy: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
-    if _covers("localhost", host, address) or (address is not None and address.is_loopback):
+    here = address is not None and (address.is_loopback or address.is_unspecified)
+    if here or _covers("localhost", host, address):
         return True
     for entry in no_proxy.lower().replace(",", " ").split():
         parts = _HOST_PORT.fullmatch(entry)  # None for a bare IPv6 address
