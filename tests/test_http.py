@@ -1,4 +1,4 @@
-"""One connection to an upstream: what it makes of an answer's bytes, and what becomes of it then."""
+"""One connection to an upstream: what it makes of an answer, and what becomes of it then."""
 
 import asyncio
 import time
@@ -202,7 +202,14 @@ BROKEN: dict[str, tuple[bytes, bytes, str, str]] = {
         "upstream_error",
         "not HTTP",
     ),
-    "too large a head": (OK + b"x: %b" % (b"a" * HEAD_LIMIT) + b"\r\n", b"", "upstream_error", ""),
+    "a header without an end": (OK + b"x" * HEAD_LIMIT, b"", "upstream_error", "large a head"),
+    "a value without an end": (OK + b"x: " + b"y" * HEAD_LIMIT, b"", "upstream_error", "large"),
+    "interim answers without an end": (
+        b"HTTP/1.1 100 -\r\n\r\n" * HEAD_LIMIT,
+        b"",
+        "upstream_error",
+        "large a head",
+    ),
     "too many headers": (OK + b"x: y\r\n" * HEAD_LIMIT, b"", "upstream_error", "large a head"),
 }
 
@@ -233,6 +240,15 @@ async def test_a_kept_connection_is_stale_where_nothing_came_back(
     end = (await asked(connection)).end
     assert isinstance(end, UpstreamError)
     assert isinstance(end, StaleConnection) is is_stale
+
+
+async def test_trailers_are_not_taken_for_headers_of_the_next_answer(
+    peer: Peer, pool: Pool
+) -> None:
+    peer.answers += [[CHUNKED[:-2] + b"content-encoding: gzip\r\n\r\n"], [FIVE]]
+    connection = await pool.connect()
+    await asked(connection)
+    assert (await asked(connection)).headers == {"content-length": "5"}
 
 
 async def test_a_kept_connection_that_its_peer_closes_is_forgotten(peer: Peer, pool: Pool) -> None:

@@ -1,6 +1,7 @@
 """Connections to an upstream: made, limited, raced, kept, and closed when nobody wants them."""
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -11,10 +12,22 @@ import pytest
 
 from legato.core.errors import UpstreamError
 from legato.sources.http import Connection, Endpoint, _timeout
-from legato.sources.pool import Pool, _addresses
+from legato.sources.pool import Pool, _addresses, _race
 from legato.sources.scripted import Script, Scripted, Step
 from tests.conftest import serving, settings_for, until
 from tests.wire import Wire, ask, chat, request
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
 
 
 class Peer:
@@ -132,6 +145,16 @@ async def test_an_idle_one_makes_room_for_a_fresh_one(peer: Peer) -> None:
     await gone(pool, second)
 
 
+async def test_each_of_two_fresh_ones_takes_the_place_of_an_idle_one(peer: Peer) -> None:
+    pool = pool_at(peer.port, max_connections=2)
+    idle = [await pool.connect(), await pool.connect()]
+    for each in idle:
+        pool.keep(each)
+    fresh = await asyncio.wait_for(asyncio.gather(pool.connect(), pool.connect()), 5)
+    assert not set(fresh) & set(idle)
+    await gone(pool, *fresh)
+
+
 async def test_what_is_idle_for_too_long_is_closed_though_nobody_asks(peer: Peer) -> None:
     pool = pool_at(peer.port, idle_seconds=0.05)
     pool.keep(await pool.connect())
@@ -139,6 +162,18 @@ async def test_what_is_idle_for_too_long_is_closed_though_nobody_asks(peer: Peer
     await until(lambda: not pool._open, "they are closed")
     assert pool._timer is None
     pool.close()
+
+
+async def test_each_is_kept_for_its_own_time(peer: Peer) -> None:
+    pool = pool_at(peer.port)
+    long, brief = await pool.connect(), await pool.connect()
+    brief.keep_seconds = 0.05
+    pool.keep(long)
+    pool.keep(brief)
+    await until(lambda: brief.is_closing, "the brief one is closed")
+    assert pool.idle() is long
+    await gone(pool, long)
+    assert pool._timer is None
 
 
 @pytest.mark.parametrize(
@@ -241,6 +276,86 @@ async def test_the_next_address_is_tried_beside_one_that_hangs(
     await gone(pool, connection)
     for each in (*fillers, full):
         each.close()
+
+
+@needs_ipv6
+@pytest.mark.parametrize("chosen", ["::1", "127.0.0.1"])
+async def test_the_first_address_is_taken_where_it_can_be(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    there = Peer()
+    if chosen == "::1":  # else nobody listens there
+        await there.start("::1", peer.port)
+    pool = pool_at(peer.port, "somewhere")
+    with monkeypatch.context() as patched:
+        named(patched, "::1", "127.0.0.1")
+        connection = await pool.connect()
+    assert connection.transport is not None
+    assert connection.transport.get_extra_info("peername")[0] == chosen
+    await gone(pool, connection)
+    if there.server is not None:
+        await there.stop()
+
+
+@needs_ipv6
+async def test_a_host_that_is_an_ipv6_address(peer: Peer) -> None:
+    there = Peer()
+    await there.start("::1")
+    pool = Pool(Endpoint.of(f"http://[::1]:{there.port}/v1"), clock=time.monotonic)
+    await gone(pool, await pool.connect())
+    await there.stop()
+
+
+async def left_at_any_moment(pool: Pool, moments: int = 50) -> int:
+    """Calls that leave after 0, 1, 2, ... turns of the event loop; how many left too early to have
+    a connection. Whatever they had begun has been closed."""
+    left = 0
+    for turns in range(moments):
+        call = asyncio.create_task(pool.connect())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        (made,) = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(made, Connection):
+            made.close()
+        else:
+            assert isinstance(made, asyncio.CancelledError)
+            left += 1
+        await until(lambda: not pool._open, "it is closed")
+        assert pool._dialing == 0
+    return left
+
+
+async def test_a_call_may_leave_the_race_at_any_moment(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = asyncio.all_tasks()
+    second = Peer()
+    await second.start("127.0.0.2", peer.port)
+    monkeypatch.setattr("legato.sources.pool.STAGGER", 0.0)
+    with monkeypatch.context() as patched:
+        named(patched, "127.0.0.1", "127.0.0.2")
+        assert await left_at_any_moment(pool_at(peer.port, "somewhere"))
+    await until(lambda: asyncio.all_tasks() == before, "nothing is left")
+    await second.stop()
+
+
+async def test_a_family_without_a_network_hides_no_other_failure() -> None:
+    failures: dict[str, OSError] = {
+        "::2": OSError(errno.ENETUNREACH, "Network is unreachable"),
+        "192.0.2.1": ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        "192.0.2.2": ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    }
+
+    async def one(address: str) -> Any:
+        raise failures[address]
+
+    with pytest.raises(ConnectionRefusedError):
+        await _race(one, list(failures))
+    with pytest.raises(OSError, match="unreachable"):
+        await _race(one, ["::2"])
+    with pytest.raises(OSError, match="no address"):
+        await _race(one, [])
 
 
 async def test_no_address_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from legato.server import assembly
 from legato.settings import Deployment, SettingsError
 from legato.sources.proxy import Proxy, proxy_for
 from legato.sources.scripted import Scripted
-from tests.conftest import serving, settings_for
-from tests.wire import ask, chat
+from tests.conftest import serving, settings_for, until
+from tests.wire import Wire, ask, chat, request
 
 TEXT = "Once upon a time, there was a stream."
 
@@ -28,6 +28,7 @@ class Tunnels:
         self.heads: list[bytes] = []
         self.answer: bytes | None = None
         self.url = ""
+        self.open = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,10 +42,15 @@ class Tunnels:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    def _left(self, _: object) -> None:
+        self.open -= 1
+
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.open += 1
+        task.add_done_callback(self._left)
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
         if self.answer is not None:
@@ -180,6 +186,20 @@ async def test_a_proxy_that_opens_nothing(
         assert b"secret" not in answer.body
 
 
+async def test_a_client_that_leaves_while_the_proxy_hangs(
+    tmp_path: Path, scripted: Scripted, tunnels: Tunnels
+) -> None:
+    tunnels.answer = b""
+    settings = settings_for(
+        tmp_path, await scripted.start(), ["happy"], deploy={"proxy": tunnels.url}
+    )
+    async with serving(settings) as legato:
+        async with await Wire.open(legato.port) as wire:
+            wire.send(request(legato.key, chat("happy", stream=True)))
+            await until(lambda: tunnels.heads, "the proxy is asked")
+        await until(lambda: not tunnels.open, "the proxy sees its peer gone")
+
+
 async def test_a_proxy_that_is_not_there(tmp_path: Path, scripted: Scripted) -> None:
     base = await scripted.start()
     settings = settings_for(tmp_path, base, ["happy"], deploy={"proxy": "http://127.0.0.1:9"})
@@ -208,6 +228,14 @@ SPARED: dict[str, tuple[str, int, str, bool]] = {
     "upper case": ("API.example", 443, "api.EXAMPLE", True),
     "this machine": ("127.0.0.1", 443, "", True),
     "this machine by name": ("localhost", 443, "", True),
+    "this machine by a longer name": ("a.localhost", 443, "", True),
+    "this machine, IPv6": ("::1", 443, "", True),
+    "this machine, whichever address": ("0.0.0.0", 443, "", True),
+    "a domain with a star": ("api.example", 443, "*.example", True),
+    "a network and a port": ("10.1.2.3", 443, "10.0.0.0/8:443", True),
+    "a network and another port": ("10.1.2.3", 443, "10.0.0.0/8:80", False),
+    "a name is in no network": ("api.example", 443, "0.0.0.0/0", False),
+    "a dot at the end": ("api.example.", 443, "api.example", True),
 }
 
 
@@ -219,6 +247,9 @@ def test_whom_the_environments_proxy_spares(case: str) -> None:
 
 
 def test_which_proxy_the_environment_names() -> None:
+    both = {"https_proxy": "http://p:1", "HTTPS_PROXY": "http://q:2", "all_proxy": "http://r:3"}
+    assert proxy_for("a.example", 443, True, both) == Proxy("p", 1)
+    assert proxy_for("a.example", 80, False, both) == Proxy("r", 3)
     assert proxy_for("a.example", 80, False, PROXY) == Proxy("q", 3128)
     assert proxy_for("a.example", 80, False, {"ALL_PROXY": "q"}) == Proxy("q", 80)
     assert proxy_for("a.example", 80, False, {}) is None

@@ -81,7 +81,7 @@ BROKEN = {
     "error-in-band": Seen(text=WORDS, error="gpu_lost: The GPU fell off."),
     # Comments only, then the error.
     "stall-early": Seen(
-        error="upstream_first_token_timeout: The upstream gave no first token within 0.5 s."
+        error="upstream_first_token_timeout: The upstream gave no first token within 1.5 s."
     ),
     "error-first": Seen(error="gpu_lost: The GPU fell off.", status=502),
     "too-long": Seen(
@@ -106,7 +106,7 @@ def frozen() -> Iterator[None]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     upstream = Scripted(SCRIPTS | OWN_SCRIPTS)
     once = {"base_url": await upstream.start(), "open_after": 0}
-    quick = {"stall-early": {"first_token_seconds": 0.5}}
+    quick = {"stall-early": {"first_token_seconds": 1.5}}
     settings = settings_for(
         tmp_path_factory.mktemp("sdks"),
         None,
@@ -117,7 +117,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
         routes=[
             {"model": model, "deployments": [f"at-{model}"], "attempts": 1} for model in MODELS
         ],
-        **{"streams.gate_seconds": 0.1, "streams.heartbeat_seconds": 0.1},
+        **{"streams.gate_seconds": 0.5, "streams.heartbeat_seconds": 0.1},
     )
     async with serving(settings) as running:
         yield running

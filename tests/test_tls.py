@@ -18,13 +18,14 @@ from legato.sources.http import Endpoint
 from legato.sources.pool import Pool
 from legato.sources.proxy import Proxy, proxy_for
 from tests.conftest import until
+from tests.test_pool import left_at_any_moment, needs_ipv6
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 def server_side(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("::1", "localhost").configure_cert(context)
+    authority.issue_cert("::1", "127.0.0.1", "somewhere").configure_cert(context)
     return context
 
 
@@ -35,7 +36,11 @@ def trusting(authority: trustme.CA, folder: Path) -> ssl.SSLContext | None:
 
 async def tunnelling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A proxy: opens the tunnel that it is asked for."""
-    head = await reader.readuntil(b"\r\n\r\n")
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, OSError):
+        await closed(writer)
+        return
     host, _, port = head.split()[1].decode().rpartition(":")
     there = await asyncio.open_connection(host.strip("[]"), int(port))
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -72,23 +77,28 @@ def run(loop: str, deed: Callable[[], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("tunnelled", [False, True])
-def test_ipv6_under_tls(tmp_path: Path, loop: str, tunnelled: bool) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+@needs_ipv6
+def test_ipv6_under_tls_and_in_a_tunnel(
+    tmp_path: Path, loop: str, tunnelled: bool, sealed: bool
+) -> None:
     authority = trustme.CA()
     context = trusting(authority, tmp_path)
 
     async def deed() -> None:
-        there = await asyncio.start_server(silent, "::1", 0, ssl=server_side(authority))
+        side = server_side(authority) if sealed else None
+        there = await asyncio.start_server(silent, "::1", 0, ssl=side)
         between = await asyncio.start_server(tunnelling, "127.0.0.1", 0)
         proxy = Proxy("127.0.0.1", between.sockets[0].getsockname()[1])
         pool = Pool(
-            Endpoint("::1", there.sockets[0].getsockname()[1], tls=True),
+            Endpoint("::1", there.sockets[0].getsockname()[1], tls=sealed),
             clock=time.monotonic,
             context=context,
             proxy=proxy if tunnelled else None,
         )
         connection = await pool.connect()
         assert connection.transport is not None
-        assert connection.transport.get_extra_info("ssl_object") is not None
+        assert (connection.transport.get_extra_info("ssl_object") is not None) is sealed
         assert pool.busy == 1
         connection.close()
         await until(lambda: not pool._open, "it is closed")
@@ -103,14 +113,92 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, loop: str) -> Non
     context = trusting(trustme.CA(), tmp_path)
 
     async def deed() -> None:
-        there = await asyncio.start_server(silent, "::1", 0, ssl=server_side(trustme.CA()))
-        where = Endpoint("::1", there.sockets[0].getsockname()[1], tls=True)
+        there = await asyncio.start_server(silent, "127.0.0.1", 0, ssl=server_side(trustme.CA()))
+        where = Endpoint("127.0.0.1", there.sockets[0].getsockname()[1], tls=True)
         pool = Pool(where, clock=time.monotonic, context=context)
         with pytest.raises(UpstreamError) as caught:
             await pool.connect()
         assert (caught.value.status, caught.value.code) == (502, "upstream_tls")
         assert (pool.busy, pool._dialing) == (0, 0)
         there.close()
+
+    run(loop, deed)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_one_that_hangs_up_in_the_handshake(tmp_path: Path, loop: str) -> None:
+    context = trusting(trustme.CA(), tmp_path)
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        await closed(writer)
+
+    async def deed() -> None:
+        there = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        where = Endpoint("127.0.0.1", there.sockets[0].getsockname()[1], tls=True)
+        with pytest.raises(UpstreamError, match=r"hung up|reset") as caught:
+            await Pool(where, clock=time.monotonic, context=context).connect()
+        assert caught.value.code == "upstream_unreachable"
+        there.close()
+
+    run(loop, deed)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_address_whose_handshake_hangs_loses_the_race_and_is_let_go(
+    tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    context = trusting(authority, tmp_path)
+    left = 0
+
+    async def addresses(host: str, port: int) -> list[str]:
+        return ["127.0.0.1", "127.0.0.2"]
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        await silent(reader, writer)
+        left += 1
+
+    async def deed() -> None:
+        first = await asyncio.start_server(hang, "127.0.0.1", 0)
+        port = first.sockets[0].getsockname()[1]
+        second = await asyncio.start_server(silent, "127.0.0.2", port, ssl=server_side(authority))
+        pool = Pool(Endpoint("somewhere", port, tls=True), clock=time.monotonic, context=context)
+        connection = await pool.connect()
+        assert connection.transport is not None
+        assert connection.transport.get_extra_info("peername")[0] == "127.0.0.2"
+        await until(lambda: left == 1, "the other one sees its peer gone")
+        connection.close()
+        await until(lambda: not pool._open, "it is closed")
+        for each in (first, second):
+            each.close()
+
+    monkeypatch.setattr("legato.sources.pool._addresses", addresses)
+    run(loop, deed)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("tunnelled", [False, True])
+def test_a_call_may_leave_the_handshakes_at_any_moment(
+    tmp_path: Path, loop: str, tunnelled: bool
+) -> None:
+    authority = trustme.CA()
+    context = trusting(authority, tmp_path)
+
+    async def deed() -> None:
+        there = await asyncio.start_server(silent, "127.0.0.1", 0, ssl=server_side(authority))
+        between = await asyncio.start_server(tunnelling, "127.0.0.1", 0)
+        proxy = Proxy("127.0.0.1", between.sockets[0].getsockname()[1])
+        pool = Pool(
+            Endpoint("127.0.0.1", there.sockets[0].getsockname()[1], tls=True),
+            clock=time.monotonic,
+            context=context,
+            proxy=proxy if tunnelled else None,
+        )
+        assert await left_at_any_moment(pool)
+        for each in (there, between):
+            each.close()
 
     run(loop, deed)
 
@@ -134,7 +222,21 @@ def test_a_key_under_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: 
         tls.context(None, str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
 
 
-@pytest.mark.parametrize("url", ["http://me:se/cret@p", "http://[::1", "http://", "http://p:x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:se/cret@p",
+        "http://me:1/cret@p",
+        "http://me:1#cret@p",
+        "http://me:1?cret@p",
+        "https://me:1@p",
+        "socks5://me:1@p",
+        "http://[::1",
+        "http://",
+        "http://p:x",
+        "",
+    ],
+)
 def test_a_wrong_proxy_is_not_repeated(url: str) -> None:
     with pytest.raises(ValueError, match="is not an http:// URL with a host") as caught:
         Proxy.of(url)

@@ -9,29 +9,39 @@ from typing import Any
 import msgspec
 
 from legato.core.chunk import Chunk
-from legato.core.fold import fold, plain
+from legato.core.fold import Text, fold, plain
 from legato.core.lines import one_line
 
 
 class Backlog:
     """Chunks of one stream, waiting. `size`: bytes of what came in, more than what it holds."""
 
-    __slots__ = ("_choices", "_extras", "_finishes", "size")
+    __slots__ = ("_choices", "_extras", "_finishes", "_texts", "size")
 
     def __init__(self) -> None:
         self._choices: dict[int, dict[str, Any]] = {}
         self._finishes: list[dict[str, Any]] = []
+        self._texts: dict[tuple[int, bool], Text] = {}  # of `_choices`: where plain text goes
         self._extras = b""
         self.size = 0
 
     def add(self, chunk: Chunk) -> None:
         self._extras = chunk.extras
         self.size += len(chunk.raw or b"")
+        text = self._texts.get((chunk.plain, chunk.thinks))
+        if text is not None and chunk.raw is not None and b'"logprobs":{' not in chunk.raw:
+            text.append(chunk.text)
+            return
         for member in chunk.members():
             if member.get("finish_reason") is not None:
                 self._finishes.append(member)
             else:
                 fold(self._choices.setdefault(member["index"], {}), member)
+        if chunk.plain in self._choices:
+            name = "reasoning_content" if chunk.thinks else "content"
+            text = self._choices[chunk.plain]["delta"].get(name)
+            if isinstance(text, Text):
+                self._texts[chunk.plain, chunk.thinks] = text
 
     def take(self) -> list[Chunk]:
         """All of it in as few chunks as are legal: a delta a choice, then the finishes."""
@@ -42,6 +52,7 @@ class Backlog:
             for member in (*merged, *self._finishes)
         ]
         self._choices.clear()
+        self._texts.clear()
         self._finishes.clear()
         self.size = 0
         return chunks

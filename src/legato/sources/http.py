@@ -14,7 +14,7 @@ from msgspec import Struct
 from legato.core.errors import UpstreamError, broken
 from legato.core.stream import Stream
 
-#: Bytes of a response's head that are read at most.
+#: Bytes of a response's head, interim answers before it included, after which no more is read.
 HEAD_LIMIT: Final = 256 * 1024
 
 
@@ -71,18 +71,26 @@ class Keeper(Protocol):
         """It is closed."""
 
 
-class Connection(asyncio.Protocol):
+#: Where all connections read into: what is read is passed on before the next one reads. Its size is
+#: what one stream may have of a turn of the event loop, so that one that comes flat out does not
+#: hold up the others (libuv reads up to 32 times in a row as long as a read fills its buffer).
+_BUFFER: Final = bytearray(32 * 1024)
+_VIEW: Final = memoryview(_BUFFER)
+
+
+class Connection(asyncio.BufferedProtocol):
     """One connection; one request on it at a time."""
 
     __slots__ = (
         "_head_size",
         "_headers",
+        "_held",
+        "_is_heading",
         "_parser",
         "_pool",
         "_receiver",
         "_reused",
         "_said",
-        "_skip",
         "keep_seconds",
         "transport",
     )
@@ -94,15 +102,17 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
+        self._is_heading = False  # the head of the answer, behind interim ones, has not ended
+        self._held = False  # somebody wants nothing read for now
         self._reused = False
         self._said = False  # the peer has said something in answer to this request
         self.keep_seconds = math.inf  # for how long the peer keeps it, where it told
-        self._skip = False  # an interim answer (1xx) is being read
 
     def send(self, request: bytes, receiver: Receiver) -> None:
         assert self.transport is not None
         self._receiver = receiver
         self._said = False
+        self._is_heading = True
         self._head_size = 0
         self.transport.write(request)
 
@@ -117,11 +127,16 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
+        self._held = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+        self._held = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._held and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     @property
@@ -132,6 +147,15 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_VIEW[:nbytes]))
+        if nbytes == len(_BUFFER) and self.transport is not None and not self._held:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -144,9 +168,12 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._lose(broken(f"The upstream's answer is not HTTP: {error}"))
             return
-        if self._head_size > HEAD_LIMIT:
-            self._lose(broken("The upstream's answer has too large a head."))
-            return
+        if self._is_heading:
+            # By what is read: one header without an end is never shown to `on_header`.
+            self._head_size += len(data)
+            if self._head_size > HEAD_LIMIT:
+                self._lose(broken("The upstream's answer has too large a head."))
+                return
         receiver.stream.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -168,17 +195,16 @@ class Connection(asyncio.Protocol):
     # llhttp
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
-        if self._head_size <= HEAD_LIMIT:
+        if self._is_heading:  # trailers are no part of the next answer's head
             self._headers[name.lower().decode("latin-1")] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, {}
         status = self._parser.get_status_code()
-        self._skip = 100 <= status < 200
+        self._is_heading = 100 <= status < 200
         if (kept := headers.get("keep-alive")) is not None:
             self.keep_seconds = _timeout(kept)
-        if not self._skip and self._receiver is not None:
+        if not self._is_heading and self._receiver is not None:
             self._receiver.head(status, headers)
 
     def on_body(self, data: bytes) -> None:
@@ -186,8 +212,8 @@ class Connection(asyncio.Protocol):
             self._receiver.body(data)
 
     def on_message_complete(self) -> None:
-        if self._skip:
-            return
+        if self._is_heading:
+            return  # an interim answer
         receiver, self._receiver = self._receiver, None
         reusable = receiver is not None and self._parser.should_keep_alive()
         if receiver is not None:

@@ -21,7 +21,7 @@ STAGGER: Final = 0.25
 
 _NO_WAY: Final = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 Made = tuple[asyncio.BaseTransport, P]
 
 

@@ -1,4 +1,8 @@
-"""The way through a proxy: which one, and the CONNECT that opens a tunnel in it."""
+"""The way through a proxy: which one, and the CONNECT that opens a tunnel in it.
+
+Plain HTTP goes through a tunnel too, which saves a second way to write requests; a proxy may allow
+CONNECT to some ports alone, and then answers 403.
+"""
 
 import asyncio
 import base64
