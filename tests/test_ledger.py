@@ -1,19 +1,26 @@
 """The ledger: one row a call, whatever its outcome, and the numbers of whoever knows them."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from legato.policy.ledger import Row
 from legato.sources.scripted import Scripted
 from legato.sources.scripts import SCRIPTS
+from legato.store.database import Database
+from legato.store.ledger import Writer
 from tests.conftest import Running, serving, settings_for, until
 from tests.wire import Wire, ask, chat, request
 
@@ -151,6 +158,29 @@ async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: Scripte
     assert {row["route"]: row["calls"] for row in by_route["rows"]} == {
         name: wanted.count(name) for name in set(wanted)
     }
+
+
+async def test_a_stop_at_any_moment_leaves_nothing_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legato.store.ledger.LATENCY", 0.0)
+    database = await Database.open(tmp_path)
+    moments = random.Random(1)
+    gc.disable()  # what is left is found late
+    for number in range(100):
+        writer = Writer(database, lambda error: pytest.fail(str(error)))
+        writer.start()
+        for row in range(5):
+            writer.put(f"{number}-{row}", Row(f"{number}-{row}", 0.0))
+        then = time.monotonic() + 0.005 * moments.random()
+        while time.monotonic() < then:
+            await asyncio.sleep(0)
+        await writer.stop()
+        with contextlib.closing(sqlite3.connect(tmp_path / "legato.db", timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert other.execute("SELECT count(*) FROM calls").fetchone() == (5 * number + 5,)
+    gc.enable()
+    await database.close()
 
 
 async def test_rows_left_open_by_a_crash(tmp_path: Path, scripted: Scripted) -> None:

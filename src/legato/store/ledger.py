@@ -31,6 +31,7 @@ class Writer:
         self._on_bug = on_bug
         self._waiting: dict[str, Struct] = {}
         self._wake = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         insert = sqlite.insert(calls)
@@ -56,10 +57,12 @@ class Writer:
 
     async def stop(self) -> None:
         """Writes what is waiting."""
+        # Not cancelled: a connection that is left in the middle of a transaction locks the database
+        # until the interpreter finds it.
+        self._stopped.set()
+        self._wake.set()
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
         await self.flush()
 
     async def flush(self) -> None:
@@ -80,15 +83,21 @@ class Writer:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            await asyncio.sleep(LATENCY)
+            await self._pause(LATENCY)
+            if self._stopped.is_set():
+                return
             self._wake.clear()
             try:
                 await self.flush()
             except SQLAlchemyError as error:
                 self._on_bug(error)
-                await asyncio.sleep(1)
+                await self._pause(1)
             if self._waiting:
                 self._wake.set()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
 
 
 async def close_interrupted(database: Database) -> int:
