@@ -25,9 +25,16 @@ from tests.wire import Wire, ask, chat, request
 JS = Path(__file__).parent / "js"
 
 
+def with_little_context(folder: Path, *models: str) -> Path:
+    """The examples set no limit, and small models ramble: so their answers end."""
+    rows = [f'[[engine.models]]\nname = "{name}"\ncontext = 200\n' for name in models]
+    (folder / "legato.toml").write_text("".join(rows))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = Process(tmp_path_factory.mktemp("data"))
+    process = Process(with_little_context(tmp_path_factory.mktemp("data"), MODEL, THINKING))
     yield process
     errors = process.end()
     assert "Traceback" not in errors
@@ -332,11 +339,11 @@ def test_no_engine_outlives_a_killed_server(tmp_path: Path) -> None:
 
 
 def test_a_second_start_shows_no_key(tmp_path: Path) -> None:
-    first = Process(tmp_path, "--model", MODEL)
+    first = Process(with_little_context(tmp_path, MODEL))
     assert first.key in first.said
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     first.end()
-    second = Process(tmp_path, "--model", MODEL)
+    second = Process(tmp_path)
     assert first.key not in second.said
     assert second.key == first.key
     curl = second.said[second.said.index("curl http") : second.said.index("\n\nPython")]

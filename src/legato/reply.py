@@ -84,6 +84,7 @@ class Reply:
             wants_usage=wants_usage,
             running_usage=self._stream.running_usage if running else None,
             send=self._client.write,
+            direct=self._client.direct,
             close=self._client.finish,
             pads=pads,
             limit=self._services.backlog_bytes,
@@ -106,6 +107,7 @@ class Reply:
     def pause(self) -> None:
         """The client reads slower than the upstream writes: what comes is merged."""
         if self._writer is not None:
+            self._stream.look_at_each()
             self._writer.pause()
 
     def resume(self) -> None:

@@ -30,6 +30,10 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def direct(self) -> Callable[[bytes], None] | None:
+        """What takes chunks of HTTP as `write` makes them; None where it does not."""
+        ...
+
     def finish(self, data: bytes) -> None:
         """Writes the last of a stream, and ends its body."""
 

@@ -34,6 +34,7 @@ class FrameWriter:
         "_send",
         "_tail",
         "_wants_usage",
+        "direct",
         "frames",
         "size",
     )
@@ -48,12 +49,14 @@ class FrameWriter:
         running_usage: Callable[[], Usage] | None = None,
         pads: bool = False,
         send: Callable[[bytes], None],
+        direct: Callable[[], Callable[[bytes], None] | None] = lambda: None,
         close: Callable[[bytes], None],
         limit: int = 4 * 1024 * 1024,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
         """`send` takes the bytes of one or more whole frames, `close` the last of them.
 
+        `direct` gives what takes frames as chunks of HTTP, where they are sent as such.
         `running_usage` gives the usage so far, for clients that want it in every chunk.
         `on_full` is called while more than `limit` bytes wait for a slow client.
         """
@@ -65,6 +68,7 @@ class FrameWriter:
         self._wants_usage = wants_usage
         self._running_usage = running_usage
         self._send = send
+        self.direct = direct
         self._close = close
         self._limit = limit
         self._on_full = on_full
@@ -87,6 +91,14 @@ class FrameWriter:
         if self._pads:
             extras += padding.member(len(self._head) + len(raw) + len(extras) + len(tail))
         self._parts += (self._head, raw, extras, tail)
+
+    def around(self, raw: tuple[bytes, bytes], extras: bytes) -> tuple[bytes, bytes] | None:
+        """All of a frame that comes before and after the text of its one choice; None where that is
+        another in every frame."""
+        if self._running_usage is not None or self._pads:
+            return None
+        before, after = raw
+        return self._head + before, after + extras + self._tail
 
     @property
     def is_paused(self) -> bool:

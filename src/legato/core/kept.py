@@ -24,7 +24,10 @@ class Kept:
 
     def add(self, chunk: Chunk) -> None:
         """A chunk of nothing but text."""
-        (self._reasoning if chunk.thinks else self._content).append(chunk.text)
+        self.text(chunk.text, chunk.thinks)
+
+    def text(self, text: str, thinks: bool) -> None:
+        (self._reasoning if thinks else self._content).append(text)
 
     def member(self, member: dict[str, Any]) -> None:
         """A choice of a chunk, mended."""

@@ -13,44 +13,93 @@ _STEPS: Final = 4
 _OCTAVES: Final = 32
 
 
+#: Times that are kept as they are, until they are counted together: a chunk then touches nothing
+#: but the end of an array.
+_KEPT: Final = 32
+
+
 class Meter:
-    __slots__ = ("_gaps", "first", "last", "longest_gap", "pieces", "reasoning", "received")
+    __slots__ = (
+        "_counted",
+        "_first",
+        "_gaps",
+        "_last",
+        "_longest",
+        "_times",
+        "reasoning",
+        "received",
+    )
 
     def __init__(self, received: float) -> None:
         self.received = received
-        self.first: float | None = None
-        self.last: float = received
-        self.longest_gap = 0.0
-        self.pieces = 0  # chunks with content of any kind
-        self.reasoning = 0  # those of them with reasoning
+        self.reasoning = 0  # pieces with reasoning
+        self._times = array("d")  # of the pieces that are not counted yet
+        self._counted = 0
+        self._first: float | None = None
+        self._last = received  # of those that are counted
+        self._longest = 0.0
         self._gaps: array[int] | None = None
-
-    @property
-    def ttft(self) -> float | None:
-        return None if self.first is None else self.first - self.received
 
     def content(self, now: float) -> None:
         """A content-bearing frame goes out at `now`."""
-        self.pieces += 1
-        gaps = self._gaps
+        times = self._times
+        times.append(now)
+        if len(times) == _KEPT:
+            self._count()
+
+    @property
+    def pieces(self) -> int:
+        """Chunks with content of any kind."""
+        return self._counted + len(self._times)
+
+    @property
+    def first(self) -> float | None:
+        if self._first is None and self._times:
+            return self._times[0]
+        return self._first
+
+    @property
+    def last(self) -> float:
+        """When the last piece went out; before the first, when the request was received."""
+        return self._times[-1] if self._times else self._last
+
+    @property
+    def ttft(self) -> float | None:
+        first = self.first
+        return None if first is None else first - self.received
+
+    @property
+    def longest_gap(self) -> float:
+        self._count()
+        return self._longest
+
+    def _count(self) -> None:
+        times = self._times
+        if not times:
+            return
+        self._counted += len(times)
+        gaps, last = self._gaps, self._last
         if gaps is None:
-            self.first = now
-            self._gaps = array("I", bytes(4 * _STEPS * _OCTAVES))
-        else:
-            gap = now - self.last
-            if gap > self.longest_gap:
-                self.longest_gap = gap
+            gaps = self._gaps = array("I", bytes(4 * _STEPS * _OCTAVES))
+            last = self._first = times.pop(0)
+        for now in times:
+            gap = now - last
+            last = now
+            if gap > self._longest:
+                self._longest = gap
             micros = int(gap * 1e6) + 1
             octave = micros.bit_length() - 1
             step = (micros << 2 >> octave) & 3
             gaps[octave * _STEPS + step if octave < _OCTAVES else -1] += 1
-        self.last = now
+        self._last = last
+        del times[:]
 
     def gaps(self, *fractions: float) -> list[float | None]:
         """For each fraction (ascending) the gap in seconds that so many of all gaps do not exceed;
         None where there was no gap."""
+        self._count()
         gaps = self._gaps
-        total = self.pieces - 1
+        total = self._counted - 1
         if gaps is None or total < 1:
             return [None for _ in fractions]
         found: list[float | None] = []
@@ -60,7 +109,7 @@ class Meter:
                 continue
             seen += number
             while len(found) < len(fractions) and seen >= fractions[len(found)] * total:
-                found.append(min(_upper(bucket), self.longest_gap))
+                found.append(min(_upper(bucket), self._longest))
             if seen == total:
                 break
         return found

@@ -58,6 +58,12 @@ class Subscriber(Protocol):
     def fail(self, error: ApiError) -> None: ...
 
 
+class Lane(Protocol):
+    """Passes text on by itself, as long as nothing else comes."""
+
+    def shut(self) -> None: ...
+
+
 def _nothing() -> None:
     return None
 
@@ -74,25 +80,26 @@ class Stream:
     """For the source: it has read all there was; what was pushed goes out now."""
 
     __slots__ = (
-        "_carried",
         "_choices",
-        "_clock",
         "_counted",
         "_early",
         "_resumes",
-        "_subscriber",
         "_then",
         "before",
+        "carried",
+        "clock",
         "counts_early",
         "error",
         "expects",
         "flush",
         "kept",
+        "lane",
         "meter",
         "on_close",
         "on_open",
         "prompt_tokens",
         "state",
+        "subscriber",
         "tally",
         "usage",
     )
@@ -106,16 +113,17 @@ class Stream:
         self.before: Usage | None = None  # of an upstream that broke, where another went on
         self.kept: Kept | None = None  # where another may have to go on
         self.tally: Tally | None = None  # where tokens can be counted that the upstream does not
+        self.lane: Lane | None = None  # what passes this stream by
         self.expects = 1  # choices without which the answer is not whole
         self.flush = _nothing
         self.on_open: Callable[[], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
-        self._clock = clock
+        self.clock = clock
         self._resumes = False  # another upstream is to go on, and has not said anything yet
         self._counted = (0, 0)  # pieces and reasoning that `before` has counted
         self._choices: dict[int, ChoiceState] = {}
-        self._carried: set[int] = set()  # open choices whose index is theirs: plain text passes
-        self._subscriber: Subscriber | None = None
+        self.carried: set[int] = set()  # open choices whose index is theirs: plain text passes
+        self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
         self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
         self._then: Usage | None = None
         self.counts_early = False  # somebody will ask for the usage at each chunk
@@ -157,7 +165,8 @@ class Stream:
         self.tally = None
         self.prompt_tokens = 0
         self._counted = (self.meter.pieces, self.meter.reasoning)
-        self._carried.clear()  # the next chunk is looked at
+        self.look_at_each()
+        self.carried.clear()
         self._resumes = True
 
     def say_again(self) -> None:
@@ -169,7 +178,7 @@ class Stream:
 
     def attach(self, subscriber: Subscriber) -> None:
         """`subscriber` gets all that has come, then what comes; also the end, if it was already."""
-        self._subscriber = subscriber
+        self.subscriber = subscriber
         self.flush = subscriber.flush
         early, self._early = self._early, None
         for chunk, self._then in early or ():
@@ -188,21 +197,28 @@ class Stream:
 
     def detach(self) -> None:
         """Nobody hears of what still comes; it is metered."""
-        self._subscriber = None
+        self.look_at_each()
+        self.subscriber = None
         self._early = None
         self.flush = _nothing
+
+    def look_at_each(self) -> None:
+        """What comes next does not pass this stream by."""
+        if self.lane is not None:
+            self.lane.shut()
+            self.lane = None
 
     # From the source's side
 
     def push(self, chunk: Chunk) -> None:
         """One chunk of the upstream. Raises `UpstreamError` where it cannot be mended."""
-        if chunk.plain in self._carried:
+        if chunk.plain in self.carried:
             self._carry(chunk)
             return
         if chunk.usage:  # an empty one says nothing
             self.usage = chunk.usage
         choices = chunk.choices
-        if len(choices) == 1 and choices[0].index in self._carried and _is_plain(choices[0]):
+        if len(choices) == 1 and choices[0].index in self.carried and _is_plain(choices[0]):
             delta = choices[0].delta
             assert delta is not None
             chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
@@ -216,15 +232,15 @@ class Stream:
     def _carry(self, chunk: Chunk) -> None:
         """Text for a choice that is under way: nothing to mend, nothing to look up."""
         meter = self.meter
-        meter.content(self._clock())
+        meter.content(self.clock())
         if chunk.thinks:
             meter.reasoning += 1
         if self.kept is not None:
             self.kept.add(chunk)
         if self.tally is not None:
             self.tally.add(chunk)
-        if self._subscriber is not None:
-            self._subscriber.push(chunk)
+        if self.subscriber is not None:
+            self.subscriber.push(chunk)
         elif self._early is not None:
             self._early.append((chunk, self.running_usage() if self.counts_early else None))
 
@@ -234,9 +250,9 @@ class Stream:
             return
         if self.state is State.FINISHED:
             self._close(State.COMPLETE)
-            if self._subscriber is not None:
-                self._subscriber.complete(self.total_usage())
-                self._subscriber.flush()
+            if self.subscriber is not None:
+                self.subscriber.complete(self.total_usage())
+                self.subscriber.flush()
             return
         self.fail(self.unfinished())
 
@@ -251,9 +267,9 @@ class Stream:
             return
         self.error = error
         self._close(State.FAILED)
-        if self._subscriber is not None:
-            self._subscriber.fail(error)
-            self._subscriber.flush()
+        if self.subscriber is not None:
+            self.subscriber.fail(error)
+            self.subscriber.flush()
 
     # Inside
 
@@ -273,11 +289,11 @@ class Stream:
             self._resume(theirs, choice)
         for mended in fields:
             if mended["delta"]:
-                self.meter.content(self._clock())
+                self.meter.content(self.clock())
                 self.meter.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
         if choice.finished:
-            self._carried.discard(theirs)
+            self.carried.discard(theirs)
             if len(self._choices) >= self.expects and all(
                 each.finished for each in self._choices.values()
             ):
@@ -287,14 +303,14 @@ class Stream:
         self._choices[theirs] = choice
         self._to(State.OPEN)
         if choice.index == theirs:
-            self._carried.add(theirs)
+            self.carried.add(theirs)
         self._send(_role(choice.index), extras)
 
     def _resume(self, theirs: int, choice: ChoiceState) -> None:
         """The first that another upstream says of a choice that is under way."""
         self._resumes = False
         if choice.index == theirs:
-            self._carried.add(theirs)
+            self.carried.add(theirs)
         self.on_open()
 
     def _send(self, member: dict[str, Any], extras: bytes) -> None:
@@ -306,8 +322,8 @@ class Stream:
         self._emit(Chunk(choices=[], raw=raw, extras=extras, fields=[member]))
 
     def _emit(self, chunk: Chunk) -> None:
-        if self._subscriber is not None:
-            self._subscriber.push(chunk)
+        if self.subscriber is not None:
+            self.subscriber.push(chunk)
         elif self._early is not None:
             self._early.append((chunk, self.running_usage() if self.counts_early else None))
 
@@ -324,6 +340,7 @@ class Stream:
     def _close(self, state: State) -> None:
         if not self.done:
             self._to(state)
+            self.look_at_each()
             self.on_close()
 
 

@@ -33,32 +33,32 @@ class Template:
     """`match` gives the chunk of an event, or None where it has to be decoded after all."""
 
     __slots__ = (
-        "_extras",
-        "_head",
         "_hits",
         "_learnt",
-        "_plain",
-        "_raw",
         "_seen",
         "_size",
-        "_tail",
-        "_thinks",
+        "extras",
+        "head",
+        "plain",
+        "raw",
+        "tail",
+        "thinks",
     )
 
     def __init__(self) -> None:
-        self._head = b"\xff"  # begins no JSON
-        self._tail = b""
+        self.head = b"\xff"  # begins no JSON
+        self.tail = b""
         self._size = 0
-        self._raw = (b"", b"")
-        self._extras = b""
-        self._plain = -1
-        self._thinks = False
+        self.raw = (b"", b"")
+        self.extras = b""
+        self.plain = -1
+        self.thinks = False
         self._hits = 0
         self._learnt = 0
         self._seen = 0
 
     def match(self, block: bytes) -> Chunk | None:
-        head, tail = self._head, self._tail
+        head, tail = self.head, self.tail
         if not (block.startswith(head) and block.endswith(tail)) or len(block) <= self._size:
             return None
         middle = block[len(head) : len(block) - len(tail)]
@@ -69,9 +69,9 @@ class Template:
         if not text.isprintable() or '"' in text or "\\" in text:
             return None
         self._hits += 1
-        before, after = self._raw
+        before, after = self.raw
         raw = b"%b%b%b" % (before, middle, after)
-        return Chunk(_NOTHING, raw, None, self._extras, None, self._plain, text, self._thinks)
+        return Chunk(_NOTHING, raw, None, self.extras, None, self.plain, text, self.thinks)
 
     def learn(self, block: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
         """Learns from an event and its chunk. `read` gives the chunk of a block."""
@@ -94,12 +94,12 @@ class Template:
         choice = probe.choices[0]
         if not found or not isinstance(choice.index, int):
             return
-        self._head, self._tail = head + b'"', b'"' + tail
-        self._size = len(self._head) + len(self._tail)
-        self._raw = (before, after)
-        self._extras = probe.extras
-        self._plain = choice.index
-        self._thinks = choice.delta is not None and choice.delta.content is UNSET
+        self.head, self.tail = head + b'"', b'"' + tail
+        self._size = len(self.head) + len(self.tail)
+        self.raw = (before, after)
+        self.extras = probe.extras
+        self.plain = choice.index
+        self.thinks = choice.delta is not None and choice.delta.content is UNSET
 
 
 def _only_text(chunk: Chunk) -> str | None:

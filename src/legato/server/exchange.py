@@ -1,7 +1,7 @@
 """One request to the hot endpoint and its answer, on a client's connection."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -163,6 +163,11 @@ class ChatExchange:
             if self._head:
                 data, self._head = self._head + data, b""
             self._connection.transport.write(data)
+
+    def direct(self) -> Callable[[bytes], None] | None:
+        if self.disconnected or self._head or not self._chunked:
+            return None
+        return self._connection.transport.write
 
     def finish(self, data: bytes) -> None:
         if not self.disconnected and not self.response_complete:

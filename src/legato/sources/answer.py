@@ -10,6 +10,7 @@ from legato.core import sse
 from legato.core.chunk import Chunk
 from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.lane import Lane, between
 from legato.core.stream import State, Stream
 from legato.core.template import Template
 from legato.sources.http import Connection
@@ -31,6 +32,7 @@ class Answer:
         "_has_blocks",
         "_inflate",
         "_is_between",
+        "_known",
         "_on_fail",
         "_passes",
         "_reader",
@@ -58,6 +60,7 @@ class Answer:
         self._template = Template()
         self._has_blocks = isinstance(self._decoder, sse.Decoder)
         self._is_between = True  # nothing is held of an event whose end has not come
+        self._known = b""  # the last body, where it was one event that the template knows
         self._status = 0
         self._passes = passes
         self._refused: bytearray | None = None  # the body of what is not a stream of events
@@ -125,6 +128,7 @@ class Answer:
             if self._has_blocks and data.endswith(b"\n\n"):
                 self._blocks(data)
             else:
+                self._known = b""
                 self._bytes(data)
         except zlib.error:
             self._fail(broken("The upstream's answer is not the gzip it says it is."))
@@ -132,6 +136,14 @@ class Answer:
             self._fail(broken(f"The upstream sent too much: {error}."))
         except UpstreamError as error:
             self._fail(error)
+
+    def lane(self, read: bytes) -> Lane | None:
+        """The short cut for reads like `read`, which has just been read the usual way. None where
+        it was not exactly one HTTP chunk with one event that the template knows."""
+        body, self._known = self._known, b""
+        if self._passes or not body or read != b"%x\r\n%b\r\n" % (len(body), body):
+            return None
+        return between(self.stream, self._template)
 
     def complete(self) -> None:
         """The body ended as HTTP says that it should."""
@@ -161,9 +173,11 @@ class Answer:
         """Whole events, as nearly every server writes them. One like those that came before is
         only compared with them."""
         stream, match = self.stream, self._template.match
+        self._known = data
         for block in data[:-2].split(b"\n\n"):
             chunk = match(block) if self._is_between else None
             if chunk is None:
+                self._known = b""
                 self._block(block)
                 if stream.done or self._connection is None:
                     return

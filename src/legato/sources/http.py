@@ -12,6 +12,7 @@ import httptools
 from msgspec import Struct
 
 from legato.core.errors import UpstreamError, broken
+from legato.core.lane import Lane
 from legato.core.stream import Stream
 
 #: Bytes of a response's head, interim answers before it included, after which no more is read.
@@ -50,6 +51,7 @@ class Receiver(Protocol):
 
     def head(self, status: int, headers: dict[str, str]) -> None: ...
     def body(self, data: bytes) -> None: ...
+    def lane(self, read: bytes) -> Lane | None: ...
     def complete(self) -> None: ...
     def lost(self, error: UpstreamError) -> None: ...
 
@@ -71,24 +73,25 @@ class Keeper(Protocol):
         """It is closed."""
 
 
-#: Where all connections read into: what is read is passed on before the next one reads. Its size is
-#: what one stream may have of a turn of the event loop, so that one that comes flat out does not
-#: hold up the others (libuv reads up to 32 times in a row as long as a read fills its buffer).
-_BUFFER: Final = bytearray(32 * 1024)
-_VIEW: Final = memoryview(_BUFFER)
+#: Bytes of one stream that are looked at in one turn of the event loop, so that one that comes flat
+#: out does not hold up the others. What one read brings may be eight times as much.
+SHARE: Final = 32 * 1024
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(asyncio.Protocol):
     """One connection; one request on it at a time."""
 
     __slots__ = (
         "_head_size",
         "_headers",
         "_held",
+        "_is_due",
         "_is_heading",
+        "_lane",
         "_parser",
         "_pool",
         "_receiver",
+        "_rest",
         "_reused",
         "_said",
         "keep_seconds",
@@ -102,8 +105,11 @@ class Connection(asyncio.BufferedProtocol):
         self._receiver: Receiver | None = None
         self._headers: dict[str, str] = {}
         self._head_size = 0
+        self._is_due = False  # a turn of `_read_on` is on its way
         self._is_heading = False  # the head of the answer, behind interim ones, has not ended
         self._held = False  # somebody wants nothing read for now
+        self._lane: Lane | None = None  # for what needs no parsing; only while nothing else comes
+        self._rest = b""  # of what was read: for the next turns
         self._reused = False
         self._said = False  # the peer has said something in answer to this request
         self.keep_seconds = math.inf  # for how long the peer keeps it, where it told
@@ -111,6 +117,7 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, request: bytes, receiver: Receiver) -> None:
         assert self.transport is not None
         self._receiver = receiver
+        self._lane = None
         self._said = False
         self._is_heading = True
         self._head_size = 0
@@ -119,10 +126,11 @@ class Connection(asyncio.BufferedProtocol):
     def release(self) -> None:
         """The receiver wants no more. What is still on the way makes the connection useless."""
         if self._receiver is not None:
-            self._receiver = None
+            self._receiver = self._lane = None
             self.close()
 
     def close(self) -> None:
+        self._rest = b""
         if self.transport is not None:
             self.transport.abort()
 
@@ -132,11 +140,26 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        self._held = False
-        self._read_on()
+        if self._held:
+            self._held = False
+            self._soon()
+
+    def _soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not self._held and self.transport is not None and not self.transport.is_closing():
+        """A share of what is left of the last read, or the next one."""
+        self._is_due = False
+        if self._held or self.is_closing:
+            return
+        if self._rest:
+            share, self._rest = self._rest[:SHARE], self._rest[SHARE:]
+            self._read(share)
+        if self._rest:
+            self._soon()
+        elif not self._held and self.transport is not None and not self.is_closing:
             self.transport.resume_reading()
 
     @property
@@ -148,20 +171,24 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return _BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_VIEW[:nbytes]))
-        if nbytes == len(_BUFFER) and self.transport is not None and not self._held:
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
-
     def data_received(self, data: bytes) -> None:
+        if self._lane is not None and self._lane.take(data):
+            return
+        if len(data) > SHARE and self.transport is not None:
+            self.transport.pause_reading()
+            self._rest = data
+            self._read_on()
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
             self.close()  # said without being asked
             return
+        if self._lane is not None:
+            self._lane.shut()
+            self._lane = None
         self._said = True
         try:
             self._parser.feed_data(data)
@@ -175,9 +202,14 @@ class Connection(asyncio.BufferedProtocol):
                 self._lose(broken("The upstream's answer has too large a head."))
                 return
         receiver.stream.flush()
+        if self._receiver is receiver:
+            self._lane = receiver.lane(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._read(rest)
         self.transport = None
         if self._receiver is not None:
             if self._reused and not self._said:
@@ -215,7 +247,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_heading:
             return  # an interim answer
         receiver, self._receiver = self._receiver, None
-        reusable = receiver is not None and self._parser.should_keep_alive()
+        reusable = receiver is not None and self._parser.should_keep_alive() and not self._rest
         if receiver is not None:
             receiver.complete()
         if reusable:

@@ -1,0 +1,267 @@
+"""The short cut for text: it gives what the usual way gives, however the bytes come."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from legato.core.frames import FrameWriter
+from legato.core.kept import Kept
+from legato.core.lane import Lane
+from legato.core.stream import State, Stream
+from legato.dialects import openai
+from legato.sources import answer
+from legato.sources.answer import Answer
+from legato.sources.http import SHARE, Connection
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    fields = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    said = json.dumps(fields | {"choices": [choice]} | more, ensure_ascii=False)
+    return f"data: {said}\n\n".encode()
+
+
+def second(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    return event(delta, finish).replace(b'"index": 0', b'"index": 1')
+
+
+def text(*pieces: str) -> list[bytes]:
+    return [event({"content": piece}) for piece in pieces]
+
+
+def words(number: int) -> list[bytes]:
+    return text(*(f"word{each} " for each in range(number)))
+
+
+STREAMS: dict[str, list[bytes]] = {
+    "words": words(40),
+    "sizes of two, three and four digits": text(
+        *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))
+    ),
+    "escapes between": [*words(8), *text('"', "\\", "\n", "\t"), *words(8)],
+    "other scripts": text(*("naïve", "東京", "👩‍🚀", " ", "\u2028", "é" * 90) * 3),
+    "thoughts, then words": [
+        *(event({"reasoning_content": f"hm{each}"}) for each in range(12)),
+        *words(12),
+    ],
+    "another fingerprint": [*words(8), event({"content": "x"}, system_fingerprint="fp"), *words(8)],
+    "another choice's": [*words(8), second({"content": "x"}), *words(8), second({}, "stop")],
+    "a call between": [
+        *words(8),
+        event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f"}}]}),
+        *words(8),
+    ],
+    "comments between": [*words(8), b": ping\n\n", *words(8), b":\n\n", *words(3)],
+    "two events a chunk": [first + second for first, second in itertools.pairwise(words(20))],
+    "no text in it": [*words(8), *text("", "", ""), *words(8)],
+}
+END = [event({}, "stop"), b"data: [DONE]\n\n"]
+
+
+class Side:
+    """A connection's other side: what is written there, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.write = self.written.append
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def keep(self, connection: Connection) -> None: ...
+    def forget(self, connection: Connection) -> None: ...
+
+
+class Through:
+    """One answer from an upstream's connection to a client's."""
+
+    def __init__(self, **options: Any) -> None:
+        self.times = itertools.count()
+        self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
+        self.stream.kept = Kept()
+        self.client = Side()
+        self.connection = Connection(Side())
+        self.connection.transport = Side()  # type: ignore[assignment]
+        self.writer = FrameWriter(
+            identity="chatcmpl-x",
+            created=1,
+            model="m",
+            wants_usage=False,
+            send=self.send,
+            close=self.send,
+            **{"direct": lambda: self.client.write, **options},
+        )
+        self.failures: list[Exception] = []
+        read = Answer(self.connection, self.stream, self.failures.append, openai, ())
+        self.connection.send(b"", read)
+        self.connection.data_received(HEAD)
+        self.stream.attach(self.writer)
+
+    def send(self, data: bytes) -> None:
+        self.client.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    @property
+    def frames(self) -> bytes:
+        """The body that the client reads."""
+        body, left = b"", b"".join(self.client.written)
+        while left:
+            size, _, left = left.partition(b"\r\n")
+            body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
+        return body
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        meter, kept = self.stream.meter, self.stream.kept
+        assert kept is not None
+        return (
+            self.frames,
+            self.stream.state,
+            (self.writer.frames, self.writer.size),
+            (meter.pieces, meter.reasoning),
+            kept.delivered,
+        )
+
+
+def chunks(events: list[bytes]) -> list[bytes]:
+    return [b"%x\r\n%b\r\n" % (len(each), each) for each in events]
+
+
+def cut(data: bytes, seed: int) -> Iterator[bytes]:
+    random_ = random.Random(seed)
+    while data:
+        size = random_.randint(1, 400)
+        yield data[:size]
+        data = data[size:]
+
+
+WAYS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a chunk a read": chunks,
+    "by the byte": lambda events: [bytes([each]) for each in b"".join(chunks(events))],
+    "two chunks a read": lambda events: [
+        b"".join(chunks(events)[at : at + 2]) for at in range(0, len(events), 2)
+    ],
+    "head and body apart": lambda events: [
+        part for each in chunks(events) for part in (each[:5], each[5:])
+    ],
+    "capital digits": lambda events: [b"%X\r\n%b\r\n" % (len(each), each) for each in events],
+    "with an extension": lambda events: [
+        b"%x;a=b\r\n%b\r\n" % (len(each), each) for each in events
+    ],
+    **{
+        f"at random {seed}": lambda events, seed=seed: list(cut(b"".join(chunks(events)), seed))
+        for seed in range(10)
+    },
+}
+
+
+def played(reads: list[bytes], **options: Any) -> Through:
+    through = Through(**options)
+    for read in reads:
+        through.connection.data_received(read)
+    assert not through.failures
+    return through
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The reads that went the short way."""
+    seen: list[bytes] = []
+    take = Lane.take
+
+    def watched(self: Lane, data: bytes) -> bool:
+        done = take(self, data)
+        if done:
+            seen.append(data)
+        return done
+
+    monkeypatch.setattr(Lane, "take", watched)
+    return seen
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_reads_the_same(
+    name: str, way: str, taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = WAYS[way]([*STREAMS[name], *END])
+    short = played(reads).told
+    if way == "a chunk a read" and name != "two events a chunk":
+        assert taken, "the short way was never gone"
+    with monkeypatch.context() as patched:
+        patched.setattr(answer, "between", lambda *_: None)
+        usual = played(reads).told
+    assert short == usual
+    assert short[1] is State.COMPLETE
+
+
+def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> None:
+    through = played(chunks(words(12)))
+    assert taken
+    through.connection.data_received(chunks([words(1)[0].replace(b"word0", b"wor\xc3")])[0])
+    assert through.failures
+
+
+def test_what_only_looks_like_a_chunk_is_text_of_a_longer_one(taken: list[bytes]) -> None:
+    """The framing of a chunk inside another chunk's body is no framing."""
+    plain = chunks(words(12))
+    inner = plain[8]
+    long = b"%x\r\n: %b\n\n\r\n" % (len(inner) + 4, inner)
+    through = Through()
+    for read in (*plain[:8], long[:6], inner, long[6 + len(inner) :], *plain[9:]):
+        through.connection.data_received(read)
+    assert through.frames.count(b"word8") <= 1
+    assert through.writer.frames <= 13
+
+
+@pytest.mark.parametrize("what", ["a pause", "a client that leaves", "another upstream"])
+def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
+    through = played(chunks(words(12)))
+    assert taken
+    frames = len(through.client.written)
+    if what == "a pause":
+        through.stream.look_at_each()
+        through.writer.pause()
+    elif what == "a client that leaves":
+        through.stream.detach()
+    else:
+        through.stream.go_on()
+    taken.clear()
+    through.connection.data_received(chunks(words(1))[0])
+    assert not taken
+    assert (len(through.client.written) > frames) == (what == "another upstream")
+    assert through.stream.meter.pieces == 13
+    assert through.writer.frames == 13 + (what == "another upstream")
+    assert through.writer.size == len(through.frames)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pads": True}, {"running_usage": dict}, {"direct": lambda: None}]
+)
+def test_a_client_for_whom_there_is_no_short_way(
+    options: dict[str, Any], taken: list[bytes]
+) -> None:
+    played(chunks([*words(20), *END]), **options)
+    assert not taken
+
+
+async def test_a_long_read_is_shared_out_over_turns() -> None:
+    events = [event({"content": "x" * 1000}) for _ in range(SHARE // 200)]
+    through = Through()
+    through.connection.data_received(b"".join(chunks([*events, *END])))
+    first = through.stream.meter.pieces
+    assert 0 < first < 40
+    while not through.stream.done:
+        seen = through.stream.meter.pieces
+        await asyncio.sleep(0)
+        assert through.stream.meter.pieces - seen < 40
+    assert through.stream.meter.pieces == len(events)
