@@ -20,7 +20,7 @@ from legato.core.stream import State, Stream
 from legato.core.think import Thinking
 from legato.sources import voices
 from legato.sources.answer import Answer
-from legato.sources.http import Connection
+from legato.sources.http import SHARE, Connection
 from legato.sources.scripts import SCRIPTS
 from legato.sources.steps import Script, Step
 
@@ -217,8 +217,12 @@ class _Connected(_Bare):
         self._closing = False
 
     def feed(self, piece: bytes) -> None:
-        if not self._closing:
-            self._connection.data_received(piece)
+        for at in range(0, len(piece), SHARE):  # more of it would wait for another turn of a loop
+            if not self._closing:
+                self._connection.data_received(piece[at : at + SHARE])
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
 
     def over(self) -> None:
         self._connection.connection_lost(None)

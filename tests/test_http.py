@@ -68,6 +68,8 @@ class Reader:
         self.end: UpstreamError | str | None = None
         self._on_body = on_body
 
+    is_behind = False  # of the stream, as is the next
+
     def flush(self) -> None:
         """Of the stream: nothing waits here."""
 
@@ -156,6 +158,9 @@ class Line:
 
     def __init__(self) -> None:
         self.closed = False
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
 
     def write(self, data: bytes) -> None:
         pass

@@ -45,7 +45,7 @@ class Asking:
         self.route: Route | None = None
         self.is_held = False  # the upstream waits for a slow client
         self.problem: ApiError | None = None  # with which a stream broke that may go on
-        self.on_broken: Callable[[], None] = lambda: None
+        self.on_broken: Callable[[], None] = _nothing
 
     def find(self, model: str) -> float:
         """Takes the route of `model`. Gives the seconds after which one of the timers of its
@@ -211,11 +211,12 @@ class Asking:
 
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
-        attempt = self._attempt
+        self.on_broken = _nothing
+        attempt, self._attempt = self._attempt, None
         if attempt is None:
             return
         attempt.end(self._stream.error)
-        answer = attempt.answer
+        answer, attempt.answer = attempt.answer, None
         if answer is not None and not answer.is_over:
             if self._stream.state is State.COMPLETE:
                 # The end of the body is on its way; the connection is good for the next call.
@@ -272,3 +273,7 @@ class Asking:
             says = f"The upstream made no progress for {seconds:g} s."
             last = max(self._stream.meter.last, attempt.asked)
             yield last + seconds, "upstream_stalled", says
+
+
+def _nothing() -> None:
+    return None

@@ -16,6 +16,7 @@ from legato.core.collect import Collector
 from legato.core.errors import ApiError, internal, unavailable
 from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
+from legato.core.wheel import Alarm
 from legato.policy.ledger import Row, close
 from legato.reply import Reply
 from legato.services import Client, Services
@@ -25,6 +26,7 @@ class Call:
     """One request to `POST /v1/chat/completions`, until it is settled."""
 
     __slots__ = (
+        "_alarm",
         "_asking",
         "_client",
         "_draining",
@@ -48,6 +50,7 @@ class Call:
         self._asking.on_broken = self._wake
         self._stream.on_open = self._asking.on_open
         self._stream.on_close = self._wake
+        self._alarm = Alarm(self._check)
         self._row: Row | None = None
         self._gone = False
         self._draining = False  # the client is gone, and the upstream is heard to its end
@@ -65,6 +68,7 @@ class Call:
             await self._end()
         except ApiError as error:
             self._break(error)
+            error.__traceback__ = None  # holds all that the error went through
         except asyncio.CancelledError:
             if self._draining:
                 await self._drain()
@@ -125,7 +129,7 @@ class Call:
             self._reply.patience,
             self._asking.find(request.model),
         )
-        services.wheel.watch(self._client.received + soonest, self._check)
+        services.wheel.watch(self._client.received + soonest, self._alarm)
         await self._asking.open(self._client, request, self._row)
 
     async def _end(self) -> None:
@@ -194,6 +198,10 @@ class Call:
             row.frames, row.bytes = self._reply.size
             self._services.ledger.put(self._id, row)
         self._asking.settle()
+        # Nothing of a call is left to the garbage collector: with many of them it would find late
+        # what takes memory now.
+        self._stream.release()
+        self._alarm.check = self._task = None
 
     # Called back
 

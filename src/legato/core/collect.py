@@ -20,6 +20,10 @@ class Collector:
         self.usage: Usage | None = None
         self.error: ApiError | None = None
 
+    @property
+    def is_paused(self) -> bool:
+        return False
+
     def push(self, chunk: Chunk) -> None:
         if chunk.extras:
             self._extras = chunk.extras

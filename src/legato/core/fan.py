@@ -53,6 +53,10 @@ class _Branch:
         self.flush = fan.flush
         self.fail = fan.fail
 
+    @property
+    def is_paused(self) -> bool:
+        return self._fan.into.is_behind
+
     def push(self, chunk: Chunk) -> None:
         self._fan.push(self._index, chunk)
 

@@ -52,6 +52,11 @@ _FINAL: Final = (State.COMPLETE, State.FAILED, State.CANCELLED)
 class Subscriber(Protocol):
     """Drains a stream. `push` may collect; `flush` says that nothing more comes in this turn."""
 
+    @property
+    def is_paused(self) -> bool:
+        """It collects, and somebody else is slow to take it."""
+        ...
+
     def push(self, chunk: Chunk) -> None: ...
     def flush(self) -> None: ...
     def complete(self, usage: Usage) -> None: ...
@@ -132,6 +137,11 @@ class Stream:
     def done(self) -> bool:
         return self.state in _FINAL
 
+    @property
+    def is_behind(self) -> bool:
+        """The subscriber has not taken yet what has come."""
+        return self.subscriber is not None and self.subscriber.is_paused
+
     def running_usage(self) -> Usage:
         """Usage so far; for a chunk that came before there was a subscriber, as it was then."""
         if self._then is not None:
@@ -207,6 +217,13 @@ class Stream:
         if self.lane is not None:
             self.lane.shut()
             self.lane = None
+
+    def release(self) -> None:
+        """It is over, and nobody hears of it any more: what holds each other is let go of."""
+        self.detach()
+        self.on_open = self.on_close = _nothing
+        if self.error is not None:
+            self.error.__traceback__ = None  # holds all that the error went through
 
     # From the source's side
 

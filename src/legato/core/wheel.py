@@ -16,6 +16,18 @@ Check = Callable[[float], float | None]
 RESOLUTION: Final = 0.05  # seconds; deadlines are kept to the next multiple of it, never early
 
 
+class Alarm:
+    """A watcher that can be let go of before its time; what it would have called is then free."""
+
+    __slots__ = ("check",)
+
+    def __init__(self, check: Check) -> None:
+        self.check: Check | None = check
+
+    def __call__(self, now: float) -> float | None:
+        return None if self.check is None else self.check(now)
+
+
 class Wheel:
     """Times are seconds of whatever clock the driver uses."""
 

@@ -116,8 +116,9 @@ class ChatExchange:
     def gone(self) -> None:
         """The peer has closed the connection."""
         self.disconnected = True
-        if self._call is not None and not self.response_complete:
-            self._call.cancel()
+        call, self._call = self._call, None
+        if call is not None and not self.response_complete:
+            call.cancel()
 
     def pause(self) -> None:
         if self._call is not None:

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from legato.call import new_request_id
 from legato.core.errors import ApiError
+from legato.core.wheel import Alarm
 from legato.server.exchange import STATUS_LINES, ChatExchange
 from legato.services import Services
 
@@ -84,6 +85,7 @@ class LegatoProtocol(HttpToolsProtocol):
         self._body_size = 0
         self._begun: float | None = None  # when the request being read began; None between requests
         self._idle_since: float | None = None
+        self._alarm = Alarm(self._check_idle)
         self._slow = False  # a watcher for a request that takes its time is set
         self._over = False  # no more requests are taken from this connection
         self._discarded = 0
@@ -95,7 +97,7 @@ class LegatoProtocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         now = self.services.clock()
         self._idle_since = now
-        self.services.wheel.watch(now + self.limits.request_seconds, self._check_idle)
+        self.services.wheel.watch(now + self.limits.request_seconds, self._alarm)
         if len(self.connections) > self.limits.connections:
             self._refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
 
@@ -113,7 +115,7 @@ class LegatoProtocol(HttpToolsProtocol):
         self.flow.resume_writing()
         self._current = self.cycle = None  # type: ignore[assignment]
         self._idle_since = self._begun = None
-        self.parser = None  # type: ignore[assignment]
+        self.parser = self._alarm.check = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -350,7 +352,7 @@ class LegatoProtocol(HttpToolsProtocol):
         return None
 
     def _check_idle(self, now: float) -> float | None:
-        if self.transport.is_closing() or self.parser is None:
+        if self.transport.is_closing():
             return None
         limit = self.limits.idle_seconds
         if self._idle_since is not None and now >= self._idle_since + limit:

@@ -5,6 +5,7 @@ What is read goes straight to whoever asked, in the callback in which the event 
 
 import asyncio
 import math
+import socket
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -73,9 +74,19 @@ class Keeper(Protocol):
         """It is closed."""
 
 
-#: Bytes of one stream that are looked at in one turn of the event loop, so that one that comes flat
-#: out does not hold up the others. What one read brings may be eight times as much.
-SHARE: Final = 32 * 1024
+#: Bytes of one stream that the kernel takes in ahead of us (twice that, for its own use). Without a
+#: limit it is megabytes, and the turn of the event loop that reads them holds up the others.
+AHEAD: Final = 64 * 1024
+
+#: Bytes of one stream that are looked at in one turn, so that one that comes flat out does not hold
+#: up the others.
+SHARE: Final = 8 * 1024
+
+#: The same for one whose client is slow, and the seconds from one to the next: there is no hurry.
+SLOW_SHARE: Final = 4 * 1024
+SLOW_TURN: Final = 0.001
+
+_NOTHING: Final = memoryview(b"")
 
 
 class Connection(asyncio.Protocol):
@@ -109,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._is_heading = False  # the head of the answer, behind interim ones, has not ended
         self._held = False  # somebody wants nothing read for now
         self._lane: Lane | None = None  # for what needs no parsing; only while nothing else comes
-        self._rest = b""  # of what was read: for the next turns
+        self._rest = _NOTHING  # of what was read: for the next turns
         self._reused = False
         self._said = False  # the peer has said something in answer to this request
         self.keep_seconds = math.inf  # for how long the peer keeps it, where it told
@@ -130,7 +141,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        self._rest = b""
+        self._rest = _NOTHING
         if self.transport is not None:
             self.transport.abort()
 
@@ -147,7 +158,15 @@ class Connection(asyncio.Protocol):
     def _soon(self) -> None:
         if not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._read_on)
+            loop = asyncio.get_running_loop()
+            if self._is_unhurried:
+                loop.call_later(SLOW_TURN, self._read_on)
+            else:
+                loop.call_soon(self._read_on)
+
+    @property
+    def _is_unhurried(self) -> bool:
+        return self._receiver is not None and self._receiver.stream.is_behind
 
     def _read_on(self) -> None:
         """A share of what is left of the last read, or the next one."""
@@ -155,8 +174,9 @@ class Connection(asyncio.Protocol):
         if self._held or self.is_closing:
             return
         if self._rest:
-            share, self._rest = self._rest[:SHARE], self._rest[SHARE:]
-            self._read(share)
+            size = SLOW_SHARE if self._is_unhurried else SHARE
+            share, self._rest = self._rest[:size], self._rest[size:]
+            self._read(bytes(share))
         if self._rest:
             self._soon()
         elif not self._held and self.transport is not None and not self.is_closing:
@@ -170,13 +190,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        peer = transport.get_extra_info("socket")
+        if peer is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, AHEAD)
 
     def data_received(self, data: bytes) -> None:
         if self._lane is not None and self._lane.take(data):
             return
         if len(data) > SHARE and self.transport is not None:
             self.transport.pause_reading()
-            self._rest = data
+            self._rest = memoryview(data)
             self._read_on()
         else:
             self._read(data)
@@ -207,9 +230,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
-        rest, self._rest = self._rest, b""
+        rest, self._rest = self._rest, _NOTHING
         if rest:
-            self._read(rest)
+            self._read(bytes(rest))
         self.transport = None
         if self._receiver is not None:
             if self._reused and not self._said:

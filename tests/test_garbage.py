@@ -1,0 +1,60 @@
+"""What a call was made of is free when it is over: nothing waits for the garbage collector."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from legato.call import Call
+from legato.core.frames import FrameWriter
+from legato.core.stream import Stream
+from legato.server.exchange import ChatExchange
+from legato.server.protocol import LegatoProtocol
+from legato.sources.answer import Answer
+from tests.conftest import Running, until
+from tests.wire import Wire, ask, chat, request
+
+OF_A_CALL = (Call, Stream, FrameWriter, ChatExchange, Answer, LegatoProtocol)
+
+
+def left() -> list[str]:
+    return [type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_A_CALL)]
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "name", ["happy", "thinking", "tools", "cut", "error-in-band", "500", "400", "no-done", "stall"]
+)
+async def test_nothing_is_left_of_a_call(
+    legato: Running, name: str, stream: bool, uncollected: None
+) -> None:
+    for _ in range(3):
+        await ask(legato.port, legato.key, chat(name, stream=stream))
+    await until(lambda: not left(), "all is free")
+
+
+async def test_nothing_is_left_of_a_call_whose_client_leaves(
+    legato: Running, uncollected: None
+) -> None:
+    for frames in (0, 1, 3):
+        async with await Wire.open(legato.port) as wire:
+            wire.send(request(legato.key, chat("stall", stream=True)))
+            await wire.head()
+            for _ in range(frames):
+                await wire.chunk()
+    await until(lambda: not left(), "all is free")
+
+
+async def test_nothing_is_left_of_calls_at_once(legato: Running, uncollected: None) -> None:
+    calls = (ask(legato.port, legato.key, chat("happy", stream=True)) for _ in range(50))
+    await asyncio.gather(*calls)
+    await until(lambda: not left(), "all is free")
