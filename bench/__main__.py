@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import comparison, engine, frames, growth
+from bench import comparison, engine, frames, growth, seams
 from bench.gateways import BenchError
 
 #: The benches that are called by a word of their own.
@@ -13,6 +13,7 @@ BENCHES: Final[dict[str, Callable[[], int]]] = {
     "engine": engine.main,
     "growth": growth.main,
     "padding": frames.main,
+    "seams": seams.main,
 }
 
 

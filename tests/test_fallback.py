@@ -200,6 +200,23 @@ async def test_another_goes_on_where_one_breaks(
         assert row["completion_from"] == "counted"
 
 
+@pytest.mark.parametrize("both", [False, True])
+async def test_whose_prompt_counts(tmp_path: Path, scripted: Scripted, both: bool) -> None:
+    told = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+    first = [SCRIPTS["happy"].steps[0], Step(usage=told), Step(cut=True)]
+    scripted.scripts |= {"first": Script(steps=first), "rest": REST}
+    route = {"count_both_prompts": both}
+    deploy = {"rest": {"continue": "prefill"}}
+    names = ["first", "rest"]
+    async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
+        answer = await said(legato)
+        assert answer.done
+        prompt = 9 + 21 if both else 9
+        assert answer.chunks[-1]["usage"]["prompt_tokens"] == prompt
+        (row,) = await legato.rows()
+        assert row["prompt_tokens"] == prompt
+
+
 def _role(chunk: dict[str, Any]) -> bool:
     return "role" in chunk["choices"][0]["delta"]
 

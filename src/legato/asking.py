@@ -62,6 +62,7 @@ class Asking:
         self._row = row
         if route.max_continuations and len(route.deployments) > 1:
             self._stream.kept = Kept()
+            self._stream.both_prompts = route.count_both_prompts
         order = Order(client.body, request)
         if self._stream.kept is not None:
             self._order = order  # it may break in the very turn in which it begins

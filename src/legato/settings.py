@@ -102,6 +102,7 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     attempts: Count = 3
     retry_seconds: Seconds = 30.0
     max_continuations: Annotated[int, Meta(ge=0)] = 1
+    count_both_prompts: bool = False
 
 
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):

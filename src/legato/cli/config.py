@@ -95,6 +95,7 @@ slots = 8                         # answers that one model writes at a time
 # attempts = 3                    # requests for one call, before its first chunk
 # retry_seconds = 30.0            # and the time for them
 # max_continuations = 1           # a stream that breaks goes on elsewhere; 0: it fails
+# count_both_prompts = false      # usage then has the prompt of each upstream, not one of them
 """
 
 

@@ -91,6 +91,7 @@ class Stream:
         "_resumes",
         "_then",
         "before",
+        "both_prompts",
         "carried",
         "clock",
         "counts_early",
@@ -116,6 +117,7 @@ class Stream:
         self.usage: Usage | None = None
         self.prompt_tokens = 0  # where it is known before the upstream's usage says it
         self.before: Usage | None = None  # of an upstream that broke, where another went on
+        self.both_prompts = False  # each upstream's prompt counts, not the first one's alone
         self.kept: Kept | None = None  # where another may have to go on
         self.tally: Tally | None = None  # where tokens can be counted that the upstream does not
         self.lane: Lane | None = None  # what passes this stream by
@@ -163,7 +165,9 @@ class Stream:
         return Deltas(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
 
     def _since_before(self, usage_since: Usage) -> Usage:
-        return usage_since if self.before is None else usage.joined(self.before, usage_since)
+        if self.before is None:
+            return usage_since
+        return usage.joined(self.before, usage_since, both_prompts=self.both_prompts)
 
     def go_on(self) -> None:
         """Another upstream goes on with the answer: its usage comes on top of what there was."""

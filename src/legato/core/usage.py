@@ -94,11 +94,14 @@ def merged(usages: list[Usage | None]) -> Usage | None:
     return total
 
 
-def joined(before: Usage, after: Usage) -> Usage:
+def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
     """The usage of an answer that one upstream began and another went on with. The second one's
-    prompt holds the first one's, and what was delivered: it is not counted again."""
+    prompt holds the first one's, and what was delivered: it is not counted again, unless
+    `both_prompts` says that it is."""
     first, second = count(before), count(after)
     prompt = first.prompt or max(0, second.prompt - first.completion)
+    if both_prompts:
+        prompt = first.prompt + second.prompt
     completion = first.completion + second.completion
     return after | {
         "prompt_tokens": prompt,

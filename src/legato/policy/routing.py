@@ -27,6 +27,7 @@ class Route(Struct, frozen=True):
     attempts: int = 3
     retry_seconds: float = 30.0
     max_continuations: int = 1
+    count_both_prompts: bool = False
     contexts: dict[str, int] = {}
     owned_by: str = "legato"
     context_length: int | None = None

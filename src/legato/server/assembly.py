@@ -203,6 +203,7 @@ def routes(
             attempts=each.attempts,
             retry_seconds=each.retry_seconds,
             max_continuations=each.max_continuations,
+            count_both_prompts=each.count_both_prompts,
             contexts={name: length for name in each.deployments if (length := contexts.get(name))},
             created=now,
             price=_first_price(each.deployments, upstreams),
