@@ -64,7 +64,7 @@ async def test_what_a_deployment_can_do(tmp_path: Path) -> None:
 async def test_every_dialect_is_asked_in_its_own_words(tmp_path: Path, dialect: str) -> None:
     async with checked(tmp_path, {"model": "thinking", "dialect": dialect}) as (_, [found]):
         pass
-    assert (found.ok, found.reasoning, found.usage) == (True, True, True)
+    assert (found.ok, found.listed, found.reasoning, found.usage) == (True, True, True, True)
 
 
 #: model -> (reachable, auth, the sentence's beginning)

@@ -127,8 +127,7 @@ class _Connection(asyncio.Protocol):
         path = url.decode("latin-1")
         speaker = voices.of(path)
         if speaker is None:
-            models = [{"id": name, "object": "model"} for name in self._server.scripts]
-            self._plain(200, msgspec.json.encode({"object": "list", "data": models}))
+            self._plain(200, msgspec.json.encode(voices.listing(path, self._server.scripts)))
             return
         request = cast(dict[str, Any], msgspec.json.decode(body))
         model = speaker.model(path, request)

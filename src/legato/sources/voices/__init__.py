@@ -5,6 +5,7 @@ or the body as such (cuts, stalls, pieces, compression, raw bytes) is no voice's
 """
 
 import importlib
+from collections.abc import Iterable
 from typing import Any, Final, Protocol, cast
 
 import msgspec
@@ -56,6 +57,21 @@ def of(path: str) -> type[Voice] | None:
         if path.partition("?")[0].endswith(end):
             return cast("type[Voice]", importlib.import_module(f"{__name__}.{name}").Voice)
     return None
+
+
+def listing(path: str, names: Iterable[str]) -> dict[str, Any]:
+    """The models, in the words of whoever is asked for them at `path`."""
+    if path.startswith("/api/tags"):
+        return {"models": [{"name": name, "model": name} for name in names]}
+    if path.startswith("/v1beta/models"):
+        methods = ["generateContent", "countTokens"]
+        said = [{"name": f"models/{name}", "supportedGenerationMethods": methods} for name in names]
+        return {"models": said}
+    # OpenAI's, which holds what Anthropic's has.
+    said = [
+        {"id": name, "object": "model", "type": "model", "display_name": name} for name in names
+    ]
+    return {"object": "list", "data": said, "has_more": False}
 
 
 def body(voice: Voice, text: str) -> bytes:
