@@ -57,7 +57,8 @@ slots = 8                         # answers that one model writes at a time
 # A deployment is a model at an upstream. One that no route names is called by its own name.
 # [[deployments]]
 # name = "primary"
-# dialect = "openai"
+# provider = "deepseek"           # says dialect, base_url and prices; docs/providers.md has them
+# dialect = "openai"              # "anthropic", "gemini", "ollama"
 # base_url = "http://127.0.0.1:9000/v1"
 # api_key = "${UPSTREAM_KEY}"
 # model = "upstream-model-id"
