@@ -201,7 +201,9 @@ async def test_a_token_can_be_forbidden(engine: Running) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_three_choices(engine: Running, stream: bool) -> None:
-    answer = await say(engine, n=3, max_tokens=6, temperature=1.5, **counted(stream))
+    answer = await say(
+        engine, n=3, max_tokens=6, temperature=1.5, logit_bias={"2": -100}, **counted(stream)
+    )
     assert answer.status == 200
     if stream:
         assert answer.done

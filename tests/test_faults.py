@@ -181,8 +181,11 @@ async def test_a_fault(matrix: Matrix, cell: Cell) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_connection_that_waited_for_a_slow_client_is_good_again(matrix: Matrix) -> None:
+async def test_a_connection_that_waited_for_a_slow_client_is_good_again(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The backlog is full in the same read in which the answer ends."""
+    monkeypatch.setattr("legato.sources.http.SLOW_SHARE", 1 << 20)
     happy = SCRIPTS["happy"].steps
     fat = [Step(say=FAT), Step(wait=LATE), Step(say=FAT), *happy]
     matrix.scripted.scripts |= {"fault": Script(steps=fat)}
