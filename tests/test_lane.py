@@ -45,22 +45,22 @@ STREAMS: dict[str, list[bytes]] = {
     "sizes of two, three and four digits": text(
         *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))
     ),
-    "escapes between": [*words(8), *text('"', "\\", "\n", "\t"), *words(8)],
+    "escapes between": [*words(12), *text('"', "\\", "\n", "\t"), *words(12)],
     "other scripts": text(*("naïve", "東京", "👩‍🚀", " ", "\u2028", "é" * 90) * 3),
     "thoughts, then words": [
-        *(event({"reasoning_content": f"hm{each}"}) for each in range(12)),
-        *words(12),
+        *(event({"reasoning_content": f"hm{each}"}) for each in range(16)),
+        *words(16),
     ],
-    "another fingerprint": [*words(8), event({"content": "x"}, system_fingerprint="fp"), *words(8)],
-    "another choice's": [*words(8), second({"content": "x"}), *words(8), second({}, "stop")],
+    "another fingerprint": [*words(12), event({"content": "x"}, system_fingerprint="fp"), *words(12)],
+    "another choice's": [*words(12), second({"content": "x"}), *words(12), second({}, "stop")],
     "a call between": [
-        *words(8),
+        *words(16),
         event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f"}}]}),
-        *words(8),
+        *words(16),
     ],
-    "comments between": [*words(8), b": ping\n\n", *words(8), b":\n\n", *words(3)],
+    "comments between": [*words(12), b": ping\n\n", *words(12), b":\n\n", *words(3)],
     "two events a chunk": [first + second for first, second in itertools.pairwise(words(20))],
-    "no text in it": [*words(8), *text("", "", ""), *words(8)],
+    "no text in it": [*words(12), *text("", "", ""), *words(12)],
 }
 END = [event({}, "stop"), b"data: [DONE]\n\n"]
 
@@ -206,7 +206,7 @@ def test_a_client_reads_the_same(
 
 
 def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> None:
-    through = played(chunks(words(12)))
+    through = played(chunks(words(16)))
     assert taken
     through.connection.data_received(chunks([words(1)[0].replace(b"word0", b"wor\xc3")])[0])
     assert through.failures
@@ -214,19 +214,19 @@ def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> N
 
 def test_what_only_looks_like_a_chunk_is_text_of_a_longer_one(taken: list[bytes]) -> None:
     """The framing of a chunk inside another chunk's body is no framing."""
-    plain = chunks(words(12))
-    inner = plain[8]
+    plain = chunks(words(16))
+    inner = plain[12]
     long = b"%x\r\n: %b\n\n\r\n" % (len(inner) + 4, inner)
     through = Through()
-    for read in (*plain[:8], long[:6], inner, long[6 + len(inner) :], *plain[9:]):
+    for read in (*plain[:12], long[:6], inner, long[6 + len(inner) :], *plain[13:]):
         through.connection.data_received(read)
-    assert through.frames.count(b"word8") <= 1
-    assert through.writer.frames <= 13
+    assert through.frames.count(b"word12") <= 1
+    assert through.writer.frames <= 17
 
 
 @pytest.mark.parametrize("what", ["a pause", "a client that leaves", "another upstream"])
 def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
-    through = played(chunks(words(12)))
+    through = played(chunks(words(16)))
     assert taken
     frames = len(through.client.written)
     if what == "a pause":
@@ -240,8 +240,8 @@ def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
     through.connection.data_received(chunks(words(1))[0])
     assert not taken
     assert (len(through.client.written) > frames) == (what == "another upstream")
-    assert through.stream.meter.pieces == 13
-    assert through.writer.frames == 13 + (what == "another upstream")
+    assert through.stream.meter.pieces == 17
+    assert through.writer.frames == 17 + (what == "another upstream")
     assert through.writer.size == len(through.frames)
 
 

@@ -22,8 +22,8 @@ _PROBE: Final = b"~legato: text~"
 #: The text of no chunk.
 _NOTHING: Final[list[Choice]] = []
 
-#: Events of plain text before it is worth while to learn of one: a short answer does not pay.
-_FIRST: Final = 4
+#: Events before it is worth while to learn of one: a short answer does not pay.
+_FIRST: Final = 8
 
 #: Events that may be learnt of for each so many that were then read by what had been learnt.
 _TRIES: Final = 4
@@ -75,11 +75,11 @@ class Template:
 
     def learn(self, block: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
         """Learns from an event and its chunk. `read` gives the chunk of a block."""
-        text = _only_text(chunk)
-        if text is None:
-            return
         self._seen += 1
-        if self._seen < _FIRST or self._learnt >= _TRIES + self._hits // _TRIES:
+        if self._seen < _FIRST:
+            return
+        text = _only_text(chunk)
+        if text is None or self._learnt >= _TRIES + self._hits // _TRIES:
             return
         self._learnt += 1
         quoted = b'"%b"' % text.encode()
