@@ -7,6 +7,7 @@ client got is held against the same answer without a break.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import structlog
 
 from legato.configuration import load
 from legato.server.app import App
@@ -46,7 +48,11 @@ async def _serving() -> AsyncIterator[tuple[App, httpx.AsyncClient]]:
         "server.port": 0,
         "engine.models": [{"name": MODEL}, {"name": "second", "path": str(file)}],
         "engine.slots": 1,
-        "routes": [{"model": "both", "deployments": [MODEL, "second"]}],
+        "routes": [
+            {"model": "both", "deployments": [MODEL, "second"]},
+            {"model": "one", "deployments": [MODEL]},
+            {"model": "other", "deployments": ["second"]},
+        ],
     }
     engine.PROVEN = 0.0  # type: ignore[misc] # each death is a first one: no growing backoff
     app = App(load(empty, flags, {}), {MODEL: file, "second": file})
@@ -82,6 +88,7 @@ async def _answer(
     }
     text, chunks = "", 0
     async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        answer.raise_for_status()
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -102,8 +109,8 @@ async def _measure() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     async with _serving() as (app, client):
         for prompt in PROMPTS:
-            whole = await _answer(app, client, MODEL, prompt)
-            again = await _answer(app, client, "second", prompt)
+            whole = await _answer(app, client, "one", prompt)
+            again = await _answer(app, client, "other", prompt)
             for place in PLACES:
                 await app.engines[0].ready()
                 joined = await _answer(app, client, "both", prompt, place)
@@ -133,6 +140,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench seams", description=__doc__)
     parser.add_argument("--json", type=Path, help="write each trial to this file")
     wish = parser.parse_args()
+    # Engines that are killed on purpose are no news.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     found = asyncio.run(_measure())
     if wish.json is not None:
         wish.json.write_text(json.dumps(found, indent=1))

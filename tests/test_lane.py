@@ -51,7 +51,11 @@ STREAMS: dict[str, list[bytes]] = {
         *(event({"reasoning_content": f"hm{each}"}) for each in range(16)),
         *words(16),
     ],
-    "another fingerprint": [*words(12), event({"content": "x"}, system_fingerprint="fp"), *words(12)],
+    "another fingerprint": [
+        *words(12),
+        event({"content": "x"}, system_fingerprint="fp"),
+        *words(12),
+    ],
     "another choice's": [*words(12), second({"content": "x"}), *words(12), second({}, "stop")],
     "a call between": [
         *words(16),
@@ -96,10 +100,9 @@ class Through:
             identity="chatcmpl-x",
             created=1,
             model="m",
-            wants_usage=False,
             send=self.send,
             close=self.send,
-            **{"direct": lambda: self.client.write, **options},
+            **{"wants_usage": False, "direct": lambda: self.client.write, **options},
         )
         self.failures: list[Exception] = []
         read = Answer(self.connection, self.stream, self.failures.append, openai, ())
@@ -190,17 +193,22 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("options", [{}, {"pads": True}, {"wants_usage": True}], ids=repr)
 def test_a_client_reads_the_same(
-    name: str, way: str, taken: list[bytes], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    way: str,
+    options: dict[str, Any],
+    taken: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("legato.sources.http.SHARE", 1 << 20)  # no read is shared out
     reads = WAYS[way]([*STREAMS[name], *END])
-    short = played(reads).told
+    short = played(reads, **options).told
     if way == "a chunk a read" and name != "two events a chunk":
         assert taken, "the short way was never gone"
     with monkeypatch.context() as patched:
         patched.setattr(answer, "between", lambda *_: None)
-        usual = played(reads).told
+        usual = played(reads, **options).told
     assert short == usual
     assert short[1] is State.COMPLETE
 
@@ -245,9 +253,7 @@ def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
     assert through.writer.size == len(through.frames)
 
 
-@pytest.mark.parametrize(
-    "options", [{"pads": True}, {"running_usage": dict}, {"direct": lambda: None}]
-)
+@pytest.mark.parametrize("options", [{"running_usage": dict}, {"direct": lambda: None}])
 def test_a_client_for_whom_there_is_no_short_way(
     options: dict[str, Any], taken: list[bytes]
 ) -> None:

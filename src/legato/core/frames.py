@@ -15,6 +15,10 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 
+#: What comes before the text, what comes after it, and behind the padding, where there is any.
+Around = tuple[bytes, bytes, bytes | None]
+
+
 class FrameWriter:
     """A subscriber that writes frames.
 
@@ -92,13 +96,13 @@ class FrameWriter:
             extras += padding.member(len(self._head) + len(raw) + len(extras) + len(tail))
         self._parts += (self._head, raw, extras, tail)
 
-    def around(self, raw: tuple[bytes, bytes], extras: bytes) -> tuple[bytes, bytes] | None:
-        """All of a frame that comes before and after the text of its one choice; None where that is
-        another in every frame."""
-        if self._running_usage is not None or self._pads:
+    def around(self, raw: tuple[bytes, bytes], extras: bytes) -> Around | None:
+        """What comes before and after the text of a frame's one choice; None where that is another
+        in every frame."""
+        if self._running_usage is not None:
             return None
-        before, after = raw
-        return self._head + before, after + extras + self._tail
+        before, after = self._head + raw[0], raw[1] + extras
+        return (before, after, self._tail) if self._pads else (before, after + self._tail, None)
 
     @property
     def is_paused(self) -> bool:

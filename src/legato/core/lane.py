@@ -11,7 +11,8 @@ has left the processor's caches since the stream's last one. So all that a chunk
 from collections.abc import Callable
 from typing import Final
 
-from legato.core.frames import FrameWriter
+from legato.core.frames import Around, FrameWriter
+from legato.core.padding import member
 from legato.core.stream import Stream
 from legato.core.template import Template
 
@@ -32,6 +33,7 @@ class Lane:
         "_began",
         "_clock",
         "_content",
+        "_end",
         "_head",
         "_more",
         "_size",
@@ -47,12 +49,12 @@ class Lane:
         stream: Stream,
         writer: FrameWriter,
         template: Template,
-        around: tuple[bytes, bytes],
+        around: Around,
         write: Callable[[bytes], None],
     ) -> None:
         self._head = template.head
         self._tail = template.tail + b"\n\n\r\n"
-        self._before, self._after = around
+        self._before, self._after, self._end = around
         self._clock = stream.clock
         self._content = stream.meter.content
         self._write = write
@@ -91,6 +93,10 @@ class Lane:
             self._more(text)
         before, after = self._before, self._after
         size = len(before) + len(middle) + len(after)
+        if self._end is not None:
+            padding = member(size + len(self._end))
+            after = b"%b%b%b" % (after, padding, self._end)
+            size += len(padding) + len(self._end)
         self._size += size
         self._write(b"%x\r\n%b%b%b\r\n" % (size, before, middle, after))
         return True
