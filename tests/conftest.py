@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from legato.server.app import App
 from legato.settings import Settings
 from legato.sources.scripted import Scripted
 from legato.sources.scripts import SCRIPTS
+from legato.store.database import Database
 from legato.store.ledger import summary
 
 DEADLINE = 10.0
@@ -45,6 +47,22 @@ def pytest_collection_finish(session: Any) -> None:
     """All that was imported stays: a collection behind each test need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A database with nothing in it but its tables: making them anew for each server takes time."""
+    global _empty
+    folder = tmp_path_factory.mktemp("migrated")
+
+    async def make() -> None:
+        await (await Database.open(folder)).close()
+
+    asyncio.run(make())
+    _empty = folder / "legato.db"
+
+
+_empty: Path | None = None
 
 
 async def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
@@ -124,7 +142,12 @@ def settings_for(tmp_path: Path, upstream: str | None, models: Any = (), **more:
         ]
     empty = tmp_path / "empty.toml"
     empty.write_text("")
-    return load(empty, flags, {})
+    settings = load(empty, flags, {})
+    database = Path(settings.data) / "legato.db"
+    if _empty is not None and not database.exists():
+        database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy(_empty, database)
+    return settings
 
 
 @pytest.fixture
