@@ -16,7 +16,8 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage
 from legato.core.collect import Collector
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.sse import Decoder
-from legato.core.stream import _LEGAL, State, Stream, Subscriber
+from legato.core.stream import _LEGAL, State, Stream
+from legato.core.subscriber import Subscriber
 from legato.dialects.openai import END, Reader
 from tests.test_frames import Body, Json, Sink, check_body, raw
 from tests.test_sse import cut

@@ -10,7 +10,7 @@ No socket, no clock of its own, no await: a chunk travels from `push` to the sub
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -23,6 +23,7 @@ from legato.core.kept import Kept
 from legato.core.lines import one_line
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
+from legato.core.subscriber import Lane, Subscriber
 from legato.core.usage import Deltas, Seen
 
 
@@ -47,26 +48,6 @@ _LEGAL: Final[dict[State, set[State]]] = {
 }
 
 _FINAL: Final = (State.COMPLETE, State.FAILED, State.CANCELLED)
-
-
-class Subscriber(Protocol):
-    """Drains a stream. `push` may collect; `flush` says that nothing more comes in this turn."""
-
-    @property
-    def is_paused(self) -> bool:
-        """It collects, and somebody else is slow to take it."""
-        ...
-
-    def push(self, chunk: Chunk) -> None: ...
-    def flush(self) -> None: ...
-    def complete(self, usage: Usage) -> None: ...
-    def fail(self, error: ApiError) -> None: ...
-
-
-class Lane(Protocol):
-    """Passes text on by itself, as long as nothing else comes."""
-
-    def shut(self) -> None: ...
 
 
 def _nothing() -> None:

@@ -22,7 +22,8 @@ from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Router
 from legato.server import assembly
-from legato.server.protocol import LegatoProtocol, Limits
+from legato.server.limits import Limits
+from legato.server.protocol import LegatoProtocol
 from legato.server.rest import application
 from legato.services import Services
 from legato.settings import Settings

@@ -10,7 +10,6 @@ import asyncio
 from typing import Any, Final
 
 import httptools
-from msgspec import Struct
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -19,6 +18,7 @@ from legato.call import new_request_id
 from legato.core.errors import ApiError
 from legato.core.wheel import Alarm
 from legato.server.exchange import STATUS_LINES, ChatExchange
+from legato.server.limits import Limits
 from legato.services import Services
 
 PATH: Final = b"/v1/chat/completions"
@@ -32,18 +32,6 @@ DISCARD_BYTES: Final = 64 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Limits(Struct, frozen=True):
-    """What a peer may do. Sizes in bytes, times in seconds."""
-
-    body: int = 32 * 1024 * 1024
-    header: int = 64 * 1024
-    connections: int = 20_000
-    request_seconds: float = 30.0
-    idle_seconds: float = 75.0
-    cors_origins: frozenset[bytes] = frozenset()
-    trusted_proxies: frozenset[str] = frozenset()
 
 
 def _without_upgrade(data: bytes) -> bytes:
