@@ -16,11 +16,14 @@ from legato.sources.scripted import Scripted
 from legato.sources.steps import Script
 from legato.store.ledger import summary
 from tests.conftest import DEADLINE, Running, serving, settings_for, until
-from tests.faults import FAULTS, HELD, LATE, Fault, Moment
+from tests.faults import FAT, FAULTS, HELD, LATE, Fault, Moment
 from tests.strangers import Stranger, nobody
 
 #: Seconds after which a 200 is committed, and between comments, where a fault comes late.
 GATE: Final = 0.01
+
+#: Bytes that may wait for a slow client.
+BACKLOG: Final = 65_536
 
 Client = Literal["stays", "leaves", "slow"]
 
@@ -46,6 +49,17 @@ class Cell(Struct, frozen=True):
     def holds_back(self) -> bool:
         """There is more of it than a backlog may hold: the upstream waits too."""
         return self.fills and self.streamed and self.moment == "after" and not self.script.gzip
+
+    @property
+    def may_hold_back(self) -> bool:
+        """One chunk is more than a backlog may hold: the upstream waits if the client's line was
+        full before it came, and not if it filled the line itself."""
+        script = self.script
+        return (
+            self.fills
+            and script is not None
+            and any(len(step.say or "") > BACKLOG for step in script.steps if step.say != FAT)
+        )
 
     @property
     def is_told_by_comments(self) -> bool:
@@ -178,7 +192,7 @@ async def staged(data: Path) -> AsyncIterator[Matrix]:
             ],
             "routes": [{"model": name, "deployments": [name], "attempts": 1} for name in addresses],
             "streams.heartbeat_seconds": GATE,
-            "streams.backlog_bytes": 65_536,
+            "streams.backlog_bytes": BACKLOG,
         }
         settings = settings_for(data, None, **flags)
         async with serving(settings) as legato:

@@ -55,7 +55,9 @@ async def read_slowly(matrix: Matrix, cell: Cell, asking: bytes) -> Answer:
         if cell.holds_back:
             await until(lambda: matrix.holds_back, "the upstream waits")
         else:
-            await until(lambda: not state.tasks, "the call is settled, read or not")
+            settled = "the call is settled, read or not"
+            holds_back = cell.may_hold_back
+            await until(lambda: not state.tasks or (holds_back and matrix.holds_back), settled)
         return await wire.answer()
 
 
