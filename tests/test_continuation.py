@@ -27,6 +27,7 @@ class Second:
     def __init__(self, running: Running) -> None:
         self.given: Delivered | None = None
         self.said = ""
+        self._running = running
         upstream = running.app.upstreams["second"]
         before = upstream._passes
 
@@ -40,6 +41,16 @@ class Second:
         for member in chunk.members():
             self.said += (member.get("delta") or {}).get("content") or ""
         return chunk
+
+    async def goes_on(self, body: dict[str, Any], chunks: int) -> Answer:
+        """The answer to a call whose first engine dies once the client has so many chunks. Where
+        that had said it all by then, on a machine that is busy, it is another call."""
+        self.given = None
+        for _ in range(10):
+            answer = await killed_after(self._running, body, chunks)
+            if self.given is not None:
+                return answer
+        pytest.fail("the first engine was never killed before its answer was over")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,6 @@ PROMPTS = [
 
 
 async def killed_after(pair: Running, body: dict[str, Any], chunks: int) -> Answer:
-    """The answer to a call whose first engine dies once the client has so many chunks."""
     first = pair.app.engines[0]
     await first.ready()
     async with await Wire.open(pair.port) as wire:
@@ -113,7 +123,7 @@ async def test_the_second_goes_on_where_the_first_is_killed(pair: Running) -> No
             logit_bias={"2": -100},
         )
         body["messages"] = [{"role": "user", "content": prompt}]
-        answer = await killed_after(pair, body, chunks)
+        answer = await second.goes_on(body, chunks)
         assert answer.done, answer.error
         assert second.given is not None
         assert second.given.content
@@ -130,7 +140,7 @@ async def test_the_second_goes_on_where_the_first_is_killed(pair: Running) -> No
         assert len({each["id"] for each in answer.chunks}) == 1
         usages = [each["usage"] for each in answer.chunks if each["usage"]]
         assert [each["completion_tokens"] for each in usages] == [16]
-    rows = await pair.rows()
+    rows = [row for row in await pair.rows() if row["continuations"]]
     assert [row["continuations"] for row in rows] == [1] * 20
     assert {row["deployments"] for row in rows} == {f"{MODEL},second"}
     assert {row["outcome"] for row in rows} == {"complete"}
