@@ -124,7 +124,7 @@ class Matrix:
     @property
     def is_full(self) -> bool:
         """A client's line takes no more."""
-        return any(each.flow.write_paused for each in self.legato.server.server_state.connections)
+        return any(each.write_paused for each in self.legato.server.server_state.connections)
 
     @property
     def holds_back(self) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,30 +19,42 @@ from tests.wire import Wire, ask, chat, request
 OF_A_CALL = (Call, Stream, FrameWriter, ChatExchange, Answer, LegatoProtocol)
 
 
-def left() -> list[str]:
-    return [type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_A_CALL)]
+class Leftovers:
+    """What of calls has come into being and is still there."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] = []
+        self._before = self._all()
+
+    def __bool__(self) -> bool:
+        before = {id(each) for each in self._before}  # held, so that no other has its id
+        return any(id(each) not in before for each in self._all())
+
+    def _all(self) -> list[Any]:
+        return [each for each in gc.get_objects() if isinstance(each, OF_A_CALL)]
 
 
 @pytest.fixture
-def uncollected() -> Iterator[None]:
+def left() -> Iterator[Leftovers]:
+    """With nobody who collects garbage."""
     gc.collect()
     gc.disable()
-    yield
+    yield Leftovers()
     gc.enable()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", ["happy", "tools", "cut", "error-in-band", "500", "400"])
 async def test_nothing_is_left_of_a_call(
-    legato: Running, name: str, stream: bool, uncollected: None
+    legato: Running, name: str, stream: bool, left: Leftovers
 ) -> None:
     for _ in range(3):
         await ask(legato.port, legato.key, chat(name, stream=stream))
-    await until(lambda: not left(), "all is free")
+    await until(lambda: not left, "all is free")
 
 
 async def test_nothing_is_left_of_a_call_whose_client_leaves(
-    legato: Running, uncollected: None
+    legato: Running, left: Leftovers
 ) -> None:
     for frames in (0, 1, 3):
         async with await Wire.open(legato.port) as wire:
@@ -49,10 +62,10 @@ async def test_nothing_is_left_of_a_call_whose_client_leaves(
             await wire.head()
             for _ in range(frames):
                 await wire.chunk()
-    await until(lambda: not left(), "all is free")
+    await until(lambda: not left, "all is free")
 
 
-async def test_nothing_is_left_of_calls_at_once(legato: Running, uncollected: None) -> None:
+async def test_nothing_is_left_of_calls_at_once(legato: Running, left: Leftovers) -> None:
     calls = (ask(legato.port, legato.key, chat("happy", stream=True)) for _ in range(50))
     await asyncio.gather(*calls)
-    await until(lambda: not left(), "all is free")
+    await until(lambda: not left, "all is free")

@@ -57,6 +57,11 @@ class Wheel:
         if self._order[0] == slot and self.on_earlier is not None:
             self.on_earlier(slot * RESOLUTION)
 
+    def clear(self) -> None:
+        """Nothing is watched any more."""
+        self._slots.clear()
+        self._order.clear()
+
     def advance(self, now: float) -> None:
         """Asks every watcher whose deadline is not after `now`."""
         while self._order and self._order[0] * RESOLUTION <= now:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import signal
 import ssl
@@ -23,7 +22,7 @@ from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Router
 from legato.server import assembly
 from legato.server.limits import Limits
-from legato.server.protocol import LegatoProtocol
+from legato.server.protocol import protocols
 from legato.server.rest import application
 from legato.services import Services
 from legato.settings import Settings
@@ -53,6 +52,11 @@ class Alarm:
         if self._handle is not None:
             self._handle.cancel()
         self._handle = self._loop.call_later(max(0.0, deadline - CLOCK()), self._ring)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def _ring(self) -> None:
         self._handle = None
@@ -123,6 +127,8 @@ class App:
         await self.ledger.stop()
         self._alone.release()
         await self._database.close()
+        self._alarm.stop()
+        self.wheel.clear()
 
     def ready(self) -> dict[str, Any]:
         waiting = [engine.model.name for engine in self.engines if not engine.is_up]
@@ -147,7 +153,7 @@ class App:
             clock=self.clock,
             cors_origins=wanted.cors_origins,
         )
-        protocol: Any = functools.partial(LegatoProtocol, services=self.services, limits=limits)
+        protocol: Any = protocols(self.services, limits)
         return Server(
             uvicorn.Config(
                 asgi,

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from legato.call import Call, new_request_id
+from legato.server.limits import Limits
 from legato.services import Services
 
 STATUS_LINES: Final = {
@@ -23,9 +24,10 @@ class Connection(Protocol):
 
     services: Services
     transport: asyncio.Transport
-    cors_origins: frozenset[bytes]
-    scheme: Any
+    limits: Limits
 
+    @property
+    def is_secure(self) -> bool: ...
     @property
     def is_behind_proxy(self) -> bool: ...
 
@@ -189,7 +191,7 @@ class ChatExchange:
 
     @property
     def is_secure(self) -> bool:
-        return self._connection.scheme == "https" or (
+        return self._connection.is_secure or (
             self._forwarded == b"https" and self._connection.is_behind_proxy
         )
 
@@ -197,7 +199,7 @@ class ChatExchange:
         """Headers of every answer: date, id, CORS, and whether the connection stays."""
         lines = [b"%b: %b\r\n" % header for header in self._connection.usual_headers]
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
-        origins = self._connection.cors_origins
+        origins = self._connection.limits.cors_origins
         if self._origin is not None and (self._origin in origins or b"*" in origins):
             lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
             lines.append(

@@ -1,24 +1,29 @@
-"""uvicorn's HTTP protocol, with the hot endpoint inside.
+"""The HTTP protocol of the server, with the hot endpoint inside.
 
 `POST /v1/chat/completions` is answered here, without ASGI: its frames go from an upstream's
 callback straight to the transport. All else goes on to uvicorn's own cycle and the ASGI
 application. Pipelined requests are answered in order; headers, body, the time to send a request,
 idle time and the number of connections are limited for both.
+
+uvicorn's own protocol is not what this is made from: it keeps five kilobytes for a connection, most
+of them for what a stream never asks for.
 """
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from legato.call import new_request_id
 from legato.core.errors import ApiError
 from legato.core.wheel import Alarm
+from legato.server import cold
 from legato.server.exchange import STATUS_LINES, ChatExchange
 from legato.server.limits import Limits
+from legato.server.turns import House, Turns
 from legato.services import Services
 
 PATH: Final = b"/v1/chat/completions"
@@ -30,8 +35,6 @@ PIPELINE_BYTES: Final = 256 * 1024
 #: answer (a close with unread data resets the connection). At most so many bytes and seconds of it.
 DISCARD_BYTES: Final = 64 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
-
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def _without_upgrade(data: bytes) -> bytes:
@@ -48,62 +51,83 @@ def _without_upgrade(data: bytes) -> bytes:
     return data
 
 
-class LegatoProtocol(HttpToolsProtocol):
-    """One connection of a client."""
+def protocols(services: Services, limits: Limits) -> Callable[..., "LegatoProtocol"]:
+    """Makes the protocol of each connection, as uvicorn asks for it."""
+    house: House | None = None
 
-    def __init__(
-        self,
+    def make(
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        services: Services,
-        limits: Limits,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.parser: Any  # uvicorn sets it to None once the connection is lost
-        self.services = services
-        self.limits = limits
-        self.cors_origins = limits.cors_origins
-        self._current: Any = None  # the cycle whose answer is being made
+    ) -> LegatoProtocol:
+        nonlocal house
+        if house is None:
+            house = House(services, limits, server_state, config.loaded_app)
+        return LegatoProtocol(house)
+
+    return make
+
+
+class LegatoProtocol(Turns):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_alarm",
+        "_begun",
+        "_body_size",
+        "_discarded",
+        "_head_raw",
+        "_head_size",
+        "_headers",
+        "_in_head",
+        "_parser",
+        "_slow",
+        "_url",
+    )
+
+    def __init__(self, house: House) -> None:
+        super().__init__(house)
+        self._parser: Any = httptools.HttpRequestParser(self)  # None once the connection is lost
+        # What comes behind a `connection: close` is another request, not an error.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] | None = None  # while they are read
         self._head_size = 0  # names and values of the headers so far
         self._head_raw = 0  # bytes read of a head that is not complete
         self._in_head = False
         self._body_size = 0
         self._begun: float | None = None  # when the request being read began; None between requests
-        self._idle_since: float | None = None
         self._alarm = Alarm(self._check_idle)
         self._slow = False  # a watcher for a request that takes its time is set
-        self._over = False  # no more requests are taken from this connection
         self._discarded = 0
-        self._piped = 0  # bytes of requests that wait behind the answer in hand
 
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport = cast(asyncio.Transport, transport)
+        connections = self._house.state.connections
+        connections.add(self)  # type: ignore[arg-type]
         now = self.services.clock()
         self._idle_since = now
         self.services.wheel.watch(now + self.limits.request_seconds, self._alarm)
-        if len(self.connections) > self.limits.connections:
+        if len(connections) > self.limits.connections:
             self._refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.discard(self)
-        waiting = [cycle for cycle, _ in self.pipeline]
-        self.pipeline.clear()
-        for cycle in (self._current, self.cycle, *waiting):
+        self._house.state.connections.discard(self)  # type: ignore[arg-type]
+        waiting, self._pipeline = self._pipeline or (), None
+        for cycle in (self._current, self._cycle, *waiting):
             if isinstance(cycle, ChatExchange):
                 if not cycle.disconnected:
                     cycle.gone()
             elif cycle is not None and not cycle.disconnected:
                 cycle.disconnected = not cycle.response_complete
                 cycle.message_event.set()
-        self.flow.resume_writing()
-        self._current = self.cycle = None  # type: ignore[assignment]
+        self.resume_writing()
+        self._current = self._cycle = None
         self._idle_since = self._begun = None
-        self.parser = self._alarm.check = None  # type: ignore[assignment]
+        self._parser = self._alarm.check = None
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -115,65 +139,56 @@ class LegatoProtocol(HttpToolsProtocol):
         if self._begun is None:
             data = _without_upgrade(data)
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # CONNECT, or an upgrade spelt oddly: answered as a request that it is not
         except httptools.HttpParserError:
             self._refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
             return
-        if self.pipeline:
+        if self._pipeline:
             self._piped += len(data)
             if self._piped > PIPELINE_BYTES:
-                self.flow.pause_reading()
+                self.pause_reading()
         if self._begun is not None and not self._over:
             self._still_reading(len(data))
 
     def eof_received(self) -> None:
         return None  # the transport closes itself: a peer that sends no more is gone
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if isinstance(self._current, ChatExchange):
-            self._current.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if isinstance(self._current, ChatExchange):
-            self._current.resume()
-
     # llhttp
 
     def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
+        self._url = b""
+        self._headers = []
         self._head_size = self._head_raw = self._body_size = 0
         self._in_head = True
         self._begun = self.services.clock()
 
     def on_url(self, url: bytes) -> None:
-        self.url += url
+        self._url += url
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + 4)
-        if not self._over:
-            self.headers.append((name.lower(), value))
+        if self._headers is not None:  # trailers are nobody's
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._over:
             return
         self._in_head = False
-        if self.parser.get_http_version() == "1.1" and not any(
-            name == b"host" for name, _ in self.headers
+        headers, self._headers = self._headers or [], None
+        if self._parser.get_http_version() == "1.1" and not any(
+            name == b"host" for name, _ in headers
         ):
             self._refuse(ApiError(400, "invalid_http", "The request has no Host header."))
-        elif self.parser.get_method() == b"POST" and self._path() == PATH:
-            self._hot()
+        elif self._parser.get_method() == b"POST" and self._path() == PATH:
+            self._hot(headers)
         else:
-            self._cold()
+            self._cold(headers)
 
     def on_body(self, body: bytes) -> None:
-        cycle = self.cycle
+        cycle = self._cycle
         if self._over or cycle is None or cycle.response_complete:
             return
         self._body_size += len(body)
@@ -182,118 +197,51 @@ class LegatoProtocol(HttpToolsProtocol):
         elif isinstance(cycle, ChatExchange):
             cycle.append(body)
         else:
-            super().on_body(body)
+            cold.append(cycle, self, body)
 
     def on_message_complete(self) -> None:
         self._begun = None
-        cycle = self.cycle
+        cycle = self._cycle
         if self._over or cycle is None:
             return
         if isinstance(cycle, ChatExchange):
             cycle.more_body = False
             if cycle is self._current and not cycle.started:
                 cycle.begin()
-        else:
-            super().on_message_complete()
+        elif not cycle.response_complete:
+            cold.end(cycle)
 
-    # Cycles, in order
-
-    @property
-    def usual_headers(self) -> list[tuple[bytes, bytes]]:
-        return self.server_state.default_headers
-
-    @property
-    def is_behind_proxy(self) -> bool:
-        """Whether the peer is a proxy whose word counts."""
-        return self.client is not None and self.client[0] in self.limits.trusted_proxies
-
-    def spawn(self, coroutine: Any) -> None:
-        task = self.loop.create_task(coroutine)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    def answered(self, cycle: Any) -> None:
-        """An answer is complete: the next request's turn, or idle, or the end."""
-        self.server_state.total_requests += 1
-        self._current = None
-        if self.transport.is_closing():
-            return
-        if not cycle.keep_alive or self._over:
-            self.transport.close()
-            return
-        self._piped = 0
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._take_turn(*self.pipeline.pop())
-        else:
-            self._idle_since = self.services.clock()
-
-    def on_response_complete(self) -> None:
-        """uvicorn's own cycle is done."""
-        if self._current is not None:
-            self.answered(self._current)
-
-    def shutdown(self) -> None:
-        """No new requests; the one that is being answered is finished."""
-        if self._current is None:
-            self.transport.close()
-        else:
-            self._current.keep_alive = False
-
-    def _hot(self) -> None:
-        parser = self.parser
+    def _hot(self, headers: list[tuple[bytes, bytes]]) -> None:
+        parser = self._parser
         old = parser.get_http_version() == "1.0"
         cycle = ChatExchange(
             self, keep_alive=not old and parser.should_keep_alive(), chunked=not old
         )
-        cycle.read_headers(self.headers)
-        self.headers = []
+        cycle.read_headers(headers)
         if cycle.length > self.limits.body:
             self._refuse(self._too_large())
             return
-        self.cycle = cycle  # type: ignore[assignment]
-        if self._current is None:
-            self._take_turn(cycle, None)
-        else:
-            self.pipeline.appendleft((cycle, None))  # type: ignore[arg-type]
+        self._queue(cycle)
 
     def _path(self) -> bytes:
-        url = self.url
+        url = self._url
         if not url.startswith(b"/"):  # absolute form (RFC 9112, section 3.2.2)
             url = httptools.parse_url(url).path or b"/"
         return url.partition(b"?")[0]
 
-    def _cold(self) -> None:
-        self.scope = {  # type: ignore[typeddict-item]
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "headers": self.headers,
-            "state": self.app_state.copy(),
-        }
-        self.expect_100_continue = (b"expect", b"100-continue") in self.headers
-        busy = self._current is not None
-        super().on_headers_complete()
-        if busy:
-            self.flow.resume_reading()  # a client that goes must be noticed behind a long answer
-
-    def _take_turn(self, cycle: Any, app: Any) -> None:
-        self._current = cycle
-        if isinstance(cycle, ChatExchange):
-            if cycle.expects_continue and cycle.more_body:
-                self.transport.write(_CONTINUE)
-            if not cycle.more_body:
-                cycle.begin()
-        else:
-            super()._start_asgi_task(cycle, app)
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._current = cycle
-        super()._start_asgi_task(cycle, app)
+    def _cold(self, headers: list[tuple[bytes, bytes]]) -> None:
+        usual = self.usual_headers
+        self._queue(
+            cold.cycle(
+                self,
+                self.transport,
+                self._parser,
+                self._url,
+                headers,
+                usual,
+                self.on_response_complete,
+            )
+        )
 
     # Limits
 
@@ -353,7 +301,7 @@ class LegatoProtocol(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answers a request that is no request, and takes no more from this connection."""
         self._over = True
-        if self._current is not None and self._current is not self.cycle:
+        if self._current is not None and self._current is not self._cycle:
             self._current.keep_alive = False  # its answer goes on; then the connection ends
             return
         current = self._current

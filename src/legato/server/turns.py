@@ -1,0 +1,156 @@
+"""The requests of one connection, answered in the order in which they came."""
+
+import asyncio
+from typing import Any, Final
+
+from msgspec import Struct
+from uvicorn.protocols.utils import get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from legato.server.exchange import ChatExchange
+from legato.server.limits import Limits
+from legato.services import Services
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class House(Struct):
+    """What all connections of one server share."""
+
+    services: Services
+    limits: Limits
+    state: ServerState
+    app: Any  # ASGI
+
+
+class Turns(asyncio.Protocol):
+    """One connection of a client, from the side of its answers."""
+
+    __slots__ = (
+        "_current",
+        "_cycle",
+        "_house",
+        "_idle_since",
+        "_over",
+        "_piped",
+        "_pipeline",
+        "_read_paused",
+        "_writable",
+        "limits",
+        "services",
+        "transport",
+        "write_paused",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.services = house.services
+        self.limits = house.limits
+        self._current: Any = None  # the cycle whose answer is being made
+        self._cycle: Any = None  # of the last request that was read
+        self._pipeline: list[Any] | None = None  # cycles that wait for their turn
+        self._piped = 0  # bytes of requests that wait behind the answer in hand
+        self._idle_since: float | None = None
+        self._over = False  # no more requests are taken from this connection
+        self._read_paused = False
+        self._writable: asyncio.Event | None = None  # while somebody waits for it
+        self.write_paused = False
+
+    @property
+    def usual_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._house.state.default_headers
+
+    @property
+    def is_secure(self) -> bool:
+        return is_ssl(self.transport)
+
+    @property
+    def is_behind_proxy(self) -> bool:
+        """Whether the peer is a proxy whose word counts."""
+        peer = get_remote_addr(self.transport)
+        return peer is not None and peer[0] in self.limits.trusted_proxies
+
+    def spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        tasks = self._house.state.tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def answered(self, cycle: Any) -> None:
+        """An answer is complete: the next request's turn, or idle, or the end."""
+        self._house.state.total_requests += 1
+        self._current = None
+        if self.transport.is_closing():
+            return
+        if not cycle.keep_alive or self._over:
+            self.transport.close()
+            return
+        self._piped = 0
+        self.resume_reading()
+        if self._pipeline:
+            self._take_turn(self._pipeline.pop(0))
+        else:
+            self._idle_since = self.services.clock()
+
+    def on_response_complete(self) -> None:
+        """uvicorn's own cycle is done."""
+        if self._current is not None:
+            self.answered(self._current)
+
+    def shutdown(self) -> None:
+        """No new requests; the one that is being answered is finished."""
+        if self._current is None:
+            self.transport.close()
+        else:
+            self._current.keep_alive = False
+
+    def _queue(self, cycle: Any) -> None:
+        self._cycle = cycle
+        if self._current is None:
+            self._take_turn(cycle)
+        elif self._pipeline is None:
+            self._pipeline = [cycle]
+        else:
+            self._pipeline.append(cycle)
+
+    def _take_turn(self, cycle: Any) -> None:
+        self._current = cycle
+        if not isinstance(cycle, ChatExchange):
+            self.spawn(cycle.run_asgi(self._house.app))
+            return
+        if cycle.expects_continue and cycle.more_body:
+            self.transport.write(_CONTINUE)
+        if not cycle.more_body:
+            cycle.begin()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if isinstance(self._current, ChatExchange):
+            self._current.pause()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set()
+        if isinstance(self._current, ChatExchange):
+            self._current.resume()
+
+    # What an answer of the ASGI application asks for (`cold.Flow`)
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            self._writable = self._writable or asyncio.Event()
+            await self._writable.wait()
+
+    def pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
