@@ -17,6 +17,7 @@ from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, broken, timed_out
 from legato.core.frames import FrameWriter
 from legato.core.stream import State, Stream
+from legato.core.template import Habit
 from legato.core.think import Thinking
 from legato.sources import voices
 from legato.sources.answer import Answer
@@ -169,6 +170,10 @@ def play(
     return Got(b"".join(parts), collector.answer(**HEAD))
 
 
+#: One for all answers of a dialect: what was learnt of one must not change another.
+HABITS: dict[Any, Habit] = {}
+
+
 class _Bare:
     """Fills a stream, with nothing of HTTP around it. It is the answer's connection as well."""
 
@@ -177,7 +182,8 @@ class _Bare:
         self.stream = stream
         passes = (Thinking().split,) if upstream.thinks else ()
         connection: Any = self
-        self.answer = Answer(connection, stream, stream.fail, upstream.dialect, passes)
+        habit = HABITS.setdefault(upstream.dialect, Habit())
+        self.answer = Answer(connection, stream, stream.fail, upstream.dialect, passes, habit)
         self.begin()
 
     def begin(self) -> None:

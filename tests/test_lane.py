@@ -13,6 +13,7 @@ from legato.core.frames import FrameWriter
 from legato.core.kept import Kept
 from legato.core.lane import Lane
 from legato.core.stream import State, Stream
+from legato.core.template import Habit
 from legato.dialects import openai
 from legato.sources import answer
 from legato.sources.answer import Answer
@@ -21,9 +22,18 @@ from legato.sources.http import SHARE, Connection
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+IDENTITY, CREATED = "chatcmpl-41f", 1700000000
+
+
+def of_another(event: bytes) -> bytes:
+    """The same event in another answer."""
+    other = event.replace(IDENTITY.encode(), b"chatcmpl-another")
+    return other.replace(str(CREATED).encode(), b"1700000099")
+
+
 def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    fields = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    fields = {"id": IDENTITY, "object": "chat.completion.chunk", "created": CREATED, "model": "m"}
     said = json.dumps(fields | {"choices": [choice]} | more, ensure_ascii=False)
     return f"data: {said}\n\n".encode()
 
@@ -89,7 +99,7 @@ class Side:
 class Through:
     """One answer from an upstream's connection to a client's."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, habit: Habit | None = None, **options: Any) -> None:
         self.times = itertools.count()
         self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
         self.stream.kept = Kept()
@@ -105,7 +115,8 @@ class Through:
             **{"wants_usage": False, "direct": lambda: self.client.write, **options},
         )
         self.failures: list[Exception] = []
-        read = Answer(self.connection, self.stream, self.failures.append, openai, ())
+        habit = habit or Habit()
+        read = Answer(self.connection, self.stream, self.failures.append, openai, (), habit)
         self.connection.send(b"", read)
         self.connection.data_received(HEAD)
         self.stream.attach(self.writer)
@@ -167,8 +178,8 @@ WAYS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
-def played(reads: list[bytes], **options: Any) -> Through:
-    through = Through(**options)
+def played(reads: list[bytes], habit: Habit | None = None, **options: Any) -> Through:
+    through = Through(habit, **options)
     for read in reads:
         through.connection.data_received(read)
     assert not through.failures
@@ -194,16 +205,23 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("options", [{}, {"pads": True}, {"wants_usage": True}], ids=repr)
+@pytest.mark.parametrize("earlier", ["no earlier answer", "an earlier answer", "another one"])
 def test_a_client_reads_the_same(
     name: str,
     way: str,
+    earlier: str,
     options: dict[str, Any],
     taken: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("legato.sources.http.SHARE", 1 << 20)  # no read is shared out
     reads = WAYS[way]([*STREAMS[name], *END])
-    short = played(reads, **options).told
+    habit = Habit()
+    if earlier != "no earlier answer":
+        before = STREAMS[name if earlier == "an earlier answer" else "another fingerprint"]
+        played(chunks([of_another(each) for each in [*before, *END]]), habit)
+        taken.clear()
+    short = played(reads, habit, **options).told
     if way == "a chunk a read" and name != "two events a chunk":
         assert taken, "the short way was never gone"
     with monkeypatch.context() as patched:
@@ -211,6 +229,42 @@ def test_a_client_reads_the_same(
         usual = played(reads, **options).told
     assert short == usual
     assert short[1] is State.COMPLETE
+
+
+def test_what_one_answer_taught_the_next_one_knows(taken: list[bytes]) -> None:
+    """From its second word on, however short it is."""
+    habit = Habit()
+    played(chunks([of_another(each) for each in [*words(3), *END]]), habit)
+    assert len(taken) == 2
+    taken.clear()
+    role = event({"role": "assistant", "content": ""})
+    assert played(chunks([role, *words(5), *END]), habit).stream.state is State.COMPLETE
+    assert len(taken) == 4
+
+
+@pytest.mark.parametrize(
+    ("identity", "created"),
+    [("1700000000", 1700000000), ("m", 5), ("x", 0), ("~legato: text~", 1700000000)],
+)
+def test_an_answer_whose_constants_are_no_marks(
+    identity: str, created: int, taken: list[bytes]
+) -> None:
+    """What stands in an event more than once, or looks like a text, is not taken for one."""
+
+    def odd(events: list[bytes]) -> list[bytes]:
+        said = json.dumps(identity).encode()
+        return [
+            each.replace(f'"{IDENTITY}"'.encode(), said).replace(b"1700000000", b"%d" % created)
+            for each in events
+        ]
+
+    habit = Habit()
+    for events in (odd([*words(12), *END]), [*words(12), *END], odd([*words(12), *END])):
+        through = played(chunks(events), habit)
+        assert through.stream.state is State.COMPLETE
+        kept = through.stream.kept
+        assert kept is not None
+        assert kept.delivered.content == "".join(f"word{each} " for each in range(12))
 
 
 def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> None:

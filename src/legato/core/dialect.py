@@ -89,6 +89,11 @@ class Reader(Protocol):
     identity: str | None
     """The upstream's own id of the answer."""
 
+    @property
+    def constants(self) -> tuple[bytes, ...]:
+        """JSON that all events with text have in this answer, and other answers have not."""
+        ...
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None where the event says that the answer is over.
 

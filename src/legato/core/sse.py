@@ -49,6 +49,18 @@ class Decoder:
             return self._whole(data)
         return self._pieces(data)
 
+    def block(self, block: bytes) -> Event | None:
+        """The event whose lines are `block`, where nothing is held; None where it has to be fed."""
+        if b"\r" in block:
+            return None
+        name, data = b"", block
+        if block.startswith(b"event: "):
+            name, _, data = block[7:].partition(b"\n")
+        if not data.startswith(b"data:") or b"\n" in data:
+            return None
+        self._started = True
+        return name, data[6:] if data.startswith(b"data: ") else data[5:]
+
     @property
     def is_between(self) -> bool:
         """Nothing is held of an event whose end has not come."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from legato.core.chunk import Choice, Chunk
 from legato.core.lines import one_line
@@ -22,17 +22,79 @@ _PROBE: Final = b"~legato: text~"
 #: The text of no chunk.
 _NOTHING: Final[list[Choice]] = []
 
-#: Events before it is worth while to learn of one: a short answer does not pay.
+#: Events before it is worth while to learn of one where earlier answers were no help.
 _FIRST: Final = 8
 
 #: Events that may be learnt of for each so many that were then read by what had been learnt.
 _TRIES: Final = 4
+
+#: Shapes that are kept of one upstream.
+_SHAPES: Final = 8
+
+
+class Shape(Struct, frozen=True, gc=False):
+    """What was learnt of one answer, without what is another in each: its id, its time."""
+
+    pieces: tuple[bytes, ...]  # what stands before, between and behind these and the text
+    order: tuple[int, ...]  # which of them stands behind each piece but the last; 0: the text
+    raw: tuple[bytes, bytes]
+    extras: bytes
+
+    @classmethod
+    def of(cls, template: "Template", constants: tuple[bytes, ...]) -> "Shape | None":
+        whole = b"%b%b%b" % (template.head, _PROBE, template.tail)
+        marks = (_PROBE, *constants)
+        if any(whole.count(mark) != 1 for mark in marks):
+            return None
+        found = sorted((whole.index(mark), which) for which, mark in enumerate(marks))
+        pieces: list[bytes] = []
+        end = 0
+        for begin, which in found:
+            if begin < end:
+                return None  # one inside another
+            pieces.append(whole[end:begin])
+            end = begin + len(marks[which])
+        order = tuple(which for _, which in found)
+        return cls((*pieces, whole[end:]), order, template.raw, template.extras)
+
+    def around(self, constants: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
+        """What comes before and after the text in an answer with these constants."""
+        marks = (_PROBE, *constants)
+        if len(marks) != len(self.order) or any(_PROBE in each for each in constants):
+            return None
+        parts = [self.pieces[0]]
+        for which, piece in zip(self.order, self.pieces[1:], strict=True):
+            parts += (marks[which], piece)
+        head, _, tail = b"".join(parts).partition(_PROBE)
+        return head, tail
+
+
+class Habit:
+    """How an upstream writes: the shapes of its events, for one answer after the other."""
+
+    __slots__ = ("_shapes",)
+
+    def __init__(self) -> None:
+        self._shapes: dict[tuple[int, bool], Shape] = {}
+
+    def get(self, index: int, thinks: bool) -> Shape | None:
+        """The last shape of events with text, or with thoughts, of a choice."""
+        return self._shapes.get((index, thinks))
+
+    def note(self, template: "Template", constants: tuple[bytes, ...]) -> None:
+        key = (template.plain, template.thinks)
+        if key not in self._shapes and len(self._shapes) >= _SHAPES:
+            return
+        shape = Shape.of(template, constants)
+        if shape is not None:
+            self._shapes[key] = shape
 
 
 class Template:
     """`match` gives the chunk of an event, or None where it has to be decoded after all."""
 
     __slots__ = (
+        "_habit",
         "_hits",
         "_learnt",
         "_seen",
@@ -45,7 +107,8 @@ class Template:
         "thinks",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, habit: Habit) -> None:
+        self._habit = habit
         self.head = b"\xff"  # begins no JSON
         self.tail = b""
         self._size = 0
@@ -73,33 +136,77 @@ class Template:
         raw = b"%b%b%b" % (before, middle, after)
         return Chunk(_NOTHING, raw, None, self.extras, None, self.plain, text, self.thinks)
 
-    def learn(self, block: bytes, chunk: Chunk, read: Callable[[bytes], Chunk | None]) -> None:
-        """Learns from an event and its chunk. `read` gives the chunk of a block."""
-        self._seen += 1
-        if self._seen < _FIRST:
-            return
+    def learn(
+        self,
+        block: bytes,
+        chunk: Chunk,
+        constants: tuple[bytes, ...],
+        read: Callable[[bytes], Chunk | None],
+    ) -> bool:
+        """Learns from an event and its chunk; whether this template has it now.
+
+        `constants`: JSON of the event that is the same in all of this answer, and another in the
+        next one. `read` gives the chunk of a block."""
         text = _only_text(chunk)
         if text is None or self._learnt >= _TRIES + self._hits // _TRIES:
-            return
+            return False
+        choice = chunk.choices[0]
+        index, thinks = choice.index, choice.delta is not None and choice.delta.content is UNSET
+        assert isinstance(index, int)
+        shape = self._habit.get(index, thinks)
+        if shape is not None:
+            around = shape.around(constants)
+            if around is not None and block == b"%b%b%b" % (around[0], text.encode(), around[1]):
+                self._learnt += 1
+                self._set(around, shape.raw, shape.extras, index, thinks)
+                return True
+            self._seen += 1
+            if self._seen < _FIRST:
+                return False
+        return self._try(block, chunk, text, constants, read)
+
+    def _try(
+        self,
+        block: bytes,
+        chunk: Chunk,
+        text: str,
+        constants: tuple[bytes, ...],
+        read: Callable[[bytes], Chunk | None],
+    ) -> bool:
+        """Whether the event is still the same with another text in it."""
         self._learnt += 1
         quoted = b'"%b"' % text.encode()
         if block.count(quoted) != 1 or _PROBE in block or b"\r" in block:
-            return
+            return False
         head, _, tail = block.partition(quoted)
         probe = read(b'%b"%b"%b' % (head, _PROBE, tail))
         if probe is None or _only_text(probe) != _PROBE.decode() or probe.extras != chunk.extras:
-            return
+            return False
         raw = one_line(probe.raw or msgspec.json.encode(probe.choices))
         before, found, after = raw.partition(_PROBE)
         choice = probe.choices[0]
         if not found or not isinstance(choice.index, int):
-            return
-        self.head, self.tail = head + b'"', b'"' + tail
+            return False
+        thinks = choice.delta is not None and choice.delta.content is UNSET
+        around = (head + b'"', b'"' + tail)
+        self._set(around, (before, after), probe.extras, choice.index, thinks)
+        self._habit.note(self, constants)
+        return True
+
+    def _set(
+        self,
+        around: tuple[bytes, bytes],
+        raw: tuple[bytes, bytes],
+        extras: bytes,
+        index: int,
+        thinks: bool,
+    ) -> None:
+        self.head, self.tail = around
         self._size = len(self.head) + len(self.tail)
-        self.raw = (before, after)
-        self.extras = probe.extras
-        self.plain = choice.index
-        self.thinks = choice.delta is not None and choice.delta.content is UNSET
+        self.raw = raw
+        self.extras = extras
+        self.plain = index
+        self.thinks = thinks
 
 
 def _only_text(chunk: Chunk) -> str | None:

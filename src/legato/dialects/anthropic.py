@@ -142,6 +142,10 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
+    @property
+    def constants(self) -> tuple[bytes, ...]:
+        return ()
+
     def forgets(self, chunk: Chunk) -> bool:
         # Thoughts are kept until their block ends: its signature is told with all of them.
         delta = chunk.choices[0].delta if chunk.choices else None

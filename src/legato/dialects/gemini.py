@@ -161,6 +161,10 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
+    @property
+    def constants(self) -> tuple[bytes, ...]:
+        return ()
+
     def forgets(self, chunk: Chunk) -> bool:
         return False
 

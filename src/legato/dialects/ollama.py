@@ -104,6 +104,10 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
 
+    @property
+    def constants(self) -> tuple[bytes, ...]:
+        return ()
+
     def forgets(self, chunk: Chunk) -> bool:
         return False
 

@@ -153,6 +153,7 @@ _HEAD: Final = frozenset(
 )
 
 _NULL: Final = Raw(b"null")
+_NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
@@ -164,7 +165,7 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_extras", "_open", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_extras", "_open", "constants", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
@@ -172,6 +173,7 @@ class Reader:
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
+        self.constants: tuple[bytes, ...] = ()
 
     def forgets(self, chunk: Chunk) -> bool:
         return True
@@ -191,7 +193,7 @@ class Reader:
                     self._open = True
                 else:
                     if self.identity is None:
-                        self._identify(wire.id)
+                        self._identify(wire.id, wire.created)
                     raw = bytes(wire.choices)
                     if raw.startswith(b"["):
                         extras = self._one_line(_extras(wire))
@@ -208,7 +210,7 @@ class Reader:
         if error != _NULL or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
         if self.identity is None:
-            self._identify(fields.get("id", _NULL))
+            self._identify(fields.get("id", _NOTHING), fields.get("created", _NOTHING))
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
@@ -230,8 +232,9 @@ class Reader:
             self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
         return self._extras[1] if extras else b""
 
-    def _identify(self, raw: Raw) -> None:
+    def _identify(self, raw: Raw, created: Raw) -> None:
         identity = msgspec.json.decode(raw) if bytes(raw) else None
+        self.constants = tuple(constant for each in (raw, created) if (constant := bytes(each)))
         self.identity = identity[:200] if isinstance(identity, str) else ""
 
     def _note_progress(self, raw: Raw) -> None:

@@ -12,7 +12,7 @@ from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.lane import Lane, between
 from legato.core.stream import State, Stream
-from legato.core.template import Template
+from legato.core.template import Habit, Template
 from legato.sources.http import Connection
 
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
@@ -50,14 +50,16 @@ class Answer:
         on_fail: Callable[[ApiError], None],
         dialect: Dialect,
         passes: Passes,
+        habit: Habit,
     ) -> None:
+        """`on_fail` hears where it breaks; `habit` is of the upstream."""
         self._connection: Connection | None = connection
         self.stream = stream
         self._on_fail = on_fail
         self._dialect = dialect
         self._decoder = dialect.decoder()
         self._reader = dialect.reader()
-        self._template = Template()
+        self._template = Template(habit)
         self._has_blocks = isinstance(self._decoder, sse.Decoder)
         self._is_between = True  # nothing is held of an event whose end has not come
         self._known = b""  # the last body, where it was one event that the template knows
@@ -173,30 +175,37 @@ class Answer:
         """Whole events, as nearly every server writes them. One like those that came before is
         only compared with them."""
         stream, match = self.stream, self._template.match
-        self._known = data
+        known = True
+        self._known = b""
         for block in data[:-2].split(b"\n\n"):
             chunk = match(block) if self._is_between else None
             if chunk is None:
-                self._known = b""
-                self._block(block)
+                known = self._block(block) and known
                 if stream.done or self._connection is None:
                     return
             else:
                 for each in self._passes:
                     chunk = each(chunk)
                 stream.push(chunk)
+        if known:
+            self._known = data
 
-    def _block(self, block: bytes) -> None:
-        """An event that has to be decoded, or the end of one."""
-        events = self._decoder.feed(block + b"\n\n")
-        if len(events) != 1 or not self._is_between:
+    def _block(self, block: bytes) -> bool:
+        """An event that has to be decoded, or the end of one. Whether the template has it now."""
+        assert isinstance(self._decoder, sse.Decoder)
+        event = self._decoder.block(block) if self._is_between else None
+        if event is None:
+            self._events(self._decoder.feed(block + b"\n\n"))
             self._is_between = self._decoder.is_between
-            self._events(events)
-            return
-        chunk = self._reader.read(*events[0])
-        if chunk is not None and self._reader.forgets(chunk):
-            self._template.learn(block, chunk, self._again)
+            return False
+        chunk = self._reader.read(*event)
+        known = (
+            chunk is not None
+            and self._reader.forgets(chunk)
+            and self._template.learn(block, chunk, self._reader.constants, self._again)
+        )
         self._chunk(chunk)
+        return known
 
     def _again(self, block: bytes) -> Chunk | None:
         name, data = sse.Decoder().feed(block + b"\n\n")[0]

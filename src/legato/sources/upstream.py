@@ -12,6 +12,7 @@ from legato.core.errors import ApiError, broken
 from legato.core.kept import Replay
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
+from legato.core.template import Habit
 from legato.core.think import Thinking
 from legato.dialects import openai
 from legato.sources.answer import Answer, Passes
@@ -103,6 +104,7 @@ class Upstream:
         self.terms = terms or Terms()
         self.target = target
         self._wait = wait
+        self._habit = Habit()
         self._credential = 0  # which one is used
         self.recover: Callable[[], Awaitable[None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
@@ -148,7 +150,8 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await target.pool.connect()
-        answer = Answer(connection, stream, on_fail, self.dialect, self._passes(delivered, replay))
+        passes = self._passes(delivered, replay)
+        answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
         head = target.heads[self._credential % len(target.heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
