@@ -1,10 +1,7 @@
 """Calls through the whole server, against the scripted upstream."""
 
-import asyncio
-
 import pytest
 
-from legato.call import Call
 from legato.sources.scripted import Scripted
 from tests.conftest import Running, until
 from tests.wire import Wire, ask, chat, request
@@ -182,34 +179,6 @@ async def test_a_client_that_leaves_at_once(legato: Running, scripted: Scripted)
     await until(lambda: not legato.server.server_state.connections, "they are gone")
     await until(lambda: not legato.server.server_state.tasks, "calls are settled")
     assert all(each.left or each.whole for each in scripted.played)
-
-
-class Gone:
-    """A client that has left before its call began."""
-
-    authorization = None
-    body = b""
-    received = 0.0
-    request_id = "req_gone"
-    is_secure = False
-    unsent = 0
-
-    def answer(self, *_: object) -> None:
-        raise AssertionError("nobody is there to be answered")
-
-    start = flush = write = finish = abort = answer
-
-
-async def test_a_call_that_is_cancelled_before_its_turn(
-    legato: Running, scripted: Scripted
-) -> None:
-    client = Gone()
-    client.authorization = f"Bearer {legato.key}".encode()  # type: ignore[assignment]
-    client.body = b'{"model": "happy", "messages": [{"role": "user", "content": "hi"}]}'
-    call = Call(legato.app.services, client)  # type: ignore[arg-type]
-    call.cancel()
-    await asyncio.wait_for(call.run(), 5)
-    assert not scripted.played
 
 
 async def test_connections_are_used_again(legato: Running, scripted: Scripted) -> None:

@@ -10,6 +10,7 @@ from legato.core.errors import ApiError, UpstreamError
 from legato.core.kept import Replay
 from legato.core.request import ChatRequest, amended
 from legato.core.stream import State, Stream
+from legato.eager import Signal
 from legato.services import Services
 from legato.sources import fan
 from legato.sources.answer import Answer
@@ -98,7 +99,7 @@ class Attempt:
         self._services = services
         self._stream = stream
         self._on_broken = on_broken
-        self._opened: asyncio.Future[None] | None = None
+        self._opened: Signal | None = None
         self._order: Order | None = None  # until the answer begins, where tokens are counted
         self._pieces = stream.meter.pieces
         self.is_over = False
@@ -117,7 +118,7 @@ class Attempt:
         fresh = recovered = False
         left = self.upstream.credentials
         while True:
-            self._opened = asyncio.get_running_loop().create_future()
+            self._opened = Signal()
             self.asked = self._services.clock()
             self.answer = None
             try:
@@ -135,7 +136,7 @@ class Attempt:
                     continue
                 if recovered or self.upstream.recover is None or error.code not in DROPPED:
                     raise
-                await self.upstream.recover()
+                await asyncio.ensure_future(self.upstream.recover())
                 fresh = recovered = True
 
     async def _send(self, order: Order, *, fresh: bool) -> Answer | Fanned:
@@ -201,8 +202,8 @@ class Attempt:
         self.is_open = True
         now = self._services.clock()
         self._health.opened(now, now - self.asked)
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_result(None)
+        if self._opened is not None:
+            self._opened.set()
 
     def _count(self) -> None:
         counter, order, self._order = self.upstream.counter, self._order, None
@@ -214,8 +215,8 @@ class Attempt:
         """It has failed, before its answer or in the middle of it."""
         if self.is_over:
             return
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(error)
+        if self._opened is not None and not self.is_open:
+            self._opened.set(error)
         else:
             self._on_broken(error)
 

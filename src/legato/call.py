@@ -2,14 +2,15 @@
 
     authenticate ▸ parse ▸ plan ▸ open (first-token gate, next deployment) ▸ await the end ▸ settle
 
-One coroutine a call. Its chunks never wake it: they travel from the upstream's socket to the
-client's in callbacks (`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps
-until the end.
+One coroutine a call. It runs in the callbacks that bring what it waits for, without a task. Its
+chunks never wake it: they travel from the upstream's socket to the client's in callbacks
+(`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps until the end.
 """
 
 import asyncio
 import secrets
 import time
+from typing import Any
 
 from legato.asking import Asking
 from legato.core.collect import Collector
@@ -17,6 +18,7 @@ from legato.core.errors import ApiError, internal, unavailable
 from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
 from legato.core.wheel import Alarm
+from legato.eager import Eager, Signal
 from legato.policy.ledger import Row, close
 from legato.reply import Reply
 from legato.services import Client, Services
@@ -35,9 +37,9 @@ class Call:
         "_id",
         "_reply",
         "_row",
+        "_run",
         "_services",
         "_stream",
-        "_task",
     )
 
     def __init__(self, services: Services, client: Client) -> None:
@@ -54,13 +56,15 @@ class Call:
         self._row: Row | None = None
         self._gone = False
         self._draining = False  # the client is gone, and the upstream is heard to its end
-        self._finished: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._finished: Signal | None = None
+        self._run: Eager | None = None
 
-    async def run(self) -> None:
-        self._task = asyncio.current_task()
-        if self._gone:
-            return  # before its turn had come
+    def start(self, running: set[Any]) -> None:
+        """It is among `running` until it is settled."""
+        self._run = Eager(self._live(), running)
+        self._run.start()
+
+    async def _live(self) -> None:
         try:
             request = self._admit()
             await self._open(request)
@@ -92,8 +96,8 @@ class Call:
         else:
             self._stream.cancel()
             asking.abort()
-        if self._task is not None:
-            self._task.cancel()
+        if self._run is not None:
+            self._run.stop()
 
     def pause(self) -> None:
         """The client reads slower than the upstream writes: what comes is merged, and past a limit
@@ -138,7 +142,7 @@ class Call:
         if terms is not None and terms.stall_client_seconds is not None:
             self._reply.patience = terms.stall_client_seconds
         if self._reply.is_streamed:
-            self._commit()
+            self._commit()  # its head goes out with the frames that this turn has for it
             await self._over()
             return
         collector = Collector()
@@ -153,17 +157,22 @@ class Call:
             if self._asking.problem is not None:
                 await self._asking.go_on()
             else:
-                self._finished = asyncio.get_running_loop().create_future()
+                self._finished = Signal()
                 await self._finished
 
     async def _drain(self) -> None:
         """Nobody listens any more, but what is paid for is heard to its end, and written down."""
+        terms, services = self._asking.terms, self._services
+        limit = services.clock() + (terms.drain_seconds if terms is not None else 0)
+        self._alarm = Alarm(self._give_up)
+        services.wheel.watch(limit, self._alarm)
         try:
-            terms = self._asking.terms
-            async with asyncio.timeout(terms.drain_seconds if terms is not None else 0):
-                await self._over()
-        except (TimeoutError, asyncio.CancelledError):
+            await self._over()
+        except asyncio.CancelledError:
             self._stream.cancel()
+
+    def _give_up(self, now: float) -> None:
+        self._stream.cancel()
 
     def _commit(self) -> None:
         """From here on the status is 200, and a failure can only be a frame."""
@@ -201,13 +210,16 @@ class Call:
         # Nothing of a call is left to the garbage collector: with many of them it would find late
         # what takes memory now.
         self._stream.release()
-        self._alarm.check = self._task = None
+        self._alarm.check = self._run = None
 
     # Called back
 
     def _wake(self) -> None:
-        if self._finished is not None and not self._finished.done():
-            self._finished.set_result(None)
+        """The stream is over, or broken: in the turn behind this one, in which its last frames go
+        out."""
+        finished, self._finished = self._finished, None
+        if finished is not None:
+            asyncio.get_running_loop().call_soon(finished.set)
 
     def _check(self, now: float) -> float | None:
         """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""
@@ -220,6 +232,7 @@ class Call:
             gate = self._client.received + self._services.gate_seconds
             if now >= gate:
                 self._commit()
+                self._client.flush()
             else:
                 due.append(gate)
             due.append(self._reply.check(now, self._asking.progress))

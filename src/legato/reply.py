@@ -91,7 +91,6 @@ class Reply:
             on_full=on_full,
         )
         self._stream.attach(self._writer)
-        self._client.flush()
 
     def answer(self, headers: list[tuple[str, str]], collected: Collector) -> None:
         """The whole answer at once."""

@@ -33,7 +33,8 @@ class Connection(Protocol):
 
     @property
     def usual_headers(self) -> list[tuple[bytes, bytes]]: ...
-    def spawn(self, coroutine: Any) -> None: ...
+    @property
+    def running(self) -> set[Any]: ...
     def answered(self, cycle: Any) -> None: ...
 
 
@@ -113,7 +114,7 @@ class ChatExchange:
             self.body = b"".join(self._pieces)
             self._pieces = None
         self._call = Call(self._connection.services, self)
-        self._connection.spawn(self._call.run())
+        self._call.start(self._connection.running)
 
     def gone(self) -> None:
         """The peer has closed the connection."""

@@ -72,11 +72,10 @@ class Turns(asyncio.Protocol):
         peer = get_remote_addr(self.transport)
         return peer is not None and peer[0] in self.limits.trusted_proxies
 
-    def spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        tasks = self._house.state.tasks
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    @property
+    def running(self) -> set[Any]:
+        """What makes an answer, on any connection."""
+        return self._house.state.tasks
 
     def answered(self, cycle: Any) -> None:
         """An answer is complete: the next request's turn, or idle, or the end."""
@@ -85,12 +84,15 @@ class Turns(asyncio.Protocol):
         if self.transport.is_closing():
             return
         if not cycle.keep_alive or self._over:
+            self._over = True
             self.transport.close()
             return
         self._piped = 0
         self.resume_reading()
         if self._pipeline:
-            self._take_turn(self._pipeline.pop(0))
+            # In another turn: one that is refused is answered at once, and there may be many.
+            self._current = cycle = self._pipeline.pop(0)
+            asyncio.get_running_loop().call_soon(self._take_turn, cycle)
         else:
             self._idle_since = self.services.clock()
 
@@ -116,13 +118,17 @@ class Turns(asyncio.Protocol):
             self._pipeline.append(cycle)
 
     def _take_turn(self, cycle: Any) -> None:
+        if cycle.disconnected or cycle.response_complete:
+            return  # since it was its turn
         self._current = cycle
         if not isinstance(cycle, ChatExchange):
-            self.spawn(cycle.run_asgi(self._house.app))
+            task = asyncio.get_running_loop().create_task(cycle.run_asgi(self._house.app))
+            self.running.add(task)
+            task.add_done_callback(self.running.discard)
             return
         if cycle.expects_continue and cycle.more_body:
             self.transport.write(_CONTINUE)
-        if not cycle.more_body:
+        if not cycle.more_body and not cycle.started:
             cycle.begin()
 
     def pause_writing(self) -> None:

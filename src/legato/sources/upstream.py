@@ -1,7 +1,8 @@
 """One deployment, spoken to."""
 
-from collections.abc import Awaitable, Callable
-from typing import Literal
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -16,6 +17,7 @@ from legato.core.template import Habit
 from legato.core.think import Thinking
 from legato.dialects import openai
 from legato.sources.answer import Answer, Passes
+from legato.sources.http import Connection
 from legato.sources.pool import Pool
 
 #: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
@@ -79,6 +81,17 @@ class Target(Struct):
         return "\r\n".join(lines).encode("latin-1")
 
 
+async def _fresh(pool: Pool) -> Connection:
+    """A connection that is nobody else's. Dialling has a time limit, and so a task of its own."""
+    dialing = asyncio.ensure_future(pool.connect())
+    try:
+        return await dialing
+    except asyncio.CancelledError:
+        if dialing.done() and not dialing.cancelled() and dialing.exception() is None:
+            dialing.result().close()  # it came in the turn in which nobody wanted it any more
+        raise
+
+
 class Upstream:
     """A deployment: where it is, what it is called there, how it is spoken to.
 
@@ -95,7 +108,7 @@ class Upstream:
         facts: Facts | None = None,
         terms: Terms | None = None,
         target: Target | None = None,
-        wait: Callable[[], Awaitable[None]] | None = None,
+        wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -106,7 +119,7 @@ class Upstream:
         self._wait = wait
         self._habit = Habit()
         self._credential = 0  # which one is used
-        self.recover: Callable[[], Awaitable[None]] | None = None
+        self.recover: Callable[[], Coroutine[Any, Any, None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
         self.counter: Counter | None = None
         """Where set: counts tokens that the upstream does not tell."""
@@ -143,13 +156,13 @@ class Upstream:
             asked.body = self.amend(asked)
         payload = self.dialect.encode(asked)
         if self.target is None and self._wait is not None:
-            await self._wait()
+            await asyncio.ensure_future(self._wait())
         target = self.target
         if target is None:
             raise broken("The upstream is not running.", code="upstream_unreachable")
         connection = None if fresh else target.pool.idle()
         if connection is None:
-            connection = await target.pool.connect()
+            connection = await _fresh(target.pool)
         passes = self._passes(delivered, replay)
         answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
         head = target.heads[self._credential % len(target.heads)]
