@@ -180,7 +180,7 @@ class _Bare:
     def __init__(self, upstream: Sent, stream: Stream) -> None:
         self.upstream = upstream
         self.stream = stream
-        passes = (Thinking().split,) if upstream.thinks else ()
+        passes = (Thinking(),) if upstream.thinks else ()
         connection: Any = self
         habit = HABITS.setdefault(upstream.dialect, Habit())
         self.answer = Answer(connection, stream, stream.fail, upstream.dialect, passes, habit)

@@ -13,6 +13,7 @@ from legato.configuration import load
 from legato.core.chunk import Chunk
 from legato.core.dialect import Delivered
 from legato.core.kept import Replay
+from legato.core.through import Through
 from legato.sources import engine
 from legato.sources.catalog import Catalog
 from tests.conftest import Running, serving
@@ -33,14 +34,17 @@ class Second:
 
         def passes(delivered: Delivered | None, replay: Replay | None) -> Any:
             self.given, self.said = delivered, ""
-            return (*before(delivered, replay), self.note)
+            return (*before(delivered, replay), self)
 
         upstream._passes = passes  # type: ignore[method-assign]
 
-    def note(self, chunk: Chunk) -> Chunk:
+    def split(self, chunk: Chunk) -> Chunk:
         for member in chunk.members():
             self.said += (member.get("delta") or {}).get("content") or ""
         return chunk
+
+    def rest(self, through: Through, index: int) -> None:
+        """Each is looked at."""
 
     async def goes_on(self, body: dict[str, Any], chunks: int) -> Answer:
         """The answer to a call whose first engine dies once the client has so many chunks. Where

@@ -14,6 +14,7 @@ from legato.core.kept import Kept
 from legato.core.lane import Lane
 from legato.core.stream import State, Stream
 from legato.core.template import Habit
+from legato.core.think import Thinking
 from legato.dialects import openai
 from legato.sources import answer
 from legato.sources.answer import Answer
@@ -74,6 +75,21 @@ STREAMS: dict[str, list[bytes]] = {
     ],
     "comments between": [*words(12), b": ping\n\n", *words(12), b":\n\n", *words(3)],
     "two events a chunk": [first + second for first, second in itertools.pairwise(words(20))],
+    "thoughts between tags": text(
+        "<think>",
+        " ",
+        *(f"hm{each} " for each in range(16)),
+        "a < b ",
+        "<",
+        "b> ",
+        *(f"hm{each} " for each in range(9)),
+        "so.</th",
+        "ink>",
+        "\n",
+        *("word " * 20).split(),
+        "<think>no",
+    ),
+    "a tag that never closes": text("<think>hm", *(f" hm{each}" for each in range(16)), "</thin"),
     "no text in it": [*words(12), *text("", "", ""), *words(12)],
 }
 END = [event({}, "stop"), b"data: [DONE]\n\n"]
@@ -99,7 +115,7 @@ class Side:
 class Through:
     """One answer from an upstream's connection to a client's."""
 
-    def __init__(self, habit: Habit | None = None, **options: Any) -> None:
+    def __init__(self, habit: Habit | None = None, tags: bool = False, **options: Any) -> None:
         self.times = itertools.count()
         self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
         self.stream.kept = Kept()
@@ -116,7 +132,8 @@ class Through:
         )
         self.failures: list[Exception] = []
         habit = habit or Habit()
-        read = Answer(self.connection, self.stream, self.failures.append, openai, (), habit)
+        passes = (Thinking(),) if tags else ()
+        read = Answer(self.connection, self.stream, self.failures.append, openai, passes, habit)
         self.connection.send(b"", read)
         self.connection.data_received(HEAD)
         self.stream.attach(self.writer)
@@ -204,7 +221,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("options", [{}, {"pads": True}, {"wants_usage": True}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{}, {"pads": True}, {"wants_usage": True}, {"tags": True, "pads": True}], ids=repr
+)
 @pytest.mark.parametrize("earlier", ["no earlier answer", "an earlier answer", "another one"])
 def test_a_client_reads_the_same(
     name: str,
@@ -265,6 +284,15 @@ def test_an_answer_whose_constants_are_no_marks(
         kept = through.stream.kept
         assert kept is not None
         assert kept.delivered.content == "".join(f"word{each} " for each in range(12))
+
+
+def test_thoughts_between_tags_go_the_short_way(taken: list[bytes]) -> None:
+    events = text(
+        "<think>", "hm", *("hm " for _ in range(20)), "</think>", *("a " for _ in range(20))
+    )
+    through = played(chunks([*events, *END]), tags=True)
+    assert through.stream.meter.reasoning == 21
+    assert len(taken) >= 38
 
 
 def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> None:

@@ -6,6 +6,7 @@ from legato.core.chunk import Chunk, as_object
 from legato.core.dialect import Delivered
 from legato.core.errors import UpstreamError, broken
 from legato.core.fold import Text
+from legato.core.through import Through
 
 #: Members of a choice that can be joined without a trace of the seam.
 _JOINED: Final = frozenset({"content", "reasoning_content", "role"})
@@ -62,6 +63,10 @@ class Replay:
             return chunk
         members = [self._member(dict(member)) for member in chunk.members()]
         return Chunk([], usage=chunk.usage, extras=chunk.extras, fields=members)
+
+    def rest(self, through: Through, index: int) -> Through | None:
+        """Once all that is known has come, texts go through as they are."""
+        return through if self.is_over else None
 
     def _member(self, member: dict[str, Any]) -> dict[str, Any]:
         delta = dict(as_object(member.get("delta")) or {})

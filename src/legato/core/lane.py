@@ -15,6 +15,7 @@ from legato.core.frames import Around, FrameWriter
 from legato.core.padding import member
 from legato.core.stream import Stream
 from legato.core.template import Template
+from legato.core.through import Through
 
 #: Bytes of a read whose HTTP chunk has a size of three hexadecimal digits, at least.
 _THREE_DIGITS: Final = 0x100 + 7
@@ -37,6 +38,7 @@ class Lane:
         "_head",
         "_more",
         "_size",
+        "_stop",
         "_stream",
         "_tail",
         "_thinks",
@@ -49,6 +51,7 @@ class Lane:
         stream: Stream,
         writer: FrameWriter,
         template: Template,
+        through: Through,
         around: Around,
         write: Callable[[bytes], None],
     ) -> None:
@@ -58,9 +61,10 @@ class Lane:
         self._clock = stream.clock
         self._content = stream.meter.content
         self._write = write
-        self._more = self._told if template.thinks or stream.kept is not None else None
+        self._more = self._told if through.thinks or stream.kept is not None else None
         self._size = 0
-        self._thinks = template.thinks
+        self._stop = through.stop
+        self._thinks = through.thinks
         self._stream = stream
         self._writer = writer
         self._began = stream.meter.pieces
@@ -87,6 +91,8 @@ class Lane:
         except UnicodeDecodeError:
             return False
         if not text.isprintable() or '"' in text or "\\" in text:
+            return False
+        if self._stop is not None and self._stop in text:
             return False
         self._content(self._clock())
         if self._more is not None:
@@ -116,15 +122,15 @@ class Lane:
             stream.kept.text(text, self._thinks)
 
 
-def between(stream: Stream, template: Template) -> Lane | None:
+def between(stream: Stream, template: Template, through: Through) -> Lane | None:
     """None where each chunk has to be looked at, for one side or the other."""
     writer = stream.subscriber
     if template.plain not in stream.carried or stream.tally is not None:
         return None
     if not isinstance(writer, FrameWriter) or writer.is_paused:
         return None
-    around, write = writer.around(template.raw, template.extras), writer.direct()
+    around, write = writer.around(through.raw, template.extras), writer.direct()
     if around is None or write is None:
         return None
-    stream.lane = Lane(stream, writer, template, around, write)
+    stream.lane = Lane(stream, writer, template, through, around, write)
     return stream.lane

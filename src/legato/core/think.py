@@ -5,12 +5,20 @@ back is at most the beginning of a tag, and white space before the first one.
 """
 
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import msgspec
 
 from legato.core.chunk import Chunk, as_object
+from legato.core.lines import one_line
+from legato.core.mend import ChoiceState
+from legato.core.through import Through
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
+
+#: Stands for a text, where only what is around it is wanted.
+_PROBE: Final = b"~text~"
 
 
 class _At(Enum):
@@ -56,6 +64,13 @@ class Splitter:
             text = rest
         return reasoning, self._trimmed(text)
 
+    @property
+    def passes(self) -> Literal["thoughts", "answer"] | None:
+        """As what the next text without a `<` goes through as it is; None where it may not."""
+        if self._held or self._trim or self._at is _At.START:
+            return None
+        return "thoughts" if self._at is _At.THINKING else "answer"
+
     def close(self) -> tuple[str, str]:
         """What was held back, at the end: no tag after all."""
         held, self._held = self._held, ""
@@ -92,6 +107,16 @@ class Thinking:
         members = [self._member(dict(member)) for member in chunk.members()]
         return Chunk([], usage=chunk.usage, extras=chunk.extras, fields=members)
 
+    def rest(self, through: Through, index: int) -> Through | None:
+        """In the middle of thoughts, and behind them, texts need not be looked at."""
+        splitter = self._splitters.get(index)
+        if splitter is None or through.thinks or splitter.passes is None:
+            return None
+        if splitter.passes == "answer":
+            return through
+        raw = _as_thoughts(through.raw, index)
+        return None if raw is None else Through(raw, True, CLOSE[0])
+
     def _plain(self, chunk: Chunk) -> Chunk:
         reasoning, answer = self._splitter(chunk.plain).feed(chunk.text)
         if answer == chunk.text:
@@ -125,3 +150,11 @@ def _told_apart(member: dict[str, Any], reasoning: str, answer: str) -> dict[str
     if answer:
         delta["content"] = answer
     return member | {"delta": delta}
+
+
+def _as_thoughts(raw: tuple[bytes, bytes], index: int) -> tuple[bytes, bytes] | None:
+    """JSON around the text of a choice, for the same text as reasoning."""
+    members = msgspec.json.decode(_PROBE.join(raw), type=list[dict[str, Any]])
+    mended = ChoiceState(index).mend(_told_apart(members[0], _PROBE.decode(), ""))
+    before, found, after = one_line(msgspec.json.encode(mended)).partition(_PROBE)
+    return (before, after) if found and len(mended) == 1 else None

@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Callable
 from email.utils import mktime_tz, parsedate_tz
-from typing import Final
+from typing import Final, Protocol
 
 from legato.core import sse
 from legato.core.chunk import Chunk
@@ -13,13 +13,27 @@ from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.lane import Lane, between
 from legato.core.stream import State, Stream
 from legato.core.template import Habit, Template
+from legato.core.through import Through
 from legato.sources.http import Connection
 
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
 
-#: Each takes a chunk and gives it changed.
-Passes = tuple[Callable[[Chunk], Chunk], ...]
+
+class Pass(Protocol):
+    """What the chunks of an answer go through on their way to the stream."""
+
+    def split(self, chunk: Chunk) -> Chunk:
+        """The chunk, changed or not."""
+        ...
+
+    def rest(self, through: Through, index: int) -> Through | None:
+        """What becomes of texts of a choice that come to this pass as `through` says, as long as
+        nothing else comes; None where each has to be looked at."""
+        ...
+
+
+Passes = tuple[Pass, ...]
 
 
 class Answer:
@@ -143,9 +157,15 @@ class Answer:
         """The short cut for reads like `read`, which has just been read the usual way. None where
         it was not exactly one HTTP chunk with one event that the template knows."""
         body, self._known = self._known, b""
-        if self._passes or not body or read != b"%x\r\n%b\r\n" % (len(body), body):
+        if not body or read != b"%x\r\n%b\r\n" % (len(body), body):
             return None
-        return between(self.stream, self._template)
+        template = self._template
+        through: Through | None = Through(template.raw, template.thinks)
+        for each in self._passes:
+            through = each.rest(through, template.plain)
+            if through is None:
+                return None
+        return between(self.stream, template, through)
 
     def complete(self) -> None:
         """The body ended as HTTP says that it should."""
@@ -185,7 +205,7 @@ class Answer:
                     return
             else:
                 for each in self._passes:
-                    chunk = each(chunk)
+                    chunk = each.split(chunk)
                 stream.push(chunk)
         if known:
             self._known = data
@@ -227,7 +247,7 @@ class Answer:
             self._end(None)
             return
         for each in self._passes:
-            chunk = each(chunk)
+            chunk = each.split(chunk)
         self.stream.push(chunk)
 
     def _events(self, events: list[tuple[bytes, bytes]]) -> None:

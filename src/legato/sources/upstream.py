@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from legato.core.chunk import Chunk
 from legato.core.counting import Counter
 from legato.core.dialect import Asked, Delivered, Dialect, Facts
 from legato.core.errors import ApiError, broken
@@ -16,7 +15,7 @@ from legato.core.stream import Stream
 from legato.core.template import Habit
 from legato.core.think import Thinking
 from legato.dialects import openai
-from legato.sources.answer import Answer, Passes
+from legato.sources.answer import Answer, Pass, Passes
 from legato.sources.http import Connection
 from legato.sources.pool import Pool
 
@@ -171,10 +170,10 @@ class Upstream:
 
     def _passes(self, delivered: Delivered | None, replay: Replay | None) -> Passes:
         """What the chunks of an answer go through."""
-        passes: list[Callable[[Chunk], Chunk]] = []
+        passes: list[Pass] = []
         # Where the text of an answer has begun, its thoughts are over.
         if self.terms.reasoning != "field" and delivered is None:
-            passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open").split)
+            passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open"))
         if replay is not None:
-            passes.append(replay.split)
+            passes.append(replay)
         return tuple(passes)
