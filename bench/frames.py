@@ -22,6 +22,22 @@ TEXT: Final = ROOT / "LICENSE"
 PIECE: Final = re.compile(r" ?[A-Za-z]{1,12}| ?[0-9]|\s+|[^\sA-Za-z0-9]+")
 
 
+class Sizes:
+    """Counts the frames of each size."""
+
+    def __init__(self, found: Counter[int]) -> None:
+        self._found = found
+
+    def write(self, data: bytes) -> None:
+        self._found[len(data)] += 1
+
+    def direct(self) -> None:
+        """They are not sent as chunks."""
+
+    def finish(self, data: bytes) -> None:
+        """The end is not of interest."""
+
+
 def sizes(pieces: list[str], *, pads: bool) -> Counter[int]:
     """How many frames there are of each size, in bytes."""
     found: Counter[int] = Counter()
@@ -31,8 +47,7 @@ def sizes(pieces: list[str], *, pads: bool) -> Counter[int]:
         model="smollm2-135m",
         wants_usage=False,
         pads=pads,
-        send=lambda data: found.update([len(data)]),
-        close=lambda *_: None,
+        sink=Sizes(found),
     )
     for piece in pieces:
         delta = {"index": 0, "delta": {"content": piece}, "finish_reason": None}

@@ -141,14 +141,8 @@ def play(
     """What is made of a body, or of a whole HTTP answer, that is read as `pieces`. The client is
     there from the `late`th on."""
     _INVENTED.count = 0
-    parts: list[bytes] = []
-    closed: list[bytes] = []
-
-    def close(data: bytes) -> None:
-        parts.append(data)
-        closed.append(data)
-
-    writer = FrameWriter(**HEAD, wants_usage=True, send=parts.append, close=close)
+    sink = _Sink()
+    writer = FrameWriter(**HEAD, wants_usage=True, sink=sink)
     collector = Collector()
     client = _Both(writer, collector) if folds else writer
     stream = Stream(lambda: 0.0, 0.0)
@@ -162,16 +156,34 @@ def play(
         stream.attach(client)
     source.end()
     assert stream.done
-    assert len(closed) == 1, "a body ends once"
+    assert sink.closed == 1, "a body ends once"
     if not folds:
-        return Got(b"".join(parts), None)
+        return Got(b"".join(sink.parts), None)
     if collector.error is not None:
-        return Got(b"".join(parts), collector.error.as_json())
-    return Got(b"".join(parts), collector.answer(**HEAD))
+        return Got(b"".join(sink.parts), collector.error.as_json())
+    return Got(b"".join(sink.parts), collector.answer(**HEAD))
 
 
 #: One for all answers of a dialect: what was learnt of one must not change another.
 HABITS: dict[Any, Habit] = {}
+
+
+class _Sink:
+    """Where a client's frames go."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.closed = 0
+
+    def write(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def direct(self) -> None:
+        """They are not sent as chunks."""
+
+    def finish(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.closed += 1
 
 
 class _Bare:

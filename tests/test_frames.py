@@ -208,21 +208,23 @@ class Sink:
             created=1_700_000_000,
             model=model,
             wants_usage=wants_usage,
-            send=self._send,
-            close=self._close,
+            sink=self,
         )
 
     @property
     def body(self) -> bytes:
         return b"".join(self.sent)
 
-    def _send(self, data: bytes) -> None:
+    def direct(self) -> None:
+        """They are not sent as chunks."""
+
+    def write(self, data: bytes) -> None:
         assert not self.closed, "bytes after the end"
         assert data
         self.sent.append(data)
 
-    def _close(self, data: bytes) -> None:
-        self._send(data)
+    def finish(self, data: bytes) -> None:
+        self.write(data)
         self.closed += 1
 
 

@@ -120,6 +120,16 @@ async def test_a_running_server_follows_within_a_second(legato: Running) -> None
     assert (answer.status, answer.error["code"]) == (401, "key_revoked")
 
 
+async def test_a_running_server_follows_without_a_mark_too(
+    legato: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file beside the database may be read-only, or gone: now and then the database is asked."""
+    monkeypatch.setattr(Database, "touch", lambda *_: None)
+    monkeypatch.setattr("legato.server.app.KEY_DOUBT_SECONDS", 0.0)
+    await store.add(legato.app._database, "key_1", "one", b"1" * 32)
+    await until(lambda: len(legato.app.services.keyring) == 2, "the key is in force")
+
+
 @pytest.mark.parametrize("name", ["", "x" * 201], ids=["empty", "long"])
 async def test_a_name_has_1_to_200_characters(tmp_path: Path, name: str) -> None:
     code, out, err = await cli("keys", "create", name, "--data", str(tmp_path))
@@ -158,17 +168,23 @@ async def test_what_the_migrations_build_is_what_the_code_expects(tmp_path: Path
 
 async def test_a_change_has_another_number(tmp_path: Path) -> None:
     database = await Database.open(tmp_path)
-    numbers = [await store.version(database)]
+
+    async def number() -> tuple[int, int]:
+        return await store.version(database), database.stamp(store.SUBJECT)
+
+    told = [await number()]
     await store.add(database, "key_1", "one", b"1" * 32)
-    numbers.append(await store.version(database))
+    told.append(await number())
     assert await store.revoke(database, "one") == 1
-    numbers.append(await store.version(database))
+    told.append(await number())
     await database.close()
     again = await Database.open(tmp_path)
-    assert await store.version(again) == numbers[-1]
+    assert await store.version(again) == told[-1][0]
+    assert again.stamp(store.SUBJECT) == told[-1][1]
     assert [row["id"] for row in await store.all_keys(again)] == ["key_1"]
     await again.close()
-    assert len(set(numbers)) == 3
+    versions, stamps = zip(*told, strict=True)
+    assert len(set(versions)) == len(set(stamps)) == 3
 
 
 def test_many_that_open_at_once_migrate_once(tmp_path: Path) -> None:

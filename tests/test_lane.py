@@ -115,7 +115,14 @@ class Side:
 class Through:
     """One answer from an upstream's connection to a client's."""
 
-    def __init__(self, habit: Habit | None = None, tags: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        habit: Habit | None = None,
+        tags: bool = False,
+        is_chunked: bool = True,
+        **options: Any,
+    ) -> None:
+        self.is_chunked = is_chunked
         self.times = itertools.count()
         self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
         self.stream.kept = Kept()
@@ -126,9 +133,8 @@ class Through:
             identity="chatcmpl-x",
             created=1,
             model="m",
-            send=self.send,
-            close=self.send,
-            **{"wants_usage": False, "direct": lambda: self.client.write, **options},
+            sink=self,
+            **{"wants_usage": False, **options},
         )
         self.failures: list[Exception] = []
         habit = habit or Habit()
@@ -138,8 +144,13 @@ class Through:
         self.connection.data_received(HEAD)
         self.stream.attach(self.writer)
 
-    def send(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self.client.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    finish = write
+
+    def direct(self) -> Callable[[bytes], None] | None:
+        return self.client.write if self.is_chunked else None
 
     @property
     def frames(self) -> bytes:
@@ -335,7 +346,7 @@ def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
     assert through.writer.size == len(through.frames)
 
 
-@pytest.mark.parametrize("options", [{"running_usage": dict}, {"direct": lambda: None}])
+@pytest.mark.parametrize("options", [{"running_usage": dict}, {"is_chunked": False}])
 def test_a_client_for_whom_there_is_no_short_way(
     options: dict[str, Any], taken: list[bytes]
 ) -> None:

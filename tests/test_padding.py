@@ -12,6 +12,14 @@ from tests.conftest import Running
 from tests.wire import ask, chat
 
 
+class Sink:
+    def __init__(self, sent: list[bytes]) -> None:
+        self.write = self.finish = sent.append
+
+    def direct(self) -> None:
+        """They are not sent as chunks."""
+
+
 def sizes(words: list[str], *, pads: bool) -> list[int]:
     sent: list[bytes] = []
     writer = FrameWriter(
@@ -20,8 +28,7 @@ def sizes(words: list[str], *, pads: bool) -> list[int]:
         model="m",
         wants_usage=False,
         pads=pads,
-        send=sent.append,
-        close=sent.append,
+        sink=Sink(sent),
     )
     for word in words:
         raw = b'[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]' % word.encode()

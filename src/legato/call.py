@@ -49,9 +49,8 @@ class Call:
         self._stream = Stream(services.clock, client.received)
         self._reply = Reply(services, client, self._stream, self._id, int(time.time()))
         self._asking = Asking(services, self._stream)
-        self._asking.on_broken = self._wake
         self._stream.on_open = self._asking.on_open
-        self._stream.on_close = self._wake
+        self._stream.on_close = self._asking.on_broken = self._wake
         self._alarm = Alarm(self._check)
         self._row: Row | None = None
         self._gone = False

@@ -18,6 +18,7 @@ class Reply:
         "_client",
         "_created",
         "_identity",
+        "_left",
         "_model",
         "_options",
         "_services",
@@ -40,7 +41,8 @@ class Reply:
         self._options = (False, False, False)
         self._writer: FrameWriter | None = None
         self._beat = client.received  # when the last comment went out
-        self._taken = (client.received, 0)  # when a slow client last took something, what was left
+        self._taken = client.received  # when a slow client last took something
+        self._left = 0  # of what had been written, then
         self.is_streamed = False
         self.patience = services.stall_client_seconds
         """Seconds for which a client may take nothing at all."""
@@ -83,9 +85,7 @@ class Reply:
             model=self._model,
             wants_usage=wants_usage,
             running_usage=self._stream.running_usage if running else None,
-            send=self._client.write,
-            direct=self._client.direct,
-            close=self._client.finish,
+            sink=self._client,
             pads=pads,
             limit=self._services.backlog_bytes,
             on_full=on_full,
@@ -137,9 +137,9 @@ class Reply:
 
     def _watch_client(self, writer: FrameWriter, now: float) -> float:
         unsent = self._client.unsent
-        if not writer.is_paused or unsent != self._taken[1]:
-            self._taken = (now, unsent)
-        limit = self._taken[0] + self.patience
+        if not writer.is_paused or unsent != self._left:
+            self._taken, self._left = now, unsent
+        limit = self._taken + self.patience
         if now >= limit:
             self._stream.error = ApiError(408, "client_stalled", "The client took nothing.")
             self._client.abort()

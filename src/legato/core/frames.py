@@ -1,7 +1,7 @@
 """Chunks as the bytes of server-sent events: what a streaming client reads."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,6 +19,20 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 Around = tuple[bytes, bytes, bytes | None]
 
 
+class Sink(Protocol):
+    """Takes the bytes of frames."""
+
+    def write(self, data: bytes) -> None:
+        """One or more whole frames."""
+
+    def direct(self) -> Callable[[bytes], None] | None:
+        """What takes frames as chunks of HTTP; None where they are not sent as such."""
+        ...
+
+    def finish(self, data: bytes) -> None:
+        """The last frames of a stream."""
+
+
 class FrameWriter:
     """A subscriber that writes frames.
 
@@ -28,18 +42,16 @@ class FrameWriter:
 
     __slots__ = (
         "_backlog",
-        "_close",
         "_head",
         "_limit",
         "_on_full",
         "_pads",
         "_parts",
         "_running_usage",
-        "_send",
         "_tail",
         "_wants_usage",
-        "direct",
         "frames",
+        "sink",
         "size",
     )
 
@@ -52,16 +64,11 @@ class FrameWriter:
         wants_usage: bool,
         running_usage: Callable[[], Usage] | None = None,
         pads: bool = False,
-        send: Callable[[bytes], None],
-        direct: Callable[[], Callable[[bytes], None] | None] = lambda: None,
-        close: Callable[[bytes], None],
+        sink: Sink,
         limit: int = 4 * 1024 * 1024,
         on_full: Callable[[], None] = lambda: None,
     ) -> None:
-        """`send` takes the bytes of one or more whole frames, `close` the last of them.
-
-        `direct` gives what takes frames as chunks of HTTP, where they are sent as such.
-        `running_usage` gives the usage so far, for clients that want it in every chunk.
+        """`running_usage` gives the usage so far, for clients that want it in every chunk.
         `on_full` is called while more than `limit` bytes wait for a slow client.
         """
         head = msgspec.json.encode(
@@ -71,9 +78,7 @@ class FrameWriter:
         self._tail = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
         self._wants_usage = wants_usage
         self._running_usage = running_usage
-        self._send = send
-        self.direct = direct
-        self._close = close
+        self.sink = sink
         self._limit = limit
         self._on_full = on_full
         self._parts: list[bytes] = []
@@ -126,7 +131,7 @@ class FrameWriter:
             data = b"".join(parts)
             parts.clear()
             self.size += len(data)
-            self._send(data)
+            self.sink.write(data)
 
     def comment(self, text: bytes = KEEP_ALIVE) -> None:
         """Keeps the line open; never counts as progress. A line that is full needs none."""
@@ -153,4 +158,4 @@ class FrameWriter:
         data = b"".join(self._parts)
         self._parts.clear()
         self.size += len(data)
-        self._close(data)
+        self.sink.finish(data)

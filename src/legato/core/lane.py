@@ -129,7 +129,7 @@ def between(stream: Stream, template: Template, through: Through) -> Lane | None
         return None
     if not isinstance(writer, FrameWriter) or writer.is_paused:
         return None
-    around, write = writer.around(through.raw, template.extras), writer.direct()
+    around, write = writer.around(through.raw, template.extras), writer.sink.direct()
     if around is None or write is None:
         return None
     stream.lane = Lane(stream, writer, template, through, around, write)

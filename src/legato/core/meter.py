@@ -5,6 +5,8 @@ the wait for an engine, a connection and the upstream's headers.
 """
 
 from array import array
+from itertools import pairwise
+from math import ceil
 from typing import Final
 
 #: Four buckets an octave, from a microsecond to an hour: a percentile is right to within
@@ -12,6 +14,9 @@ from typing import Final
 _STEPS: Final = 4
 _OCTAVES: Final = 32
 
+
+#: Gaps up to which a bucket's number is kept in two bytes.
+_SMALL: Final = 65_535
 
 #: Times that are kept as they are, until they are counted together: a chunk then touches nothing
 #: but the end of an array.
@@ -70,8 +75,21 @@ class Meter:
 
     @property
     def longest_gap(self) -> float:
+        if self._gaps is None:
+            return max(self._few(), default=0.0)
         self._count()
         return self._longest
+
+    def _few(self) -> list[float]:
+        """The gaps of an answer so short that none of them has been counted."""
+        times = self._times
+        return [after - before for before, after in pairwise(times)]
+
+    def _gaps_of_few(self, fractions: tuple[float, ...]) -> list[float | None]:
+        gaps = sorted(self._few())
+        if not gaps:
+            return [None for _ in fractions]
+        return [gaps[ceil(fraction * len(gaps)) - 1] for fraction in fractions]
 
     def _count(self) -> None:
         times = self._times
@@ -80,8 +98,10 @@ class Meter:
         self._counted += len(times)
         gaps, last = self._gaps, self._last
         if gaps is None:
-            gaps = self._gaps = array("I", bytes(4 * _STEPS * _OCTAVES))
+            gaps = self._gaps = array("H", bytes(2 * _STEPS * _OCTAVES))
             last = self._first = times.pop(0)
+        elif self._counted > _SMALL and gaps.typecode == "H":
+            gaps = self._gaps = array("I", gaps)
         for now in times:
             gap = now - last
             last = now
@@ -97,11 +117,11 @@ class Meter:
     def gaps(self, *fractions: float) -> list[float | None]:
         """For each fraction (ascending) the gap in seconds that so many of all gaps do not exceed;
         None where there was no gap."""
-        self._count()
         gaps = self._gaps
+        if gaps is None:
+            return self._gaps_of_few(fractions)
+        self._count()
         total = self._counted - 1
-        if gaps is None or total < 1:
-            return [None for _ in fractions]
         found: list[float | None] = []
         seen = 0
         for bucket, number in enumerate(gaps):

@@ -110,7 +110,7 @@ class Stream:
         self._resumes = False  # another upstream is to go on, and has not said anything yet
         self._counted = (0, 0)  # pieces and reasoning that `before` has counted
         self._choices: dict[int, ChoiceState] = {}
-        self.carried: set[int] = set()  # open choices whose index is theirs: plain text passes
+        self.carried: tuple[int, ...] = ()  # open choices whose index is theirs: plain text passes
         self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
         self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
         self._then: Usage | None = None
@@ -161,7 +161,7 @@ class Stream:
         self.prompt_tokens = 0
         self._counted = (self.meter.pieces, self.meter.reasoning)
         self.look_at_each()
-        self.carried.clear()
+        self.carried = ()
         self._resumes = True
 
     def say_again(self) -> None:
@@ -295,7 +295,7 @@ class Stream:
                 self.meter.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
         if choice.finished:
-            self.carried.discard(theirs)
+            self.carried = tuple(each for each in self.carried if each != theirs)
             if len(self._choices) >= self.expects and all(
                 each.finished for each in self._choices.values()
             ):
@@ -305,14 +305,14 @@ class Stream:
         self._choices[theirs] = choice
         self._to(State.OPEN)
         if choice.index == theirs:
-            self.carried.add(theirs)
+            self.carried += (theirs,)
         self._send(_role(choice.index), extras)
 
     def _resume(self, theirs: int, choice: ChoiceState) -> None:
         """The first that another upstream says of a choice that is under way."""
         self._resumes = False
         if choice.index == theirs:
-            self.carried.add(theirs)
+            self.carried += (theirs,)
         self.on_open()
 
     def _send(self, member: dict[str, Any], extras: bytes) -> None:

@@ -30,8 +30,14 @@ from legato.store import keys as key_store
 from legato.store import ledger as ledger_store
 from legato.store.database import Database, sqlite_url
 
-#: Seconds between looks at whether a key was made or revoked elsewhere.
-KEY_POLL_SECONDS = 0.4
+#: Seconds between looks at whether a key was made or revoked elsewhere; a look is at a file's size.
+KEY_POLL_SECONDS: Final = 0.4
+
+#: Seconds after which the database is asked all the same.
+KEY_DOUBT_SECONDS: Final = 10.0
+
+#: Seconds for which the `date` of answers is right.
+TICK_SECONDS: Final = 1.0
 
 FIRST_KEY_FILE = "key"
 
@@ -112,9 +118,12 @@ class App:
         await self._make_first_key(self._database)
         await self._close_interrupted()
         self.ledger.start()
-        version = await key_store.version(self._database)  # before: a key made since is seen later
+        # In this order: a key that is made meanwhile is seen later.
+        stamp = self._database.stamp(key_store.SUBJECT)
+        version = await key_store.version(self._database)
         await self._load_keys(self._database)
-        self._tasks.append(asyncio.create_task(self._follow_keys(self._database, version)))
+        follow = self._follow_keys(self._database, stamp, version)
+        self._tasks.append(asyncio.create_task(follow))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -200,14 +209,19 @@ class App:
         rows = await key_store.all_keys(database)
         self.services.keyring.replace(Key(**row) for row in rows)  # type: ignore[arg-type]
 
-    async def _follow_keys(self, database: Database, known: int) -> None:
+    async def _follow_keys(self, database: Database, stamp: int, known: int) -> None:
         """A key made or revoked by the command line is in force here within a second."""
+        asked = CLOCK()
         while True:
             await asyncio.sleep(KEY_POLL_SECONDS)
             try:
-                if (now := await key_store.version(database)) != known:
+                now = database.stamp(key_store.SUBJECT)
+                if now == stamp and CLOCK() < asked + KEY_DOUBT_SECONDS:
+                    continue
+                if (version := await key_store.version(database)) != known:
                     await self._load_keys(database)
-                    known = now
+                    known = version
+                stamp, asked = now, CLOCK()
             except Exception as error:
                 self._on_bug(error)
 
@@ -218,9 +232,34 @@ class App:
 class Server(uvicorn.Server):
     """uvicorn's server; a signal ends it in order, and is not raised again behind its back."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._exit = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is to end; it begins to at once."""
+        return self._exit.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:  # type: ignore[override]
+        if value:
+            self._exit.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn looks ten times a second whether it is to end.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._exit.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         def handle(number: int, frame: FrameType | None) -> None:
+            self._loop.call_soon_threadsafe(end)
+
+        def end() -> None:
             # A second signal means now.
             self.force_exit = self.should_exit
             self.should_exit = True

@@ -88,9 +88,7 @@ class LegatoProtocol(Turns):
 
     def __init__(self, house: House) -> None:
         super().__init__(house)
-        self._parser: Any = httptools.HttpRequestParser(self)  # None once the connection is lost
-        # What comes behind a `connection: close` is another request, not an error.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: Any = None  # while a request is read
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] | None = None  # while they are read
         self._head_size = 0  # names and values of the headers so far
@@ -138,8 +136,9 @@ class LegatoProtocol(Turns):
         self._idle_since = None
         if self._begun is None:
             data = _without_upgrade(data)
+        parser = self._parser = self._parser or self._new_parser()
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # CONNECT, or an upgrade spelt oddly: answered as a request that it is not
         except httptools.HttpParserError:
@@ -149,8 +148,13 @@ class LegatoProtocol(Turns):
             self._piped += len(data)
             if self._piped > PIPELINE_BYTES:
                 self.pause_reading()
-        if self._begun is not None and not self._over:
-            self._still_reading(len(data))
+        self._still_reading(len(data))
+
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        # What comes behind a `connection: close` is another request, not an error.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def eof_received(self) -> None:
         return None  # the transport closes itself: a peer that sends no more is gone
@@ -261,8 +265,13 @@ class LegatoProtocol(Turns):
             self._refuse(self._head_too_large())
 
     def _still_reading(self, size: int) -> None:
-        """A request has not come whole in one read: its head has a limit, and so has its time."""
-        assert self._begun is not None
+        """Where a request has not come whole in one read: its head has a limit, and so has its
+        time."""
+        if self._begun is None:
+            self._parser = None  # a kilobyte, which a stream's connection need not keep
+            return
+        if self._over:
+            return
         if self._in_head:
             self._head_raw += size
             if self._head_raw > self.limits.header:

@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
-        self._headers: dict[str, str] = {}
+        self._headers: dict[str, str] | None = None  # while they are read
         self._head_size = 0
         self._is_due = False  # a turn of `_read_on` is on its way
         self._is_heading = False  # the head of the answer, behind interim ones, has not ended
@@ -251,10 +251,12 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_heading:  # trailers are no part of the next answer's head
+            if self._headers is None:
+                self._headers = {}
             self._headers[name.lower().decode("latin-1")] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        headers, self._headers = self._headers, {}
+        headers, self._headers = self._headers or {}, None
         status = self._parser.get_status_code()
         self._is_heading = 100 <= status < 200
         if (kept := headers.get("keep-alive")) is not None:

@@ -1,10 +1,14 @@
 """Keys in the database."""
 
 import time
+from typing import Final
 
 import sqlalchemy as sa
 
 from legato.store.database import Database, changes, keys
+
+#: Of changes that a running server hears of.
+SUBJECT: Final = "keys"
 
 
 async def add(database: Database, identity: str, name: str, digest: bytes) -> None:
@@ -13,6 +17,7 @@ async def add(database: Database, identity: str, name: str, digest: bytes) -> No
             keys.insert().values(id=identity, name=name, digest=digest, created=time.time())
         )
         await connection.execute(_changed())
+    database.touch(SUBJECT)
 
 
 async def revoke(database: Database, name_or_id: str) -> int:
@@ -25,7 +30,8 @@ async def revoke(database: Database, name_or_id: str) -> int:
             .values(revoked=time.time())
         )
         await connection.execute(_changed())
-        return done.rowcount
+    database.touch(SUBJECT)
+    return done.rowcount
 
 
 async def all_keys(database: Database) -> list[dict[str, object]]:
@@ -39,10 +45,10 @@ async def version(database: Database) -> int:
     """A number that is another one whenever a key was made or revoked since."""
     async with database.begin() as connection:
         number = await connection.scalar(
-            sa.select(changes.c.number).where(changes.c.subject == "keys")
+            sa.select(changes.c.number).where(changes.c.subject == SUBJECT)
         )
         return number or 0
 
 
 def _changed() -> sa.Update:
-    return changes.update().where(changes.c.subject == "keys").values(number=changes.c.number + 1)
+    return changes.update().where(changes.c.subject == SUBJECT).values(number=changes.c.number + 1)
