@@ -123,7 +123,7 @@ async def test_a_running_server_follows_within_a_second(legato: Running) -> None
 async def test_a_running_server_follows_without_a_mark_too(
     legato: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file beside the database may be read-only, or gone: now and then the database is asked."""
+    """The file beside the database may be gone: now and then the database is asked."""
     monkeypatch.setattr(Database, "touch", lambda *_: None)
     monkeypatch.setattr("legato.server.app.KEY_DOUBT_SECONDS", 0.0)
     await store.add(legato.app._database, "key_1", "one", b"1" * 32)
