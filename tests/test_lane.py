@@ -306,6 +306,23 @@ def test_thoughts_between_tags_go_the_short_way(taken: list[bytes]) -> None:
     assert len(taken) >= 38
 
 
+def test_what_is_one_answers_own_is_not_said_of_the_next() -> None:
+    """A time of its own that happens to be the answer's."""
+
+    def timed(events: list[bytes], time: int) -> list[bytes]:
+        first = event({"role": "assistant", "content": ""}).replace(b"1700000000", b"%d" % time)
+        return [
+            first,
+            *(each.replace(b'"created": 1700000000', b'"at": %d' % time) for each in events),
+        ]
+
+    habit = Habit()
+    played(chunks(timed([*words(12), *END], 1700000000)), habit)
+    later = played(chunks(timed([*words(12), *END], 1700000077)), habit)
+    assert later.frames.count(b'"at":1700000077') == 14
+    assert b"1700000000" not in later.frames
+
+
 def test_half_a_letter_is_the_upstreams_failure_as_ever(taken: list[bytes]) -> None:
     through = played(chunks(words(16)))
     assert taken

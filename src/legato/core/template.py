@@ -46,6 +46,9 @@ class Shape(Struct, frozen=True, gc=False):
         marks = (_PROBE, *constants)
         if any(whole.count(mark) != 1 for mark in marks):
             return None
+        kept = b"\n".join((*template.raw, template.extras))
+        if any(constant in kept for constant in constants):
+            return None  # what would be said of the next answer is this one's
         found = sorted((whole.index(mark), which) for which, mark in enumerate(marks))
         pieces: list[bytes] = []
         end = 0
