@@ -173,6 +173,14 @@ async def legato(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         yield running
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> Any:
+    """What a module leaves behind is pytest's reports: collections need not look at them again."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_garbage() -> Any:
     """A leaked socket or coroutine warns when it is collected, and a warning is an error."""

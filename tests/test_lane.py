@@ -1,6 +1,7 @@
 """The short cut for text: it gives what the usual way gives, however the bytes come."""
 
 import asyncio
+import gc
 import itertools
 import json
 import random
@@ -184,6 +185,13 @@ def cut(data: bytes, seed: int) -> Iterator[bytes]:
         size = random_.randint(1, 400)
         yield data[:size]
         data = data[size:]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage() -> Any:
+    """Once for all: after each test it would take longer than they do."""
+    yield
+    gc.collect()
 
 
 WAYS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
