@@ -106,7 +106,7 @@ def frozen() -> Iterator[None]:
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     upstream = Scripted(SCRIPTS | OWN_SCRIPTS)
     once = {"base_url": await upstream.start(), "open_after": 0}
-    quick = {"stall-early": {"first_token_seconds": 1.5}}
+    quick = {"stall-early": {"first_token_seconds": 0.5}}
     settings = settings_for(
         tmp_path_factory.mktemp("sdks"),
         None,
