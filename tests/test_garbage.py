@@ -13,6 +13,7 @@ from legato.core.stream import Stream
 from legato.server.exchange import ChatExchange
 from legato.server.protocol import LegatoProtocol
 from legato.sources.answer import Answer
+from legato.sources.http import Connection
 from tests.conftest import Running, until
 from tests.wire import Wire, ask, chat, request
 
@@ -31,7 +32,12 @@ class Leftovers:
         return any(id(each) not in before for each in self._all())
 
     def _all(self) -> list[Any]:
-        return [each for each in gc.get_objects() if isinstance(each, OF_A_CALL)]
+        return [each for each in gc.get_objects() if isinstance(each, OF_A_CALL) or _is_lost(each)]
+
+
+def _is_lost(thing: Any) -> bool:
+    """A connection to an upstream that is of no more use."""
+    return isinstance(thing, Connection) and thing.is_closing
 
 
 @pytest.fixture

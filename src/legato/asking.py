@@ -52,7 +52,7 @@ class Asking:
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
         upstreams = self._services.upstreams
-        self._soonest = min(upstreams[name].terms.soonest for name in route.deployments)
+        self._soonest = min([upstreams[name].soonest for name in route.deployments])
         return self._soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:
@@ -76,7 +76,8 @@ class Asking:
         later: dict[str, float] = {}  # who is asked again, and from when on
         while names and (problem is None or budget.allows(services.clock())):
             name = names.pop(0)
-            await self._wait_until(later.get(name, 0.0))
+            if name in later:
+                await self._wait_until(later[name])
             budget.begin(name)
             try:
                 await self._ask(name, order)

@@ -77,7 +77,6 @@ class Attempt:
         "_on_broken",
         "_opened",
         "_order",
-        "_pieces",
         "_services",
         "_stream",
         "answer",
@@ -101,7 +100,6 @@ class Attempt:
         self._on_broken = on_broken
         self._opened: Signal | None = None
         self._order: Order | None = None  # until the answer begins, where tokens are counted
-        self._pieces = stream.meter.pieces
         self.is_over = False
         self.name = name
         self.upstream: Upstream = services.upstreams[name]

@@ -8,7 +8,7 @@ chunks never wake it: they travel from the upstream's socket to the client's in 
 """
 
 import asyncio
-import secrets
+import os
 import time
 from typing import Any
 
@@ -239,4 +239,4 @@ class Call:
 
 
 def new_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{os.urandom(12).hex()}"

@@ -51,8 +51,8 @@ class Reply:
         """How this request wants to be answered."""
         self._model = request.model
         self.is_streamed = bool(request.stream)
-        self._stream.counts_early = request.wants_running_usage
-        self._options = (request.wants_usage, request.wants_running_usage, self._pads(request))
+        running = self._stream.counts_early = request.wants_running_usage
+        self._options = (request.wants_usage, running, self._pads(request))
 
     def _pads(self, request: ChatRequest) -> bool:
         """As the client says; else as the server does, which by default looks at the line."""

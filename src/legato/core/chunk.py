@@ -4,7 +4,7 @@ A chunk carries its choices twice: typed, as far as order and metering need them
 (`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
 """
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -17,9 +17,13 @@ FINISH_REASONS: Final = frozenset(
 )
 
 
+#: As a value, so that what has been looked at stays `Any`: a `cast` is a call at run time.
+_OBJECT: Any = dict
+
+
 def as_object(value: Any) -> dict[str, Any] | None:
     """`value` where it is a JSON object; what peers send may be anything."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return value if isinstance(value, _OBJECT) else None
 
 
 class Delta(Struct, gc=False):
@@ -39,6 +43,8 @@ class Choice(Struct, gc=False):
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
 
+
+_decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 #: OpenAI's usage object, kept as it came: providers add fields of their own.
 Usage = dict[str, Any]
@@ -68,7 +74,7 @@ class Chunk(Struct, gc=False):
             return self.fields
         if self.raw is not None:
             try:
-                return msgspec.json.decode(self.raw, type=list[dict[str, Any]])
+                return _decode_members(self.raw)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise malformed(error) from None
         return msgspec.to_builtins(self.choices)

@@ -101,14 +101,14 @@ class ChatRequest(Struct, gc=False):
 
     @property
     def wants_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+        options = self.stream_options
+        return bool(options and options.include_usage)
 
     @property
     def wants_running_usage(self) -> bool:
         """Usage in every chunk; as vLLM has it, only where it is also asked for at the end."""
-        return self.wants_usage and bool(
-            self.stream_options and self.stream_options.continuous_usage_stats
-        )
+        options = self.stream_options
+        return bool(options and options.include_usage and options.continuous_usage_stats)
 
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode

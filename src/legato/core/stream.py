@@ -37,6 +37,8 @@ class State(Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    __hash__ = object.__hash__  # each is one object; enum hashes names, in Python
+
 
 _LEGAL: Final[dict[State, set[State]]] = {
     State.WAITING: {State.OPEN, State.FAILED, State.CANCELLED},
@@ -227,7 +229,7 @@ class Stream:
             chunk.text = delta.content or delta.reasoning_content or ""
             chunk.thinks = not delta.content
             self._carry(chunk)
-        else:
+        elif chunk.raw != b"[]":
             for member in chunk.members():
                 self._mend(member, chunk.extras)
 

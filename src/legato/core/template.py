@@ -19,6 +19,9 @@ from legato.core.lines import one_line
 #: Stands where the text will, while a template is tried. Nobody writes this.
 _PROBE: Final = b"~legato: text~"
 
+#: What a delta of plain text has of anything else.
+_NONE: Final = (UNSET,) * 5
+
 #: The text of no chunk.
 _NOTHING: Final[list[Choice]] = []
 
@@ -63,13 +66,13 @@ class Shape(Struct, frozen=True, gc=False):
     def around(self, constants: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
         """What comes before and after the text in an answer with these constants."""
         marks = (_PROBE, *constants)
-        if len(marks) != len(self.order) or any(_PROBE in each for each in constants):
+        if len(marks) != len(self.order):
             return None
         parts = [self.pieces[0]]
         for which, piece in zip(self.order, self.pieces[1:], strict=True):
             parts += (marks[which], piece)
-        head, _, tail = b"".join(parts).partition(_PROBE)
-        return head, tail
+        around = b"".join(parts).split(_PROBE)
+        return (around[0], around[1]) if len(around) == 2 else None
 
 
 class Habit:
@@ -226,7 +229,7 @@ def _only_text(chunk: Chunk) -> str | None:
         if value is not UNSET and value is not None
     ]
     rest = (delta.role, delta.reasoning, delta.refusal, delta.tool_calls, delta.function_call)
-    if len(said) != 1 or any(value is not UNSET for value in rest):
+    if len(said) != 1 or rest != _NONE:
         return None
     text = said[0]
     plain = text.isprintable() and '"' not in text and "\\" not in text

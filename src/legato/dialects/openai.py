@@ -234,7 +234,7 @@ class Reader:
 
     def _identify(self, raw: Raw, created: Raw) -> None:
         identity = msgspec.json.decode(raw) if bytes(raw) else None
-        self.constants = tuple(constant for each in (raw, created) if (constant := bytes(each)))
+        self.constants = tuple([constant for each in (raw, created) if (constant := bytes(each))])
         self.identity = identity[:200] if isinstance(identity, str) else ""
 
     def _note_progress(self, raw: Raw) -> None:

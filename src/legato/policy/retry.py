@@ -1,7 +1,6 @@
 """Which failures before the first token are tried again, how often, and after how long."""
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -64,12 +63,12 @@ class Budget:
         self._deadline = deadline
         self._gate = min(gate, deadline)
         self._draw = draw
-        self._spent: Counter[tuple[str, Kind]] = Counter()
-        self._asked: Counter[str] = Counter()
+        self._spent: dict[tuple[str, Kind], int] = {}
+        self._asked: dict[str, int] = {}
 
     def begin(self, deployment: str) -> None:
         self._attempts -= 1
-        self._asked[deployment] += 1
+        self._asked[deployment] = self._asked.get(deployment, 0) + 1
 
     def allows(self, now: float) -> bool:
         return self._attempts > 0 and now < self._deadline
@@ -77,9 +76,9 @@ class Budget:
     def again(self, deployment: str, error: UpstreamError, now: float) -> float | None:
         """When this deployment may be asked again, in seconds from now; None: not in this call."""
         what = kind(error)
-        self._spent[deployment, what] += 1
-        if self._spent[deployment, what] > BUDGETS[what]:
+        spent = self._spent[deployment, what] = self._spent.get((deployment, what), 0) + 1
+        if spent > BUDGETS[what]:
             return None
-        wait = BACKOFF * 2 ** (self._asked[deployment] - 1) * (0.5 + self._draw())
+        wait = BACKOFF * 2 ** (self._asked.get(deployment, 0) - 1) * (0.5 + self._draw())
         wait = max(wait, error.retry_after or 0.0)
         return wait if now + wait < self._gate else None

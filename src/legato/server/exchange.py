@@ -32,7 +32,7 @@ class Connection(Protocol):
     def is_behind_proxy(self) -> bool: ...
 
     @property
-    def usual_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def usual(self) -> bytes: ...
     @property
     def running(self) -> set[Any]: ...
     def answered(self, cycle: Any) -> None: ...
@@ -198,19 +198,21 @@ class ChatExchange:
 
     def _usual(self) -> bytes:
         """Headers of every answer: date, id, CORS, and whether the connection stays."""
-        lines = [b"%b: %b\r\n" % header for header in self._connection.usual_headers]
-        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        lines = b"%bx-request-id: %b\r\n" % (self._connection.usual, self.request_id.encode())
+        if self._origin is not None:
+            lines += self._cross_origin(self._origin)
+        return lines if self.keep_alive else lines + b"connection: close\r\n"
+
+    def _cross_origin(self, origin: bytes) -> bytes:
         origins = self._connection.limits.cors_origins
-        if self._origin is not None and (self._origin in origins or b"*" in origins):
-            lines.append(b"access-control-allow-origin: %b\r\n" % self._origin)
-            lines.append(
-                b"access-control-expose-headers: x-request-id, retry-after, x-legato-deployment, "
-                b"x-legato-attempts\r\n"
-            )
-            lines.append(b"vary: origin\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        return b"".join(lines)
+        if origin not in origins and b"*" not in origins:
+            return b""
+        return (
+            b"access-control-allow-origin: %b\r\n"
+            b"access-control-expose-headers: x-request-id, retry-after, x-legato-deployment, "
+            b"x-legato-attempts\r\n"
+            b"vary: origin\r\n"
+        ) % origin
 
     def _complete(self) -> None:
         self.response_complete = True

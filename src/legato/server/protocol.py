@@ -170,10 +170,14 @@ class LegatoProtocol(Turns):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._count_head(len(url))
+        self._head_size += len(url)
+        if self._head_size > self.limits.header:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self.limits.header:
+            self._refuse_head()
         if self._headers is not None:  # trailers are nobody's
             self._headers.append((name.lower(), value))
 
@@ -182,9 +186,9 @@ class LegatoProtocol(Turns):
             return
         self._in_head = False
         headers, self._headers = self._headers or [], None
-        if self._parser.get_http_version() == "1.1" and not any(
-            name == b"host" for name, _ in headers
-        ):
+        if self._parser.get_http_version() == "1.1" and b"host" not in [
+            name for name, _ in headers
+        ]:
             self._refuse(ApiError(400, "invalid_http", "The request has no Host header."))
         elif self._parser.get_method() == b"POST" and self._path() == PATH:
             self._hot(headers)
@@ -234,7 +238,7 @@ class LegatoProtocol(Turns):
         return url.partition(b"?")[0]
 
     def _cold(self, headers: list[tuple[bytes, bytes]]) -> None:
-        usual = self.usual_headers
+        usual = self._house.state.default_headers
         self._queue(
             cold.cycle(
                 self,
@@ -259,9 +263,8 @@ class LegatoProtocol(Turns):
             431, "headers_too_large", f"The headers are over {self.limits.header} bytes."
         )
 
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self.limits.header and not self._over:
+    def _refuse_head(self) -> None:
+        if not self._over:
             self._refuse(self._head_too_large())
 
     def _still_reading(self, size: int) -> None:

@@ -21,6 +21,17 @@ class House(Struct):
     limits: Limits
     state: ServerState
     app: Any  # ASGI
+    _headers: list[tuple[bytes, bytes]] | None = None  # uvicorn makes others every second
+    _lines: bytes = b""
+
+    @property
+    def usual(self) -> bytes:
+        """The headers of every answer, as they are sent."""
+        headers = self.state.default_headers
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._lines
 
 
 class Turns(asyncio.Protocol):
@@ -59,8 +70,8 @@ class Turns(asyncio.Protocol):
         self.write_paused = False
 
     @property
-    def usual_headers(self) -> list[tuple[bytes, bytes]]:
-        return self._house.state.default_headers
+    def usual(self) -> bytes:
+        return self._house.usual
 
     @property
     def is_secure(self) -> bool:

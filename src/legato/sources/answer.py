@@ -43,6 +43,7 @@ class Answer:
         "_connection",
         "_decoder",
         "_dialect",
+        "_had_lane",
         "_has_blocks",
         "_inflate",
         "_is_between",
@@ -75,6 +76,7 @@ class Answer:
         self._reader = dialect.reader()
         self._template = Template(habit)
         self._has_blocks = isinstance(self._decoder, sse.Decoder)
+        self._had_lane = False  # or could have had one
         self._is_between = True  # nothing is held of an event whose end has not come
         self._known = b""  # the last body, where it was one event that the template knows
         self._status = 0
@@ -155,10 +157,15 @@ class Answer:
 
     def lane(self, read: bytes) -> Lane | None:
         """The short cut for reads like `read`, which has just been read the usual way. None where
-        it was not exactly one HTTP chunk with one event that the template knows."""
+        it was not exactly one HTTP chunk with one event that the template knows; of the first such
+        event it is enough that nothing came behind it."""
         body, self._known = self._known, b""
-        if not body or read != b"%x\r\n%b\r\n" % (len(body), body):
+        if not body:
             return None
+        chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        if read != chunk and (self._had_lane or not read.endswith(chunk)):
+            return None
+        self._had_lane = True
         template = self._template
         through: Through | None = Through(template.raw, template.thinks)
         for each in self._passes:
@@ -258,6 +265,8 @@ class Answer:
 
     def _last_events(self, cut: UpstreamError | None) -> bool:
         """What the end of the body completes; False where that was a failure."""
+        if self._has_blocks and self._is_between:
+            return True
         try:
             self._events(self._decoder.close())
         except UpstreamError as error:

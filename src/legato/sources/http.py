@@ -6,7 +6,7 @@ What is read goes straight to whoever asked, in the callback in which the event 
 import asyncio
 import math
 import socket
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Keeper) -> None:
         self.transport: asyncio.Transport | None = None
         self._pool = pool
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._headers: dict[str, str] | None = None  # while they are read
         self._head_size = 0
@@ -239,6 +239,7 @@ class Connection(asyncio.Protocol):
                 self._lose(StaleConnection())
             else:
                 self._lose(broken("The upstream closed the connection.", code="upstream_cut"))
+        self._parser = self._lane = None  # the one knows this connection, the other a call
 
     def _lose(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None

@@ -114,6 +114,7 @@ class Upstream:
         self.dialect = dialect
         self.facts = facts or Facts()
         self.terms = terms or Terms()
+        self.soonest = self.terms.soonest
         self.target = target
         self._wait = wait
         self._habit = Habit()
