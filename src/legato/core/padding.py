@@ -14,9 +14,9 @@ BUCKET: Final = 128
 _OPEN: Final = b',"obfuscation":"'
 _OVERHEAD: Final = len(_OPEN) + 1
 _LETTERS: Final = secrets.token_hex(BUCKET).encode()
+_MEMBERS: Final = [b'%b%b"' % (_OPEN, _LETTERS[:fill]) for fill in range(BUCKET)]
 
 
 def member(size: int) -> bytes:
     """The member that makes a frame of `size` bytes one of a whole number of buckets."""
-    fill = -(size + _OVERHEAD) % BUCKET
-    return b'%b%b"' % (_OPEN, _LETTERS[:fill])
+    return _MEMBERS[-(size + _OVERHEAD) % BUCKET]

@@ -20,6 +20,10 @@ from legato.core.stream import Stream
 HEAD_LIMIT: Final = 256 * 1024
 
 
+#: The headers of an answer that anybody reads, of the twenty that a vendor may send.
+_READ: Final = frozenset({b"content-encoding", b"content-type", b"keep-alive", b"retry-after"})
+
+
 class Endpoint(Struct, frozen=True):
     """Where an upstream listens. `path` is the base URL's, without a slash at its end."""
 
@@ -50,7 +54,10 @@ class Receiver(Protocol):
     @property
     def stream(self) -> Stream: ...
 
-    def head(self, status: int, headers: dict[str, str]) -> None: ...
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        """`headers`: those that matter here, their names in lower case."""
+        ...
+
     def body(self, data: bytes) -> None: ...
     def lane(self, read: bytes) -> Lane | None: ...
     def complete(self) -> None: ...
@@ -254,7 +261,8 @@ class Connection(asyncio.Protocol):
         if self._is_heading:  # trailers are no part of the next answer's head
             if self._headers is None:
                 self._headers = {}
-            self._headers[name.lower().decode("latin-1")] = value.decode("latin-1")
+            if (read := name.lower()) in _READ:
+                self._headers[read.decode()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers or {}, None

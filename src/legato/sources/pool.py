@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import itertools
 import socket
@@ -310,8 +311,7 @@ def _abort(transport: asyncio.BaseTransport) -> None:
 
 async def _addresses(host: str, port: int) -> list[str]:
     """Each of a host's once, the families in turn, that of the first one first (RFC 8305, 4)."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host)
+    if _is_address(host):
         return [host]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     families: dict[int, dict[str, None]] = {}
@@ -319,6 +319,15 @@ async def _addresses(host: str, port: int) -> list[str]:
         families.setdefault(family, {})[str(at[0])] = None
     rounds = itertools.zip_longest(*families.values())
     return [address for each in rounds for address in each if address is not None]
+
+
+@functools.lru_cache(256)
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _failure(error: OSError | UnicodeError) -> UpstreamError:
