@@ -231,6 +231,7 @@ FAULTS: Final = (
     _mended("huge-line", "a line of a megabyte", 0),
     _mended("gzip", "gzip that nobody asked for", 0),
     _mended("odd-type", "another content type"),
+    _mended("json-type", "is said to be JSON, and is a stream"),
     _mended("finish-only", "a finish without content", 0),
     _mended(
         "tool-chaos",

@@ -163,9 +163,13 @@ def _call(calls: list[Json], delta: Json) -> None:
 
 
 def _grow(owner: Json, name: str, more: Any) -> None:
-    """Text and lists go on; all else is said anew."""
+    """Text and lists go on, objects member by member; all else is said anew."""
     before = owner.get(name)
-    if (isinstance(more, str) and isinstance(before, str)) or (
+    if isinstance(more, dict):
+        owner[name] = grown = dict(before or {})
+        for key, part in more.items():
+            _grow(grown, key, part)
+    elif (isinstance(more, str) and isinstance(before, str)) or (
         isinstance(more, list) and isinstance(before, list)
     ):
         owner[name] = before + more
@@ -176,6 +180,8 @@ def _grow(owner: Json, name: str, more: Any) -> None:
 def _folded(choice: Json) -> Json:
     message = {"refusal": None} | choice["message"]
     if choice["calls"]:
-        message |= {"content": message["content"] or None, "tool_calls": choice["calls"]}
+        message["tool_calls"] = choice["calls"]
+    if choice["calls"] or "function_call" in message:
+        message["content"] = message["content"] or None
     rest = {name: each for name, each in choice.items() if name not in ("message", "calls")}
     return {"message": message, "logprobs": None} | rest

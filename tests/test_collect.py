@@ -104,9 +104,32 @@ MESSAGES: dict[str, tuple[list[Json], Json]] = {
         [{"content": "a", "more": "x"}, {"more": "y"}],
         {"content": "a", "more": "xy"},
     ),
-    "unknown objects are said anew": (
-        [{"content": "a", "sound": {"id": 1}}, {"sound": {"id": 2}}],
-        {"content": "a", "sound": {"id": 2}},
+    "unknown objects are joined": (
+        [{"content": "a", "sound": {"n": 1, "data": "x"}}, {"sound": {"n": 2, "data": "y"}}],
+        {"content": "a", "sound": {"n": 2, "data": "xy"}},
+    ),
+    "an object in the place of text": (
+        [{"content": "a", "sound": "x"}, {"sound": {"n": 2}}],
+        {"content": "a", "sound": {"n": 2}},
+    ),
+    "sound": (
+        [
+            {"audio": {"id": "a1", "transcript": "Hel"}},
+            {"audio": {"transcript": "lo"}},
+            {"audio": {"id": "a1", "data": "AAAA", "expires_at": 7}},
+        ],
+        {
+            "content": "",
+            "audio": {"id": "a1", "transcript": "Hello", "data": "AAAA", "expires_at": 7},
+        },
+    ),
+    "function call": (
+        [
+            {"function_call": {"name": "f", "arguments": ""}},
+            {"function_call": {"arguments": "{"}},
+            {"function_call": {"arguments": "}"}},
+        ],
+        {"content": None, "function_call": {"name": "f", "arguments": "{}"}},
     ),
     "unicode": ([{"content": "ž🐎"}, {"content": "\u2028"}], {"content": "ž🐎\u2028"}),
 }

@@ -35,6 +35,7 @@ THOUGHTS = {
     # who says it, and how: what is thought, what is answered
     "thinking": ("Let me think.", " Forty-two."),
     "reasoning-field": ("Let me think.", "Forty-two"),
+    "content-parts": ("Let me think.", "Forty-two"),
     "anthropic/thinking": ("Let me think.", " Forty-two."),
     "gemini/thinking": ("Let me think.", " Forty-two."),
     "ollama/thinking": ("Let me think.", " Forty-two."),
@@ -191,8 +192,35 @@ MENDED: dict[str, tuple[str, str | list[tuple[str, str]]]] = {
     "a finish without content": ("finish-only", ""),
     "compression that nobody asked for": ("gzip", TEXT),
     "another content type": ("odd-type", TEXT),
+    "a content type that is another's": ("json-type", TEXT),
     "a body that only its end delimits": ("close-framed", TEXT),
+    "no stream at all, but an answer": ("whole", TEXT),
+    "events without data": ("empty-event", TEXT),
+    "content in parts": ("content-parts", "Forty-two"),
+    "usage in the choice": ("usage-in-choice", TEXT),
 }
+
+
+@pytest.mark.parametrize("model", ["whole", "usage-in-choice", "json-type"])
+async def test_usage_is_found_where_it_is(house: House, model: str) -> None:
+    """Usage in another place or shape is the upstream's own all the same."""
+    said = await house.stream(model, usage="last")
+    assert said.usage is not None
+    assert (said.usage["prompt_tokens"], said.usage["completion_tokens"]) == (7, 10)
+    assert not any("usage" in each for chunk in said.chunks for each in chunk["choices"])
+    row = await house.row()
+    assert (row["completion_tokens"], row["completion_from"]) == (10, "exact")
+
+
+async def test_a_function_call_is_whole_when_it_is_not_streamed(house: House) -> None:
+    """A fold of the same stream: also of what OpenAI has replaced by tools."""
+    said = await house.stream("function-call")
+    answer = await house.whole("function-call")
+    for choice in (*said.choices, *answer["choices"]):
+        call = {"name": "sum", "arguments": '{"a": 1, "b": 2}'}
+        assert choice["message"]["function_call"] == call
+        assert choice["finish_reason"] == "function_call"
+    assert answer["choices"][0]["message"]["content"] is None
 
 
 @pytest.mark.parametrize("usage", ["none", "last"])

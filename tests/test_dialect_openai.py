@@ -145,10 +145,105 @@ def test_an_upstream_with_unknown_members_is_read_the_same_before_and_after() ->
     reader = Reader()
     plain = f'{{"id":"x","choices":{TEXT},"system_fingerprint":"f"}}'
     before = chunk(plain, reader=reader)
-    chunk('{"choices":[],"provider":"p"}', reader=reader)
+    chunk(f'{{"choices":{TEXT},"provider":"p"}}', reader=reader)
     after = chunk(plain, reader=reader)
     assert (before.raw, before.extras) == (after.raw, after.extras)
     assert before.members() == after.members()
+
+
+def test_what_comes_without_a_choice_is_shown_with_the_next() -> None:
+    reader = Reader()
+    chunk('{"choices":[],"prompt_filter_results":[1],"a":1}', reader=reader)
+    chunk('{"choices":[],"a":2}', reader=reader)
+    first = chunk(f'{{"choices":{TEXT},"b":3}}', reader=reader)
+    assert json.loads(b"{" + first.extras[1:] + b"}") == {
+        "prompt_filter_results": [1],
+        "a": 2,
+        "b": 3,
+    }
+    assert chunk(f'{{"choices":{TEXT},"b":3}}', reader=reader).extras == b',"b":3'
+
+
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "x"}]}
+#: content as it came, the delta as it is
+PARTS: dict[str, tuple[Any, Any]] = {
+    "text": ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], {"content": "ab"}),
+    "thoughts": ([THOUGHT], {"reasoning_content": "hm"}),
+    "thoughts as text": ([{"type": "thinking", "thinking": "hm"}], {"reasoning_content": "hm"}),
+    "both": ([THOUGHT, {"type": "text", "text": "a"}], {"reasoning_content": "hm", "content": "a"}),
+    "others": (
+        [{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "a"}],
+        {"content": "a", "content_parts": [{"type": "reference", "reference_ids": [1]}]},
+    ),
+    "nothing": ([], {}),
+    "no parts": ([7, None], {"content_parts": [7, None]}),
+    "odd parts": ([{"type": "text"}, {"type": "thinking", "thinking": 7}], {}),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_content_in_parts(case: str) -> None:
+    content, delta = PARTS[case]
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    read = chunk(json.dumps({"choices": [choice]}))
+    assert read.members() == [choice | {"delta": delta}]
+    assert read.choices[0].index == 0
+
+
+COUNTS = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+#: where an event says it, and what of it is not OpenAI's already
+PLACES: dict[str, tuple[Any, Any]] = {
+    "Groq's": ({"choices": [], "x_groq": {"id": "r", "usage": COUNTS}}, {}),
+    "Groq's, nothing said": ({"choices": [], "x_groq": {"id": "r"}}, None),
+    "Groq's, no object": ({"choices": [], "x_groq": 7}, None),
+    "in the choice": ({"choices": [{"index": 0, "delta": {}, "usage": COUNTS}]}, {}),
+    "in the choice, no object": ({"choices": [{"index": 0, "delta": {}, "usage": "x"}]}, None),
+    "cached, as DeepSeek says it": (
+        {"usage": COUNTS | {"prompt_cache_hit_tokens": 1, "prompt_cache_miss_tokens": 0}},
+        {"prompt_tokens_details": {"cached_tokens": 1}},
+    ),
+    "cached, as Moonshot says it": (
+        {"usage": COUNTS | {"cached_tokens": 1}},
+        {"prompt_tokens_details": {"cached_tokens": 1}},
+    ),
+    "cached, in both places": (
+        {"usage": COUNTS | {"cached_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}},
+        {"prompt_tokens_details": {"cached_tokens": 0}},
+    ),
+    "by other names": (
+        {
+            "usage": {
+                "input_tokens": 1,
+                "output_tokens": 2,
+                "total_tokens": 3,
+                "output_tokens_details": {"reasoning_tokens": 1},
+            }
+        },
+        {"completion_tokens_details": {"reasoning_tokens": 1}},
+    ),
+    "thoughts beside the completion": (
+        {
+            "usage": {
+                "prompt_tokens": 1,
+                "completion_tokens": 2,
+                "total_tokens": 8,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            }
+        },
+        {"completion_tokens": 7, "total_tokens": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_usage_in_another_place_or_shape(case: str) -> None:
+    event, more = PLACES[case]
+    usage = chunk(json.dumps(event)).usage
+    if more is None:
+        assert not usage
+    else:
+        assert usage is not None
+        assert {name: usage[name] for name in COUNTS | more} == COUNTS | more
 
 
 def test_a_choice_as_it_is_typed() -> None:

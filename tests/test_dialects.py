@@ -16,7 +16,7 @@ from legato.core.errors import ApiError, UpstreamError
 from legato.core.sse import EventTooLarge
 from legato.core.stream import State, Stream
 from legato.core.usage import Tokens, count
-from tests.transcripts import GOLDEN, Golden
+from tests.transcripts import GOLDEN, GOLDEN_WHOLE, Golden
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +177,68 @@ def test_a_client_gets_the_same_whoever_sent_it(name: str, conversation: str) ->
             assert isinstance(heard.error, UpstreamError)
             assert said in heard.error.message
             assert heard.error.status in (502, 503)
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_an_answer_in_one_piece_says_what_its_stream_would_have_said(name: str) -> None:
+    dialect, body = dialects.named(name), transcripts(name).WHOLE
+    stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
+    stream.attach(heard)
+    for data in dialect.unstreamed(body):
+        chunk = reader.read(b"", data)
+        if chunk is not None:
+            stream.push(chunk)
+    stream.end()
+    heard.check()
+    assert heard.answer() == GOLDEN_WHOLE
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"[1]",
+        b"{}",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"error":{"message":"no"}}',
+        b'[{"error":{"message":"no"}}]',
+        b'{"choices":[]}',
+        b'{"choices":[{"index":0}]}',
+        b'{"choices":7,"candidates":[],"type":"message"}',
+    ],
+)
+def test_what_is_no_answer_is_not_taken_for_one(name: str, body: bytes) -> None:
+    """Gemini's readers know nothing that an event must have: an empty one says nothing."""
+    dialect = dialects.named(name)
+    reader = dialect.reader()
+    for data in dialect.unstreamed(body):
+        chunk = reader.read(b"", data)
+        assert chunk is not None
+        assert chunk.members() == []
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_a_changed_answer_in_one_piece_is_an_answer_or_the_upstreams_failure(name: str) -> None:
+    dialect, body = dialects.named(name), transcripts(name).WHOLE
+    draw = random.Random(name)
+    for change in (with_other_bytes, with_other_values):
+        for _ in range(300):
+            stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
+            stream.attach(heard)
+            try:
+                for data in dialect.unstreamed(change(body, draw)):
+                    chunk = reader.read(b"", data)
+                    if chunk is not None:
+                        stream.push(chunk)
+                stream.end()
+            except UpstreamError as error:
+                stream.fail(error)
+            heard.check()
 
 
 SPLINTERS = [

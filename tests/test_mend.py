@@ -57,6 +57,11 @@ MENDS: dict[str, tuple[bytes, str, Json]] = {
         "ab",
         {},
     ),
+    "a thought and what it led to at once": (
+        say(choice({"reasoning": "hm", "content": "a"})) + text("b") + END,
+        "ab",
+        {"reasoning": "hm"},
+    ),
     "no id, created, model, object": (
         data({"choices": [choice({"content": "ab"})]}) + END,
         "ab",
@@ -359,6 +364,22 @@ def test_an_answer_that_is_not_streamed_is_the_same(name: str) -> None:
         (each["function"]["name"], each["function"]["arguments"], each["type"])
         for each in message.get("tool_calls", [])
     ] == [(each["name"], each["arguments"], "function") for each in wanted["tools"]]
+
+
+def test_a_thought_goes_out_before_what_it_led_to() -> None:
+    """Nothing that is not text of the answer parts the two."""
+    state = ChoiceState(0)
+    delta = {"content": "a", "reasoning": "hm", "reasoning_details": [{"text": "hm"}]}
+    mended = state.mend({"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"})
+    assert [each["delta"] for each in mended] == [
+        {"reasoning_content": "hm"},
+        {"content": "a", "reasoning_details": [{"text": "hm"}]},
+        {},
+    ]
+    assert [each.get("logprobs") for each in mended] == [None, {"content": []}, None]
+    del delta["content"]
+    (alone,) = ChoiceState(0).mend({"delta": delta})
+    assert alone["delta"] == {"reasoning_content": "hm", "reasoning_details": [{"text": "hm"}]}
 
 
 def test_members_that_nobody_knows_survive() -> None:

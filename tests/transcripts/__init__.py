@@ -50,3 +50,13 @@ GOLDEN: dict[str, Golden] = {
     "error": Golden(("Once",), error="Overloaded"),
     "cut": Golden(("Once", " upon"), error="without a finish"),
 }
+
+#: The same of an answer that comes in one piece though a stream was asked for: each module's
+#: `WHOLE`.
+GOLDEN_WHOLE = Golden(
+    ("Forty-two.",),
+    thoughts=("Let me think.",),
+    calls=(_SUM,),
+    finish="tool_calls",
+    tokens=Tokens(9, 7, reasoning=1),
+)

@@ -116,3 +116,20 @@ TRANSCRIPTS: dict[str, bytes] = {
     + event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
     "cut": start(7) + OPEN + said("Once") + said(" upon") + said(" a time")[:-9],
 }
+
+WHOLE: bytes = json.dumps(
+    {
+        "id": "msg_01",
+        "type": "message",
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Let me think.", "signature": "EqQBCgIYAhIM"},
+            {"type": "text", "text": "Forty-two."},
+            {"type": "tool_use", "id": "toolu_1", "name": "sum", "input": {"a": 1, "b": 2}},
+        ],
+        "model": "claude-sonnet-5",
+        "stop_reason": "tool_use",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 9, "output_tokens": 7},
+    }
+).encode()

@@ -110,3 +110,19 @@ TRANSCRIPTS: dict[str, bytes] = {
     "error": event(text("Once")) + line(PROBLEM),
     "cut": event(text("Once")) + event(text(" upon")) + event(text(" a time"))[:-9],
 }
+
+#: Without `alt=sse` the same events come as a list.
+WHOLE: bytes = b"[%b]" % b",\r\n".join(
+    each.removeprefix(b"data: ").strip()
+    for each in (
+        event(thought("Let me think."), prompt=9, thoughts=1),
+        event(text("Forty-two."), prompt=9, completion=3, thoughts=1),
+        event(
+            call("sum", a=1, b=2),
+            prompt=9,
+            completion=6,
+            thoughts=1,
+            candidate={"finishReason": "STOP"},
+        ),
+    )
+)

@@ -69,3 +69,16 @@ TRANSCRIPTS: dict[str, bytes] = {
     "error": say("Once") + b'{"error":"Overloaded"}\n',
     "cut": say("Once", " upon") + message(" a time")[:-9],
 }
+
+WHOLE: bytes = line(
+    message={
+        "role": "assistant",
+        "content": "Forty-two.",
+        "thinking": "Let me think.",
+        "tool_calls": [call(0, "sum", a=1, b=2)],
+    },
+    done=True,
+    done_reason="stop",
+    prompt_eval_count=9,
+    eval_count=7,
+)

@@ -86,3 +86,38 @@ TRANSCRIPTS: dict[str, bytes] = {
     "error": ROLE + say("Once") + f"data: {json.dumps({'error': ERROR})}\n\n".encode(),
     "cut": ROLE + say("Once", " upon") + chunk({"content": " a time"})[:-9],
 }
+
+WHOLE: bytes = json.dumps(
+    {
+        "id": "chatcmpl-BkQ",
+        "object": "chat.completion",
+        "created": 1750000000,
+        "model": "deepseek-reasoner",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "Forty-two.",
+                    "reasoning_content": "Let me think.",
+                    "refusal": None,
+                    "tool_calls": [
+                        {
+                            "id": "call_0",
+                            "type": "function",
+                            "function": {"name": "sum", "arguments": '{"a": 1, "b": 2}'},
+                        }
+                    ],
+                },
+                "logprobs": None,
+                "finish_reason": "tool_calls",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 9,
+            "completion_tokens": 7,
+            "total_tokens": 16,
+            "completion_tokens_details": {"reasoning_tokens": 1},
+        },
+    }
+).encode()

@@ -26,6 +26,14 @@ def as_object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, _OBJECT) else None
 
 
+def decoded(body: bytes) -> Any:
+    """The JSON of a peer; None where it is none."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 class Delta(Struct, gc=False):
     """What a chunk adds to a choice, as far as it matters for order; the rest stays in `raw`."""
 
@@ -42,6 +50,7 @@ class Choice(Struct, gc=False):
     delta: Delta | None = None
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
+    usage: Any = UNSET  # of the whole answer, where a server says it here
 
 
 _decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode

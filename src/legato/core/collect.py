@@ -62,7 +62,7 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         "content": delta.pop("content", None) or None,
         "refusal": delta.pop("refusal", None),
     }
-    if message["content"] is None and not delta.get("tool_calls"):
+    if message["content"] is None and not (delta.get("tool_calls") or delta.get("function_call")):
         message["content"] = ""
     calls = delta.pop("tool_calls", None)
     if calls is not None:

@@ -134,7 +134,12 @@ class Dialect(Protocol):
         ...
 
     def no_stream(self, body: bytes) -> ApiError:
-        """What was meant by a 200 with something else than a stream."""
+        """What was meant by a 200 with something else than a stream, or than an answer."""
+        ...
+
+    def unstreamed(self, body: bytes) -> list[bytes]:
+        """The data of the events that would have said what a 200 says that is JSON and no stream:
+        a server that does not stream has answered in one piece. Empty where it is no answer."""
         ...
 
     def models_path(self) -> str: ...

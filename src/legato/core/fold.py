@@ -38,7 +38,10 @@ def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:
         if name == "delta":
             delta = choice.setdefault("delta", {})
             for key, said in value.items():
-                _join(delta, key, said)
+                if key == "tool_calls":
+                    _join_calls(delta.setdefault(key, {}), said)
+                else:
+                    _join(delta, key, said)
         elif name == "logprobs" and (more := as_object(value)) is not None:
             logprobs = as_object(choice.get("logprobs")) or {}
             choice["logprobs"] = logprobs
@@ -49,13 +52,9 @@ def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:
 
 
 def _join(owner: dict[str, Any], name: str, said: Any) -> None:
-    """Text goes on, lists grow, tool calls are joined by index, all else is said anew."""
+    """Text goes on, lists grow, objects are joined member by member, all else is said anew."""
     before = owner.get(name)
-    if name == "tool_calls":
-        calls = cast("dict[int, dict[str, Any]]", owner.setdefault(name, {}))
-        for call in cast("list[dict[str, Any]]", said):
-            _join_call(calls.setdefault(int(call["index"]), {}), call)
-    elif isinstance(said, str) and name not in _SAID_ONCE:
+    if isinstance(said, str) and name not in _SAID_ONCE:
         if isinstance(before, Text):
             before.append(said)
         else:
@@ -64,18 +63,21 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
         if not isinstance(before, list):
             before = owner[name] = list[Any]()
         cast("list[Any]", before).extend(cast("list[Any]", said))
+    elif (members := as_object(said)) is not None:
+        inner = as_object(before)
+        if inner is None:
+            inner = owner[name] = dict[str, Any]()
+        for key, part in members.items():
+            _join(inner, key, part)
     elif said is not None or name not in owner:
         owner[name] = said
 
 
-def _join_call(call: dict[str, Any], said: dict[str, Any]) -> None:
-    function = call.setdefault("function", {})
-    for name, value in said.items():
-        if name == "function":
-            for key, part in value.items():
-                _join(function, key, part)
-        else:
-            _join(call, name, value)
+def _join_calls(calls: dict[int, dict[str, Any]], said: list[dict[str, Any]]) -> None:
+    for call in said:
+        joined = calls.setdefault(int(call["index"]), {"function": {}})
+        for name, value in call.items():
+            _join(joined, name, value)
 
 
 def plain(value: Any, name: str = "") -> Any:

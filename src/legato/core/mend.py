@@ -23,6 +23,9 @@ _FINISHES: Final = {
     "tool_use": "tool_calls",
 }
 
+#: Members of a delta that are the answer itself.
+_ANSWERS: Final = frozenset({"content", "tool_calls", "function_call", "refusal"})
+
 
 def finish_reason(reason: str) -> str:
     """The contract's word for `reason`. One that says "it broke", or nothing we know, is a failure:
@@ -105,6 +108,7 @@ class ChoiceState:
         finish apart."""
         member = dict(member)
         member["index"] = self.index
+        member.pop("usage", None)  # it has its own chunk
         reason = member.get("finish_reason") or None
         delta = self._delta(member.get("delta"))
         logprobs = member.get("logprobs")
@@ -113,6 +117,11 @@ class ChoiceState:
                 raise broken("The upstream went on after the finish of its answer.")
             return []
         mended: list[dict[str, Any]] = []
+        if "reasoning_content" in delta and not _ANSWERS.isdisjoint(delta):
+            # Thoughts come before what they led to, also where both came at once.
+            thought = {"reasoning_content": delta.pop("reasoning_content")}
+            alone = {"index": self.index, "delta": thought, "finish_reason": None}
+            mended.append(alone)
         if delta or logprobs:
             mended.append(member | {"delta": delta, "finish_reason": None})
         if reason is not None:

@@ -359,6 +359,7 @@ def _is_plain(choice: Choice) -> bool:
         and delta.reasoning is UNSET
         and delta.function_call is UNSET
         and delta.refusal is UNSET
+        and choice.usage is UNSET
         and bool(delta.content) is not bool(delta.reasoning_content)
     )
 

@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import Struct
 
-from legato.core.chunk import as_object
+from legato.core.chunk import as_object, decoded
 from legato.core.errors import (
     ApiError,
     UpstreamError,
@@ -50,7 +50,7 @@ def in_band(fields: Any) -> UpstreamError:
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    problem = _problem(_decoded(body))
+    problem = _problem(decoded(body))
     if status == 400 and problem.status in (401, 403):
         status = problem.status
     too_long = "exceeds the maximum number of tokens" in problem.message
@@ -61,22 +61,24 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
 
 def no_stream(body: bytes) -> UpstreamError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
-    fields = _decoded(body)
+    fields = decoded(body)
     if _said(fields) is not None:
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
 
 
+def unstreamed(body: bytes) -> list[bytes]:
+    """Without `alt=sse` the same API gives its events as a list."""
+    fields = decoded(body)
+    events = cast("list[Any]", fields if isinstance(fields, list) else [fields])
+    if _said(fields) is not None or not (as_object(events[0] if events else None) or {}):
+        return []
+    return [msgspec.json.encode(each) for each in events]
+
+
 def unreadable(data: bytes, error: Exception) -> UpstreamError:
-    fields = _decoded(data)
+    fields = decoded(data)
     return in_band(fields) if _said(fields) is not None else malformed(error)
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _said(fields: Any) -> Any:

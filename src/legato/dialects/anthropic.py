@@ -1,20 +1,14 @@
 """Anthropic's Messages API, as Anthropic and servers that copy it speak it."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
-from legato.core.errors import (
-    ApiError,
-    UpstreamError,
-    broken,
-    malformed,
-    public_status,
-    refused,
-)
+from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.errors import malformed
+from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
 
 __all__ = [
@@ -28,6 +22,7 @@ __all__ = [
     "path",
     "reader",
     "refusal",
+    "unstreamed",
 ]
 
 #: The version that everything in this file is about; the API has had no later one.
@@ -41,13 +36,6 @@ _FINISHES: Final = {
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
     "refusal": "content_filter",
-}
-
-#: What an error in a stream would have been as a status.
-_STATUSES: Final = {
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
 }
 
 
@@ -190,7 +178,7 @@ class Reader:
             case "message_stop":
                 return None
             case _ if event.type == "error" or event.error is not UNSET:
-                raise in_band(_decoded(data))
+                raise in_band(decoded(data))
             case _:
                 return Chunk([])  # a ping, or what later versions may say
 
@@ -310,41 +298,16 @@ def _usage(said: dict[str, Any]) -> Usage:
     return usage
 
 
-def in_band(fields: Any) -> UpstreamError:
-    """An error that came as an event of a stream."""
-    kind, message = _explain(fields)
-    status = public_status(_STATUSES.get(kind or "", 502))
-    return UpstreamError(status, kind or "upstream_error", message)
-
-
-def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    kind, message = _explain(_decoded(body))
-    code = None if kind == "invalid_request_error" else kind
-    if "exceed context limit" in message:
-        code = "context_length_exceeded"
-    return refused(status, code, message, retry_after=retry_after)
-
-
-def no_stream(body: bytes) -> UpstreamError:
-    """What an upstream meant that answered 200 with something else than a stream of events."""
-    fields = _decoded(body)
-    if (as_object(fields) or {}).get("error"):
-        return in_band(fields)
-    return broken("The upstream answered with something that is not a stream of events.")
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _explain(fields: Any) -> tuple[str | None, str]:
-    """(type, message) of `{"type": "error", "error": {"type", "message"}}`."""
-    error = (as_object(fields) or {}).get("error")
-    said = as_object(error) or {}
-    kind = said.get("type")
-    message = error if isinstance(error, str) else said.get("message")
-    shown = str(message or "the upstream gave no reason")[:500]
-    return kind if isinstance(kind, str) else None, shown
+def unstreamed(body: bytes) -> list[bytes]:
+    message = as_object(decoded(body)) or {}
+    blocks = message.pop("content", None)
+    if message.get("type") != "message" or not isinstance(blocks, list):
+        return []
+    ending = {"stop_reason": message.pop("stop_reason", None)}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
+    for index, block in enumerate(cast("list[Any]", blocks)):
+        begun = {"type": "content_block_start", "index": index}
+        events.append(begun | {"content_block": as_object(block) or {}})
+        events.append({"type": "content_block_stop", "index": index})
+    events += [{"type": "message_delta", "delta": ending}, {"type": "message_stop"}]
+    return [msgspec.json.encode(each) for each in events]

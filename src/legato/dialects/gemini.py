@@ -9,7 +9,7 @@ from msgspec import Meta, Raw, Struct
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
 from legato.core.errors import broken
-from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable
+from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "path",
     "reader",
     "refusal",
+    "unstreamed",
 ]
 
 _FILTERED: Final = (

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import ndjson
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
+from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import (
     ApiError,
     UpstreamError,
@@ -27,6 +27,7 @@ __all__ = [
     "path",
     "reader",
     "refusal",
+    "unstreamed",
 ]
 
 #: What a line says after the one that says that the answer is done.
@@ -117,7 +118,7 @@ class Reader:
         try:
             event = _decode_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            fields = _decoded(data)
+            fields = decoded(data)
             found = _said(fields) is not None
             raise in_band(fields) if found else malformed(error) from None
         if event.error is not None:
@@ -199,22 +200,22 @@ def in_band(fields: Any) -> UpstreamError:
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    return refused(status, None, _explain(_decoded(body)), retry_after=retry_after)
+    return refused(status, None, _explain(decoded(body)), retry_after=retry_after)
 
 
 def no_stream(body: bytes) -> UpstreamError:
     """What an upstream meant that answered 200 with something else than lines of JSON."""
-    fields = _decoded(body)
+    fields = decoded(body)
     if _said(fields) is not None:
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
 
 
-def _decoded(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+def unstreamed(body: bytes) -> list[bytes]:
+    """The same lines as in a stream: at most the type of the content is another."""
+    lines = [line for each in body.splitlines() if (line := each.strip())]
+    first = as_object(decoded(lines[0])) if lines else None
+    return lines if "message" in (first or {}) else []
 
 
 def _said(fields: Any) -> Any:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Usage, as_object
+from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
 from legato.core.dialect import Asked, Delivered, Facts
 from legato.core.effort import Wish, wish
 from legato.core.errors import (
@@ -19,6 +19,7 @@ from legato.core.errors import (
 )
 from legato.core.lines import one_line
 from legato.core.request import members
+from legato.dialects import _openai_shapes as shapes
 
 #: What an event says when it says that the answer is over.
 END: Final = None
@@ -165,9 +166,10 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_extras", "_open", "constants", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_early", "_extras", "_open", "constants", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
+        self._early: dict[str, Raw] = {}  # members we do not know, that came without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
@@ -196,8 +198,7 @@ class Reader:
                         self._identify(wire.id, wire.created)
                     raw = bytes(wire.choices)
                     if raw.startswith(b"["):
-                        extras = self._one_line(_extras(wire))
-                        return Chunk(_decode_choices(raw), raw, wire.usage, extras)
+                        return _chunk(raw, wire.usage, self._one_line(_extras(wire)))
             return self._read_open(name, data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if data.strip() == b"[DONE]":
@@ -217,14 +218,14 @@ class Reader:
         raw = bytes(fields.get("choices", b"[]"))
         if raw == b"null":
             raw = b"[]"
-        usage = fields.get("usage", _NULL)
-        unknown = [
-            b"," + msgspec.json.encode(key) + b":" + bytes(fields[key])
-            for key in fields
-            if key not in _HEAD
+        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
+        unknown = self._early | {key: fields[key] for key in fields if key not in _HEAD}
+        # What comes without a choice is shown with the next: Azure's word on the prompt.
+        self._early = unknown if raw == b"[]" else {}
+        extras = [
+            b"," + msgspec.json.encode(key) + b":" + bytes(said) for key, said in unknown.items()
         ]
-        extras = self._one_line(b"".join(unknown))
-        return Chunk(_decode_choices(raw), raw, _decode_usage(usage), extras)
+        return _chunk(raw, usage, self._one_line(b"".join(extras)))
 
     def _one_line(self, extras: bytes) -> bytes:
         """They are nearly always the same in every chunk, and then looked through once."""
@@ -245,6 +246,24 @@ class Reader:
             self.prompt_tokens = total
 
 
+def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
+    try:
+        choices = _decode_choices(raw)
+    except msgspec.ValidationError:
+        raw = shapes.with_text(raw)
+        choices = _decode_choices(raw)
+    if not usage:
+        for each in choices:
+            usage = as_object(each.usage) or usage
+    return Chunk(choices, raw, shapes.usage(usage) if usage else usage, extras)
+
+
+def _groq_usage(fields: dict[str, Raw]) -> Usage | None:
+    said = fields.get("x_groq")
+    said = as_object(msgspec.json.decode(said)) if said is not None else None
+    return as_object((said or {}).get("usage"))
+
+
 def _extras(wire: _Wire) -> bytes:
     fingerprint, tier = bytes(wire.system_fingerprint), bytes(wire.service_tier)
     if not fingerprint and not tier:
@@ -260,10 +279,7 @@ def in_band(fields: Any) -> UpstreamError:
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    try:
-        fields: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fields = None
+    fields = decoded(body)
     _, code, message = _explain(fields)
     said = as_object((as_object(fields) or {}).get("error")) or {}
     param = said.get("param")
@@ -273,14 +289,16 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
 
 def no_stream(body: bytes) -> UpstreamError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
-    try:
-        fields: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fields = None
+    fields = decoded(body)
     said = as_object(fields) or {}
     if said.get("error") or said.get("object") == "error":
         return in_band(fields)
     return broken("The upstream answered with something that is not a stream of events.")
+
+
+def unstreamed(body: bytes) -> list[bytes]:
+    said = shapes.whole(decoded(body))
+    return [said] if said is not None else []
 
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:

@@ -129,6 +129,7 @@ _ROWS: Final = (
         "Mistral",
         "https://api.mistral.ai/v1",
         facts=Facts(continues="prefix"),
+        reasoning="`thinking` parts of `content`",
         bills_after_disconnect=True,
         key="MISTRAL_API_KEY",
         docs="https://docs.mistral.ai/api",

@@ -19,6 +19,11 @@ from legato.sources.http import Connection
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
 
+#: What a stream of events may begin with, and what JSON and HTML never do: comments, `data`,
+#: `event`, `id`, `retry`.
+_FIELDS: Final = b":deir"
+_BLANK: Final = b"\xef\xbb\xbf\r\n \t"
+
 
 class Pass(Protocol):
     """What the chunks of an answer go through on their way to the stream."""
@@ -179,7 +184,7 @@ class Answer:
         if self._connection is None:
             return
         if self._refused is not None:
-            self._fail(self._refusal(bytes(self._refused)))
+            self._no_stream(self._refused)
         elif self._last_events(None):
             self._end(None)
         self._connection = None
@@ -191,7 +196,7 @@ class Answer:
         if self._status == 0:
             self._fail(error)
         elif self._refused is not None:
-            self._fail(self._refusal(bytes(self._refused)))
+            self._no_stream(self._refused)
         elif self._last_events(error):
             self._end(error)
         self._connection = None
@@ -221,7 +226,7 @@ class Answer:
         """An event that has to be decoded, or the end of one. Whether the template has it now."""
         assert isinstance(self._decoder, sse.Decoder)
         event = self._decoder.block(block) if self._is_between else None
-        if event is None:
+        if event is None or not event[1]:
             self._events(self._decoder.feed(block + b"\n\n"))
             self._is_between = self._decoder.is_between
             return False
@@ -245,7 +250,10 @@ class Answer:
         if self._refused is not None:
             if len(self._refused) < REFUSAL_LIMIT:
                 self._refused += data
-            return
+            first = self._refused[:64].lstrip(_BLANK)[:1]
+            if self._status != 200 or not first or first not in _FIELDS:
+                return
+            data, self._refused = bytes(self._refused), None  # it was said to be something else
         self._events(self._decoder.feed(data))
         self._is_between = self._decoder.is_between
 
@@ -259,7 +267,8 @@ class Answer:
 
     def _events(self, events: list[tuple[bytes, bytes]]) -> None:
         for name, data in events:
-            self._chunk(self._reader.read(name, data))
+            if data or name == b"error":
+                self._chunk(self._reader.read(name, data))
             if self.stream.done or self._connection is None:
                 return
 
@@ -289,10 +298,21 @@ class Answer:
         self.abort()
         self._on_fail(error)
 
-    def _refusal(self, body: bytes) -> ApiError:
+    def _no_stream(self, body: bytearray) -> None:
+        """What came is no stream, or was not said to be one, and has ended."""
         if self._status != 200:
-            return self._dialect.refusal(self._status, body, self._retry_after)
-        return self._dialect.no_stream(body)
+            self._fail(self._dialect.refusal(self._status, bytes(body), self._retry_after))
+            return
+        events = self._dialect.unstreamed(bytes(body))
+        try:
+            self._events([(b"", data) for data in events])
+        except UpstreamError as error:
+            self._fail(error)
+        else:
+            if events:
+                self._end(None)
+            else:
+                self._fail(self._dialect.no_stream(bytes(body)))
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -1,5 +1,6 @@
 """Named scripts: the streams that a client, or a gateway, should have met before its users do."""
 
+import json
 from typing import Any, Final
 
 from legato.sources.scripted import Script, Step
@@ -33,6 +34,17 @@ def _error(message: str, code: str) -> Step:
 
 def _error_body(message: str, code: str) -> str:
     return f'{{"error": {{"message": "{message}", "type": "error", "code": "{code}"}}}}'
+
+
+def _whole(text: str, usage: dict[str, Any]) -> str:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
+    return json.dumps(answer | {"choices": [choice], "usage": usage})
+
+
+def _part(kind: str, said: Any) -> Step:
+    return Step(delta={"content": [{"type": kind, kind: said}]})
 
 
 _HAPPY: Final = [*_say(), *_end()]
@@ -182,8 +194,20 @@ SCRIPTS: Final[dict[str, Script]] = {
     "huge-line": Script(
         "a chunk of a megabyte", steps=[Step(say="x" * 1_000_000), Step(say="."), *_end(2)]
     ),
+    "whole": Script(
+        "an answer in one piece, and no stream",
+        headers={"content-type": "application/json"},
+        body=_whole("".join(_WORDS), _usage(len(_WORDS))),
+    ),
+    "empty-event": Script(
+        "events without data",
+        steps=[Step(raw="data:\n\n"), *_say(), Step(raw="data:\n\n"), *_end()],
+    ),
     "gzip": Script("a compressed stream", steps=_HAPPY, gzip=True),
     "odd-type": Script("text/plain", headers={"content-type": "text/plain"}, steps=_HAPPY),
+    "json-type": Script(
+        "said to be JSON", headers={"content-type": "application/json"}, steps=_HAPPY
+    ),
     "close-framed": Script("a body that only its end delimits", steps=_HAPPY, framing="close"),
     "role-every-chunk": Script("role in every chunk", steps=_HAPPY, role="every"),
     "role-never": Script("role in no chunk", steps=_HAPPY, role="never"),
@@ -218,6 +242,25 @@ SCRIPTS: Final[dict[str, Script]] = {
             Step(done=True),
         ],
     ),
+    "usage-in-choice": Script(
+        "usage inside the choice with the finish",
+        steps=[
+            *_say(),
+            Step(
+                chunk={
+                    "choices": [
+                        {
+                            "index": 0,
+                            "delta": {},
+                            "finish_reason": "stop",
+                            "usage": _usage(len(_WORDS)),
+                        }
+                    ]
+                }
+            ),
+            Step(done=True),
+        ],
+    ),
     "usage-nowhere": Script("no usage", steps=[*_say(), Step(finish="stop"), Step(done=True)]),
     "no-blank-line": Script(
         "no blank line after [DONE]", steps=[*_say(), *_end()[:2], Step(raw="data: [DONE]")]
@@ -229,6 +272,26 @@ SCRIPTS: Final[dict[str, Script]] = {
             Step(delta={"reasoning": " think."}),
             *_say(("Forty", "-two")),
             *_end(4),
+        ],
+    ),
+    "content-parts": Script(
+        "text and reasoning as lists of parts",
+        steps=[
+            *(
+                _part("thinking", [{"type": "text", "text": word}])
+                for word in ("Let me", " think.")
+            ),
+            *(_part("text", word) for word in ("Forty", "-two")),
+            *_end(4),
+        ],
+    ),
+    "function-call": Script(
+        "a call as it was before there were tools",
+        steps=[
+            Step(delta={"function_call": {"name": "sum", "arguments": ""}}),
+            Step(delta={"function_call": {"arguments": '{"a": 1,'}}),
+            Step(delta={"function_call": {"arguments": ' "b": 2}'}}),
+            *_end(3, "function_call"),
         ],
     ),
     "unknown-fields": Script(

@@ -1,0 +1,46 @@
+"""Errors as Anthropic's API says them."""
+
+from typing import Any, Final
+
+from legato.core.chunk import as_object, decoded
+from legato.core.errors import ApiError, UpstreamError, broken, public_status, refused
+
+#: What an error in a stream would have been as a status.
+_STATUSES: Final = {
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
+def in_band(fields: Any) -> UpstreamError:
+    """An error that came as an event of a stream."""
+    kind, message = _explain(fields)
+    status = public_status(_STATUSES.get(kind or "", 502))
+    return UpstreamError(status, kind or "upstream_error", message)
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    kind, message = _explain(decoded(body))
+    code = None if kind == "invalid_request_error" else kind
+    if "exceed context limit" in message:
+        code = "context_length_exceeded"
+    return refused(status, code, message, retry_after=retry_after)
+
+
+def no_stream(body: bytes) -> UpstreamError:
+    """What an upstream meant that answered 200 with something else than a stream of events."""
+    fields = decoded(body)
+    if (as_object(fields) or {}).get("error"):
+        return in_band(fields)
+    return broken("The upstream answered with something that is not a stream of events.")
+
+
+def _explain(fields: Any) -> tuple[str | None, str]:
+    """(type, message) of `{"type": "error", "error": {"type", "message"}}`."""
+    error = (as_object(fields) or {}).get("error")
+    said = as_object(error) or {}
+    kind = said.get("type")
+    message = error if isinstance(error, str) else said.get("message")
+    shown = str(message or "the upstream gave no reason")[:500]
+    return kind if isinstance(kind, str) else None, shown

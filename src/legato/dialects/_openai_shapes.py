@@ -1,0 +1,116 @@
+"""What servers that speak OpenAI's dialect say in other places, or in another shape, than OpenAI.
+
+After the public API references of Mistral (content in parts), Groq, Moonshot, DeepSeek and xAI
+(usage), and what SDKs' authors have met elsewhere.
+"""
+
+from typing import Any, Final, cast
+
+import msgspec
+
+from legato.core.chunk import Usage, as_object
+
+_decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode
+
+#: Counts by OpenAI's names, and the names of others.
+_COUNTS: Final = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+_DETAILS: Final = (
+    ("prompt_tokens_details", "input_tokens_details"),
+    ("completion_tokens_details", "output_tokens_details"),
+)
+#: Where tokens of the prompt are said to be cached, when its details do not say it.
+_CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens")
+
+
+def with_text(choices: bytes) -> bytes:
+    """`choices` whose content came in parts (`[{"type": "text", "text": …}, …]`), with text in its
+    place. Raises `msgspec.DecodeError`."""
+    members = _decode_members(choices)
+    for member in members:
+        delta = as_object(member.get("delta"))
+        if delta is not None and isinstance(delta.get("content"), list):
+            _join_parts(delta)
+    return msgspec.json.encode(members)
+
+
+def _join_parts(delta: dict[str, Any]) -> None:
+    """Texts are content, thoughts are reasoning; parts that are neither stay what they are."""
+    content, reasoning, others = "", "", list[Any]()
+    for part in cast("list[Any]", delta.pop("content")):
+        fields = as_object(part) or {}
+        match fields.get("type"):
+            case "text":
+                content += str(fields.get("text") or "")
+            case "thinking":
+                reasoning += _thought(fields.get("thinking"))
+            case _:
+                others.append(part)
+    if reasoning:
+        delta["reasoning_content"] = reasoning
+    if content:
+        delta["content"] = content
+    if others:
+        delta["content_parts"] = others
+
+
+def _thought(said: Any) -> str:
+    if isinstance(said, str):
+        return said
+    parts = cast("list[Any]", said) if isinstance(said, list) else []
+    return "".join([str((as_object(part) or {}).get("text") or "") for part in parts])
+
+
+def usage(said: Usage) -> Usage:
+    """A usage object with OpenAI's names for what others call differently; it keeps what it has."""
+    usage = dict(said)
+    for name, theirs in _COUNTS.items():
+        if name not in usage and theirs in usage:
+            usage[name] = usage[theirs]
+    for name, theirs in _DETAILS:
+        if name not in usage and theirs in usage:
+            usage[name] = usage[theirs]
+    _tell_cached(usage)
+    _count_thoughts(usage)
+    return usage
+
+
+def _tell_cached(usage: Usage) -> None:
+    details = as_object(usage.get("prompt_tokens_details")) or {}
+    for name in _CACHED:
+        if name in usage and details.get("cached_tokens") is None:
+            usage["prompt_tokens_details"] = details | {"cached_tokens": usage[name]}
+            return
+
+
+def _count_thoughts(usage: Usage) -> None:
+    """Tokens of thinking are part of the completion's. Where the total says that they came on top
+    of them, they are added."""
+    details = as_object(usage.get("completion_tokens_details")) or {}
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    counts: list[Any] = [usage.get(name) for name in names] + [details.get("reasoning_tokens")]
+    if all(isinstance(count, int) for count in counts):
+        prompt, completion, total, reasoning = counts
+        if reasoning > 0 and total == prompt + completion + reasoning:
+            usage["completion_tokens"] = completion + reasoning
+
+
+def whole(fields: Any) -> bytes | None:
+    """The one event that says what a `chat.completion` says: the answer of a server that does not
+    stream. None where it is no answer."""
+    answer = as_object(fields) or {}
+    choices = answer.get("choices")
+    if answer.get("error") or not isinstance(choices, list) or not choices:
+        return None
+    members = [as_object(each) or {} for each in cast("list[Any]", choices)]
+    for member in members:
+        message = as_object(member.pop("message", None))
+        if message is None:
+            return None
+        member["delta"] = message
+        calls = message.get("tool_calls")
+        if isinstance(calls, list):
+            message["tool_calls"] = [
+                {"index": number} | (as_object(call) or {})
+                for number, call in enumerate(cast("list[Any]", calls))
+            ]
+    return msgspec.json.encode(answer | {"choices": members})
