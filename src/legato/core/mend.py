@@ -96,11 +96,12 @@ class ToolCalls:
 class ChoiceState:
     """One choice of one stream: what has been sent of it."""
 
-    __slots__ = ("_tools", "finished", "index")
+    __slots__ = ("_begun", "_tools", "finished", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.finished = False
+        self._begun = False
         self._tools: ToolCalls | None = None
 
     def mend(self, member: dict[str, Any]) -> list[dict[str, Any]]:
@@ -110,7 +111,9 @@ class ChoiceState:
         member["index"] = self.index
         member.pop("usage", None)  # it has its own chunk
         reason = member.get("finish_reason") or None
-        delta = self._delta(member.get("delta"))
+        # Some say it whole, as if it were no stream; or again so, behind the deltas.
+        message = member.pop("message", None)
+        delta = self._delta(member.get("delta") or (None if self._begun else message))
         logprobs = member.get("logprobs")
         if self.finished:
             if delta or logprobs:
@@ -131,6 +134,7 @@ class ChoiceState:
             if mended and "logprobs" in last:
                 last["logprobs"] = None
             mended.append(last)
+        self._begun = self._begun or bool(mended)
         return mended
 
     def _delta(self, value: Any) -> dict[str, Any]:

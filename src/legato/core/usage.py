@@ -114,4 +114,4 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
 
 def _number(owner: Any, name: str) -> int:
     value = (as_object(owner) or {}).get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and value > 0 else 0

@@ -27,9 +27,10 @@ def with_text(choices: bytes) -> bytes:
     place. Raises `msgspec.DecodeError`."""
     members = _decode_members(choices)
     for member in members:
-        delta = as_object(member.get("delta"))
-        if delta is not None and isinstance(delta.get("content"), list):
-            _join_parts(delta)
+        for name in ("delta", "message"):
+            said = as_object(member.get(name))
+            if said is not None and isinstance(said.get("content"), list):
+                _join_parts(said)
     return msgspec.json.encode(members)
 
 
@@ -92,25 +93,3 @@ def _count_thoughts(usage: Usage) -> None:
         prompt, completion, total, reasoning = counts
         if reasoning > 0 and total == prompt + completion + reasoning:
             usage["completion_tokens"] = completion + reasoning
-
-
-def whole(fields: Any) -> bytes | None:
-    """The one event that says what a `chat.completion` says: the answer of a server that does not
-    stream. None where it is no answer."""
-    answer = as_object(fields) or {}
-    choices = answer.get("choices")
-    if answer.get("error") or not isinstance(choices, list) or not choices:
-        return None
-    members = [as_object(each) or {} for each in cast("list[Any]", choices)]
-    for member in members:
-        message = as_object(member.pop("message", None))
-        if message is None:
-            return None
-        member["delta"] = message
-        calls = message.get("tool_calls")
-        if isinstance(calls, list):
-            message["tool_calls"] = [
-                {"index": number} | (as_object(call) or {})
-                for number, call in enumerate(cast("list[Any]", calls))
-            ]
-    return msgspec.json.encode(answer | {"choices": members})

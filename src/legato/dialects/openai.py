@@ -1,6 +1,6 @@
 """OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -297,8 +297,10 @@ def no_stream(body: bytes) -> UpstreamError:
 
 
 def unstreamed(body: bytes) -> list[bytes]:
-    said = shapes.whole(decoded(body))
-    return [said] if said is not None else []
+    """A `chat.completion` is an event whose choices have a `message` in the place of a delta."""
+    choices = (as_object(decoded(body)) or {}).get("choices")
+    said = cast("list[Any]", choices) if isinstance(choices, list) else []
+    return [body] if any("message" in (as_object(each) or {}) for each in said) else []
 
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:
