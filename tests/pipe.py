@@ -113,9 +113,9 @@ class _Both:
         for each in self._both:
             each.flush()
 
-    def complete(self, usage: Usage) -> None:
+    def complete(self, usage: Usage, extras: bytes) -> None:
         for each in self._both:
-            each.complete(usage)
+            each.complete(usage, extras)
 
     def fail(self, error: ApiError) -> None:
         for each in self._both:

@@ -60,7 +60,7 @@ def test_an_answer_byte_by_byte() -> None:
     collector.push(raw(choice({"content": " you"}), extras=b',"service_tier":"default"'))
     collector.push(raw(choice(finish="stop")))
     collector.flush()
-    collector.complete(USAGE)
+    collector.complete(USAGE, b"")
     assert collector.answer(identity="chatcmpl-1", created=7, model="m") == (
         b'{"id":"chatcmpl-1","object":"chat.completion","created":7,"model":"m","choices":'
         b'[{"index":0,"message":{"role":"assistant","content":"Hello you","refusal":null},'

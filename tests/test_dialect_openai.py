@@ -258,21 +258,28 @@ ERRORS: dict[str, tuple[bytes, str, int, str, str]] = {
     "object": (b"", '{"error":{"message":"no","code":"c","type":"t"}}', 502, "c", "no"),
     "type alone": (b"", '{"error":{"message":"no","type":"t"}}', 502, "t", "no"),
     "text": (b"", '{"error":"no"}', 502, "upstream_error", "no"),
-    "empty object": (b"", '{"error":{}}', 502, "upstream_error", "gave no reason"),
     "list": (b"", '{"error":[1]}', 502, "upstream_error", "gave no reason"),
     "message null": (b"", '{"error":{"message":null}}', 502, "upstream_error", "gave no reason"),
     "detail": (b"", '{"error":{"detail":"no"}}', 502, "upstream_error", "no"),
     "code 429": (b"", '{"error":{"message":"no","code":429}}', 429, "upstream_error", "no"),
     "code 503": (b"", '{"error":{"message":"no","code":503}}', 503, "upstream_error", "no"),
     "code 408": (b"", '{"error":{"message":"no","code":408}}', 504, "upstream_error", "no"),
-    "code 401": (b"", '{"error":{"message":"no","code":401}}', 502, "upstream_error", "no"),
+    "code 401": (b"", '{"error":{"message":"no","code":401}}', 502, "upstream_401", "our key"),
+    "code 413": (b"", '{"error":{"message":"no","code":413}}', 400, "invalid_request", "no"),
+    "too long": (
+        b"",
+        '{"error":{"message":"longer than the model\'s context length","code":400}}',
+        400,
+        "context_length_exceeded",
+        "longer",
+    ),
     "code 7": (b"", '{"error":{"message":"no","code":7}}', 502, "upstream_error", "no"),
     "beside choices": (b"", f'{{"choices":{TEXT},"error":"no"}}', 502, "upstream_error", "no"),
     "object error": (
         b"",
         '{"object":"error","message":"no","code":400}',
-        502,
-        "upstream_error",
+        400,
+        "invalid_request",
         "no",
     ),
     "object error, spaces": (
@@ -297,10 +304,11 @@ def test_an_error_in_the_stream(name: str, opened: bool) -> None:
     reader = Reader()
     if opened:
         chunk('{"choices":[],"provider":"p"}', reader=reader)
-    with pytest.raises(UpstreamError) as caught:
+    with pytest.raises(ApiError) as caught:
         reader.read(event, data.encode())
     error = caught.value
     assert (error.status, error.code) == (status, code)
+    assert isinstance(error, UpstreamError) == (status != 400)
     assert message in error.message
     assert len(error.message) <= 500
 
@@ -409,7 +417,7 @@ REFUSALS: dict[str, tuple[int, str, int, str, str, bool]] = {
         '{"error":{"message":"bad key","code":"k"}}',
         502,
         "upstream_401",
-        "bad key",
+        "our key (401)",
         True,
     ),
     "403": (403, "", 502, "upstream_403", "403", True),

@@ -287,7 +287,7 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "more": 
 )
 def test_the_end_of_a_stream(wants_usage: bool, usage: Json, last: bytes) -> None:
     sink = Sink(wants_usage=wants_usage)
-    sink.writer.complete(usage)
+    sink.writer.complete(usage, b"")
     assert sink.body == last + DONE
     assert sink.closed == 1
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from legato import dialects
 from legato.configuration import load
@@ -66,14 +67,17 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
         ({"dialect": "gemini"}, Facts(has_n=False)),
         ({"dialect": "ollama"}, Facts(has_n=False, continues="prefill")),
         # A provider's other door is another server.
-        ({"provider": "deepseek", "dialect": "openai"}, Facts(asks="thinking")),
+        (
+            {"provider": "deepseek", "dialect": "openai"},
+            Facts(asks="thinking", max_tokens="max_tokens"),
+        ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
             Facts(has_n=False, continues="prefill"),
         ),
         # The operator knows better.
         ({"dialect": "anthropic", "continue": "no"}, Facts(has_n=False)),
-        ({"provider": "groq", "n": "native"}, Facts(untaken=PROVIDERS["groq"].facts.untaken)),
+        ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].facts, has_n=True)),
     ],
 )
 def test_what_is_known_of_a_deployment(tmp_path: Path, said: dict[str, Any], facts: Facts) -> None:

@@ -77,24 +77,23 @@ def test_a_breaker_opens_after_failures_in_a_row_and_one_call_probes() -> None:
     assert not health.allows(10.9)
     assert health.state(11.0) == "half-open"
     assert health.allows(11.0)
-    health.begin(11.0)
+    assert health.begin(11.0), "the probe"
     assert not health.allows(11.0), "one at a time"
-    health.failed(11.5)
-    health.end()
+    health.failed(11.5, probe=True)
+    health.end(probe=True)
     assert health.state(31.0) == "open", "the second time it is for twice as long"
-    health.begin(31.6)
-    health.opened(31.6, 0.2)
+    assert health.begin(31.6)
+    health.opened(31.6, 0.2, probe=True)
     assert health.state(31.6) == "closed"
-    health.failed(32.0)
-    health.end()
+    health.failed(32.0, probe=True)
+    health.end(probe=True)
     assert health.state(32.0) == "open", "it had not got through an answer"
 
 
 def test_a_probe_that_nobody_waited_for_leaves_the_door_open() -> None:
     health = Health(open_after=1, open_seconds=1.0)
     health.failed(0.0)
-    health.begin(2.0)
-    health.end()
+    health.end(probe=health.begin(2.0))
     assert health.allows(2.0)
 
 
@@ -179,9 +178,9 @@ def test_nobody_waits_until_the_status_can_no_longer_be_told() -> None:
 
 def test_attempts_and_time_run_out() -> None:
     budget = Budget(2, 10.0, 10.0)
-    assert budget.allows(9.9)
-    assert not budget.allows(10.0)
     budget.begin("a")
-    assert budget.allows(0.0)
+    assert budget.allows("a", 9.9)
+    assert not budget.allows("a", 10.0)
+    assert budget.allows("b", 10.0), "it has not been asked"
     budget.begin("b")
-    assert not budget.allows(0.0)
+    assert not budget.allows("a", 0.0)

@@ -109,14 +109,14 @@ def test_a_backlog_is_as_few_chunks_as_are_legal() -> None:
     taken = [each.members()[0] for each in backlog.take()]
     assert [(each["index"], each["finish_reason"]) for each in taken] == [
         (0, None),
+        (0, None),
         (1, None),
         (1, "stop"),
         (0, "stop"),
     ]
-    assert taken[0]["delta"] == {
-        "role": "assistant",
+    assert taken[0]["delta"] == {"role": "assistant", "reasoning_content": "r"}
+    assert taken[1]["delta"] == {
         "content": "ab",
-        "reasoning_content": "r",
         "tool_calls": [{"index": 1, "function": {"arguments": "{}"}}],
     }
     assert backlog.take() == []

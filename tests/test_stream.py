@@ -16,7 +16,8 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage
 from legato.core.collect import Collector
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.sse import Decoder
-from legato.core.stream import _LEGAL, State, Stream
+from legato.core.state import LEGAL, State
+from legato.core.stream import Stream
 from legato.core.subscriber import Subscriber
 from legato.dialects.openai import END, Reader
 from tests.test_frames import Body, Json, Sink, check_body, raw
@@ -123,7 +124,7 @@ class Log:
     def flush(self) -> None:
         return None
 
-    def complete(self, usage: Usage | None) -> None:
+    def complete(self, usage: Usage | None, extras: bytes = b"") -> None:
         self.heard.append("complete")
 
     def fail(self, error: ApiError) -> None:
@@ -271,7 +272,7 @@ def test_a_subscriber_that_comes_late_hears_all(name: str) -> None:
 
 def test_what_is_final_is_final() -> None:
     for state in State:
-        assert bool(_LEGAL[state]) is (state.value in ("waiting", "open", "finished"))
+        assert bool(LEGAL[state]) is (state.value in ("waiting", "open", "finished"))
     stream = Stream(still, 0.0)
     stream.cancel()
     with pytest.raises(AssertionError, match="from cancelled to open"):

@@ -9,7 +9,8 @@ from legato.core.errors import ApiError, UpstreamError, timed_out
 from legato.core.kept import Kept
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
-from legato.policy.ledger import Row
+from legato.core.wheel import Alarm
+from legato.policy.ledger import Row, charge
 from legato.policy.retry import Budget
 from legato.policy.routing import Route
 from legato.services import Client, Services
@@ -24,15 +25,19 @@ class Asking:
 
     __slots__ = (
         "_attempt",
+        "_linger",
         "_order",
+        "_resumed",
         "_row",
         "_services",
-        "_soonest",
         "_stream",
         "is_held",
+        "on_asked",
         "on_broken",
+        "on_start_over",
         "problem",
         "route",
+        "soonest",
     )
 
     def __init__(self, services: Services, stream: Stream) -> None:
@@ -41,19 +46,27 @@ class Asking:
         self._attempt: Attempt | None = None  # the deployment in hand
         self._order: Order | None = None  # kept where somebody else may have to go on
         self._row: Row | None = None
-        self._soonest = services.heartbeat_seconds
+        self.soonest = services.heartbeat_seconds
         self.route: Route | None = None
         self.is_held = False  # the upstream waits for a slow client
+        self._resumed = 0.0  # when it last did not have to any more
         self.problem: ApiError | None = None  # with which a stream broke that may go on
         self.on_broken: Callable[[], None] = _nothing
+        self.on_asked: Callable[[], None] = _nothing
+        """Called when another deployment is asked: its timers begin now."""
+        self.on_start_over: Callable[[], None] | None = None
+        """Forgets what has come of the answer. Where set, its client has seen nothing of it, and
+        another deployment may answer from the start."""
+        self._linger: Alarm | None = None  # for the end of the body, once there is a finish
+        stream.on_finish = self._on_finish
 
     def find(self, model: str) -> float:
         """Takes the route of `model`. Gives the seconds after which one of the timers of its
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
         upstreams = self._services.upstreams
-        self._soonest = min([upstreams[name].soonest for name in route.deployments])
-        return self._soonest
+        self.soonest = min([upstreams[name].soonest for name in route.deployments])
+        return self.soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:
         """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
@@ -63,21 +76,20 @@ class Asking:
         if route.max_continuations and len(route.deployments) > 1:
             self._stream.kept = Kept()
             self._stream.both_prompts = route.count_both_prompts
+        self._stream.expects = request.choices
         order = Order(client.body, request)
-        if self._stream.kept is not None:
+        if len(route.deployments) > 1 and (self._stream.kept or self.on_start_over):
             self._order = order  # it may break in the very turn in which it begins
         budget = Budget(
-            route.attempts,
-            client.received + route.retry_seconds,
-            client.received + services.gate_seconds,
+            route.attempts, client.begun + route.retry_seconds, client.begun + services.gate_seconds
         )
         names = services.router.plan(route, services.clock())
         problem: ApiError | None = None
         later: dict[str, float] = {}  # who is asked again, and from when on
-        while names and (problem is None or budget.allows(services.clock())):
+        while names:
             name = names.pop(0)
-            if name in later:
-                await self._wait_until(later[name])
+            if problem is not None and not await self._may_ask(name, budget, later.get(name)):
+                continue
             budget.begin(name)
             try:
                 await self._ask(name, order)
@@ -90,12 +102,22 @@ class Asking:
                     later[name] = services.clock() + wait
                     names.append(name)
             except ApiError as error:
-                longer = [each for each in route.longer(name) if each not in later]
-                if error.code != "context_length_exceeded" or not longer:
+                problem = error
+                if error.code == "context_length_exceeded":
+                    names = [each for each in route.longer(name) if each not in later]
+                elif error.code != "unsupported_parameter":
                     raise
-                problem, names = error, longer
         assert problem is not None
         raise problem
+
+    async def _may_ask(self, name: str, budget: Budget, when: float | None) -> bool:
+        """Whether one more is asked, after others have failed; waits where it is asked again."""
+        services = self._services
+        if not budget.allows(name, services.clock()):
+            return False
+        if when is not None:
+            await self._wait_until(when)
+        return services.router.allows(name, services.clock())
 
     async def _wait_until(self, when: float) -> None:
         wait = when - self._services.clock()
@@ -110,6 +132,8 @@ class Asking:
         row.deployments = f"{row.deployments},{name}" if row.deployments else name
         row.errors += "," if row.attempts else ""
         row.attempts += 1
+        if row.attempts > 1:
+            self.on_asked()
         try:
             await attempt.open(order)
         except ApiError as error:
@@ -117,44 +141,64 @@ class Asking:
             attempt.end(error)
             raise
         except BaseException:
-            attempt.end(None)
+            if not self.drains:
+                attempt.end(None)
             raise
 
     def _keep(self, order: Order, route: Route, name: str) -> None:
         """Where another deployment can go on with this answer, all is kept that it needs."""
         if not self._others(order, route, name):
-            self._order = self._stream.kept = None
+            self._stream.kept = None
+            if self.on_start_over is None:
+                self._order = None
 
     def _others(self, order: Order, route: Route, name: str) -> list[str]:
-        """Deployments that might go on where `name` breaks."""
+        """Deployments that might go on where `name` breaks, the first first."""
         mine = self._services.upstreams[name]
         return [
             each
-            for each in route.deployments
+            for each in self._services.router.ordered(route, self._services.clock())
             if each != name and order.continues(self._services.upstreams[each], mine)
         ]
 
     async def go_on(self) -> None:
-        """The upstream broke in the middle of its answer: another goes on with it, or it fails."""
+        """The upstream broke in the middle of its answer: another goes on with it, or answers from
+        the start where its client has seen nothing yet; else it fails."""
         error, self.problem = self.problem, None
         order, route, row, attempt = self._order, self.route, self._row, self._attempt
         assert error is not None
         assert route is not None
         assert row is not None
         assert attempt is not None
-        row.errors += error.code
         again = order is not None and row.continuations < route.max_continuations
+        self.charge()
         if order is not None and again and order.take_up(self._stream):
             for name in self._others(order, route, attempt.name):
-                if not self._services.router.allows(name, self._services.clock()):
-                    continue
-                try:
-                    await self._ask(name, order)
+                if await self._takes_over(name, order):
                     row.continuations += 1
                     return
-                except ApiError:
-                    pass  # the next one; where there is none, the first failure is the one to tell
+            self._stream.say_rest()
+        if order is not None and self.on_start_over is not None:
+            order.delivered = None
+            asked = row.deployments.split(",")
+            for name in self._services.router.ordered(route, self._services.clock()):
+                if name in asked or row.attempts >= route.attempts:
+                    continue
+                self.on_start_over()
+                self._stream.start_over()
+                if await self._takes_over(name, order):
+                    return
         self._stream.fail(error)
+
+    async def _takes_over(self, name: str, order: Order) -> bool:
+        """Where nobody does, the first failure is the one to tell."""
+        if not self._services.router.allows(name, self._services.clock()):
+            return False
+        try:
+            await self._ask(name, order)
+        except ApiError:
+            return False
+        return True
 
     def let_go(self) -> None:
         """Nobody is there any more for whom another would go on."""
@@ -178,7 +222,7 @@ class Asking:
     def drains(self) -> bool:
         """An answer is under way that is to be heard to its end, whoever leaves."""
         attempt = self._attempt
-        if attempt is None or attempt.answer is None:
+        if attempt is None or attempt.is_over or attempt.answer is None or attempt.answer.is_over:
             return False
         return attempt.upstream.terms.on_disconnect == "drain"
 
@@ -209,11 +253,15 @@ class Asking:
         answer = self._attempt.answer if self._attempt is not None else None
         if self.is_held and answer is not None:
             self.is_held = False
+            self._resumed = self._services.clock()
             answer.resume()
 
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
-        self.on_broken = _nothing
+        self.on_broken = self.on_asked = _nothing
+        self.on_start_over = None
+        if self._linger is not None:
+            self._linger.check = None
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return
@@ -232,14 +280,39 @@ class Asking:
 
     def _fail(self, error: ApiError) -> None:
         """An upstream broke in the middle of its answer."""
+        if self._row is not None:
+            self._row.errors += error.code
         if self._order is not None and self._attempt is not None:
             self._attempt.end(error)
             self.problem = error
             self.on_broken()
         else:
-            if self._row is not None:
-                self._row.errors += error.code
             self._stream.fail(error)
+
+    def charge(self) -> None:
+        """Adds to the call's cost what the answer in hand has cost, where there is a price."""
+        attempt, row = self._attempt, self._row
+        if attempt is None or row is None or attempt.is_charged:
+            return
+        attempt.is_charged = True
+        if (price := attempt.upstream.terms.price) is not None:
+            charge(row, self._stream, price, attempt.requests)
+
+    # The end of the body
+
+    def _on_finish(self) -> None:
+        if self._linger is None:
+            self._linger = Alarm(self._check_end)
+            self._services.wheel.watch(self._services.clock() + LINGER, self._linger)
+
+    def _check_end(self, now: float) -> float | None:
+        """The answer is whole; only the end of the body has not come, and its usage maybe."""
+        if self.is_held:  # it is we who do not read
+            return now + LINGER
+        self._linger = None
+        if self._stream.state is State.FINISHED:
+            self._stream.end()
+        return None
 
     # Timers
 
@@ -247,12 +320,9 @@ class Asking:
         """Gives up an upstream that has been silent for too long; when to look again."""
         stream, attempt = self._stream, self._attempt
         if attempt is None or attempt.is_over or attempt.answer is None:
-            return now + self._soonest  # connecting has its own limit
+            return now + self.soonest  # connecting has its own limit
         if stream.state is State.FINISHED:
-            limit = stream.meter.last + LINGER
-            if now >= limit:
-                stream.end()  # the answer is whole; only the end of the body never came
-            return limit
+            return now + self.soonest  # it has a limit of its own
         limit, code, says = min(self._limits(attempt))
         if now >= limit:
             attempt.abort()
@@ -273,7 +343,7 @@ class Asking:
         elif not self.is_held:  # with a slow client it is we who do not read
             seconds = terms.stall_seconds
             says = f"The upstream made no progress for {seconds:g} s."
-            last = max(self._stream.meter.last, attempt.asked)
+            last = max(self._stream.meter.last, attempt.asked, self._resumed)
             yield last + seconds, "upstream_stalled", says
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from legato.core.counting import Tally
 from legato.core.dialect import Delivered
-from legato.core.errors import ApiError, UpstreamError
+from legato.core.errors import ApiError, UpstreamError, cannot_continue
 from legato.core.kept import Replay
 from legato.core.request import ChatRequest, amended
 from legato.core.stream import State, Stream
@@ -22,7 +22,16 @@ from legato.sources.upstream import Upstream
 DROPPED: Final = ("upstream_cut", "upstream_unreachable")
 
 #: What a credential of ours meets that is used up or no longer good.
-SPENT: Final = ("upstream_rate_limited", "upstream_401", "upstream_403")
+SPENT: Final = (
+    "upstream_rate_limited",
+    "upstream_quota",
+    "upstream_401",
+    "upstream_402",
+    "upstream_403",
+)
+
+#: Failures that tell nothing of a deployment's health: they are limits of ours, or of a join.
+OURS: Final = ("cannot_continue", "upstream_busy", "upstream_diverged")
 
 
 class Order:
@@ -38,7 +47,7 @@ class Order:
     def continues(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether `upstream` may be able to go on with an answer that `broken` began."""
         request = self.request
-        if request.choices > 1 or request.wants_json:
+        if request.choices > 1 or request.wants_json or request.logprobs:
             return False
         return upstream.facts.continues != "no" or self.replays(upstream, broken)
 
@@ -64,7 +73,7 @@ class Order:
             limit = getattr(self.request, name)
             if limit is not None:
                 if limit <= used:
-                    raise _cannot("the limit of tokens had been reached")
+                    raise cannot_continue("the limit of tokens had been reached")
                 changes[name] = limit - used
         return amended(self.body, **changes) if changes else self.body
 
@@ -77,10 +86,12 @@ class Attempt:
         "_on_broken",
         "_opened",
         "_order",
+        "_probes",
         "_services",
         "_stream",
         "answer",
         "asked",
+        "is_charged",
         "is_open",
         "is_over",
         "name",
@@ -106,8 +117,9 @@ class Attempt:
         self.answer: Answer | Fanned | None = None
         self.asked = services.clock()
         self.is_open = False
+        self.is_charged = False  # what it has cost is in the call's row
         self._health = services.router.health[name]
-        self._health.begin(self.asked)
+        self._probes = self._health.begin(self.asked)
 
     async def open(self, order: Order) -> None:
         """Comes back when the first token is there. Raises `ApiError`."""
@@ -119,10 +131,14 @@ class Attempt:
             self._opened = Signal()
             self.asked = self._services.clock()
             self.answer = None
+            credential = self.upstream.credential
             try:
                 self.answer = await self._send(order, fresh=fresh)
                 await self._opened
                 return
+            except asyncio.CancelledError:
+                self._opened = None  # nobody waits any more: who drains it hears of a failure
+                raise
             except StaleConnection:
                 self.abort()
                 fresh = True
@@ -130,7 +146,7 @@ class Attempt:
                 self.abort()
                 left -= 1
                 if error.code in SPENT and left > 0:
-                    self.upstream.rotate()
+                    self.upstream.rotate(credential)
                     continue
                 if recovered or self.upstream.recover is None or error.code not in DROPPED:
                     raise
@@ -162,8 +178,10 @@ class Attempt:
                 fresh=fresh,
                 replay=Replay(delivered),
             )
-        if delivered.reasoning and not upstream.facts.continues_reasoning:
-            raise _cannot("it had been thinking")
+        self._stream.say_rest()
+        thinks_aloud = upstream.terms.reasoning != "field"  # nobody could tell where that ends
+        if delivered.reasoning and (thinks_aloud or not upstream.facts.continues_reasoning):
+            raise cannot_continue("it had been thinking")
         used = (self._stream.before or {}).get("completion_tokens", 0)
         return await upstream.send(
             order.rest(used),
@@ -173,6 +191,11 @@ class Attempt:
             fresh=fresh,
             delivered=delivered,
         )
+
+    @property
+    def requests(self) -> int:
+        """How many have been sent for this one answer: each has its prompt paid for."""
+        return self.answer.requests if self.answer is not None else 1
 
     def abort(self) -> None:
         if self.answer is not None:
@@ -184,9 +207,9 @@ class Attempt:
             return
         self.is_over = True
         health = self._health
-        health.end()
-        if isinstance(error, UpstreamError) and error.code != "cannot_continue":
-            health.failed(self._services.clock(), error.retry_after)
+        health.end(probe=self._probes)
+        if isinstance(error, UpstreamError) and error.code not in OURS:
+            health.failed(self._services.clock(), error.retry_after, probe=self._probes)
         elif self._stream.state is State.COMPLETE:
             health.completed()
 
@@ -199,7 +222,7 @@ class Attempt:
         self._count()
         self.is_open = True
         now = self._services.clock()
-        self._health.opened(now, now - self.asked)
+        self._health.opened(now, now - self.asked, probe=self._probes)
         if self._opened is not None:
             self._opened.set()
 
@@ -217,9 +240,3 @@ class Attempt:
             self._opened.set(error)
         else:
             self._on_broken(error)
-
-
-def _cannot(reason: str) -> UpstreamError:
-    return UpstreamError(
-        502, "cannot_continue", f"The answer broke off, and cannot be taken up: {reason}."
-    )

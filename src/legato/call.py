@@ -31,6 +31,7 @@ class Call:
         "_alarm",
         "_asking",
         "_client",
+        "_collector",
         "_draining",
         "_finished",
         "_gone",
@@ -53,6 +54,7 @@ class Call:
         self._stream.on_close = self._asking.on_broken = self._wake
         self._alarm = Alarm(self._check)
         self._row: Row | None = None
+        self._collector: Collector | None = None  # where the answer is not streamed
         self._gone = False
         self._draining = False  # the client is gone, and the upstream is heard to its end
         self._finished: Signal | None = None
@@ -120,6 +122,9 @@ class Call:
         row.route = request.model
         row.streamed = bool(request.stream)
         self._reply.expect(request)
+        if not request.stream:
+            self._collector = Collector()
+            self._asking.on_start_over = self._collector.start_over
         return request
 
     async def _open(self, request: ChatRequest) -> None:
@@ -132,7 +137,8 @@ class Call:
             self._reply.patience,
             self._asking.find(request.model),
         )
-        services.wheel.watch(self._client.received + soonest, self._alarm)
+        services.wheel.watch(self._client.begun + soonest, self._alarm)
+        self._asking.on_asked = self._look_anew
         await self._asking.open(self._client, request, self._row)
 
     async def _end(self) -> None:
@@ -140,11 +146,11 @@ class Call:
         terms = self._asking.terms
         if terms is not None and terms.stall_client_seconds is not None:
             self._reply.patience = terms.stall_client_seconds
-        if self._reply.is_streamed:
+        collector = self._collector
+        if collector is None:
             self._commit()  # its head goes out with the frames that this turn has for it
             await self._over()
             return
-        collector = Collector()
         self._stream.attach(collector)
         await self._over()
         if collector.error is not None:
@@ -176,6 +182,8 @@ class Call:
     def _commit(self) -> None:
         """From here on the status is 200, and a failure can only be a frame."""
         self._reply.commit(self._tried(), self._asking.hold)
+        if self._client.is_full:
+            self.pause()  # of an answer before this one
 
     def _tried(self) -> list[tuple[str, str]]:
         """Headers that tell who answers, and how many have been asked."""
@@ -194,22 +202,22 @@ class Call:
     def _settle(self) -> None:
         row = self._row
         if row is not None:  # somebody that we know has called
-            terms = self._asking.terms
-            close(
-                row,
-                self._stream,
-                self._services.clock(),
-                left=self._draining,
-                price=terms.price if terms is not None else None,
-            )
-            row.upstream_id = self._asking.upstream_id
-            row.frames, row.bytes = self._reply.size
+            try:
+                self._write_down(row)
+            except Exception as error:  # what was taken is given back all the same
+                self._services.on_bug(error)
             self._services.ledger.put(self._id, row)
         self._asking.settle()
         # Nothing of a call is left to the garbage collector: with many of them it would find late
         # what takes memory now.
         self._stream.release()
         self._alarm.check = self._run = None
+
+    def _write_down(self, row: Row) -> None:
+        row.upstream_id = self._asking.upstream_id
+        row.frames, row.bytes = self._reply.size
+        close(row, self._stream, self._services.clock(), left=self._draining)
+        self._asking.charge()
 
     # Called back
 
@@ -220,6 +228,13 @@ class Call:
         if finished is not None:
             asyncio.get_running_loop().call_soon(finished.set)
 
+    def _look_anew(self) -> None:
+        """Another deployment is asked: its timers may be due before those of the last one."""
+        self._alarm.check = None
+        self._alarm = Alarm(self._check)
+        services = self._services
+        services.wheel.watch(services.clock() + self._asking.soonest, self._alarm)
+
     def _check(self, now: float) -> float | None:
         """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""
         if self._stream.done or self._gone:
@@ -228,7 +243,7 @@ class Call:
         if self._stream.done:
             return None
         if self._reply.is_streamed:
-            gate = self._client.received + self._services.gate_seconds
+            gate = self._client.begun + self._services.gate_seconds
             if now >= gate:
                 self._commit()
                 self._client.flush()

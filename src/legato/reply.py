@@ -40,8 +40,8 @@ class Reply:
         self._model = ""
         self._options = (False, False, False)
         self._writer: FrameWriter | None = None
-        self._beat = client.received  # when the last comment went out
-        self._taken = client.received  # when a slow client last took something
+        self._beat = client.begun  # when the last comment went out
+        self._taken = client.begun  # when a slow client last took something
         self._left = 0  # of what had been written, then
         self.is_streamed = False
         self.patience = services.stall_client_seconds
@@ -99,8 +99,9 @@ class Reply:
 
     def refuse(self, headers: list[tuple[str, str]], error: ApiError) -> None:
         """An error with its status."""
-        if error.retry_after is not None:
-            headers = [*headers, ("retry-after", str(max(1, round(error.retry_after))))]
+        wait = error.retry_after or (0.0 if error.status == 429 else None)
+        if wait is not None:
+            headers = [*headers, ("retry-after", str(max(1, round(wait))))]
         self._client.answer(error.status, headers, error.as_json())
 
     def pause(self) -> None:

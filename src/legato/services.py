@@ -17,6 +17,8 @@ class Client(Protocol):
     authorization: bytes | None
     body: bytes
     received: float
+    begun: float
+    """When all of the request was there, and it was its turn."""
     request_id: str
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
@@ -43,6 +45,11 @@ class Client(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that were written and that the peer has not taken."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits for the peer than it should: what comes next had better be merged."""
         ...
 
     @property

@@ -75,7 +75,9 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None
     unsupported: Literal["drop", "error"] = "drop"
-    continues: Literal["no", "prefill", "replay"] | None = field(default=None, name="continue")
+    continues: Literal["no", "prefill", "final-message", "prefix", "replay"] | None = field(
+        default=None, name="continue"
+    )
     context_length: Count | None = None
     tokenizer: str | None = None
     price: Price | None = None

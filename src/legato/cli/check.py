@@ -180,7 +180,7 @@ async def _stream(upstream: Upstream, found: Checked, seconds: float) -> None:
             if error.code not in SPENT or not left:
                 _explain(error, found)
                 return
-            upstream.rotate()
+            upstream.rotate(upstream.credential)
     else:
         return
     found.reachable = True
@@ -193,11 +193,19 @@ async def _stream(upstream: Upstream, found: Checked, seconds: float) -> None:
     tokens = count(stream.usage or {}).completion or meter.pieces
     if meter.first is not None and meter.last > meter.first:
         found.tokens_per_second = (tokens - 1) / (meter.last - meter.first)
+    found.tools = await _calls(upstream, _FORCED, seconds)
+
+
+async def _calls(upstream: Upstream, fields: dict[str, Any], seconds: float) -> bool:
+    """Whether a call comes; where none can be demanded, whether one comes of itself."""
     try:
-        _, collector = await _ask(upstream, _FORCED, seconds)
-        found.tools = b'"tool_calls":[{' in collector.answer(identity="", created=0, model="")
-    except ApiError:
-        found.tools = False
+        _, collector = await _ask(upstream, fields, seconds)
+    except ApiError as error:
+        free = {name: said for name, said in fields.items() if name != "tool_choice"}
+        if error.param != "tool_choice" or free == fields:
+            return False
+        return await _calls(upstream, free, seconds)
+    return b'"tool_calls":[{' in collector.answer(identity="", created=0, model="")
 
 
 async def _ask(

@@ -46,7 +46,7 @@ class Backlog:
     def take(self) -> list[Chunk]:
         """All of it in as few chunks as are legal: a delta a choice, then the finishes."""
         choices = self._choices
-        merged: list[dict[str, Any]] = [plain(choices[index]) for index in sorted(choices)]
+        merged = [each for index in sorted(choices) for each in _in_order(plain(choices[index]))]
         chunks = [
             Chunk([], one_line(msgspec.json.encode([member])), extras=self._extras, fields=[member])
             for member in (*merged, *self._finishes)
@@ -56,3 +56,14 @@ class Backlog:
         self._finishes.clear()
         self.size = 0
         return chunks
+
+
+def _in_order(member: dict[str, Any]) -> list[dict[str, Any]]:
+    """Thoughts in front of what they led to."""
+    delta = member["delta"]
+    first = {name: delta[name] for name in ("role", "reasoning_content") if name in delta}
+    rest = {name: said for name, said in delta.items() if name not in first and said}
+    if "reasoning_content" not in first or not rest:
+        return [member]
+    alone = {"index": member["index"], "delta": first, "finish_reason": None}
+    return [alone, member | {"delta": rest}]

@@ -33,8 +33,14 @@ class Collector:
     def flush(self) -> None:
         return None
 
-    def complete(self, usage: Usage) -> None:
+    def start_over(self) -> None:
+        """What has come is void."""
+        self._choices = {}
+        self._extras = b""
+
+    def complete(self, usage: Usage, extras: bytes) -> None:
         self.usage = usage
+        self._extras = extras or self._extras
 
     def fail(self, error: ApiError) -> None:
         self.error = error

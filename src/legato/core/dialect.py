@@ -32,6 +32,8 @@ class Facts(Struct, frozen=True):
     reports_progress: bool = False  # takes llama.cpp's `return_progress`
     max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
     untaken: frozenset[str] = frozenset()  # parameters that it refuses
+    names: dict[str, str] = {}  # parameters that it calls by other names
+    pads: bool = False  # fills its chunks up unless it is told not to
 
 
 class Delivered(Struct, frozen=True):

@@ -1,15 +1,16 @@
 """How much a client wants thought: two ways of saying it, read as one."""
 
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
-from legato.core.request import ChatRequest
-
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+from legato.core.request import ChatRequest, Effort
 
 #: Tokens of thinking that go with an effort where an upstream wants a number.
 BUDGETS: Final[dict[str, int]] = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24576}
+
+#: More than `high`, for those that have a word for it; a number stays that of `high`.
+_MORE: Final = ("xhigh", "max")
 
 
 class Wish(Struct, frozen=True):
@@ -21,12 +22,14 @@ class Wish(Struct, frozen=True):
 
     def tokens(self, budgets: dict[str, int]) -> int | None:
         """A number of tokens in any case but silence and `none`."""
-        return self.budget if self.budget is not None else budgets.get(self.effort or "")
+        effort = "high" if self.effort in _MORE else self.effort
+        return self.budget if self.budget is not None else budgets.get(effort or "")
 
-    def word(self) -> Effort | None:
-        """An effort in any case but silence: of a number, the least that allows as much."""
+    def word(self, *, most: Effort = "max") -> Effort | None:
+        """An effort in any case but silence: of a number, the least that allows as much. `most`:
+        the strongest word that is known there."""
         if self.effort is not None or self.thinks is None:
-            return self.effort
+            return "high" if self.effort in _MORE and most == "high" else self.effort
         if not self.thinks:
             return "none"
         if self.budget is None:

@@ -96,6 +96,13 @@ def unavailable(message: str, *, code: str = "service_unavailable") -> UpstreamE
     return UpstreamError(503, code, message)
 
 
+def cannot_continue(reason: str) -> UpstreamError:
+    """An answer that broke elsewhere cannot be gone on with exactly."""
+    return broken(
+        f"The answer broke off, and cannot be taken up: {reason}.", code="cannot_continue"
+    )
+
+
 def internal() -> ApiError:
     return ApiError(
         500, "internal_error", "The server had an internal error. It is not your fault."
@@ -112,17 +119,67 @@ def refused(
 ) -> ApiError:
     """What an upstream's error status means to our client. A 400 is the caller's own and is passed
     on; what concerns our credential or our use of the upstream is ours, and becomes a 502."""
+    status = _meant(status, code, message)
     if status in (400, 404, 413, 422):
-        if code in _TOO_LONG or _says_too_long(message):
+        if _is_too_long(code, message):
             return ApiError(400, "context_length_exceeded", message, param="messages")
         if status != 404:
             return ApiError(400, code or "invalid_request", message, param=param)
+    if code in _SPENT:
+        return UpstreamError(502, "upstream_quota", "What is paid for at the upstream is used up.")
+    if status in _OURS:  # their words may show a part of our key, or name our account
+        says = f"The upstream {_OURS[status]} ({status})."
+        return UpstreamError(502, f"upstream_{status}", says, retry_after=retry_after)
     return UpstreamError(
         public_status(status),
         "upstream_rate_limited" if status == 429 else f"upstream_{status}",
         f"The upstream answered {status}: {message}",
         retry_after=retry_after,
     )
+
+
+def _meant(status: int, code: str | None, message: str) -> int:
+    """The status by its usual meaning: some say with a 400 or a 413 what is not the caller's."""
+    if status not in (400, 413):
+        return status
+    message = message.lower()
+    if code == "rate_limit_exceeded":
+        return 429  # Groq: one request with more tokens than a minute has
+    if "incorrect api key" in message or "invalid api key" in message:
+        return 401  # xAI
+    if "credit balance is too low" in message:
+        return 402  # Anthropic
+    return status
+
+
+#: What is wrong with our own account there.
+_OURS: Final = {
+    401: "does not take our key",
+    402: "wants to be paid first",
+    403: "does not let our key do this",
+}
+_SPENT: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+
+
+def in_stream(
+    status: int, code: str | None, message: str, *, retry_after: float | None = None
+) -> ApiError:
+    """An error that came as an event of a stream, by the status that it would have had. Servers
+    that begin every answer with a 200 say there what is the caller's own, too."""
+    if status in _CALLERS or status in _OURS or code in _SPENT:
+        return refused(status, code, message, retry_after=retry_after)
+    public = public_status(status)
+    return UpstreamError(public, code or "upstream_error", message, retry_after=retry_after)
+
+
+def word(said: Any) -> str | None:
+    """An upstream's code for an error, fit for a frame and a ledger."""
+    if not isinstance(said, str) or not said.isprintable():
+        return None
+    return said[:100] or None
+
+
+_CALLERS: Final = (400, 413, 422)
 
 
 def public_status(status: int) -> int:
@@ -133,8 +190,17 @@ def public_status(status: int) -> int:
 _TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
 
 
-def _says_too_long(message: str) -> bool:
+def _is_too_long(code: str | None, message: str) -> bool:
     message = message.lower()
-    return any(
-        words in message for words in ("context length", "context size", "prompt is too long")
-    )
+    return code in _TOO_LONG or any(words in message for words in _WORDS_OF_LENGTH)
+
+
+_WORDS_OF_LENGTH: Final = (
+    "context length",
+    "context size",
+    "prompt is too long",
+    "maximum prompt length",  # xAI
+    "exceeded model token limit",  # Moonshot
+    "reduce the length of the messages",
+    "longer than the model's context",  # SGLang
+)

@@ -60,5 +60,5 @@ class _Branch:
     def push(self, chunk: Chunk) -> None:
         self._fan.push(self._index, chunk)
 
-    def complete(self, usage: Usage) -> None:
+    def complete(self, usage: Usage, extras: bytes) -> None:
         self._fan.complete()

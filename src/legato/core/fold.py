@@ -29,7 +29,7 @@ class Text:
 
 
 #: Members of deltas and tool calls that are said once, not bit by bit.
-_SAID_ONCE: Final = frozenset({"role", "id", "type", "name"})
+_SAID_ONCE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
 
 
 def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:

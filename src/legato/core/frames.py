@@ -139,12 +139,12 @@ class FrameWriter:
             self._parts.append(text)
             self.flush()
 
-    def complete(self, usage: Usage) -> None:
+    def complete(self, usage: Usage, extras: bytes) -> None:
         self.resume()
         if self._wants_usage:
             self.frames += 1
             said = one_line(msgspec.json.encode(usage))
-            self._parts += (self._head, b'[],"usage":', said, b"}\n\n")
+            self._parts += (self._head, b"[]", extras, b',"usage":', said, b"}\n\n")
         self._parts.append(DONE)
         self._end()
 

@@ -8,6 +8,9 @@ from legato.core.errors import UpstreamError, broken
 from legato.core.fold import Text
 from legato.core.through import Through
 
+#: The code of an upstream that was to go on with an answer, and said something else.
+DIVERGED: Final = "upstream_diverged"
+
 #: Members of a choice that can be joined without a trace of the seam.
 _JOINED: Final = frozenset({"content", "reasoning_content", "role"})
 
@@ -37,6 +40,11 @@ class Kept:
             self.is_exact = False
         self._content.append(delta.get("content") or "")
         self._reasoning.append(delta.get("reasoning_content") or "")
+
+    @property
+    def answers(self) -> bool:
+        """Whether something of the answer itself has gone out, and not of thoughts alone."""
+        return bool(str(self._content))
 
     @property
     def delivered(self) -> Delivered:
@@ -95,5 +103,5 @@ def _rest(said: str, known: str) -> tuple[str, str]:
 def _diverged() -> UpstreamError:
     return broken(
         "The answer broke off, and when it was asked again it was another one.",
-        code="upstream_diverged",
+        code=DIVERGED,
     )

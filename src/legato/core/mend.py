@@ -4,16 +4,15 @@ Works on plain objects, so that members nobody here knows survive. The common ch
 see `Stream.push`.
 """
 
-import secrets
 from typing import Any, Final, cast
-
-import msgspec
 
 from legato.core.chunk import FINISH_REASONS, as_object
 from legato.core.errors import broken
+from legato.core.tools import ToolCalls
 
 #: Finish reasons of servers that speak OpenAI's dialect with their own words.
 _FINISHES: Final = {
+    "end": "stop",
     "eos": "stop",
     "eos_token": "stop",
     "end_turn": "stop",
@@ -21,7 +20,12 @@ _FINISHES: Final = {
     "max_tokens": "length",
     "model_length": "length",
     "tool_use": "tool_calls",
+    "safety": "content_filter",
+    "recitation": "content_filter",
 }
+
+#: Members of a choice that are looked at one by one.
+_KNOWN: Final = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
 #: Members of a delta that are the answer itself.
 _ANSWERS: Final = frozenset({"content", "tool_calls", "function_call", "refusal"})
@@ -30,67 +34,11 @@ _ANSWERS: Final = frozenset({"content", "tool_calls", "function_call", "refusal"
 def finish_reason(reason: str) -> str:
     """The contract's word for `reason`. One that says "it broke", or nothing we know, is a failure:
     a finish is never invented."""
-    known = reason if reason in FINISH_REASONS else _FINISHES.get(reason)
+    word = reason.lower()
+    known = word if word in FINISH_REASONS else _FINISHES.get(word)
     if known is None:
         raise broken(f"The upstream ended its answer with `{reason}`.", code="upstream_aborted")
     return known
-
-
-class ToolCalls:
-    """Indices 0..n without holes, in order of first use; `id`, `type` and `name` sent once."""
-
-    __slots__ = ("_at", "_by_id", "_count", "_last")
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, int] = {}
-        self._at: dict[int, int] = {}  # the upstream's index -> the call that uses it now
-        self._last: int | None = None
-        self._count = 0
-
-    def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
-        return [self._call(dict(call)) for each in calls if (call := as_object(each)) is not None]
-
-    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        theirs = call.get("index")
-        theirs = theirs if isinstance(theirs, int) else None
-        identity = call.get("id")
-        identity = identity if isinstance(identity, str) and identity else None
-        function = dict(as_object(call.get("function")) or {})
-        if not isinstance(function.get("name", ""), str):
-            del function["name"]
-        ours = self._known(theirs, identity, bool(function.get("name")))
-        arguments = function.get("arguments")
-        if arguments is not None and not isinstance(arguments, str):
-            function["arguments"] = msgspec.json.encode(arguments).decode()
-        elif arguments is None:
-            function.pop("arguments", None)
-        if ours is None:
-            ours = self._count
-            self._count += 1
-            identity = identity or f"call_{secrets.token_hex(12)}"
-            self._by_id[identity] = ours
-            function.setdefault("arguments", "")
-            kind = call.get("type")
-            call |= {"id": identity, "type": kind if isinstance(kind, str) else "function"}
-        else:
-            call.pop("id", None)
-            call.pop("type", None)
-            function.pop("name", None)
-        if theirs is not None:
-            self._at[theirs] = ours
-        self._last = ours
-        return {"index": ours} | call | {"index": ours, "function": function}
-
-    def _known(self, theirs: int | None, identity: str | None, named: bool) -> int | None:
-        """The call that a delta goes on with, or None where it begins a new one."""
-        if identity is not None:
-            same = self._by_id.get(identity)
-            if same is None or theirs is None or self._at.get(theirs) == same or not named:
-                return same
-            return None
-        if theirs is not None:
-            return self._at.get(theirs)
-        return None if named else self._last
 
 
 class ChoiceState:
@@ -125,7 +73,7 @@ class ChoiceState:
             thought = {"reasoning_content": delta.pop("reasoning_content")}
             alone = {"index": self.index, "delta": thought, "finish_reason": None}
             mended.append(alone)
-        if delta or logprobs:
+        if delta or logprobs or (self._begun and reason is None and _says_more(member)):
             mended.append(member | {"delta": delta, "finish_reason": None})
         if reason is not None:
             self.finished = True
@@ -159,3 +107,8 @@ class ChoiceState:
             if not said["tool_calls"]:
                 del said["tool_calls"]
         return said
+
+
+def _says_more(member: dict[str, Any]) -> bool:
+    """Whether there are members that nobody here knows: Azure's word on what it filters."""
+    return any(value for name, value in member.items() if name not in _KNOWN)

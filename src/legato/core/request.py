@@ -11,6 +11,7 @@ from msgspec import Meta, Raw, Struct
 
 from legato.core.errors import ApiError, invalid
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -86,7 +87,7 @@ class ChatRequest(Struct, gc=False):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: Effort | None = None
     thinking: Thinking | None = None
     thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
     user: str | None = None

@@ -9,8 +9,7 @@ No socket, no clock of its own, no await: a chunk travels from `push` to the sub
 """
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -19,37 +18,13 @@ from legato.core import usage
 from legato.core.chunk import Choice, Chunk, Usage
 from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
-from legato.core.kept import Kept
+from legato.core.kept import DIVERGED, Kept
 from legato.core.lines import one_line
 from legato.core.mend import ChoiceState
 from legato.core.meter import Meter
+from legato.core.state import FINAL, LEGAL, State
 from legato.core.subscriber import Lane, Subscriber
 from legato.core.usage import Deltas, Seen
-
-
-class State(Enum):
-    """Where a stream stands. The last three are final."""
-
-    WAITING = "waiting"  # nothing that counts as an answer has come
-    OPEN = "open"  # at least one choice is unfinished
-    FINISHED = "finished"  # every choice that began has its finish; usage may still come
-    COMPLETE = "complete"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    __hash__ = object.__hash__  # each is one object; enum hashes names, in Python
-
-
-_LEGAL: Final[dict[State, set[State]]] = {
-    State.WAITING: {State.OPEN, State.FAILED, State.CANCELLED},
-    State.OPEN: {State.FINISHED, State.FAILED, State.CANCELLED},
-    State.FINISHED: {State.OPEN, State.COMPLETE, State.FAILED, State.CANCELLED},
-    State.COMPLETE: set(),
-    State.FAILED: set(),
-    State.CANCELLED: set(),
-}
-
-_FINAL: Final = (State.COMPLETE, State.FAILED, State.CANCELLED)
 
 
 def _nothing() -> None:
@@ -60,8 +35,8 @@ class Stream:
     """One call's answer on its way.
 
     `clock` gives seconds. `on_open` is called at the first chunk that counts as an answer, and at
-    the first of each upstream that goes on with it; `on_close` once, at the end, whatever it is.
-    Both are called from inside `push`, `end`, ...
+    the first of each upstream that goes on with it; `on_finish` when all choices have their finish;
+    `on_close` once, at the end, whatever it is. They are called from inside `push`, `end`, ...
     """
 
     flush: Callable[[], None]
@@ -71,8 +46,10 @@ class Stream:
         "_choices",
         "_counted",
         "_early",
+        "_extras",
         "_resumes",
         "_then",
+        "_told",
         "before",
         "both_prompts",
         "carried",
@@ -85,6 +62,7 @@ class Stream:
         "lane",
         "meter",
         "on_close",
+        "on_finish",
         "on_open",
         "prompt_tokens",
         "state",
@@ -108,9 +86,12 @@ class Stream:
         self.flush = _nothing
         self.on_open: Callable[[], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
+        self.on_finish: Callable[[], None] = _nothing
         self.clock = clock
         self._resumes = False  # another upstream is to go on, and has not said anything yet
         self._counted = (0, 0)  # pieces and reasoning that `before` has counted
+        self._told: tuple[Usage | None, tuple[int, int]] | None = None  # both, as `go_on` had them
+        self._extras = b""  # of the chunk with the usage
         self._choices: dict[int, ChoiceState] = {}
         self.carried: tuple[int, ...] = ()  # open choices whose index is theirs: plain text passes
         self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
@@ -120,7 +101,7 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        return self.state in _FINAL
+        return self.state in FINAL
 
     @property
     def is_behind(self) -> bool:
@@ -157,19 +138,39 @@ class Stream:
         seen = self.seen
         said = usage.running(self.usage, seen)
         said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
+        said["prompt_tokens_details"] = {"cached_tokens": usage.count(self.usage or {}).cached}
         self.before = self._since_before(said)
-        self.usage = None
-        self.tally = None
-        self.prompt_tokens = 0
         self._counted = (self.meter.pieces, self.meter.reasoning)
-        self.look_at_each()
-        self.carried = ()
+        self._told = (self.before, self._counted)
+        self._forget()
         self._resumes = True
 
     def say_again(self) -> None:
         """The upstream that goes on says it all from the start: its usage is that of the whole."""
-        self.before = None
-        self._counted = (0, 0)
+        self.before, self._counted = None, (0, 0)
+
+    def say_rest(self) -> None:
+        """It says only what is missing, whatever one before it has tried."""
+        if self._told is not None:
+            self.before, self._counted = self._told
+            self.usage = self.tally = None
+
+    def start_over(self) -> None:
+        """Nobody has seen anything of the answer: another upstream says it from the start, and what
+        has come counts for nothing."""
+        self._forget()
+        self.before = self._told = self.kept = None
+        self._counted = (self.meter.pieces, self.meter.reasoning)
+        self._choices = {}
+        self._resumes = False
+        self.state = State.WAITING  # the one way back, and no subscriber's
+
+    def _forget(self) -> None:
+        self.usage = self.tally = None
+        self.prompt_tokens = 0
+        self._extras = b""
+        self.look_at_each()
+        self.carried = ()
 
     # From the client's side
 
@@ -182,7 +183,7 @@ class Stream:
             subscriber.push(chunk)
         self._then = None
         if self.state is State.COMPLETE:
-            subscriber.complete(self.total_usage())
+            subscriber.complete(self.total_usage(), self._extras)
         elif self.state is State.FAILED and self.error is not None:
             subscriber.fail(self.error)
         subscriber.flush()
@@ -208,7 +209,7 @@ class Stream:
     def release(self) -> None:
         """It is over, and nobody hears of it any more: what holds each other is let go of."""
         self.detach()
-        self.on_open = self.on_close = _nothing
+        self.on_open = self.on_finish = self.on_close = _nothing
         if self.error is not None:
             self.error.__traceback__ = None  # holds all that the error went through
 
@@ -232,6 +233,8 @@ class Stream:
         elif chunk.raw != b"[]":
             for member in chunk.members():
                 self._mend(member, chunk.extras)
+        elif chunk.usage:
+            self._extras = chunk.extras
 
     def _carry(self, chunk: Chunk) -> None:
         """Text for a choice that is under way: nothing to mend, nothing to look up."""
@@ -255,7 +258,7 @@ class Stream:
         if self.state is State.FINISHED:
             self._close(State.COMPLETE)
             if self.subscriber is not None:
-                self.subscriber.complete(self.total_usage())
+                self.subscriber.complete(self.total_usage(), self._extras)
                 self.subscriber.flush()
             return
         self.fail(self.unfinished())
@@ -264,6 +267,11 @@ class Stream:
         """What it means that the upstream has ended its answer here."""
         if self.state is State.WAITING:
             return broken("The upstream's answer was empty.", code="upstream_empty")
+        begun = len(self._choices)
+        if begun < self.expects and all(each.finished for each in self._choices.values()):
+            return broken(
+                f"The upstream gave {begun} of {self.expects} choices.", code="upstream_incomplete"
+            )
         return broken("The upstream ended its answer without a finish.", code="upstream_incomplete")
 
     def fail(self, error: ApiError) -> None:
@@ -290,7 +298,7 @@ class Stream:
         if theirs not in self._choices:
             self._begin(theirs, choice, extras)
         elif self._resumes:
-            self._resume(theirs, choice)
+            self._resume(theirs, choice, fields)
         for mended in fields:
             if mended["delta"]:
                 self.meter.content(self.clock())
@@ -310,8 +318,14 @@ class Stream:
             self.carried += (theirs,)
         self._send(_role(choice.index), extras)
 
-    def _resume(self, theirs: int, choice: ChoiceState) -> None:
+    def _resume(self, theirs: int, choice: ChoiceState, said: list[dict[str, Any]]) -> None:
         """The first that another upstream says of a choice that is under way."""
+        answers = self.kept is not None and self.kept.answers
+        if answers and any("reasoning_content" in each["delta"] for each in said):
+            # It began anew, and what it says then would have come after these thoughts.
+            raise broken(
+                "The upstream thought again about an answer that had begun.", code=DIVERGED
+            )
         self._resumes = False
         if choice.index == theirs:
             self.carried += (theirs,)
@@ -335,11 +349,13 @@ class Stream:
         before = self.state
         if state is before:
             return
-        if state not in _LEGAL[before]:
+        if state not in LEGAL[before]:
             raise AssertionError(f"a stream does not go from {before.value} to {state.value}")
         self.state = state
         if before is State.WAITING and state is State.OPEN:
             self.on_open()
+        elif state is State.FINISHED:
+            self.on_finish()
 
     def _close(self, state: State) -> None:
         if not self.done:

@@ -1,10 +1,13 @@
 """Token counts: as upstreams say them, and as a client is shown them."""
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
 from legato.core.chunk import Usage, as_object
+
+#: Tokens of one call that are believed at most: what all of JSON's readers can hold.
+_MOST: Final = 2**53
 
 
 class Tokens(Struct, frozen=True, gc=False):
@@ -55,13 +58,22 @@ class Deltas(Struct, frozen=True, gc=False):
 def shown(usage: Usage | None, seen: Seen) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
     from what was seen going by."""
-    if usage is None:
-        usage = running(None, seen)
-    if tells_reasoning(usage):
-        return usage
-    details = dict(as_object(usage.get("completion_tokens_details")) or {})
-    details["reasoning_tokens"] = min(seen.reasoning, _number(usage, "completion_tokens"))
-    return usage | {"completion_tokens_details": details}
+    said = running(None, seen) if usage is None else usage | _three(usage)
+    if tells_reasoning(said):
+        return said
+    details = dict(as_object(said.get("completion_tokens_details")) or {})
+    details["reasoning_tokens"] = min(seen.reasoning, _number(said, "completion_tokens"))
+    return said | {"completion_tokens_details": details}
+
+
+def _three(usage: Usage) -> Usage:
+    """The numbers that a usage always has, and that some leave out."""
+    prompt, completion = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": _number(usage, "total_tokens") or prompt + completion,
+    }
 
 
 def running(usage: Usage | None, seen: Seen) -> Usage:
@@ -114,4 +126,4 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
 
 def _number(owner: Any, name: str) -> int:
     value = (as_object(owner) or {}).get(name)
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0

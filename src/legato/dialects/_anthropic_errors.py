@@ -3,32 +3,39 @@
 from typing import Any, Final
 
 from legato.core.chunk import as_object, decoded
-from legato.core.errors import ApiError, UpstreamError, broken, public_status, refused
+from legato.core.errors import ApiError, broken, in_stream, refused, word
 
 #: What an error in a stream would have been as a status.
 _STATUSES: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "request_too_large": 413,
     "rate_limit_error": 429,
     "timeout_error": 504,
     "overloaded_error": 529,
 }
 
 
-def in_band(fields: Any) -> UpstreamError:
+def in_band(fields: Any) -> ApiError:
     """An error that came as an event of a stream."""
     kind, message = _explain(fields)
-    status = public_status(_STATUSES.get(kind or "", 502))
-    return UpstreamError(status, kind or "upstream_error", message)
+    return in_stream(_STATUSES.get(kind or "", 502), _code(kind, message), message)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     kind, message = _explain(decoded(body))
-    code = None if kind == "invalid_request_error" else kind
+    return refused(status, _code(kind, message), message, retry_after=retry_after)
+
+
+def _code(kind: str | None, message: str) -> str | None:
     if "exceed context limit" in message:
-        code = "context_length_exceeded"
-    return refused(status, code, message, retry_after=retry_after)
+        return "context_length_exceeded"
+    return None if kind == "invalid_request_error" else kind
 
 
-def no_stream(body: bytes) -> UpstreamError:
+def no_stream(body: bytes) -> ApiError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
     fields = decoded(body)
     if (as_object(fields) or {}).get("error"):
@@ -43,4 +50,4 @@ def _explain(fields: Any) -> tuple[str | None, str]:
     kind = said.get("type")
     message = error if isinstance(error, str) else said.get("message")
     shown = str(message or "the upstream gave no reason")[:500]
-    return kind if isinstance(kind, str) else None, shown
+    return word(kind), shown

@@ -1,7 +1,7 @@
 """A chat request as Anthropic's Messages API has it (platform.claude.com/docs/en/api/messages)."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -86,14 +86,14 @@ def encode(asked: Asked) -> bytes:
     claude = _version(asked.model)
     adapts = asked.facts.asks == "effort" or (asked.facts.asks != "thinking" and claude >= (4, 6))
     config: dict[str, Any] = dict(as_object(said.get("output_config")) or {})
-    thinking = _thinking(asked, adapts, config)
+    system, turns = conversation(said["messages"])
+    thinking = _thinking(asked, adapts, config, turns)
     _fit_sampling(
         asked, said, claude, thinks=(thinking or {}).get("type", "disabled") != "disabled"
     )
     schema = _schema(asked, said)
     if schema is not None:
         config["format"] = {"type": "json_schema", "schema": schema}
-    system, turns = conversation(said["messages"])
     if asked.delivered is not None:
         go_on(turns, asked.delivered, takes_prefill=claude < (4, 6))
     body: dict[str, Any] = {
@@ -128,7 +128,22 @@ def _version(model: str) -> tuple[int, int]:
 # How much
 
 
-def _thinking(asked: Asked, adapts: bool, config: dict[str, Any]) -> dict[str, Any] | None:
+def _may_not_think(asked: Asked, turns: list[Fields]) -> bool:
+    """With a budget it is a 400 to think where a call is demanded, and in the middle of a turn that
+    called tools without the thoughts which led to them: clients seldom send those back."""
+    choice = asked.request.tool_choice
+    if choice is not None and choice not in ("auto", "none"):
+        return True
+    spoken = [turn for turn in turns if turn["role"] == "assistant"]
+    said: Any = spoken[-1]["content"] if spoken else []
+    blocks = cast("list[Any]", said) if isinstance(said, list) else []
+    kinds = [(as_object(block) or {}).get("type") for block in blocks]
+    return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+
+
+def _thinking(
+    asked: Asked, adapts: bool, config: dict[str, Any], turns: list[Fields]
+) -> dict[str, Any] | None:
     """`thinking`; the effort that goes with it is put into `config`. In the middle of an answer
     nothing more is thought."""
     wanted = wish(asked.request)
@@ -137,6 +152,8 @@ def _thinking(asked: Asked, adapts: bool, config: dict[str, Any]) -> dict[str, A
         return None
     if not wanted.thinks:
         return {"type": "disabled"}
+    if not adapts and _may_not_think(asked, turns):
+        return None
     if not adapts:
         budget = wanted.tokens(BUDGETS) or BUDGETS["medium"]
         return {"type": "enabled", "budget_tokens": max(_LEAST_BUDGET, budget)}

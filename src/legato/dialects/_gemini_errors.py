@@ -9,11 +9,11 @@ from msgspec import Struct
 from legato.core.chunk import as_object, decoded
 from legato.core.errors import (
     ApiError,
-    UpstreamError,
     broken,
+    in_stream,
     malformed,
-    public_status,
     refused,
+    word,
 )
 
 #: HTTP's numbers for google.rpc.Code, where an error tells only the word.
@@ -41,25 +41,28 @@ class _Problem(Struct):
     retry_after: float | None  # seconds
 
 
-def in_band(fields: Any) -> UpstreamError:
+def in_band(fields: Any) -> ApiError:
     """An error that came as an event of a stream."""
     problem = _problem(fields)
-    code = (problem.word or "upstream_error").lower()
-    status = public_status(problem.status or 502)
-    return UpstreamError(status, code, problem.message, retry_after=problem.retry_after)
+    code = _code(problem) or (problem.word or "upstream_error").lower()
+    status = problem.status or 502
+    return in_stream(status, code, problem.message, retry_after=problem.retry_after)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     problem = _problem(decoded(body))
     if status == 400 and problem.status in (401, 403):
         status = problem.status
-    too_long = "exceeds the maximum number of tokens" in problem.message
-    code = "context_length_exceeded" if too_long else None
     wait = retry_after if retry_after is not None else problem.retry_after
-    return refused(status, code, problem.message, retry_after=wait)
+    return refused(status, _code(problem), problem.message, retry_after=wait)
 
 
-def no_stream(body: bytes) -> UpstreamError:
+def _code(problem: _Problem) -> str | None:
+    too_long = "exceeds the maximum number of tokens" in problem.message
+    return "context_length_exceeded" if too_long else None
+
+
+def no_stream(body: bytes) -> ApiError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
     fields = decoded(body)
     if _said(fields) is not None:
@@ -76,7 +79,7 @@ def unstreamed(body: bytes) -> list[bytes]:
     return [msgspec.json.encode(each) for each in events]
 
 
-def unreadable(data: bytes, error: Exception) -> UpstreamError:
+def unreadable(data: bytes, error: Exception) -> ApiError:
     fields = decoded(data)
     return in_band(fields) if _said(fields) is not None else malformed(error)
 
@@ -91,14 +94,14 @@ def _problem(fields: Any) -> _Problem:
     said = _said(fields)
     error = as_object(said) or {}
     message = said if isinstance(said, str) else error.get("message")
-    word, code, details = error.get("status"), error.get("code"), error.get("details")
+    name, code, details = error.get("status"), error.get("code"), error.get("details")
     problem = _Problem(str(message or "the upstream gave no reason")[:500], None, None, None)
-    if isinstance(word, str) and word:
-        problem.word = word[:100]
-        problem.status = _STATUSES.get(word)
+    if (said_word := word(name)) is not None:
+        problem.word = said_word
+        problem.status = _STATUSES.get(said_word)
     if isinstance(code, int) and 400 <= code < 600:
         problem.status = code
-    if word == "FAILED_PRECONDITION":
+    if name == "FAILED_PRECONDITION":
         problem.status = 403  # our country, or our bills: not what this caller asked for
     for each in cast("list[Any]", details) if isinstance(details, list) else ():
         detail = as_object(each) or {}

@@ -133,7 +133,7 @@ def _level(wanted: Wish, model: str) -> Fields:
     """Models that think by level always think; the least of it has another name for the larger."""
     if wanted.thinks and wanted.effort is None and wanted.budget is None:
         return {}  # as much as it likes
-    word = wanted.word() or "none"
+    word = wanted.word(most="high") or "none"
     if word in ("none", "minimal"):
         word = "low" if "pro" in model else "minimal"
     return {"thinkingLevel": word.upper()}

@@ -100,7 +100,7 @@ def _think(asked: Asked) -> bool | str | None:
         return None
     if not wanted.thinks or asks == "thinking" or (wanted.effort is None and wanted.budget is None):
         return wanted.thinks
-    word = wanted.word()
+    word = wanted.word(most="high")
     return "low" if word == "minimal" else word
 
 

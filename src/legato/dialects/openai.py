@@ -11,11 +11,12 @@ from legato.core.dialect import Asked, Delivered, Facts
 from legato.core.effort import Wish, wish
 from legato.core.errors import (
     ApiError,
-    UpstreamError,
     broken,
+    cannot_continue,
+    in_stream,
     malformed,
-    public_status,
     refused,
+    word,
 )
 from legato.core.lines import one_line
 from legato.core.request import members
@@ -74,6 +75,9 @@ def encode(asked: Asked) -> bytes:
         limit = [fields.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
         if limit != [None, None]:
             fields[facts.max_tokens] = limit[0] or limit[1]
+    for name, theirs in facts.names.items():
+        if name in fields:
+            fields[theirs] = fields.pop(name)
     if facts.untaken:
         asked.leave_out(fields, facts.untaken)
     if asked.delivered is not None:
@@ -83,7 +87,11 @@ def encode(asked: Asked) -> bytes:
 
 def _stream_options(facts: Facts) -> dict[str, bool]:
     options = {"include_usage": True}
-    return options | {"continuous_usage_stats": True} if facts.running_usage else options
+    if facts.running_usage:
+        options["continuous_usage_stats"] = True
+    if facts.pads:
+        options["include_obfuscation"] = False
+    return options
 
 
 def _tell_effort(fields: dict[str, Any], asked: Asked) -> None:
@@ -120,20 +128,33 @@ def _for_openrouter(wanted: Wish) -> dict[str, Any]:
         return {"enabled": False}
     if wanted.budget is not None:
         return {"max_tokens": wanted.budget}
-    return {"effort": wanted.word()}
+    return {"effort": wanted.word(most="high")}
 
 
 def _go_on(fields: dict[str, Any], facts: Facts, delivered: Delivered) -> None:
-    """The answer so far as a last message of the assistant, which the upstream goes on with."""
+    """The answer so far as a last message of the assistant, which the upstream goes on with.
+
+    Raises `UpstreamError` `cannot_continue` where that would not be exact."""
+    messages = msgspec.json.decode(fields["messages"], type=list[Raw])
     message: dict[str, Any] = {"role": "assistant", "content": delivered.content}
+    last = msgspec.json.decode(messages[-1])
+    if last["role"] == "assistant":
+        # It is itself an answer that the client wants gone on with.
+        if not isinstance(last.get("content"), str) or last.keys() - {"role", "content", "prefix"}:
+            raise cannot_continue("its last message is an answer that nothing can be added to")
+        if delivered.reasoning:
+            raise cannot_continue("thoughts do not come behind an answer")
+        message = last | {"content": last["content"] + delivered.content}
+        messages.pop()
     if delivered.reasoning:
         message["reasoning_content"] = delivered.reasoning
+    if facts.continues in ("prefix", "final-message") and message["content"][-1:].isspace():
+        raise cannot_continue("chat templates trim white space at the end of a message")
     if facts.continues == "prefix":
         message["prefix"] = True
     elif facts.continues == "final-message":
         fields["continue_final_message"] = True
         fields["add_generation_prompt"] = False
-    messages = msgspec.json.decode(fields["messages"], type=list[Raw])
     fields["messages"] = [*messages, message]
 
 
@@ -147,15 +168,28 @@ class _Wire(Struct, gc=False, forbid_unknown_fields=True):
     model: Raw = Raw()
     system_fingerprint: Raw = Raw()
     service_tier: Raw = Raw()
+    obfuscation: Raw = Raw()  # of that line, and not of ours
 
 
 _HEAD: Final = frozenset(
-    {"id", "object", "created", "model", "choices", "usage", "error", "prompt_progress"}
+    {
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "usage",
+        "error",
+        "prompt_progress",
+        "obfuscation",
+    }
 )
 
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
+#: What some put into each event where there is no error.
+_NO_ERROR: Final = (b"null", b'""', b"{}", b"false")
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_open = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -207,8 +241,8 @@ class Reader:
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
-        error = fields.get("error", _NULL)
-        if error != _NULL or name == b"error" or fields.get("object") == _ERROR:
+        error = bytes(fields.get("error", b"null"))
+        if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
         if self.identity is None:
             self._identify(fields.get("id", _NOTHING), fields.get("created", _NOTHING))
@@ -272,10 +306,9 @@ def _extras(wire: _Wire) -> bytes:
     return extras + b',"service_tier":' + tier if tier else extras
 
 
-def in_band(fields: Any) -> UpstreamError:
+def in_band(fields: Any) -> ApiError:
     """An error that came as an event of a stream, in the shapes that are about."""
-    status, code, message = _explain(fields)
-    return UpstreamError(public_status(status), code or "upstream_error", message)
+    return in_stream(*_explain(fields))
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
@@ -287,7 +320,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     return refused(status, code, message, param=shown, retry_after=retry_after)
 
 
-def no_stream(body: bytes) -> UpstreamError:
+def no_stream(body: bytes) -> ApiError:
     """What an upstream meant that answered 200 with something else than a stream of events."""
     fields = decoded(body)
     said = as_object(fields) or {}
@@ -316,5 +349,5 @@ def _explain(fields: Any) -> tuple[int, str | None, str]:
     kind = error.get("type")
     message = error.get("message") or error.get("detail") or "the upstream gave no reason"
     status = code if isinstance(code, int) and 400 <= code < 600 else 502
-    word = code if isinstance(code, str) else kind if isinstance(kind, str) else None
-    return status, word, str(message)[:500]
+    named = word(code) or word(kind)
+    return status, named, str(message)[:500]

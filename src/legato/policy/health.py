@@ -16,12 +16,16 @@ NEWEST: Final = 0.2
 #: Seconds that a breaker stays open at most, however often it opens.
 LONGEST: Final = 300.0
 
+#: Seconds to a first token that one is taken to need of which nothing but failures is known.
+UNKNOWN: Final = 10.0
+
 State = Literal["closed", "open", "half-open"]
 
 
 class Health(Struct):
     """One deployment. Its breaker opens after `open_after` failures in a row (0: never), and for
-    `open_seconds` at first; then one call may try, and decides."""
+    `open_seconds` at first; then one call may try, the probe, and decides. Calls that were under
+    way when it opened tell nothing more: twenty that break at once are one outage."""
 
     open_after: int = 5
     open_seconds: float = 10.0
@@ -47,26 +51,33 @@ class Health(Struct):
     def score(self, now: float) -> float:
         """Seconds to a first token that one may expect: the lower the better. Nothing known: 0."""
         fading = 0.5 ** ((now - self.measured) / HALF_LIFE)
-        return self.ttft * fading / max(0.01, 1.0 - self.failing * fading)
+        failing = self.failing * fading
+        # Of one that has done nothing but fail, no time is known that could speak for it.
+        ttft = self.ttft * fading or failing * UNKNOWN
+        return ttft / max(0.01, 1.0 - failing)
 
     # What happens to it
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float) -> bool:
+        """Whether this call is the probe: `probe` of what is told of it from here on."""
         self.busy += 1
         self.calls += 1
-        if self.until:
-            self.probing = True
+        if not self.until or self.probing or now < self.until:
+            return False
+        self.probing = True
+        return True
 
-    def end(self) -> None:
+    def end(self, *, probe: bool = False) -> None:
         """The call that began is over, whatever came of it."""
         self.busy -= 1
-        self.probing = False
+        if probe:
+            self.probing = False
 
-    def opened(self, now: float, ttft: float) -> None:
+    def opened(self, now: float, ttft: float, *, probe: bool = False) -> None:
         """A first token has come."""
         self.ttft = ttft if not self.ttft else self.ttft + NEWEST * (ttft - self.ttft)
         self._measure(now, 0.0)
-        if self.until:
+        if probe:
             # It is let in again, but has to get through an answer before it counts as well.
             self.until = 0.0
             self.row = max(0, self.open_after - 1)
@@ -74,7 +85,13 @@ class Health(Struct):
     def completed(self) -> None:
         self.row = self.trips = 0
 
-    def failed(self, now: float, retry_after: float | None = None) -> None:
+    def renewed(self) -> None:
+        """It is another one by now (an engine that was started again): nothing is held against
+        it."""
+        self.row = self.trips = 0
+        self.until = 0.0
+
+    def failed(self, now: float, retry_after: float | None = None, *, probe: bool = False) -> None:
         """`retry_after`: seconds for which it has asked to be left alone."""
         self.failures += 1
         self.row += 1
@@ -83,7 +100,7 @@ class Health(Struct):
             return
         if retry_after is not None:
             self.until = max(self.until, now + min(retry_after, LONGEST))
-        elif self.row >= self.open_after:
+        elif self.row >= self.open_after and (probe or not self.until):
             self.until = now + min(self.open_seconds * 2**self.trips, LONGEST)
             self.trips = min(self.trips + 1, 16)
 

@@ -61,9 +61,7 @@ class Price(Protocol):
     def cached(self) -> float: ...
 
 
-def close(
-    row: Row, stream: Stream, now: float, *, left: bool = False, price: Price | None = None
-) -> None:
+def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
     """Writes down how a call ended. `now`: on the stream's clock. `left`: its client did not stay
     for the end."""
     row.outcome = "cancelled" if left else _outcome(row, stream)
@@ -74,14 +72,24 @@ def close(
     row.itl_p50, row.itl_p99 = meter.gaps(0.5, 0.99)
     row.longest_gap = meter.longest_gap if row.itl_p50 is not None else None
     _tokens(row, stream)
-    if price is not None:
-        row.cost = _cost(row, price)
 
 
-def _cost(row: Row, price: Price) -> float:
-    fresh = max(0, row.prompt_tokens - row.cached_tokens)
-    dollars = fresh * price.prompt + row.cached_tokens * price.cached
-    return (dollars + row.completion_tokens * price.completion) / 1e6
+def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
+    """Adds what one deployment's part of an answer has cost, each of whose `requests` had the
+    prompt paid for."""
+    if stream.usage is not None:
+        said = count(stream.usage)
+        prompt, cached = said.prompt, min(said.cached, said.prompt)
+        completion = said.completion
+        if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
+            completion = max(completion, stream.seen.completion)
+    elif stream.meter.pieces:
+        seen = stream.seen
+        prompt, cached, completion = seen.prompt, 0, seen.completion
+    else:
+        prompt = cached = completion = 0
+    dollars = ((prompt - cached) * price.prompt + cached * price.cached) * requests
+    row.cost = (row.cost or 0.0) + (dollars + completion * price.completion) / 1e6
 
 
 def _outcome(row: Row, stream: Stream) -> Outcome:

@@ -26,7 +26,32 @@ class Provider(Struct, frozen=True):
 
 
 #: One choice a request; its logprobs are a 400, whatever is asked of them.
-_GROQ: Final = Facts(has_n=False, untaken=frozenset({"logit_bias", "logprobs", "top_logprobs"}))
+_GROQ: Final = Facts(
+    asks="effort", has_n=False, untaken=frozenset({"logit_bias", "logprobs", "top_logprobs"})
+)
+
+#: What it does not know is a 422. Usage comes unasked, and a prefix is said again.
+_MISTRAL: Final = Facts(
+    asks="none",
+    continues="prefix",
+    includes_usage=False,
+    max_tokens="max_tokens",
+    names={"seed": "random_seed"},
+    untaken=frozenset(
+        {
+            "logit_bias",
+            "logprobs",
+            "top_logprobs",
+            "user",
+            "service_tier",
+            "store",
+            "functions",
+            "function_call",
+            "modalities",
+            "verbosity",
+        }
+    ),
+)
 
 # Who bills after a disconnect: openrouter.ai/docs/api/reference/streaming says of which providers
 # a cancelled stream ends the work and the bill, and of which it ends neither.
@@ -35,7 +60,7 @@ _ROWS: Final = (
         "openai",
         "OpenAI",
         "https://api.openai.com/v1",
-        facts=Facts(asks="effort", max_tokens="max_completion_tokens"),
+        facts=Facts(asks="effort", max_tokens="max_completion_tokens", pads=True),
         bills_after_disconnect=False,
         key="OPENAI_API_KEY",
         docs="https://platform.openai.com/docs/api-reference/chat",
@@ -109,7 +134,8 @@ _ROWS: Final = (
         "deepseek",
         "DeepSeek",
         "https://api.deepseek.com",
-        facts=Facts(asks="thinking"),  # a prefix is taken under /beta only
+        # A prefix is taken under /beta only.
+        facts=Facts(asks="thinking", max_tokens="max_tokens"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key="DEEPSEEK_API_KEY",
@@ -128,7 +154,7 @@ _ROWS: Final = (
         "mistral",
         "Mistral",
         "https://api.mistral.ai/v1",
-        facts=Facts(continues="prefix"),
+        facts=_MISTRAL,
         reasoning="`thinking` parts of `content`",
         bills_after_disconnect=True,
         key="MISTRAL_API_KEY",
@@ -147,6 +173,7 @@ _ROWS: Final = (
         "together",
         "Together",
         "https://api.together.xyz/v1",
+        facts=Facts(asks="effort"),
         bills_after_disconnect=False,
         key="TOGETHER_API_KEY",
         docs="https://docs.together.ai",
@@ -155,6 +182,7 @@ _ROWS: Final = (
         "fireworks",
         "Fireworks",
         "https://api.fireworks.ai/inference/v1",
+        facts=Facts(asks="effort"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key="FIREWORKS_API_KEY",
@@ -173,6 +201,7 @@ _ROWS: Final = (
         "cerebras",
         "Cerebras",
         "https://api.cerebras.ai/v1",
+        facts=Facts(asks="effort"),
         key="CEREBRAS_API_KEY",
         docs="https://inference-docs.cerebras.ai/resources/openai",
     ),
@@ -180,6 +209,7 @@ _ROWS: Final = (
         "perplexity",
         "Perplexity",
         "https://api.perplexity.ai",
+        facts=Facts(asks="effort"),
         bills_after_disconnect=True,
         key="PERPLEXITY_API_KEY",
         docs="https://docs.perplexity.ai",
@@ -188,6 +218,7 @@ _ROWS: Final = (
         "nvidia",
         "NVIDIA NIM",
         "https://integrate.api.nvidia.com/v1",
+        facts=Facts(asks="effort"),
         key="NVIDIA_API_KEY",
         docs="https://docs.api.nvidia.com/nim",
     ),
@@ -195,6 +226,7 @@ _ROWS: Final = (
         "moonshot",
         "Moonshot",
         "https://api.moonshot.ai/v1",
+        facts=Facts(asks="thinking", max_tokens="max_tokens"),
         key="MOONSHOT_API_KEY",
         docs="https://platform.moonshot.ai/docs",
     ),

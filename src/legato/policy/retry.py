@@ -36,6 +36,7 @@ _KINDS: Final[dict[str, Kind]] = {
     "upstream_408": "timeout",
     "upstream_tls": "ours",
     "upstream_proxy": "ours",
+    "upstream_quota": "ours",
     "model_loading": "ours",
     **{f"upstream_{status}": "ours" for status in (401, 402, 403, 404, 405)},
 }
@@ -57,8 +58,8 @@ class Budget:
         gate: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`attempts`: requests in all; `deadline`: no other is begun after it; `gate`: until when a
-        status can still be told. Nobody waits beyond that only to ask the same one again."""
+        """`attempts`: requests in all; `deadline`: nobody is asked again after it; `gate`: until
+        when a status can still be told. Nobody waits beyond that only to ask the same one again."""
         self._attempts = attempts
         self._deadline = deadline
         self._gate = min(gate, deadline)
@@ -70,8 +71,9 @@ class Budget:
         self._attempts -= 1
         self._asked[deployment] = self._asked.get(deployment, 0) + 1
 
-    def allows(self, now: float) -> bool:
-        return self._attempts > 0 and now < self._deadline
+    def allows(self, deployment: str, now: float) -> bool:
+        """One that has not been asked may be, however long the others took."""
+        return self._attempts > 0 and (deployment not in self._asked or now < self._deadline)
 
     def again(self, deployment: str, error: UpstreamError, now: float) -> float | None:
         """When this deployment may be asked again, in seconds from now; None: not in this call."""

@@ -80,9 +80,7 @@ class Router:
         """The deployments that may be asked now, the first first. Raises `ApiError` 503 where all
         of them are to be left alone."""
         health = self.health
-        names = route.deployments
-        if len(names) > 1:
-            names = self._ordered(route, now)
+        names = self.ordered(route, now)
         plan = [name for name in names if health[name].allows(now)]
         if not plan:
             wait = min(health[name].until for name in names) - now
@@ -94,8 +92,11 @@ class Router:
     def allows(self, name: str, now: float) -> bool:
         return self.health[name].allows(now)
 
-    def _ordered(self, route: Route, now: float) -> tuple[str, ...]:
+    def ordered(self, route: Route, now: float) -> tuple[str, ...]:
+        """All of its deployments, the one to be asked first first."""
         names, weights, health = route.deployments, route.weights, self.health
+        if len(names) == 1:
+            return names
         if route.strategy == "least-busy":
             return tuple(
                 sorted(names, key=lambda name: (health[name].busy + 1) / weights.get(name, 1.0))

@@ -109,6 +109,9 @@ class App:
             padding=settings.streams.padding,
         )
 
+        for engine in self.engines:
+            engine.on_ready = self.services.router.health[engine.model.name].renewed
+
     async def open(self) -> None:
         """Raises `SettingsError` for a tokenizer that cannot be had."""
         assembly.load_tokenizers(self.settings, self.upstreams, self.engines)

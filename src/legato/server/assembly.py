@@ -179,11 +179,15 @@ def _facts(wanted: Deployment) -> Facts:
     facts = facts_of(wanted.provider, wanted.dialect)
     if wanted.n is not None:
         facts = replace(facts, has_n=wanted.n == "native")
-    if wanted.continues == "prefill" and facts.continues == "no":
-        return replace(facts, continues="prefill")
-    if wanted.continues in ("no", "replay"):
-        return replace(facts, continues="no")
-    return facts
+    match wanted.continues:
+        case "prefill" if facts.continues != "no":
+            return facts  # the provider's own way
+        case "prefill" | "final-message" | "prefix":
+            return replace(facts, continues=wanted.continues)
+        case "no" | "replay":
+            return replace(facts, continues="no")
+        case None:
+            return facts
 
 
 def routes(

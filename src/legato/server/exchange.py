@@ -26,6 +26,8 @@ class Connection(Protocol):
     transport: asyncio.Transport
     limits: Limits
 
+    write_paused: bool
+
     @property
     def is_secure(self) -> bool: ...
     @property
@@ -53,6 +55,7 @@ class ChatExchange:
         "_origin",
         "_pieces",
         "authorization",
+        "begun",
         "body",
         "disconnected",
         "expects_continue",
@@ -75,7 +78,7 @@ class ChatExchange:
         self.body: bytes = b""
         self._pieces: list[bytes] | None = None
         self._head = b""  # of an answer, as long as nothing of its body has come
-        self.received = connection.services.clock()
+        self.received = self.begun = connection.services.clock()
         self.request_id = new_request_id()
         self.expects_continue = False
         self.keep_alive = keep_alive
@@ -110,6 +113,7 @@ class ChatExchange:
     def begin(self) -> None:
         """The whole request is here, and it is its turn."""
         self.started = True
+        self.begun = self._connection.services.clock()
         if self._pieces is not None:
             self.body = b"".join(self._pieces)
             self._pieces = None
@@ -189,6 +193,10 @@ class ChatExchange:
     @property
     def unsent(self) -> int:
         return self._connection.transport.get_write_buffer_size()
+
+    @property
+    def is_full(self) -> bool:
+        return self._connection.write_paused
 
     @property
     def is_secure(self) -> bool:

@@ -83,6 +83,7 @@ class LegatoProtocol(Turns):
         "_in_head",
         "_parser",
         "_slow",
+        "_unsent",
         "_url",
     )
 
@@ -99,6 +100,7 @@ class LegatoProtocol(Turns):
         self._alarm = Alarm(self._check_idle)
         self._slow = False  # a watcher for a request that takes its time is set
         self._discarded = 0
+        self._unsent = 0  # of the last answer, when that was last looked at
 
     # asyncio
 
@@ -300,15 +302,18 @@ class LegatoProtocol(Turns):
         return None
 
     def _check_idle(self, now: float) -> float | None:
-        if self.transport.is_closing():
+        limit, unsent = self.limits.idle_seconds, self.transport.get_write_buffer_size()
+        if not unsent and self.transport.is_closing():
             return None
-        limit = self.limits.idle_seconds
-        if self._idle_since is not None and now >= self._idle_since + limit:
-            # What a peer does not read would keep a closed transport open for ever.
-            unread = self.transport.get_write_buffer_size() > 0
-            (self.transport.abort if unread else self.transport.close)()
-            return None
-        return now + limit if self._idle_since is None else self._idle_since + limit
+        if self._idle_since is None:
+            return now + limit
+        if unsent and unsent != self._unsent:  # it is still reading the last answer
+            self._unsent, self._idle_since = unsent, now
+        if now < self._idle_since + limit:
+            return self._idle_since + limit
+        # What a peer does not read would keep a closed transport open for ever.
+        (self.transport.abort if unsent else self.transport.close)()
+        return None
 
     def _refuse(self, error: ApiError) -> None:
         """Answers a request that is no request, and takes no more from this connection."""

@@ -96,6 +96,7 @@ class Turns(asyncio.Protocol):
             return
         if not cycle.keep_alive or self._over:
             self._over = True
+            self._idle_since = self.services.clock()  # it may take its time to read the answer
             self.transport.close()
             return
         self._piped = 0

@@ -1,5 +1,6 @@
 """One HTTP answer of an upstream, read into a stream."""
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,8 @@ REFUSAL_LIMIT: Final = 256 * 1024
 #: What a stream of events may begin with, and what JSON and HTML never do: comments, `data`,
 #: `event`, `id`, `retry`.
 _FIELDS: Final = b":deir"
+#: What JSON and HTML begin with, and no line of events.
+_NO_EVENTS: Final = (b"{", b"[", b"<")
 _BLANK: Final = b"\xef\xbb\xbf\r\n \t"
 
 
@@ -40,6 +43,9 @@ class Pass(Protocol):
 
 Passes = tuple[Pass, ...]
 
+#: Seconds of a `Retry-After` that are believed at most.
+_LONGEST_WAIT: Final = 86_400.0
+
 
 class Answer:
     """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
@@ -49,6 +55,7 @@ class Answer:
         "_decoder",
         "_dialect",
         "_had_lane",
+        "_has_begun",
         "_has_blocks",
         "_inflate",
         "_is_between",
@@ -81,6 +88,7 @@ class Answer:
         self._reader = dialect.reader()
         self._template = Template(habit)
         self._has_blocks = isinstance(self._decoder, sse.Decoder)
+        self._has_begun = False
         self._had_lane = False  # or could have had one
         self._is_between = True  # nothing is held of an event whose end has not come
         self._known = b""  # the last body, where it was one event that the template knows
@@ -104,6 +112,8 @@ class Answer:
     def upstream_id(self) -> str | None:
         """What the upstream calls this answer."""
         return self._reader.identity
+
+    requests: Final = 1
 
     def abort(self) -> None:
         """Nobody wants the rest: the upstream sees its peer gone."""
@@ -147,6 +157,8 @@ class Answer:
     def body(self, data: bytes) -> None:
         if self._connection is None:
             return
+        if not self._has_begun:
+            self._begin(data)
         try:
             if self._has_blocks and data.endswith(b"\n\n"):
                 self._blocks(data)
@@ -157,8 +169,15 @@ class Answer:
             self._fail(broken("The upstream's answer is not the gzip it says it is."))
         except sse.EventTooLarge as error:
             self._fail(broken(f"The upstream sent too much: {error}."))
-        except UpstreamError as error:
+        except ApiError as error:
             self._fail(error)
+
+    def _begin(self, data: bytes) -> None:
+        """Some say an error as JSON, or a page, under the name of a stream of events."""
+        self._has_begun = True
+        if self._has_blocks and data[:64].lstrip(_BLANK)[:1] in _NO_EVENTS:
+            self._refused = bytearray()
+            self._has_blocks = False
 
     def lane(self, read: bytes) -> Lane | None:
         """The short cut for reads like `read`, which has just been read the usual way. None where
@@ -278,7 +297,7 @@ class Answer:
             return True
         try:
             self._events(self._decoder.close())
-        except UpstreamError as error:
+        except ApiError as error:
             # Half an event is what a cut leaves; behind the finish it is nobody's loss.
             if cut is None and self.stream.state is not State.FINISHED:
                 self._fail(error)
@@ -296,6 +315,8 @@ class Answer:
 
     def _fail(self, error: ApiError) -> None:
         self.abort()
+        if self.stream.meter.first is not None and not isinstance(error, UpstreamError):
+            error = broken(error.message, code=error.code)  # it was not refused: it broke off
         self._on_fail(error)
 
     def _no_stream(self, body: bytearray) -> None:
@@ -306,7 +327,7 @@ class Answer:
         events = self._dialect.unstreamed(bytes(body))
         try:
             self._events([(b"", data) for data in events])
-        except UpstreamError as error:
+        except ApiError as error:
             self._fail(error)
         else:
             if events:
@@ -319,9 +340,14 @@ def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds from now, from either of its forms (RFC 9110, section 10.2.3)."""
     if retry_after is None:
         return None
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    date = parsedate_tz(retry_after)
-    if date is None:
+    with contextlib.suppress(ValueError):
+        return _within(float(retry_after))
+    try:
+        date = parsedate_tz(retry_after)
+        return None if date is None else _within(mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, mktime_tz(date) - time.time())
+
+
+def _within(seconds: float) -> float | None:
+    return None if seconds != seconds else min(max(0.0, seconds), _LONGEST_WAIT)

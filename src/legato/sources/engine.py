@@ -130,6 +130,8 @@ class Engine:
         )
         self.upstream.recover = self.recover
         self.upstream.amend = partial(forced.told, call=templates.call_of(model.template))
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called when a child can be asked; it is another one each time."""
         self.key = ""
         self.problem: str | None = None
         self._clock = clock
@@ -237,6 +239,7 @@ class Engine:
         )
         self._fell.clear()
         self._up.set()
+        self.on_ready()
         self._on_event(
             "engine_ready", model=self.model.name, seconds=round(self._clock() - began, 2)
         )

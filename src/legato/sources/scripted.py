@@ -14,7 +14,8 @@ import httptools
 import msgspec
 from msgspec import Struct
 
-from legato.core.errors import ApiError
+from legato.core.chunk import as_object, decoded
+from legato.core.errors import ApiError, invalid
 from legato.sources import voices
 from legato.sources.steps import Script, Step
 
@@ -129,7 +130,11 @@ class _Connection(asyncio.Protocol):
         if speaker is None:
             self._plain(200, msgspec.json.encode(voices.listing(path, self._server.scripts)))
             return
-        request = cast(dict[str, Any], msgspec.json.decode(body))
+        request = as_object(decoded(body))
+        if request is None:
+            says = invalid("The request body is no JSON object.", code="invalid_json")
+            self._plain(400, speaker(Script(), {}).error(says.as_object()["error"]))
+            return
         model = speaker.model(path, request)
         played = Played(model, request, headers, at=time.monotonic())
         try:

@@ -131,9 +131,16 @@ class Upstream:
         """How many there are to use in turn."""
         return len(self.target.heads) if self.target is not None else 1
 
-    def rotate(self) -> None:
-        """The credential in use is used up: the next one."""
-        self._credential += 1
+    @property
+    def credential(self) -> int:
+        """Which one is in use."""
+        return self._credential
+
+    def rotate(self, used: int) -> None:
+        """The credential `used` is used up: the next one. Of several calls that find it out at
+        once, the first one says so."""
+        if self._credential == used:
+            self._credential += 1
 
     async def send(
         self,
@@ -175,6 +182,8 @@ class Upstream:
         # Where the text of an answer has begun, its thoughts are over.
         if self.terms.reasoning != "field" and delivered is None:
             passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open"))
+        if delivered is not None and self.facts.continues == "prefix":
+            replay = Replay(delivered)  # it says the prefix again
         if replay is not None:
             passes.append(replay)
         return tuple(passes)

@@ -72,13 +72,27 @@ class Writer:
             if not taken:
                 return
             try:
-                async with self._database.begin() as connection:
-                    await connection.exec_driver_sql(
-                        self._upsert, [astuple(row) for row in taken.values()]
-                    )
-            except BaseException:
+                await self._write(list(taken.values()))
+            except SQLAlchemyError:
                 self._waiting = taken | self._waiting  # nothing is lost: they are tried again
                 raise
+            except Exception:
+                await self._write_each(list(taken.values()))
+            except BaseException:
+                self._waiting = taken | self._waiting
+                raise
+
+    async def _write(self, rows: list[Struct]) -> None:
+        async with self._database.begin() as connection:
+            await connection.exec_driver_sql(self._upsert, [astuple(row) for row in rows])
+
+    async def _write_each(self, rows: list[Struct]) -> None:
+        """One of them is such that no database takes it: it must not take the others along."""
+        for row in rows:
+            try:
+                await self._write([row])
+            except Exception as error:
+                self._on_bug(error)
 
     async def _run(self) -> None:
         while True:
@@ -89,7 +103,7 @@ class Writer:
             self._wake.clear()
             try:
                 await self.flush()
-            except SQLAlchemyError as error:
+            except Exception as error:
                 self._on_bug(error)
                 await self._pause(1)
             if self._waiting:
