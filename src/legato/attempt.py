@@ -49,7 +49,11 @@ class Order:
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
             return False
-        return upstream.facts.continues != "no" or self.replays(upstream, broken)
+        if upstream.facts.continues == "no":
+            return self.replays(upstream, broken)
+        # Between tags nobody could tell where the thoughts end that it goes on with.
+        takes_thoughts = upstream.facts.continues_reasoning and upstream.terms.reasoning == "field"
+        return takes_thoughts or self.delivered is None or not self.delivered.reasoning
 
     def replays(self, upstream: Upstream, broken: Upstream) -> bool:
         """The same model says the same again, where nothing is left to chance."""
@@ -179,9 +183,6 @@ class Attempt:
                 replay=Replay(delivered),
             )
         self._stream.say_rest()
-        thinks_aloud = upstream.terms.reasoning != "field"  # nobody could tell where that ends
-        if delivered.reasoning and (thinks_aloud or not upstream.facts.continues_reasoning):
-            raise cannot_continue("it had been thinking")
         used = (self._stream.before or {}).get("completion_tokens", 0)
         return await upstream.send(
             order.rest(used),

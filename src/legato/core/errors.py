@@ -166,6 +166,8 @@ def in_stream(
 ) -> ApiError:
     """An error that came as an event of a stream, by the status that it would have had. Servers
     that begin every answer with a 200 say there what is the caller's own, too."""
+    if _is_too_long(code, message):
+        status = 400
     if status in _CALLERS or status in _OURS or code in _SPENT:
         return refused(status, code, message, retry_after=retry_after)
     public = public_status(status)

@@ -58,7 +58,7 @@ class Deltas(Struct, frozen=True, gc=False):
 def shown(usage: Usage | None, seen: Seen) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
     from what was seen going by."""
-    said = running(None, seen) if usage is None else usage | _three(usage)
+    said = running(None, seen) if usage is None else _whole(usage)
     if tells_reasoning(said):
         return said
     details = dict(as_object(said.get("completion_tokens_details")) or {})
@@ -66,14 +66,28 @@ def shown(usage: Usage | None, seen: Seen) -> Usage:
     return said | {"completion_tokens_details": details}
 
 
-def _three(usage: Usage) -> Usage:
-    """The numbers that a usage always has, and that some leave out."""
-    prompt, completion = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": _number(usage, "total_tokens") or prompt + completion,
-    }
+#: The numbers that a usage always has, and that some leave out; and the objects with more of them.
+_THREE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+
+
+def _whole(usage: Usage) -> Usage:
+    """The same with all numbers that have to be there, each of them a whole one."""
+    counts = {name: _number(usage, name) for name in _THREE}
+    counts["total_tokens"] = counts["total_tokens"] or sum(counts.values())
+    details = {name: _even(said) for name in _DETAILS if (said := as_object(usage.get(name)))}
+    return usage | counts | details
+
+
+def _even(counts: Usage) -> Usage:
+    if not any(map(_is_odd, counts.values())):
+        return counts
+    return {name: _number(counts, name) if _is_odd(said) else said for name, said in counts.items()}
+
+
+def _is_odd(number: Any) -> bool:
+    """A number that no count of tokens is."""
+    return isinstance(number, float) or (isinstance(number, int) and not 0 <= number <= _MOST)
 
 
 def running(usage: Usage | None, seen: Seen) -> Usage:

@@ -9,8 +9,8 @@ from legato.core import ndjson
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import (
     ApiError,
-    UpstreamError,
     broken,
+    in_stream,
     malformed,
     refused,
 )
@@ -194,16 +194,16 @@ def _usage(event: _Event) -> Usage | None:
     }
 
 
-def in_band(fields: Any) -> UpstreamError:
+def in_band(fields: Any) -> ApiError:
     """An error that came as a line of a stream."""
-    return broken(_explain(fields))
+    return in_stream(502, None, _explain(fields))
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     return refused(status, None, _explain(decoded(body)), retry_after=retry_after)
 
 
-def no_stream(body: bytes) -> UpstreamError:
+def no_stream(body: bytes) -> ApiError:
     """What an upstream meant that answered 200 with something else than lines of JSON."""
     fields = decoded(body)
     if _said(fields) is not None:

@@ -25,6 +25,9 @@ from legato.dialects import _openai_shapes as shapes
 #: What an event says when it says that the answer is over.
 END: Final = None
 
+#: What an error in a stream would have been as a status, where only its type tells.
+_STATUSES: Final = {"invalid_request_error": 400, "BadRequestError": 400}
+
 #: Tokens of thinking that llama.cpp is given for an effort: its models are small.
 _LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
 
@@ -348,6 +351,6 @@ def _explain(fields: Any) -> tuple[int, str | None, str]:
     code = error.get("code")
     kind = error.get("type")
     message = error.get("message") or error.get("detail") or "the upstream gave no reason"
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    status = code if isinstance(code, int) and 400 <= code < 600 else _STATUSES.get(str(kind), 502)
     named = word(code) or word(kind)
     return status, named, str(message)[:500]

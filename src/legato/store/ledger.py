@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from msgspec import Struct
 from msgspec.structs import astuple
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
 
 from legato.store.database import TOKENS, Database, calls
 
@@ -19,6 +19,17 @@ LATENCY: Final = 0.25
 #: Rows that may wait. With a database that is that far behind no more calls are taken: an answer
 #: that nobody can account for is worse than a 503.
 QUEUE: Final = 50_000
+
+#: What is wrong with a row, and not with the database.
+_UNWRITABLE: Final = (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    OverflowError,
+    TypeError,
+    UnicodeError,
+)
 
 By = Literal["key", "route", "outcome"]
 
@@ -72,27 +83,26 @@ class Writer:
             if not taken:
                 return
             try:
-                await self._write(list(taken.values()))
-            except SQLAlchemyError:
+                try:
+                    await self._write(taken.values())
+                except _UNWRITABLE:
+                    await self._write_each(taken)
+            except BaseException:
                 self._waiting = taken | self._waiting  # nothing is lost: they are tried again
                 raise
-            except Exception:
-                await self._write_each(list(taken.values()))
-            except BaseException:
-                self._waiting = taken | self._waiting
-                raise
 
-    async def _write(self, rows: list[Struct]) -> None:
+    async def _write(self, rows: Iterable[Struct]) -> None:
         async with self._database.begin() as connection:
             await connection.exec_driver_sql(self._upsert, [astuple(row) for row in rows])
 
-    async def _write_each(self, rows: list[Struct]) -> None:
+    async def _write_each(self, rows: dict[str, Struct]) -> None:
         """One of them is such that no database takes it: it must not take the others along."""
-        for row in rows:
+        for identity in list(rows):
             try:
-                await self._write([row])
-            except Exception as error:
+                await self._write([rows[identity]])
+            except _UNWRITABLE as error:
                 self._on_bug(error)
+            del rows[identity]
 
     async def _run(self) -> None:
         while True:

@@ -80,7 +80,7 @@ def body(voice: Voice, text: str) -> bytes:
         error = as_object((as_object(msgspec.json.decode(text)) or {}).get("error"))
     except msgspec.DecodeError:
         error = None
-    return text.encode() if error is None else voice.error(error)
+    return voice.error(error) if error else text.encode()
 
 
 def plain(step: Step) -> list[Step]:
