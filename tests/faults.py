@@ -141,6 +141,7 @@ _WORDS: Final = SCRIPTS["no-done"].steps[:-1]
 _SILENT: Final = Script(no_head=True, steps=[Step(stall=True)])
 _NO_HTTP: Final = Script(no_head=True, steps=[Step(raw="SSH-2.0-x\r\n")], framing="close")
 _MURMUR: Final = Script(steps=[*_WORDS, Step(comment="still here", repeat=500, every=0.02)])
+_THEN_SILENT: Final = Script(steps=[*SCRIPTS["no-done"].steps, Step(stall=True)])
 _USAGE_THEN_CUT: Final = Script(
     steps=[
         Step(usage={"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}),
@@ -224,6 +225,7 @@ FAULTS: Final = (
     _within("error-then-done", "an error, then `[DONE]`", 502, "gpu_lost", at=10),
     _mended("cut-late", "is cut after the finish, before `[DONE]`", 11, tokens="counted"),
     _mended("no-done", "no `[DONE]`", 11, tokens="counted"),
+    Fault("finish-hang", "is silent after the finish", _THEN_SILENT, 10, tokens="counted"),
     _mended("utf8-split", "a character split over two reads"),
     _mended("crlf", "CRLF line ends"),
     _mended("cr", "CR line ends"),

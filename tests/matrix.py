@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import pytest
 from msgspec import Struct
 
+from legato import asking
 from legato.core import wheel
 from legato.sources.scripted import Scripted
 from legato.sources.steps import Script
@@ -198,6 +199,7 @@ async def staged(data: Path) -> AsyncIterator[Matrix]:
         async with serving(settings) as legato:
             _narrow(legato)
             patch.setattr(wheel, "RESOLUTION", GATE / 2)  # timers that short are kept
+            patch.setattr(asking, "LINGER", LATE)
             yield Matrix(legato, scripted, stranger)
     await until(lambda: scripted.open_connections == 0, "no connection to the upstream is left")
     await scripted.stop()
