@@ -180,7 +180,8 @@ class Asking:
             self._stream.say_rest()
         if order is not None and self.on_start_over is not None:
             order.delivered = None
-            asked = row.deployments.split(",")
+            tried = zip(row.deployments.split(","), row.errors.split(","), strict=True)
+            asked = {name for name, code in tried if code != "cannot_continue"}
             for name in self._services.router.ordered(route, self._services.clock()):
                 if name in asked or row.attempts >= route.attempts:
                     continue

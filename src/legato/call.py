@@ -205,6 +205,7 @@ class Call:
             try:
                 self._write_down(row)
             except Exception as error:  # what was taken is given back all the same
+                row.outcome, row.error = "failed", "internal_error"
                 self._services.on_bug(error)
             self._services.ledger.put(self._id, row)
         self._asking.settle()

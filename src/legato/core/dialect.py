@@ -24,6 +24,7 @@ class Facts(Struct, frozen=True):
     """What is particular about one server among those that speak its dialect."""
 
     asks: Asks = "both"
+    most: Literal["high", "max"] = "high"  # the strongest effort that it has a word for
     continues: Continues = "no"
     continues_reasoning: bool = False  # also from inside its thoughts
     has_n: bool = True  # gives several choices in one answer

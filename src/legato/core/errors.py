@@ -178,7 +178,7 @@ def word(said: Any) -> str | None:
     """An upstream's code for an error, fit for a frame and a ledger."""
     if not isinstance(said, str) or not said.isprintable():
         return None
-    return said[:100] or None
+    return said[:64] or None
 
 
 _CALLERS: Final = (400, 413, 422)

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from legato.core.chunk import Usage, as_object
 
-#: Tokens of one call that are believed at most: what all of JSON's readers can hold.
-_MOST: Final = 2**53
+#: Tokens of one call that are believed at most: a database can add up millions of such calls.
+_MOST: Final = 2**40
 
 
 class Tokens(Struct, frozen=True, gc=False):

@@ -159,6 +159,8 @@ def _thinking(
         return {"type": "enabled", "budget_tokens": max(_LEAST_BUDGET, budget)}
     if wanted.effort is not None or wanted.budget is not None:
         word = wanted.word()
+        if word == "xhigh" and _version(asked.model) < (4, 7):
+            word = "high"  # 4.6 knows `max`, and not this one
         config.setdefault("effort", "low" if word == "minimal" else word)
     # Its default is `omitted` for some models: thoughts without a word in them.
     return {"type": "adaptive", "display": "summarized"}

@@ -106,7 +106,7 @@ def _tell_effort(fields: dict[str, Any], asked: Asked) -> None:
         return
     match asked.facts.asks:
         case "effort":
-            fields["reasoning_effort"] = wanted.word()
+            fields["reasoning_effort"] = wanted.word(most=asked.facts.most)
         case "thinking":
             said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
             if wanted.budget is not None:

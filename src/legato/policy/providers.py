@@ -60,7 +60,7 @@ _ROWS: Final = (
         "openai",
         "OpenAI",
         "https://api.openai.com/v1",
-        facts=Facts(asks="effort", max_tokens="max_completion_tokens", pads=True),
+        facts=Facts(asks="effort", most="max", max_tokens="max_completion_tokens", pads=True),
         bills_after_disconnect=False,
         key="OPENAI_API_KEY",
         docs="https://platform.openai.com/docs/api-reference/chat",

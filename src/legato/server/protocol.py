@@ -83,7 +83,6 @@ class LegatoProtocol(Turns):
         "_in_head",
         "_parser",
         "_slow",
-        "_unsent",
         "_url",
     )
 
@@ -100,7 +99,6 @@ class LegatoProtocol(Turns):
         self._alarm = Alarm(self._check_idle)
         self._slow = False  # a watcher for a request that takes its time is set
         self._discarded = 0
-        self._unsent = 0  # of the last answer, when that was last looked at
 
     # asyncio
 
@@ -110,7 +108,8 @@ class LegatoProtocol(Turns):
         connections.add(self)  # type: ignore[arg-type]
         now = self.services.clock()
         self._idle_since = now
-        self.services.wheel.watch(now + self.limits.request_seconds, self._alarm)
+        first = min(self.limits.request_seconds, self.limits.idle_seconds)
+        self.services.wheel.watch(now + first, self._alarm)
         if len(connections) > self.limits.connections:
             self._refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
 
@@ -307,7 +306,7 @@ class LegatoProtocol(Turns):
             return None
         if self._idle_since is None:
             return now + limit
-        if unsent and unsent != self._unsent:  # it is still reading the last answer
+        if unsent != self._unsent:  # it is still reading the last answer, or was until now
             self._unsent, self._idle_since = unsent, now
         if now < self._idle_since + limit:
             return self._idle_since + limit

@@ -46,6 +46,7 @@ class Turns(asyncio.Protocol):
         "_piped",
         "_pipeline",
         "_read_paused",
+        "_unsent",
         "_writable",
         "limits",
         "services",
@@ -66,6 +67,7 @@ class Turns(asyncio.Protocol):
         self._idle_since: float | None = None
         self._over = False  # no more requests are taken from this connection
         self._read_paused = False
+        self._unsent = 0  # of the last answer, when that was last looked at
         self._writable: asyncio.Event | None = None  # while somebody waits for it
         self.write_paused = False
 
@@ -92,6 +94,7 @@ class Turns(asyncio.Protocol):
         """An answer is complete: the next request's turn, or idle, or the end."""
         self._house.state.total_requests += 1
         self._current = None
+        self._unsent = self.transport.get_write_buffer_size()
         if self.transport.is_closing():
             return
         if not cycle.keep_alive or self._over:
