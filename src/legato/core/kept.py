@@ -28,6 +28,8 @@ class Kept:
 
     def add(self, chunk: Chunk) -> None:
         """A chunk of nothing but text."""
+        if chunk.raw is not None and b'"logprobs":{' in chunk.raw:
+            self.is_exact = False
         self.text(chunk.text, chunk.thinks)
 
     def text(self, text: str, thinks: bool) -> None:
@@ -36,7 +38,7 @@ class Kept:
     def member(self, member: dict[str, Any]) -> None:
         """A choice of a chunk, mended."""
         delta = member["delta"]
-        if member["index"] or not delta.keys() <= _JOINED:
+        if member["index"] or member.get("logprobs") or not delta.keys() <= _JOINED:
             self.is_exact = False
         self._content.append(delta.get("content") or "")
         self._reasoning.append(delta.get("reasoning_content") or "")
