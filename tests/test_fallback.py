@@ -1,7 +1,6 @@
 """A route with several deployments: another is asked where one fails before its first token, and
 goes on where one breaks after it."""
 
-import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from legato.sources.scripted import Script, Scripted, Step
 from legato.sources.scripts import SCRIPTS
-from tests.conftest import Running, serving, settings_for, until
+from tests.conftest import Running, serving, settings_for
 from tests.wire import Answer, ask, chat
 
 TEXT = "Once upon a time, there was a stream."
@@ -229,12 +228,6 @@ async def test_a_folded_answer_goes_on_as_well(tmp_path: Path, scripted: Scripte
         assert answer.json["choices"][0]["message"]["content"] == TEXT + " And on."
 
 
-FORMS = {
-    "vllm": {"continue_final_message": True, "add_generation_prompt": False},
-    "llama.cpp": {},
-}
-
-
 CANNOT: dict[str, tuple[str, dict[str, Any]]] = {
     "several choices": ("cut", {"n": 2}),
     "json": ("cut", {"response_format": {"type": "json_object"}}),
@@ -350,57 +343,3 @@ async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: S
         assert answer.error["code"] == "upstream_cut"
         (row,) = await legato.rows()
         assert row["errors"] == "upstream_cut,upstream_diverged"
-
-
-async def test_1000_calls_against_a_flapping_pair(tmp_path: Path, scripted: Scripted) -> None:
-    """Cut at random, refused, stalled: a whole answer or an honest error, and a row for each."""
-    import asyncio
-
-    draw = random.Random(3)
-    whole = SCRIPTS["happy"].steps
-    broken = [Script(steps=[*whole[: draw.randrange(11)], Step(cut=True)]) for _ in range(20)]
-    faults = [*broken, SCRIPTS["429"], SCRIPTS["stall"], SCRIPTS["500"], SCRIPTS["happy"]]
-    names = [f"{side}{number}" for number in range(len(faults)) for side in "ab"]
-    for name in names:
-        other = draw.choice(faults) if name[0] == "b" else faults[int(name[1:])]
-        scripted.scripts[name] = other
-    base = await scripted.start()
-    flags: dict[str, Any] = {
-        "deployments": [
-            {"name": name, "base_url": base, "model": name, "open_after": 0}
-            | {"first_token_seconds": 0.3, "stall_seconds": 0.3, "continue": "prefill"}
-            for name in names
-        ],
-        "routes": [
-            {"model": f"m{number}", "deployments": [f"a{number}", f"b{number}"]}
-            for number in range(len(faults))
-        ],
-    }
-    async with serving(settings_for(tmp_path, None, **flags)) as legato:
-        room = asyncio.Semaphore(40)
-
-        async def one() -> Answer:
-            async with room:
-                model = f"m{draw.randrange(len(faults))}"
-                return await ask(legato.port, legato.key, chat(model, stream=True))
-
-        answers = await asyncio.gather(*(one() for _ in range(1000)))
-        complete = 0
-        for answer in answers:
-            if answer.status != 200:
-                assert answer.error is not None
-                continue
-            assert answer.done == (answer.error is None)
-            assert answer.done == (answer.finishes() == ["stop"])
-            complete += answer.done
-        await until(lambda: not legato.server.server_state.tasks)
-        rows = await legato.rows()
-        assert len(rows) == len({row["id"] for row in rows}) == 1000
-        assert sum(row["outcome"] == "complete" for row in rows) == complete
-        assert 0 < complete < 1000
-        for row in rows:
-            tried = row["deployments"].split(",")
-            errors = row["errors"].split(",")
-            assert len(tried) == len(errors) == row["attempts"], row
-            assert all(errors[:-1]), row
-            assert bool(errors[-1]) == (row["outcome"] == "failed"), row
