@@ -66,9 +66,10 @@ class Cores:
 
 
 class Mock:
-    """The upstream's process."""
+    """The upstream's process. `behind`: it stands back for the clients', on their core."""
 
-    def __init__(self, cores: Cores, port: int, tick_us: int) -> None:
+    def __init__(self, cores: Cores, port: int, tick_us: int, behind: bool = False) -> None:
+        self.tick_us = tick_us
         with proc.pinned(cores.driver):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.mock", str(port), str(tick_us)],
@@ -83,6 +84,8 @@ class Mock:
             raise BenchError("the mock upstream did not start")
         self.port = int(said)
         self.pid = self._process.pid
+        if behind:
+            os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
 
     def flat_out(self) -> int:
         """Chunks so far of the last stream that was sent flat out."""

@@ -68,7 +68,21 @@ def measure(
     workload: Workload, gateway: Gateway, mock: Mock, cores: Cores, profile: Profile | None = None
 ) -> Figures:
     """One round: the others alone, then with the slow client from its first byte on, then while it
-    goes on reading. CPU is that of the second."""
+    goes on reading. CPU is that of the second.
+
+    The upstream is one that stands back: sending flat out, on the core that it shares with the
+    clients, it would keep them waiting for whole slices of the scheduler, whatever the gateway does.
+    """
+    behind = Mock(cores, 0, mock.tick_us, behind=True)
+    try:
+        return _measured(workload, gateway, behind, cores, profile)
+    finally:
+        behind.stop()
+
+
+def _measured(
+    workload: Workload, gateway: Gateway, mock: Mock, cores: Cores, profile: Profile | None
+) -> Figures:
     gateway.start(mock.port, cores.gateway, workload)
     try:
         play(workload, gateway, mock, cores)  # what a gateway grows by in its first runs is not it
@@ -98,11 +112,14 @@ def measure(
 def _taken(mock: Mock) -> int:
     """Chunks that the gateway has taken, once it takes no more. Those that the kernel holds between
     the two are not among them."""
-    taken, ends = mock.flat_out(), time.monotonic() + FULL
+
+    def now() -> int:
+        return max(0, mock.flat_out() - proc.queued(mock.port) // len(PLAIN.flat()[0]))
+
+    taken, ends = now(), time.monotonic() + FULL
     while time.monotonic() < ends:
         time.sleep(0.3)
-        now = mock.flat_out()
-        if now == taken:
+        before, taken = taken, now()
+        if taken <= before:
             break
-        taken = now
-    return max(0, taken - proc.queued(mock.port) // len(PLAIN.flat()[0]))
+    return taken

@@ -152,11 +152,11 @@ def _call(calls: list[Json], delta: Json) -> None:
     if index == len(calls):
         assert delta["id"], delta
         assert delta["type"] == "function", delta
+        assert function.get("name"), f"a call without a name: {delta}"
         calls.append({"id": delta["id"], "type": "function", "function": {}})
     else:
         assert not {"id", "type"} & delta.keys(), f"an id is sent twice: {delta}"
-        said = calls[index]["function"]
-        assert not {"name"} & function.keys() & said.keys(), f"a name is sent twice: {delta}"
+        assert "name" not in function, f"a name is sent twice: {delta}"
     for name, more in function.items():
         _grow(calls[index]["function"], name, more)
     for name in delta.keys() - {"index", "id", "type", "function"}:

@@ -185,7 +185,8 @@ def _follow(calls: list[Json], call: Json) -> None:
     if call["index"] == len(calls):
         assert call["id"], "a call without an id"
         assert call["type"] == "function"
-        calls.append({"id": call["id"], "name": function.get("name"), "arguments": ""})
+        assert function["name"], "a call without a name"
+        calls.append({"id": call["id"], "name": function["name"], "arguments": ""})
     else:
         assert call["index"] < len(calls), "a hole in the indices of tool calls"
         assert not {"id", "type"} & call.keys(), "an id was sent twice"

@@ -49,8 +49,7 @@ EXTRA = ("continue_final_message", "add_generation_prompt")
 async def test_what_the_second_one_is_asked(
     tmp_path: Path, scripted: Scripted, how: str, stream: bool
 ) -> None:
-    echo = [Step(say=TEXT)] if how == "prefix" else []
-    scripted.scripts["rest"] = Script(steps=[*echo, *REST.steps])
+    scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": how}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
         body = chat("public", stream=stream, max_tokens=50, temperature=0.5, x_unknown=[1])
@@ -79,6 +78,19 @@ async def test_providers_are_asked_in_their_own_words(
         flags = {name: asked[name] for name in EXTRA if name in asked}
         body = BODIES["prefill" if provider == "llama.cpp" else "final-message"]
         assert {"messages": asked["messages"], **flags} == body
+
+
+async def test_deepseek_is_asked_at_another_path(tmp_path: Path, scripted: Scripted) -> None:
+    """It takes a prefix there alone, and says only what comes behind it."""
+    scripted.scripts["rest"] = REST
+    deploy = {each: {"provider": "deepseek"} for each in ("cut", "rest")}
+    async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
+        assert (await said(legato)).text() == TEXT + " And on."
+        assert [each.path for each in scripted.played] == [
+            "/v1/chat/completions",
+            "/beta/chat/completions",
+        ]
+        assert scripted.played[-1].request["messages"] == BODIES["prefix"]["messages"]
 
 
 # An upstream that says the prefix again

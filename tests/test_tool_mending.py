@@ -114,7 +114,14 @@ CASES: dict[str, tuple[list[list[Json]], list[Json]]] = {
             [call(None, "", index=0, id="c1"), call(None, "", index=1, id="c2")],
             [call("g", "[]", index=1), call("f", "{}", index=0)],
         ],
-        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+        [made("c2", "g", "[]"), made("c1", "f", "{}")],
+    ),
+    "a late name behind a call that has one": (
+        [
+            [call(None, "", index=0, id="c1"), call("g", "[", index=1, id="c2")],
+            [call(None, "]", index=1), call("f", "{}", index=0)],
+        ],
+        [made("c2", "g", "[]"), made("c1", "f", "{}")],
     ),
     "a late name at an index that does not start at 0": (
         [[call(None, "", index=3, id="c1")], [call("f", "{}", index=3)]],
@@ -229,7 +236,7 @@ def with_our_ids(calls: list[Json]) -> list[Json]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_piece_is_of_its_call(name: str) -> None:
-    """A call begins with its id; its id and its name are said once. A name may come late."""
+    """A call begins with its id, its type and its name, which are said once."""
     pieces, calls = CASES[name]
     frames = split_frames(play([body(pieces)]))
     assert frames.pop() == b"data: [DONE]"
@@ -254,15 +261,13 @@ def follow(calls: list[Json], piece: Json) -> None:
     if piece["index"] == len(calls):
         assert piece["id"]
         assert piece["type"] == "function"
-        calls.append({"id": piece["id"], "name": "", "arguments": ""})
+        assert function["name"], "a call without a name"
+        calls.append({"id": piece["id"], "name": function["name"], "arguments": ""})
     else:
         assert piece["index"] < len(calls), "a hole in the indices"
         assert not {"id", "type"} & piece.keys(), "an id was sent twice"
+        assert "name" not in function, "a name was sent twice"
     known = calls[piece["index"]]
-    if "name" in function:
-        assert function["name"], "a name that is none"
-        assert not known["name"], "a name was sent twice"
-        known["name"] = function["name"]
     known["arguments"] += function.get("arguments", "")
 
 
@@ -300,7 +305,8 @@ def test_a_slow_client_gets_the_same_calls(name: str) -> None:
             if number == place:
                 take(backlog, said)
             delta = {"tool_calls": mender.mend(each)}
-            backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
+            if delta["tool_calls"]:
+                backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
         take(backlog, said)
         assert with_our_ids(said) == with_our_ids(calls), place
 
@@ -338,3 +344,29 @@ def test_ids_that_we_make_up_are_never_the_same() -> None:
     mender = ToolCalls()
     ids = [mender.mend([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
     assert len(set(ids)) == 1_000
+
+
+NAMELESS = [call(None, "{", index=0, id="c1")], [call(None, "}", index=0)]
+
+
+def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
+    """Nobody could make it, and a name is never invented."""
+    played = split_frames(play([text("a") + body(list(NAMELESS))]))
+    assert b"[DONE]" not in played[-1]
+    assert json.loads(played[-1][6:])["error"]["code"] == "upstream_malformed"
+    assert not any(b"tool_calls" in each for each in played)
+
+
+def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:
+    """Another one goes on with the text, and calls its own tool."""
+    mender = ToolCalls()
+    assert mender.mend([call(None, "{", index=0, id="c1")]) == []
+    mender.forget_unnamed()
+    assert mender.is_named
+    (piece,) = mender.mend([call("f", "{}", index=0, id="c2")])
+    assert piece == {
+        "index": 0,
+        "id": "c2",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }

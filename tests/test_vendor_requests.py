@@ -270,7 +270,7 @@ WAYS: list[tuple[str | None, str | None, str]] = [
     ("no", "vllm", "no"),
     (None, "vllm", "final-message"),
     ("prefill", "vllm", "final-message"),  # its own way of taking one
-    ("prefix", "deepseek", "prefix"),
+    (None, "deepseek", "prefix"),
     ("final-message", "llama.cpp", "final-message"),
     ("prefix", "vllm", "prefix"),
     ("replay", "mistral", "no"),
@@ -287,6 +287,25 @@ def test_the_operator_says_how_it_goes_on(
     found = upstream(tmp_path, **more)
     assert found.facts.continues == way
     assert found.terms.replays is (said == "replay")
+
+
+BASES: dict[str, str] = {
+    "https://api.deepseek.com": "/beta/chat/completions",
+    "https://api.deepseek.com/v1": "/beta/chat/completions",
+    "https://api.deepseek.com/beta": "/beta/chat/completions",
+    "http://gateway.internal/deepseek": "/deepseek/beta/chat/completions",
+}
+
+
+@pytest.mark.parametrize("base_url", BASES)
+def test_where_deepseek_goes_on(tmp_path: Path, base_url: str) -> None:
+    target = upstream(tmp_path, provider="deepseek", base_url=base_url).target
+    assert target is not None
+    (head,) = target.continuing
+    assert head.startswith(f"POST {BASES[base_url]} HTTP/1.1\r\n".encode())
+    usual = base_url.partition("/")[2].removeprefix("/").partition("/")[2]
+    path = f"/{usual}".rstrip("/") + "/chat/completions"
+    assert target.heads[0].startswith(f"POST {path} HTTP/1.1\r\n".encode())
 
 
 def test_a_way_that_there_is_not(tmp_path: Path) -> None:

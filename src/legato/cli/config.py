@@ -72,6 +72,7 @@ slots = 8                         # answers that one model writes at a time
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
 # n = "native"                    # "fan-out": an upstream that gives one choice a request
 # unsupported = "drop"            # "error": a parameter that the upstream does not take is a 400
+# fetch_images = "public"         # for Ollama: "any", also from one's own machines; "no"
 # continue = "prefill"            # goes on with an answer that broke elsewhere; "replay", "no"
 # context_length = 131072         # tokens
 # tokenizer = "o200k_base"        # counts what it does not tell; or a tokenizer.json, or a .gguf

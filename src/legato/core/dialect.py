@@ -27,12 +27,15 @@ class Facts(Struct, frozen=True):
     most: Literal["high", "max"] = "high"  # the strongest effort that it has a word for
     continues: Continues = "no"
     continues_reasoning: bool = False  # also from inside its thoughts
+    continues_under: str | None = None  # such requests go to another path, in place of `/v1`
+    echoes: bool = False  # and says again what it goes on with
     has_n: bool = True  # gives several choices in one answer
     includes_usage: bool = True  # takes `stream_options.include_usage`
     running_usage: bool = False  # takes `stream_options.continuous_usage_stats`
     reports_progress: bool = False  # takes llama.cpp's `return_progress`
     max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
     untaken: frozenset[str] = frozenset()  # parameters that it refuses
+    fetches_images: bool = True  # takes an image by its address
     names: dict[str, str] = {}  # parameters that it calls by other names
     pads: bool = False  # fills its chunks up unless it is told not to
 

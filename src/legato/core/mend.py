@@ -76,6 +76,8 @@ class ChoiceState:
         if delta or logprobs or (self._begun and reason is None and _says_more(member)):
             mended.append(member | {"delta": delta, "finish_reason": None})
         if reason is not None:
+            if self._tools is not None and not self._tools.is_named:
+                raise broken("The upstream called a tool without saying which.")
             self.finished = True
             last: dict[str, Any] = member | {"delta": {}}
             last["finish_reason"] = finish_reason(str(reason))
@@ -84,6 +86,11 @@ class ChoiceState:
             mended.append(last)
         self._begun = self._begun or bool(mended)
         return mended
+
+    def forget_unsaid(self) -> None:
+        """The upstream says no more: what of it was held back is not part of the answer."""
+        if self._tools is not None:
+            self._tools.forget_unnamed()
 
     def _delta(self, value: Any) -> dict[str, Any]:
         """The members of a delta that say something; `role` is ours to send."""

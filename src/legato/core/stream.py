@@ -143,6 +143,8 @@ class Stream:
         self._counted = (self.meter.pieces, self.meter.reasoning)
         self._told = (self.before, self._counted)
         self._forget()
+        for choice in self._choices.values():
+            choice.forget_unsaid()
         self._resumes = True
 
     def say_again(self) -> None:

@@ -9,15 +9,19 @@ from legato.core.chunk import as_object, decoded
 
 
 class _Call:
-    """One call as it has gone out. `identity`: the upstream's id, as soon as it says one."""
+    """One call. `identity`: the upstream's id, as soon as it says one. `number`: its index for the
+    client, None until it goes out; until then `piece` and `function` have its further members."""
 
-    __slots__ = ("arguments", "identity", "name", "number")
+    __slots__ = ("arguments", "function", "identity", "kind", "name", "number", "piece")
 
-    def __init__(self, number: int, identity: str | None) -> None:
-        self.number = number
+    def __init__(self, identity: str | None, kind: str) -> None:
+        self.number: int | None = None
         self.identity = identity
+        self.kind = kind
         self.name = ""
         self.arguments: list[str] = []
+        self.piece: dict[str, Any] = {}
+        self.function: dict[str, Any] = {}
 
     @property
     def is_whole(self) -> bool:
@@ -25,28 +29,43 @@ class _Call:
 
 
 class ToolCalls:
-    """Indices 0..n without holes, in order of first use; `id`, `type` and `name` sent once.
+    """Indices 0..n without holes, in order of first use; `id`, `type` and `name` sent once, all
+    three in the piece that opens the call, as OpenAI sends them and its clients read them.
 
     To which call a piece belongs its index says, and where two calls share one, its id; where there
     is neither, it goes on with the last one. A new name begins a new call.
     """
 
-    __slots__ = ("_at", "_calls", "_sent")
+    __slots__ = ("_at", "_calls", "_opened", "_sent")
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
+        self._opened = 0  # calls that have gone out
         self._at: dict[int, _Call] = {}  # the upstream's index -> the call that uses it now
         self._sent: set[str] = set()  # ids
 
-    def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
-        return [self._mend(dict(call)) for each in calls if (call := as_object(each)) is not None]
+    @property
+    def is_named(self) -> bool:
+        """Every call that has begun has said what it calls."""
+        return self._opened == len(self._calls)
 
-    def _mend(self, piece: dict[str, Any]) -> dict[str, Any]:
-        theirs = piece.get("index")
+    def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
+        """The pieces that go out now: a call without a name waits for it."""
+        objects = [call for each in calls if (call := as_object(each)) is not None]
+        return [piece for call in objects if (piece := self._mend(dict(call))) is not None]
+
+    def forget_unnamed(self) -> None:
+        """The upstream that has begun them says no more."""
+        self._calls = [each for each in self._calls if each.number is not None]
+        self._at = {at: each for at, each in self._at.items() if each.number is not None}
+
+    def _mend(self, piece: dict[str, Any]) -> dict[str, Any] | None:
+        theirs = piece.pop("index", None)
         theirs = theirs if isinstance(theirs, int) else None
-        identity = piece.get("id")
+        identity = piece.pop("id", None)
         identity = identity if isinstance(identity, str) and identity else None
-        function = dict(as_object(piece.get("function")) or {})
+        kind = piece.pop("type", None)
+        function = dict(as_object(piece.pop("function", None)) or {})
         name = function.pop("name", None)
         name = name if isinstance(name, str) else ""
         arguments = function.get("arguments")
@@ -55,22 +74,27 @@ class ToolCalls:
         elif not isinstance(arguments, str):
             function["arguments"] = msgspec.json.encode(arguments).decode()
         call = self._known(theirs, identity, name)
-        kind = piece.pop("type", None)
-        piece.pop("id", None)
         if call is None:
-            call = _Call(len(self._calls), identity)
+            call = _Call(identity, kind if isinstance(kind, str) else "function")
             self._calls.append(call)
-            function.setdefault("arguments", "")
-            piece |= {"id": self._new_id(identity), "type": kind if isinstance(kind, str) else None}
-            piece["type"] = piece["type"] or "function"
         call.identity = call.identity or identity
+        call.name = call.name or name
         call.arguments.append(function.get("arguments", ""))
-        if name and not call.name:
-            call.name = name
-            function = {"name": name} | function
         if theirs is not None:
             self._at[theirs] = call
-        return {"index": call.number} | piece | {"index": call.number, "function": function}
+        if call.number is not None:
+            return {"index": call.number} | piece | {"function": function}
+        call.piece |= piece
+        call.function |= function
+        return self._opening(call) if call.name or call.kind != "function" else None
+
+    def _opening(self, call: _Call) -> dict[str, Any]:
+        """The first piece of a call, with all that has been said of it."""
+        call.number, self._opened = self._opened, self._opened + 1
+        named = {"name": call.name} if call.name else {}
+        function = named | call.function | {"arguments": "".join(call.arguments)}
+        head = {"index": call.number, "id": self._new_id(call.identity), "type": call.kind}
+        return head | call.piece | {"function": function}
 
     def _new_id(self, identity: str | None) -> str:
         """Theirs, unless another call has it."""

@@ -188,8 +188,7 @@ def _image(image: Any) -> str:
     data = _DATA_URL.fullmatch(url) if isinstance(url, str) else None
     if data is None:
         raise invalid(
-            "The model takes an image as a `data:` URL in base64 only: it fetches nothing.",
-            param="messages",
+            "An image is a `data:` URL in base64, or an `https:` URL.", param="messages"
         )
     return data[1]
 

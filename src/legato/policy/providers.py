@@ -34,6 +34,7 @@ _GROQ: Final = Facts(
 _MISTRAL: Final = Facts(
     asks="none",
     continues="prefix",
+    echoes=True,
     includes_usage=False,
     max_tokens="max_tokens",
     names={"seed": "random_seed"},
@@ -92,7 +93,7 @@ _ROWS: Final = (
         "Ollama",
         "http://127.0.0.1:11434",
         dialect="ollama",
-        facts=Facts(has_n=False, continues="prefill"),
+        facts=Facts(has_n=False, continues="prefill", fetches_images=False),
         reasoning="`thinking`",
         bills_after_disconnect=False,
         docs="https://docs.ollama.com/api",
@@ -134,8 +135,13 @@ _ROWS: Final = (
         "deepseek",
         "DeepSeek",
         "https://api.deepseek.com",
-        # A prefix is taken under /beta only.
-        facts=Facts(asks="thinking", max_tokens="max_tokens"),
+        facts=Facts(
+            asks="thinking",
+            continues="prefix",
+            continues_reasoning=True,
+            continues_under="/beta",
+            max_tokens="max_tokens",
+        ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key="DEEPSEEK_API_KEY",

@@ -94,6 +94,7 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
     assert base_url is not None  # the settings have been checked
     dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
     endpoint = Endpoint.of(base_url)
+    facts = _facts(wanted)
     pool = Pool(
         endpoint,
         clock=clock,
@@ -109,9 +110,9 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         wanted.name,
         wanted.model,
         dialect=dialect,
-        facts=_facts(wanted),
+        facts=facts,
         terms=_terms(wanted),
-        target=Target.of(pool, dialect, wanted.model, wanted.credentials),
+        target=Target.of(pool, dialect, wanted.model, wanted.credentials, facts),
     )
 
 

@@ -235,7 +235,11 @@ class Engine:
             return
         self.problem = None
         self.upstream.target = Target.of(
-            Pool(endpoint, clock=self._clock), openai, self.model.name, (self.key,)
+            Pool(endpoint, clock=self._clock),
+            openai,
+            self.model.name,
+            (self.key,),
+            self.upstream.facts,
         )
         self._fell.clear()
         self._up.set()

@@ -90,7 +90,7 @@ AHEAD: Final = 64 * 1024
 SHARE: Final = 8 * 1024
 
 #: The same for one whose client is slow, and the seconds from one to the next: there is no hurry.
-SLOW_SHARE: Final = 4 * 1024
+SLOW_SHARE: Final = 1024
 SLOW_TURN: Final = 0.001
 
 _NOTHING: Final = memoryview(b"")

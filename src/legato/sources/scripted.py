@@ -24,6 +24,7 @@ class Played(Struct):
     """One request and what became of it."""
 
     model: str
+    path: str
     request: dict[str, Any]
     headers: dict[str, str]
     content_tokens: int = 0
@@ -136,7 +137,7 @@ class _Connection(asyncio.Protocol):
             self._plain(400, speaker(Script(), {}).error(says.as_object()["error"]))
             return
         model = speaker.model(path, request)
-        played = Played(model, request, headers, at=time.monotonic())
+        played = Played(model, path, request, headers, at=time.monotonic())
         try:
             script = self._server.script(model)
         except ApiError as error:

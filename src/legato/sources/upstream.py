@@ -15,6 +15,7 @@ from legato.core.stream import Stream
 from legato.core.template import Habit
 from legato.core.think import Thinking
 from legato.dialects import openai
+from legato.sources import images
 from legato.sources.answer import Answer, Pass, Passes
 from legato.sources.http import Connection
 from legato.sources.pool import Pool
@@ -44,6 +45,7 @@ class Terms(Struct, frozen=True):
     reasoning: Reasoning = "field"
     unsupported: Literal["drop", "error"] = "drop"
     replays: bool = False  # goes on with an answer that broke elsewhere by saying it all again
+    fetch_images: images.Fetch = "public"  # for an upstream that does not fetch them itself
     price: Price | None = None
 
     @property
@@ -58,17 +60,29 @@ class Target(Struct):
 
     pool: Pool
     heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
+    continuing: tuple[bytes, ...]  # the same, of requests that go on with an answer
 
     @classmethod
     def of(
-        cls, pool: Pool, dialect: Dialect, model: str, credentials: tuple[str | None, ...]
+        cls,
+        pool: Pool,
+        dialect: Dialect,
+        model: str,
+        credentials: tuple[str | None, ...],
+        facts: Facts,
     ) -> "Target":
-        return cls(pool, tuple(cls._head(pool, dialect, model, each) for each in credentials))
+        path = pool.endpoint.path
+        heads = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
+        if facts.continues_under is None:
+            return cls(pool, heads, heads)
+        path = path.removesuffix("/v1").removesuffix(facts.continues_under) + facts.continues_under
+        other = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
+        return cls(pool, heads, other)
 
     @staticmethod
-    def _head(pool: Pool, dialect: Dialect, model: str, api_key: str | None) -> bytes:
+    def _head(pool: Pool, path: str, dialect: Dialect, model: str, api_key: str | None) -> bytes:
         lines = [
-            f"POST {pool.endpoint.path}{dialect.path(model)} HTTP/1.1",
+            f"POST {path}{dialect.path(model)} HTTP/1.1",
             f"host: {pool.endpoint.authority}",
             "user-agent: legato",
             "content-type: application/json",
@@ -161,6 +175,9 @@ class Upstream:
         asked = Asked(body, request, self.model, self.facts, self.terms.unsupported, delivered)
         if self.amend is not None:
             asked.body = self.amend(asked)
+        if not self.facts.fetches_images and b'"image_url"' in asked.body:
+            fetching = images.inlined(asked.body, self.terms.fetch_images)
+            asked.body = await asyncio.ensure_future(fetching)
         payload = self.dialect.encode(asked)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
@@ -172,7 +189,8 @@ class Upstream:
             connection = await _fresh(target.pool)
         passes = self._passes(delivered, replay)
         answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
-        head = target.heads[self._credential % len(target.heads)]
+        heads = target.heads if delivered is None else target.continuing
+        head = heads[self._credential % len(heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
@@ -182,8 +200,8 @@ class Upstream:
         # Where the text of an answer has begun, its thoughts are over.
         if self.terms.reasoning != "field" and delivered is None:
             passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open"))
-        if delivered is not None and self.facts.continues == "prefix":
-            replay = Replay(delivered)  # it says the prefix again
+        if delivered is not None and self.facts.echoes:
+            replay = Replay(delivered)
         if replay is not None:
             passes.append(replay)
         return tuple(passes)

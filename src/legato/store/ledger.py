@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -15,6 +16,10 @@ from legato.store.database import TOKENS, Database, calls
 
 #: Seconds that a row waits for company at most.
 LATENCY: Final = 0.25
+
+#: Rows that the database's thread takes at once. On a single core the event loop waits for what it
+#: does: 200 rows kept every stream waiting for 3 ms.
+PIECE: Final = 32
 
 #: Rows that may wait. With a database that is that far behind no more calls are taken: an answer
 #: that nobody can account for is worse than a 503.
@@ -92,8 +97,10 @@ class Writer:
                 raise
 
     async def _write(self, rows: Iterable[Struct]) -> None:
+        waiting = iter(rows)
         async with self._database.begin() as connection:
-            await connection.exec_driver_sql(self._upsert, [astuple(row) for row in rows])
+            while piece := [astuple(row) for row in islice(waiting, PIECE)]:
+                await connection.exec_driver_sql(self._upsert, piece)
 
     async def _write_each(self, rows: dict[str, Struct]) -> None:
         """One of them is such that no database takes it: it must not take the others along."""
