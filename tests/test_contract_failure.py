@@ -1,6 +1,7 @@
 """The contract, section 4 (failure), over the wire. The first line of each docstring is the
 sentence that it holds."""
 
+import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator
@@ -229,6 +230,30 @@ async def test_a_fault_of_ours_tells_nothing_of_our_insides(
     for word in ("secret", "/srv", "Runtime", "Traceback", "legato", ".py"):
         assert word not in answer.body.decode()
     assert [str(each) for each in insides["told"]] == ["the secret is in /srv/legato/key"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_fault_of_ours_in_reading_an_upstream_is_not_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The same where an answer is read: no deployment is blamed, and somebody hears of it."""
+    loop, told = asyncio.get_running_loop(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the secret is in /srv/legato/key")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("legato.dialects.openai.Reader.read", fails)
+            answer = await house.ask("happy", stream=stream)
+    finally:
+        loop.set_exception_handler(None)
+    status, error = error_of(answer)
+    assert (status, error["type"], error["code"]) == (500, "internal_error", "internal_error")
+    assert b"secret" not in answer.body
+    assert len(told) == 1
+    assert (await house.ask("happy", stream=stream)).status == 200
 
 
 async def test_a_fault_of_ours_in_mid_stream_is_a_frame(

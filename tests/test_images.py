@@ -125,7 +125,12 @@ async def test_a_certificate_has_to_be_of_the_name(
 
 
 def test_a_body_without_addresses_stays_as_it_is() -> None:
-    for sent in (body(DATA), body(), body(7), json.dumps({"messages": [{"content": "a"}]}).encode()):
+    for sent in (
+        body(DATA),
+        body(),
+        body(7),
+        json.dumps({"messages": [{"content": "a"}]}).encode(),
+    ):
         assert asyncio.run(images.inlined(sent, "public")) is sent
 
 

@@ -65,11 +65,11 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
         ({"dialect": "openai"}, Facts()),
         ({"dialect": "anthropic"}, Facts(has_n=False, continues="prefill")),
         ({"dialect": "gemini"}, Facts(has_n=False)),
-        ({"dialect": "ollama"}, Facts(has_n=False, continues="prefill")),
+        ({"dialect": "ollama"}, Facts(has_n=False, continues="prefill", fetches_images=False)),
         # A provider's other door is another server.
         (
             {"provider": "deepseek", "dialect": "openai"},
-            Facts(asks="thinking", max_tokens="max_tokens"),
+            PROVIDERS["deepseek"].facts,
         ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
@@ -107,7 +107,7 @@ def test_what_is_paid_for_anyway_is_heard_to_its_end(
 def test_a_row_has_a_price_a_page_and_a_day_and_a_provider_that_is_known() -> None:
     for row in prices.PRICES.values():
         assert row.provider in PROVIDERS
-        assert 0 < row.cached < row.prompt < row.completion, row.model
+        assert 0 < row.cached <= row.prompt < row.completion, row.model
         assert row.source.startswith("https://")
         assert len(row.read) == len("2026-01-01")
 

@@ -63,6 +63,14 @@ def test_at_most_a_partial_tag_is_held_back() -> None:
     assert len("thought " * 50) - len(shown) <= len("</think>")
 
 
+def test_white_space_without_end_is_an_answer() -> None:
+    """What comes before a tag waits for it, but not for ever."""
+    splitter = Splitter()
+    shown = "".join(splitter.feed(" ")[1] for _ in range(1_000))
+    assert 1_000 - len(shown) <= 256
+    assert splitter.feed("<think>a") == ("", "<think>a")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_only_where_the_deployment_says_so(
     tmp_path: Path, scripted: Scripted, stream: bool

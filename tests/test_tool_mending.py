@@ -353,7 +353,7 @@ def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
     """Nobody could make it, and a name is never invented."""
     played = split_frames(play([text("a") + body(list(NAMELESS))]))
     assert b"[DONE]" not in played[-1]
-    assert json.loads(played[-1][6:])["error"]["code"] == "upstream_malformed"
+    assert json.loads(played[-1][6:])["error"]["code"] == "upstream_error"
     assert not any(b"tool_calls" in each for each in played)
 
 

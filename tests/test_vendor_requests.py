@@ -193,7 +193,7 @@ def test_one_that_decides_itself_how_much_to_think_can_be_made_to_call(choice: A
 
 # Efforts beyond `high`
 
-BY_EFFORT = ("xai", "groq", "cerebras", "perplexity", "together", "fireworks", "nvidia")
+BY_EFFORT = ("xai", "groq", "cerebras", "together", "fireworks", "nvidia")
 
 
 @pytest.mark.parametrize("effort", ["xhigh", "max"])

@@ -44,12 +44,12 @@ def finish_reason(reason: str) -> str:
 class ChoiceState:
     """One choice of one stream: what has been sent of it."""
 
-    __slots__ = ("_begun", "_tools", "finished", "index")
+    __slots__ = ("_tools", "begun", "finished", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.begun = False  # it has said something, be it what waits for a tool's name
         self.finished = False
-        self._begun = False
         self._tools: ToolCalls | None = None
 
     def mend(self, member: dict[str, Any]) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ class ChoiceState:
         reason = member.get("finish_reason") or None
         # Some say it whole, as if it were no stream; or again so, behind the deltas.
         message = member.pop("message", None)
-        delta = self._delta(member.get("delta") or (None if self._begun else message))
+        delta = self._delta(member.get("delta") or (None if self.begun else message))
         logprobs = member.get("logprobs")
         if self.finished:
             if delta or logprobs:
@@ -73,7 +73,7 @@ class ChoiceState:
             thought = {"reasoning_content": delta.pop("reasoning_content")}
             alone = {"index": self.index, "delta": thought, "finish_reason": None}
             mended.append(alone)
-        if delta or logprobs or (self._begun and reason is None and _says_more(member)):
+        if delta or logprobs or (self.begun and reason is None and _says_more(member)):
             mended.append(member | {"delta": delta, "finish_reason": None})
         if reason is not None:
             if self._tools is not None and not self._tools.is_named:
@@ -84,7 +84,7 @@ class ChoiceState:
             if mended and "logprobs" in last:
                 last["logprobs"] = None
             mended.append(last)
-        self._begun = self._begun or bool(mended)
+        self.begun = self.begun or bool(mended) or self._tools is not None
         return mended
 
     def forget_unsaid(self) -> None:

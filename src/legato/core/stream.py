@@ -295,7 +295,7 @@ class Stream:
             raise broken("The upstream sent a choice whose `index` is not a number.")
         choice = self._choices.get(theirs) or ChoiceState(len(self._choices))
         fields = choice.mend(member)
-        if not fields:
+        if not fields and (theirs in self._choices or not choice.begun):
             return  # only a role, or nothing at all: not yet an answer
         if theirs not in self._choices:
             self._begin(theirs, choice, extras)

@@ -17,6 +17,9 @@ from legato.core.through import Through
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
 
+#: Characters of white space, before a tag could open, after which none is expected any more.
+_BLANK: Final = 256
+
 #: Stands for a text, where only what is around it is wanted.
 _PROBE: Final = b"~text~"
 
@@ -47,7 +50,7 @@ class Splitter:
             if start.startswith(OPEN):
                 self._at, self._trim = _At.THINKING, True
                 text = start[len(OPEN) :]
-            elif OPEN.startswith(start):
+            elif OPEN.startswith(start) and len(text) <= _BLANK:
                 self._held = text
                 return "", ""
             else:

@@ -187,9 +187,7 @@ def _image(image: Any) -> str:
     url = (as_object(image) or {"url": image}).get("url")
     data = _DATA_URL.fullmatch(url) if isinstance(url, str) else None
     if data is None:
-        raise invalid(
-            "An image is a `data:` URL in base64, or an `https:` URL.", param="messages"
-        )
+        raise invalid("An image is a `data:` URL in base64, or an `https:` URL.", param="messages")
     return data[1]
 
 

@@ -212,15 +212,6 @@ _ROWS: Final = (
         docs="https://inference-docs.cerebras.ai/resources/openai",
     ),
     Provider(
-        "perplexity",
-        "Perplexity",
-        "https://api.perplexity.ai",
-        facts=Facts(asks="effort"),
-        bills_after_disconnect=True,
-        key="PERPLEXITY_API_KEY",
-        docs="https://docs.perplexity.ai",
-    ),
-    Provider(
         "nvidia",
         "NVIDIA NIM",
         "https://integrate.api.nvidia.com/v1",

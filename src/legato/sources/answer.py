@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from legato.core import sse
 from legato.core.chunk import Chunk
 from legato.core.dialect import Dialect
-from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.errors import ApiError, UpstreamError, broken, internal
 from legato.core.lane import Lane, between
 from legato.core.stream import State, Stream
 from legato.core.template import Habit, Template
@@ -171,6 +171,10 @@ class Answer:
             self._fail(broken(f"The upstream sent too much: {error}."))
         except ApiError as error:
             self._fail(error)
+        except Exception:
+            self.abort()
+            self._on_fail(internal())  # ours, and nothing that the upstream did
+            raise
 
     def _begin(self, data: bytes) -> None:
         """Some say an error as JSON, or a page, under the name of a stream of events."""

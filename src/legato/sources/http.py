@@ -222,6 +222,9 @@ class Connection(asyncio.Protocol):
         self._said = True
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            self._lose(broken("The upstream's answer could not be read."))
+            raise  # a bug of ours: the event loop's log has it
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._lose(broken(f"The upstream's answer is not HTTP: {error}"))
             return
