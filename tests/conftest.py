@@ -43,6 +43,26 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
     return {"uvloop": uvloop.new_event_loop}
 
 
+#: Files whose tests run a real llama.cpp: one after the other, since two of them at once keep each
+#: other waiting for many times as long.
+ENGINES = frozenset(
+    {
+        "test_anthropic_calls.py",
+        "test_continuation.py",
+        "test_engine.py",
+        "test_engine_answers.py",
+        "test_engine_tools.py",
+    }
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker gets: a file, or all that runs an engine."""
+    for item in items:
+        group = "engines" if item.path.name in ENGINES else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish(session: Any) -> None:
     """All that was imported stays: a collection behind each test need not look at it again."""
     gc.collect()
