@@ -62,6 +62,7 @@ async def engines(folder: Path, *models: dict[str, Any], **flags: Any) -> AsyncI
         "server.port": 0,
         "engine.models": list(models),
         "engine.slots": 2,
+        "engine.threads": 1,
         **flags,
     }
     settings = load(empty, wanted, {})
