@@ -132,13 +132,13 @@ class Attempt:
         fresh = recovered = False
         left = self.upstream.credentials
         while True:
-            self._opened = Signal()
+            opened = self._opened = Signal()
             self.asked = self._services.clock()
             self.answer = None
             credential = self.upstream.credential
             try:
                 self.answer = await self._send(order, fresh=fresh)
-                await self._opened
+                await opened
                 return
             except asyncio.CancelledError:
                 self._opened = None  # nobody waits any more: who drains it hears of a failure
@@ -224,8 +224,9 @@ class Attempt:
         self.is_open = True
         now = self._services.clock()
         self._health.opened(now, now - self.asked, probe=self._probes)
-        if self._opened is not None:
-            self._opened.set()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.set()
 
     def _count(self) -> None:
         counter, order, self._order = self.upstream.counter, self._order, None

@@ -70,7 +70,9 @@ class Call:
             request = self._admit()
             await self._open(request)
             del request
-            await self._end()
+            self._pass_on()
+            await self._over()
+            self._hand_over()
         except ApiError as error:
             self._break(error)
             error.__traceback__ = None  # holds all that the error went through
@@ -141,23 +143,27 @@ class Call:
         self._asking.on_asked = self._look_anew
         await self._asking.open(self._client, request, self._row)
 
-    async def _end(self) -> None:
-        """Passes on what comes; comes back when the stream is over."""
+    def _pass_on(self) -> None:
+        """What comes goes to the client, or is collected for it."""
         terms = self._asking.terms
         if terms is not None and terms.stall_client_seconds is not None:
             self._reply.patience = terms.stall_client_seconds
+        if self._collector is None:
+            self._commit()  # its head goes out with the frames that this turn has for it
+        else:
+            self._stream.attach(self._collector)
+
+    def _hand_over(self) -> None:
+        """It is over: what was collected goes out."""
         collector = self._collector
         if collector is None:
-            self._commit()  # its head goes out with the frames that this turn has for it
-            await self._over()
             return
-        self._stream.attach(collector)
-        await self._over()
         if collector.error is not None:
             raise collector.error
         self._reply.answer(self._tried(), collector)
 
     async def _over(self) -> None:
+        """Comes back when the stream is over."""
         while not self._stream.done:
             if self._asking.problem is not None:
                 await self._asking.go_on()

@@ -288,6 +288,8 @@ class Server(uvicorn.Server):
 def set_up_logs() -> None:
     """Events on standard error: readable at a terminal, one JSON object a line elsewhere."""
     readable = sys.stderr.isatty()
+    # The usual tracebacks at a terminal show all local variables: prompts, answers and keys.
+    terminal = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(
@@ -295,7 +297,7 @@ def set_up_logs() -> None:
             ),
             structlog.processors.add_log_level,
             *(() if readable else (structlog.processors.format_exc_info,)),
-            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
+            terminal if readable else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
