@@ -52,6 +52,22 @@ class Choice(Struct, gc=False):
     finish_reason: str | UnsetType | None = UNSET
     usage: Any = UNSET  # of the whole answer, where a server says it here
 
+    @property
+    def is_plain(self) -> bool:
+        """A delta of text, and nothing else: nothing to mend."""
+        delta = self.delta
+        return (
+            delta is not None
+            and self.finish_reason is None
+            and delta.role is UNSET
+            and delta.tool_calls is UNSET
+            and delta.reasoning is UNSET
+            and delta.function_call is UNSET
+            and delta.refusal is UNSET
+            and self.usage is UNSET
+            and bool(delta.content) is not bool(delta.reasoning_content)
+        )
+
 
 _decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode
 

@@ -41,6 +41,11 @@ def finish_reason(reason: str) -> str:
     return known
 
 
+def role(index: int) -> dict[str, Any]:
+    """What each choice begins with."""
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+
+
 class ChoiceState:
     """One choice of one stream: what has been sent of it."""
 

@@ -12,15 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from legato.core import usage
-from legato.core.chunk import Choice, Chunk, Usage
+from legato.core.chunk import Chunk, Usage
 from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import DIVERGED, Kept
 from legato.core.lines import one_line
-from legato.core.mend import ChoiceState
+from legato.core.mend import ChoiceState, role
 from legato.core.meter import Meter
 from legato.core.state import FINAL, LEGAL, State
 from legato.core.subscriber import Lane, Subscriber
@@ -225,7 +224,11 @@ class Stream:
         if chunk.usage:  # an empty one says nothing
             self.usage = chunk.usage
         choices = chunk.choices
-        if len(choices) == 1 and choices[0].index in self.carried and _is_plain(choices[0]):
+        if (
+            len(choices) == 1
+            and choices[0].is_plain
+            and (choices[0].index in self.carried or self._begins(choices[0].index, chunk.extras))
+        ):
             delta = choices[0].delta
             assert delta is not None
             chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
@@ -313,12 +316,21 @@ class Stream:
             ):
                 self._to(State.FINISHED)
 
+    def _begins(self, theirs: Any, extras: bytes) -> bool:
+        """Whether text begins a choice whose index is theirs: it need not be mended either."""
+        if theirs in self._choices or theirs != len(self._choices) or self.done:
+            return False
+        choice = ChoiceState(theirs)
+        choice.begun = True
+        self._begin(theirs, choice, extras)
+        return True
+
     def _begin(self, theirs: int, choice: ChoiceState, extras: bytes) -> None:
         self._choices[theirs] = choice
         self._to(State.OPEN)
         if choice.index == theirs:
             self.carried += (theirs,)
-        self._send(_role(choice.index), extras)
+        self._send(role(choice.index), extras)
 
     def _resume(self, theirs: int, choice: ChoiceState, said: list[dict[str, Any]]) -> None:
         """The first that another upstream says of a choice that is under way."""
@@ -364,23 +376,3 @@ class Stream:
             self._to(state)
             self.look_at_each()
             self.on_close()
-
-
-def _is_plain(choice: Choice) -> bool:
-    """A delta of text for a choice that is under way: nothing to mend, nothing to look up."""
-    delta = choice.delta
-    return (
-        delta is not None
-        and choice.finish_reason is None
-        and delta.role is UNSET
-        and delta.tool_calls is UNSET
-        and delta.reasoning is UNSET
-        and delta.function_call is UNSET
-        and delta.refusal is UNSET
-        and choice.usage is UNSET
-        and bool(delta.content) is not bool(delta.reasoning_content)
-    )
-
-
-def _role(index: int) -> dict[str, Any]:
-    return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
