@@ -203,15 +203,14 @@ async def test_a_line_is_idle_from_when_its_answer_was_taken(
     """Not from when it was given: who has just read it to its end has as long as anybody for the
     next request."""
     async with (
-        fronting(tmp_path, scripted, **idle(1.0)) as legato,
+        fronting(tmp_path, scripted, **idle(60.0)) as legato,
         await narrow(legato.port) as wire,
     ):
-        state = legato.server.server_state
+        state, services = legato.server.server_state, legato.app.services
         wire.send(request(legato.key, chat("fat")))
         await until(lambda: state.total_requests == 1, "it is answered")
-        await asyncio.sleep(0.7)
         rest_is_text((await wire.answer()).body, stream=False)
-        await asyncio.sleep(0.7)
+        services.wheel.advance(services.clock() + 80.0)  # the timers' clock: the answer's is over
         wire.send(request(legato.key, chat("happy", stream=True)))
         assert (await wire.answer()).done
 
