@@ -70,9 +70,11 @@ def measure(
     """One round: the others alone, then with the slow client from its first byte on, then while it
     goes on reading. CPU is that of the second.
 
-    The upstream stands back for the clients: sending flat out, on the core that they share, it
-    would keep them waiting for whole slices of the scheduler, whatever the gateway does.
+    Where the upstream does not stand back for the clients, sending flat out on the core that they
+    share it keeps them waiting for whole slices of the scheduler, whatever the gateway does.
     """
+    if not workload.stands_back:
+        return _measured(workload, gateway, mock, cores, profile)
     behind = Mock(cores, 0, mock.tick_us, behind=True)
     try:
         return _measured(workload, gateway, behind, cores, profile)

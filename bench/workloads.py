@@ -49,6 +49,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     upstream thinks between tags. `dialect`: what it speaks to Legato; clients, and so nginx and the
     straight way, always speak OpenAI's. `steady`: seconds with all streams open in which CPU is
     measured apart. `slow`: chunks of the stream of a client beside them that reads a byte a second.
+    `stands_back`: the upstream lets the clients go first on their core; on busy ones it never ends.
     `deployment` and `settings`: Legato's, TOML. `rounds`: at most so many.
     """
 
@@ -66,6 +67,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     memory: bool = False
     steady: float = 0.0
     slow: int = 0
+    stands_back: bool = False
     deployment: str = ""
     settings: str = ""
     rounds: int = 1000
@@ -126,6 +128,7 @@ _S1: Final = structs.replace(
     name="S1",
     about="W1 beside a client that reads 1 byte/s of a stream of 100,000 chunks, sent flat out",
     slow=100_000,
+    stands_back=True,
     measures=_SLOW,
 )
 
@@ -221,6 +224,7 @@ def shrunk(workload: Workload) -> Workload:
         calls=less(workload.calls, 1),
         chunks=less(workload.chunks, 5, 20),
         interval_us=min(workload.interval_us, 50_000),
-        slow=min(workload.slow, 20_000),
+        slow=min(workload.slow, 5_000),
+        stands_back=False,
         steady=min(workload.steady, 0.1),
     )

@@ -26,8 +26,10 @@ JS = Path(__file__).parent / "js"
 
 
 def with_little_context(folder: Path, *models: str) -> Path:
-    """The examples set no limit, and small models ramble: so their answers end."""
-    rows = [f'[[engine.models]]\nname = "{name}"\ncontext = 200\n' for name in models]
+    """The examples set no limit, and small models ramble: so their answers end. With one thread,
+    since other tests run on the other core: two would wait for each other."""
+    rows = ["[engine]\nthreads = 1\n"]
+    rows += [f'[[engine.models]]\nname = "{name}"\ncontext = 200\n' for name in models]
     (folder / "legato.toml").write_text("".join(rows))
     return folder
 
