@@ -235,6 +235,7 @@ async def test_llama_cpps_own_messages_api(tmp_path: Path) -> None:
         {"name": "tools", "path": str(file), "template": str(template)},
     ]
     flags = {"data": str(tmp_path / "engines"), "server.port": 0, "engine.models": models}
+    flags |= {"engine.threads": 1, "engine.slots": 2}  # two engines: more would wait for each other
     files = {THINKING: file, "tools": file}
     async with serving(load(empty, flags, {}), files) as engines:
         deployments = []

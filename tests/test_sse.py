@@ -268,5 +268,5 @@ def test_a_megabyte_in_small_pieces_costs_its_length_once() -> None:
             assert decoder._partial[-1] is piece
         assert len(decoder._partial) == number
     assert decoder.feed(b"\n") == []
-    assert decoder._partial == []
+    assert not decoder._partial
     assert decoder.feed(b"\n") == [(b"", b"x" * 1_000_000)]

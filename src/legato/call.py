@@ -116,6 +116,7 @@ class Call:
     def _admit(self) -> ChatRequest:
         services = self._services
         key = services.keyring.authenticate(self._client.authorization)
+        self._client.authorization = None  # not held for as long as the answer streams
         if services.ledger.is_full:
             raise unavailable("The server cannot keep account of more calls now.", code="busy")
         row = self._row = Row(self._id, time.time(), key.id)

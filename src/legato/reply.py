@@ -20,10 +20,12 @@ class Reply:
         "_identity",
         "_left",
         "_model",
-        "_options",
+        "_pads",
+        "_runs_usage",
         "_services",
         "_stream",
         "_taken",
+        "_wants_usage",
         "_writer",
         "is_streamed",
         "patience",
@@ -38,7 +40,7 @@ class Reply:
         self._identity = identity
         self._created = created
         self._model = ""
-        self._options = (False, False, False)
+        self._wants_usage = self._runs_usage = self._pads = False
         self._writer: FrameWriter | None = None
         self._beat = client.begun  # when the last comment went out
         self._taken = client.begun  # when a slow client last took something
@@ -51,10 +53,11 @@ class Reply:
         """How this request wants to be answered."""
         self._model = request.model
         self.is_streamed = bool(request.stream)
-        running = self._stream.counts_early = request.wants_running_usage
-        self._options = (request.wants_usage, running, self._pads(request))
+        self._wants_usage = request.wants_usage
+        self._runs_usage = self._stream.counts_early = request.wants_running_usage
+        self._pads = self._is_padded(request)
 
-    def _pads(self, request: ChatRequest) -> bool:
+    def _is_padded(self, request: ChatRequest) -> bool:
         """As the client says; else as the server does, which by default looks at the line."""
         options = request.stream_options
         if options is not None and options.include_obfuscation is not None:
@@ -78,15 +81,14 @@ class Reply:
         if self._writer is not None:
             return
         self._client.start(headers)
-        wants_usage, running, pads = self._options
         self._writer = FrameWriter(
             identity=self._identity,
             created=self._created,
             model=self._model,
-            wants_usage=wants_usage,
-            running_usage=self._stream.running_usage if running else None,
+            wants_usage=self._wants_usage,
+            running_usage=self._stream.running_usage if self._runs_usage else None,
             sink=self._client,
-            pads=pads,
+            pads=self._pads,
             limit=self._services.backlog_bytes,
             on_full=on_full,
         )

@@ -24,9 +24,10 @@ class Decoder:
 
     def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         """`limit`: bytes of one event that may be held before `EventTooLarge` is raised."""
-        self._partial: list[bytes] = []  # pieces of the line whose end has not come yet
+        # Most events come whole: lists are made where they are needed, and not a stream each.
+        self._partial: list[bytes] | None = None  # pieces of the line whose end has not come yet
         self._held = 0  # bytes in `_partial` and `_data`
-        self._data: list[bytes] = []  # `data:` lines of the event in hand
+        self._data: list[bytes] | None = None  # `data:` lines of the event in hand
         self._name = b""
         self._after_cr = False  # a CR ended the last piece; an LF now belongs to it
         self._started = False  # a byte order mark may still come
@@ -68,8 +69,7 @@ class Decoder:
 
     def close(self) -> list[Event]:
         """The event left over at the end of the body, where only its blank line is missing."""
-        line = b"".join(self._partial)
-        self._partial.clear()
+        line = self._taken()
         events: list[Event] = []
         if line:
             self._line(line, events)
@@ -101,44 +101,54 @@ class Decoder:
         lines = data.split(b"\n")
         if len(lines) > 1:
             # Only what is new was searched for line ends: a long line costs its length once.
-            self._partial.append(lines[0])
-            line = b"".join(self._partial)
+            line = self._taken() + lines[0]
             self._held -= len(line) - len(lines[0])
-            self._partial.clear()
             self._line(line, events)
             for line in lines[1:-1]:
                 self._line(line, events)
         rest = lines[-1]
         if rest:
-            self._partial.append(rest)
-            self._held += len(rest)
+            self._hold(rest)
         if self._held > self._limit:
             raise EventTooLarge(f"an event is larger than {self._limit} bytes")
         return events
 
     def _without_bom(self, data: bytes) -> bytes:
-        data = b"".join((*self._partial, data))
-        self._partial.clear()
+        data = self._taken() + data
         self._held = 0
         if len(data) < len(_BOM) and _BOM.startswith(data):
-            self._partial.append(data)
-            self._held = len(data)
+            self._hold(data)
             return b""
         self._started = True
         return data.removeprefix(_BOM)
+
+    def _hold(self, piece: bytes) -> None:
+        """Of a line whose end has not come."""
+        if self._partial is None:
+            self._partial = [piece]
+        else:
+            self._partial.append(piece)
+        self._held += len(piece)
+
+    def _taken(self) -> bytes:
+        """What was held of the line, and is not any more."""
+        partial, self._partial = self._partial, None
+        return b"".join(partial) if partial is not None else b""
 
     def _line(self, line: bytes, events: list[Event]) -> None:
         if not line:
             if self._data:
                 events.append((self._name, b"\n".join(self._data)))
                 self._held -= sum(map(len, self._data)) + len(self._data)
-                self._data = []
+                self._data = None
             self._name = b""
             return
         field, _, value = line.partition(b":")
         if value.startswith(b" "):
             value = value[1:]
         if field == b"data":
+            if self._data is None:
+                self._data = []
             self._data.append(value)
             self._held += len(value) + 1  # an empty line is held too
         elif field == b"event":

@@ -158,6 +158,7 @@ class ChatExchange:
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
             said = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
             self._head = b"".join((_STREAM_HEAD, framing, said, self._usual(), b"\r\n"))
+            self.request_id = ""  # it has been said, and many streams are open
 
     def flush(self) -> None:
         head, self._head = self._head, b""
