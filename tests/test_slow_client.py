@@ -11,6 +11,7 @@ import pytest
 
 from legato.core.backlog import Backlog
 from legato.core.chunk import Chunk
+from legato.server.app import UNSENT
 from legato.sources.scripted import Script, Scripted, Step
 from legato.store.ledger import summary
 from tests.conftest import Running, serving, settings_for, until
@@ -75,6 +76,17 @@ async def test_nothing_is_dropped(slow: Running, scripted: Scripted) -> None:
         for call in choice["delta"].get("tool_calls", [])
     ]
     assert "".join(call["function"]["arguments"] for call in calls) == "[1, 2]"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="not on this system")
+async def test_the_kernel_is_not_filled_for_a_slow_client(slow: Running) -> None:
+    """It would take megabytes unsent: what waits with us is merged, what waits there is not."""
+    async with await narrow(slow.port):
+        connections = slow.server.server_state.connections
+        await until(lambda: connections, "it is connected")
+        (connection,) = connections
+        peer = connection.transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
 
 
 async def test_a_client_that_takes_nothing_is_cut(slow: Running) -> None:
