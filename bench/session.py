@@ -66,9 +66,9 @@ class Cores:
 
 
 class Mock:
-    """The upstream's process. `behind`: it stands back for the clients', on their core."""
+    """The upstream's process. `stands_back`: for the clients', on their core."""
 
-    def __init__(self, cores: Cores, port: int, tick_us: int, behind: bool = False) -> None:
+    def __init__(self, cores: Cores, port: int, tick_us: int, *, stands_back: bool = False) -> None:
         self.tick_us = tick_us
         with proc.pinned(cores.driver):
             self._process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Mock:
             raise BenchError("the mock upstream did not start")
         self.port = int(said)
         self.pid = self._process.pid
-        if behind:
+        if stands_back:
             os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
 
     def flat_out(self) -> int:

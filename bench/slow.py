@@ -75,7 +75,7 @@ def measure(
     """
     if not workload.stands_back:
         return _measured(workload, gateway, mock, cores, profile)
-    behind = Mock(cores, 0, mock.tick_us, behind=True)
+    behind = Mock(cores, 0, mock.tick_us, stands_back=True)
     try:
         return _measured(workload, gateway, behind, cores, profile)
     finally:

@@ -357,6 +357,12 @@ def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
     assert not any(b"tool_calls" in each for each in played)
 
 
+def test_what_is_no_call_begins_nothing() -> None:
+    """Nothing waits for a name: an upstream that goes on to say nothing has said nothing."""
+    played = play([say({"index": 0, "delta": {"tool_calls": ["no call"]}})])
+    assert b"role" not in played
+
+
 def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:
     """Another one goes on with the text, and calls its own tool."""
     mender = ToolCalls()

@@ -308,6 +308,14 @@ def test_where_deepseek_goes_on(tmp_path: Path, base_url: str) -> None:
     assert target.heads[0].startswith(f"POST {path} HTTP/1.1\r\n".encode())
 
 
+@pytest.mark.parametrize("provider", ["mistral", "deepseek"])
+def test_another_way_is_not_the_providers(tmp_path: Path, provider: str) -> None:
+    own = upstream(tmp_path, provider=provider, **{"continue": "prefix"}).facts
+    assert own == PROVIDERS[provider].facts
+    other = upstream(tmp_path, provider=provider, **{"continue": "final-message"}).facts
+    assert (other.continues_under, other.echoes) == (None, False)
+
+
 def test_a_way_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         upstream(tmp_path, **{"continue": "suffix"})

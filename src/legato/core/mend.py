@@ -80,8 +80,9 @@ class ChoiceState:
             mended.append(alone)
         if delta or logprobs or (self.begun and reason is None and _says_more(member)):
             mended.append(member | {"delta": delta, "finish_reason": None})
+        waits = self._tools is not None and not self._tools.is_named
         if reason is not None:
-            if self._tools is not None and not self._tools.is_named:
+            if waits:
                 raise broken("The upstream called a tool without saying which.")
             self.finished = True
             last: dict[str, Any] = member | {"delta": {}}
@@ -89,7 +90,7 @@ class ChoiceState:
             if mended and "logprobs" in last:
                 last["logprobs"] = None
             mended.append(last)
-        self.begun = self.begun or bool(mended) or self._tools is not None
+        self.begun = self.begun or bool(mended) or waits
         return mended
 
     def forget_unsaid(self) -> None:

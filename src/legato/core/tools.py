@@ -36,18 +36,17 @@ class ToolCalls:
     is neither, it goes on with the last one. A new name begins a new call.
     """
 
-    __slots__ = ("_at", "_calls", "_opened", "_sent")
+    __slots__ = ("_at", "_calls", "_sent")
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
-        self._opened = 0  # calls that have gone out
         self._at: dict[int, _Call] = {}  # the upstream's index -> the call that uses it now
         self._sent: set[str] = set()  # ids
 
     @property
     def is_named(self) -> bool:
         """Every call that has begun has said what it calls."""
-        return self._opened == len(self._calls)
+        return all(each.number is not None for each in self._calls)
 
     def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
         """The pieces that go out now: a call without a name waits for it."""
@@ -90,7 +89,7 @@ class ToolCalls:
 
     def _opening(self, call: _Call) -> dict[str, Any]:
         """The first piece of a call, with all that has been said of it."""
-        call.number, self._opened = self._opened, self._opened + 1
+        call.number = sum(each.number is not None for each in self._calls)
         named = {"name": call.name} if call.name else {}
         function = named | call.function | {"arguments": "".join(call.arguments)}
         head = {"index": call.number, "id": self._new_id(call.identity), "type": call.kind}

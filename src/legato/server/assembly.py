@@ -183,8 +183,11 @@ def _facts(wanted: Deployment) -> Facts:
     match wanted.continues:
         case "prefill" if facts.continues != "no":
             return facts  # the provider's own way
+        case way if way == facts.continues:
+            return facts
         case "prefill" | "final-message" | "prefix":
-            return replace(facts, continues=wanted.continues)
+            # What is known of the provider's own way is not so of another.
+            return replace(facts, continues=wanted.continues, continues_under=None, echoes=False)
         case "no" | "replay":
             return replace(facts, continues="no")
         case None:

@@ -104,17 +104,19 @@ class _Fetcher:
         host = urlsplit(url).hostname or "?"
         try:
             for _ in range(REDIRECTS + 1):
-                answer = await self._get(url)
-                if isinstance(answer, bytes):
-                    return answer.decode()
-                url = urljoin(url, answer)
+                answer = await self._ask(url)
+                try:
+                    if not answer.has_redirect_location:
+                        return await self._data(host, answer)
+                finally:
+                    await answer.aclose()
+                url = urljoin(url, answer.headers["location"])
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, ValueError) as error:
             reason = type(error).__name__
             raise _refused(f"The image at `{host}` cannot be fetched: {reason}.") from None
         raise _refused(f"The image at `{host}` is always elsewhere.")
 
-    async def _get(self, url: str) -> bytes | str:
-        """A `data:` URL; as a string, where else to look."""
+    async def _ask(self, url: str) -> "httpx.Response":
         parts = urlsplit(url)
         host = parts.hostname
         if host is None or parts.scheme not in self._schemes:
@@ -128,19 +130,17 @@ class _Fetcher:
             headers={"host": parts.netloc.rpartition("@")[2], "accept": "image/*"},
             extensions={"sni_hostname": host},
         )
-        answer = await self._client.send(request, stream=True)
-        try:
-            if answer.has_redirect_location:
-                return answer.headers["location"]
-            kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if answer.status_code != 200:
-                raise _refused(f"The image at `{host}` is not there: {answer.status_code}.")
-            if not kind.startswith("image/"):
-                raise _refused(f"What is at `{host}` is no image: it says `{kind[:80]}`.")
-            data = b"".join([self._counted(piece) async for piece in answer.aiter_bytes()])
-        finally:
-            await answer.aclose()
-        return b"data:%b;base64,%b" % (kind.encode(), base64.b64encode(data))
+        return await self._client.send(request, stream=True)
+
+    async def _data(self, host: str, answer: "httpx.Response") -> str:
+        """What was answered, as a `data:` URL."""
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if answer.status_code != 200:
+            raise _refused(f"The image at `{host}` is not there: {answer.status_code}.")
+        if not kind.startswith("image/"):
+            raise _refused(f"What is at `{host}` is no image: it says `{kind[:80]}`.")
+        data = b"".join([self._counted(piece) async for piece in answer.aiter_bytes()])
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     @property
     def _schemes(self) -> tuple[str, ...]:
