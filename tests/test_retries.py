@@ -13,6 +13,7 @@ import pytest
 
 from legato import dialects
 from legato.core.errors import ApiError, UpstreamError, timed_out
+from legato.core.template import Habit
 from legato.policy.retry import Budget
 from legato.policy.routing import Route
 from legato.sources.scripted import Script, Scripted, Step
@@ -65,7 +66,7 @@ async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: Scripted)
 def test_with_defaults_a_first_token_timeout_falls_back() -> None:
     route, terms = Route("m", ("a", "b")), Terms()
     budget = Budget(route.attempts, route.retry_seconds, 5.0)
-    budget.begin("a")
+    budget.asked("a")
     now = terms.first_token_seconds
     late = timed_out("", code="upstream_first_token_timeout")
     assert budget.again("a", late, now) is None
@@ -241,7 +242,7 @@ IN_DIALECTS: dict[str, tuple[str, bytes, str]] = {
 def test_every_dialect_tells_whose_fault_it_is(case: str) -> None:
     name, event, code = IN_DIALECTS[case]
     with pytest.raises(ApiError) as caught:
-        dialects.named(name).reader().read(b"error" if name == "anthropic" else b"", event)
+        dialects.named(name).reader(Habit()).read(b"error" if name == "anthropic" else b"", event)
     assert not isinstance(caught.value, UpstreamError)
     assert (caught.value.status, caught.value.code) == (400, code)
 

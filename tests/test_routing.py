@@ -154,7 +154,7 @@ def test_the_same_deployment_is_asked_again_after_longer_and_longer() -> None:
     budget = Budget(9, 100.0, 100.0, lambda: 0.5)
     waits: list[float | None] = []
     for _ in range(3):
-        budget.begin("a")
+        budget.asked("a")
         waits.append(budget.again("a", broken(""), 0.0))
     assert waits == [0.25, 0.5, None]
     assert budget.again("b", broken(""), 0.0) is not None, "each has a budget of its own"
@@ -162,7 +162,7 @@ def test_the_same_deployment_is_asked_again_after_longer_and_longer() -> None:
 
 def test_what_will_fail_again_is_not_asked_again() -> None:
     budget = Budget(9, 100.0, 100.0)
-    budget.begin("a")
+    budget.asked("a")
     assert budget.again("a", UpstreamError(502, "upstream_401", ""), 0.0) is None
     assert budget.again("a", timed_out("", code="upstream_first_token_timeout"), 0.0) is not None
     assert budget.again("a", timed_out("", code="upstream_first_token_timeout"), 0.0) is None
@@ -170,7 +170,7 @@ def test_what_will_fail_again_is_not_asked_again() -> None:
 
 def test_nobody_waits_until_the_status_can_no_longer_be_told() -> None:
     budget = Budget(9, 100.0, 5.0)
-    budget.begin("a")
+    budget.asked("a")
     asked = UpstreamError(429, "upstream_rate_limited", "", retry_after=4.0)
     assert budget.again("a", asked, 0.0) == 4.0
     assert budget.again("a", asked, 2.0) is None
@@ -178,9 +178,9 @@ def test_nobody_waits_until_the_status_can_no_longer_be_told() -> None:
 
 def test_attempts_and_time_run_out() -> None:
     budget = Budget(2, 10.0, 10.0)
-    budget.begin("a")
+    budget.asked("a")
     assert budget.allows("a", 9.9)
     assert not budget.allows("a", 10.0)
     assert budget.allows("b", 10.0), "it has not been asked"
-    budget.begin("b")
+    budget.asked("b")
     assert not budget.allows("a", 0.0)

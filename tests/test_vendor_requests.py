@@ -13,6 +13,7 @@ from legato.core.dialect import Asked, Delivered
 from legato.core.errors import ApiError
 from legato.core.request import parse
 from legato.core.stream import Stream
+from legato.core.template import Habit
 from legato.dialects import gemini
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
@@ -337,7 +338,7 @@ def folded(*events: bytes) -> dict[str, Any]:
     """The message of an answer that is not streamed."""
     collector, stream = Collector(), Stream(lambda: 0.0, 0.0)
     stream.attach(collector)
-    reader = gemini.reader()
+    reader = gemini.reader(Habit())
     for event in events:
         chunk = reader.read(b"", event)
         assert chunk is not None

@@ -73,42 +73,50 @@ class Asking:
         route, services = self.route, self._services
         assert route is not None
         self._row = row
-        if route.max_continuations and len(route.deployments) > 1:
-            self._stream.kept = Kept()
-            self._stream.both_prompts = route.count_both_prompts
         self._stream.expects = request.choices
         order = Order(client.body, request)
-        if len(route.deployments) > 1 and (self._stream.kept or self.on_start_over):
-            self._order = order  # it may break in the very turn in which it begins
-        budget = Budget(
-            route.attempts, client.begun + route.retry_seconds, client.begun + services.gate_seconds
-        )
+        if len(route.deployments) > 1:
+            self._provide(order, route)
+        budget: Budget | None = None  # once one has failed
         names = services.router.plan(route, services.clock())
         problem: ApiError | None = None
         later: dict[str, float] = {}  # who is asked again, and from when on
         while names:
             name = names.pop(0)
-            if problem is not None and not await self._may_ask(name, budget, later.get(name)):
+            if budget is not None and not await self._may_ask(name, budget, later.get(name)):
                 continue
-            budget.begin(name)
             try:
                 await self._ask(name, order)
                 client.body = b""  # a long prompt need not be held while its answer streams
-                self._keep(order, route, name)
+                if self._order is not None:
+                    self._keep(order, route, name)
                 return
-            except UpstreamError as error:
-                problem = error
-                if (wait := budget.again(name, error, services.clock())) is not None:
-                    later[name] = services.clock() + wait
-                    names.append(name)
             except ApiError as error:
                 problem = error
-                if error.code == "context_length_exceeded":
+                budget = budget or Budget(
+                    route.attempts,
+                    client.begun + route.retry_seconds,
+                    client.begun + services.gate_seconds,
+                )
+                budget.asked(name)
+                if isinstance(error, UpstreamError):
+                    if (wait := budget.again(name, error, services.clock())) is not None:
+                        later[name] = services.clock() + wait
+                        names.append(name)
+                elif error.code == "context_length_exceeded":
                     names = [each for each in route.longer(name) if each not in later]
                 elif error.code != "unsupported_parameter":
                     raise
         assert problem is not None
         raise problem
+
+    def _provide(self, order: Order, route: Route) -> None:
+        """There are others that might go on. It may break in the very turn in which it begins."""
+        if route.max_continuations:
+            self._stream.kept = Kept()
+            self._stream.both_prompts = route.count_both_prompts
+        if route.max_continuations or self.on_start_over is not None:
+            self._order = order
 
     async def _may_ask(self, name: str, budget: Budget, when: float | None) -> bool:
         """Whether one more is asked, after others have failed; waits where it is asked again."""

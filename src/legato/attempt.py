@@ -1,8 +1,8 @@
 """One deployment asked once for one call, until it has begun to answer, failed, or is done."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from legato.core.counting import Tally
 from legato.core.dialect import Delivered
@@ -157,16 +157,16 @@ class Attempt:
                 await asyncio.ensure_future(self.upstream.recover())
                 fresh = recovered = True
 
-    async def _send(self, order: Order, *, fresh: bool) -> Answer | Fanned:
+    def _send(self, order: Order, *, fresh: bool) -> Coroutine[Any, Any, Answer | Fanned]:
         upstream, request, delivered = self.upstream, order.request, order.delivered
         if delivered is not None:
-            return await self._send_rest(order, delivered, fresh=fresh)
+            return self._send_rest(order, delivered, fresh=fresh)
         if request.choices > 1 and not upstream.facts.has_n:
             clock = self._services.clock
-            return await fan.send(
+            return fan.send(
                 upstream, order.body, request, self._stream, self.on_fail, clock, fresh=fresh
             )
-        return await upstream.send(order.body, request, self._stream, self.on_fail, fresh=fresh)
+        return upstream.send(order.body, request, self._stream, self.on_fail, fresh=fresh)
 
     async def _send_rest(self, order: Order, delivered: Delivered, *, fresh: bool) -> Answer:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be

@@ -53,17 +53,15 @@ class Reply:
         """How this request wants to be answered."""
         self._model = request.model
         self.is_streamed = bool(request.stream)
-        self._wants_usage = request.wants_usage
-        self._runs_usage = self._stream.counts_early = request.wants_running_usage
-        self._pads = self._is_padded(request)
-
-    def _is_padded(self, request: ChatRequest) -> bool:
-        """As the client says; else as the server does, which by default looks at the line."""
-        options = request.stream_options
-        if options is not None and options.include_obfuscation is not None:
-            return options.include_obfuscation
-        padding = self._services.padding
-        return padding == "on" or (padding == "auto" and self._client.is_secure)
+        padding, pads = self._services.padding, None
+        if (options := request.stream_options) is not None:
+            self._wants_usage = request.wants_usage
+            self._runs_usage = self._stream.counts_early = request.wants_running_usage
+            pads = options.include_obfuscation
+        # As the client says; else as the server does, which by default looks at the line.
+        if pads is None:
+            pads = padding == "on" or (padding == "auto" and self._client.is_secure)
+        self._pads = pads
 
     @property
     def is_committed(self) -> bool:

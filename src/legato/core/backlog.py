@@ -6,11 +6,9 @@ ones.
 
 from typing import Any
 
-import msgspec
-
 from legato.core.chunk import Chunk
 from legato.core.fold import Text, fold, plain
-from legato.core.lines import one_line
+from legato.core.lines import encoded
 
 
 class Backlog:
@@ -48,7 +46,7 @@ class Backlog:
         choices = self._choices
         merged = [each for index in sorted(choices) for each in _in_order(plain(choices[index]))]
         chunks = [
-            Chunk([], one_line(msgspec.json.encode([member])), extras=self._extras, fields=[member])
+            Chunk([], encoded([member]), extras=self._extras, fields=[member])
             for member in (*merged, *self._finishes)
         ]
         self._choices.clear()

@@ -82,6 +82,7 @@ class Chunk(Struct, gc=False):
     `extras`: further top-level members as JSON, each with its leading comma: `,"service_tier":"x"`.
     `plain`: the choice to which it adds `text` and nothing else; -1: it may be anything. A plain
     chunk has its `raw`, on one line; its `choices` may be empty. `thinks`: the text is reasoning.
+    `ends`: the choice that it finishes in its `raw`, on one line too, and adds nothing to.
     """
 
     choices: list[Choice]
@@ -92,6 +93,7 @@ class Chunk(Struct, gc=False):
     plain: int = -1
     text: str = ""
     thinks: bool = False
+    ends: int = -1
 
     def members(self) -> list[dict[str, Any]]:
         """The choices as plain objects, unknown fields included. Raises `UpstreamError`."""

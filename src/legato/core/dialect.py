@@ -7,6 +7,7 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import ChatRequest
+from legato.core.template import Habit
 
 #: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
 #: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
@@ -108,6 +109,11 @@ class Reader(Protocol):
         """
         ...
 
+    def recall(self, block: bytes) -> Chunk | None:
+        """The chunk of an event (its lines) that this upstream says word for word in each answer;
+        None where it has to be read."""
+        ...
+
     def forgets(self, chunk: Chunk) -> bool:
         """Whether events that differ from this chunk's in their text alone need not be read: no
         later event means something else because of them."""
@@ -132,7 +138,9 @@ class Dialect(Protocol):
         ...
 
     def decoder(self) -> Decoder: ...
-    def reader(self) -> Reader: ...
+    def reader(self, habit: Habit) -> Reader:
+        """`habit`: how the upstream has written its answers before this one."""
+        ...
 
     def refusal(self, status: int, body: bytes, retry_after: float | None) -> ApiError:
         """An answer with an error status. A 400 is the caller's own and is an `ApiError`; what

@@ -9,7 +9,7 @@ from legato.core import padding
 from legato.core.backlog import Backlog
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
-from legato.core.lines import one_line
+from legato.core.lines import encoded, one_line
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -140,10 +140,11 @@ class FrameWriter:
             self.flush()
 
     def complete(self, usage: Usage, extras: bytes) -> None:
-        self.resume()
+        if self._backlog is not None:
+            self.resume()
         if self._wants_usage:
             self.frames += 1
-            said = one_line(msgspec.json.encode(usage))
+            said = encoded(usage)
             self._parts += (self._head, b"[]", extras, b',"usage":', said, b"}\n\n")
         self._parts.append(DONE)
         self._end()

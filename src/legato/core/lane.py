@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from legato.core.frames import Around, FrameWriter
+from legato.core.lines import NO_TEXT, breaks, said
+from legato.core.meter import KEPT
 from legato.core.padding import member
 from legato.core.stream import Stream
 from legato.core.template import Template
@@ -19,6 +21,10 @@ from legato.core.through import Through
 
 #: Bytes of a read whose HTTP chunk has a size of three hexadecimal digits, at least.
 _THREE_DIGITS: Final = 0x100 + 7
+
+#: The first line of an HTTP chunk of so many bytes, up to the size that most have.
+_SMALL: Final = 1024
+_LINES: Final = tuple([b"%x\r\n" % size for size in range(_SMALL)])
 
 #: Begins no chunk.
 _SHUT: Final = b"\n"
@@ -33,7 +39,7 @@ class Lane:
         "_before",
         "_began",
         "_clock",
-        "_content",
+        "_count",
         "_end",
         "_head",
         "_more",
@@ -42,6 +48,7 @@ class Lane:
         "_stream",
         "_tail",
         "_thinks",
+        "_times",
         "_write",
         "_writer",
     )
@@ -55,11 +62,16 @@ class Lane:
         around: Around,
         write: Callable[[bytes], None],
     ) -> None:
-        self._head = template.head
-        self._tail = template.tail + b"\n\n\r\n"
-        self._before, self._after, self._end = around
+        meter = stream.meter
+        # The text is carried in its quotes: they stand at the end of what comes before it, and at
+        # the beginning of what comes after it.
+        self._head = template.head[:-1]
+        self._tail = template.tail[1:] + b"\n\n\r\n"
+        before, after, self._end = around
+        self._before, self._after = before[:-1], after[1:]
         self._clock = stream.clock
-        self._content = stream.meter.content
+        self._times = meter.times
+        self._count = meter.count
         self._write = write
         self._more = self._told if through.thinks or stream.kept is not None else None
         self._size = 0
@@ -67,44 +79,44 @@ class Lane:
         self._thinks = through.thinks
         self._stream = stream
         self._writer = writer
-        self._began = stream.meter.pieces
+        self._began = meter.pieces
 
     def take(self, data: bytes) -> bool:
         """False where `data` is anything else; then nothing has happened."""
         head, tail = self._head, self._tail
         size = len(data)
-        digits = 2 if size < _THREE_DIGITS else 3
-        line = b"%x\r\n" % (size - digits - 4)
-        begin = digits + 2
-        end = size - len(tail)
+        begin = 4 if size < _THREE_DIGITS else 5
+        body = size - begin - 2
         if not (
-            len(line) == begin
-            and begin + len(head) < end
-            and data.startswith(line)
-            and data.startswith(head, begin)
+            data.startswith(head, begin)
             and data.endswith(tail)
+            and data.startswith(_LINES[body] if body < _SMALL else b"%x\r\n" % body)
         ):
             return False
-        middle = data[begin + len(head) : end]
+        quoted = data[begin + len(head) : size - len(tail)]
         try:
-            text = middle.decode()
-        except UnicodeDecodeError:
+            text = said(quoted)
+        except NO_TEXT:
             return False
-        if not text.isprintable() or '"' in text or "\\" in text:
+        if not text or (not quoted.isascii() and breaks(text)):
             return False
         if self._stop is not None and self._stop in text:
             return False
-        self._content(self._clock())
+        times = self._times
+        times.append(self._clock())
+        if len(times) == KEPT:
+            self._count()
         if self._more is not None:
             self._more(text)
         before, after = self._before, self._after
-        size = len(before) + len(middle) + len(after)
+        size = len(before) + len(quoted) + len(after)
         if self._end is not None:
             padding = member(size + len(self._end))
             after = b"%b%b%b" % (after, padding, self._end)
             size += len(padding) + len(self._end)
         self._size += size
-        self._write(b"%x\r\n%b%b%b\r\n" % (size, before, middle, after))
+        line = _LINES[size] if size < _SMALL else b"%x\r\n" % size
+        self._write(b"".join((line, before, quoted, after, b"\r\n")))
         return True
 
     def shut(self) -> None:

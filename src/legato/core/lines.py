@@ -1,7 +1,7 @@
 """JSON that no client takes for more than one line."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,18 @@ _ESCAPES: Final = {
     b"\xe2\x80\xa9": rb"\u2029",
     b"\xc2\x85": rb"\u0085",
 }
+
+
+#: What `said` raises.
+NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
+
+#: The text of a JSON string, quotes and all.
+said: Final = msgspec.json.Decoder(str).decode
+
+
+def breaks(text: str) -> bool:
+    """Whether a JSON string with this text may be more than one line, as it stands, to a client."""
+    return not text.isprintable() and any(each in text for each in "\u2028\u2029\x85")
 
 
 def one_line(raw: bytes) -> bytes:
@@ -31,3 +43,8 @@ def one_line(raw: bytes) -> bytes:
             raise broken("The upstream sent text that is not UTF-8.") from None
         raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
     return raw
+
+
+def encoded(value: Any) -> bytes:
+    """`value` as JSON on one line."""
+    return one_line(msgspec.json.encode(value))

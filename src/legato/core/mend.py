@@ -93,6 +93,11 @@ class ChoiceState:
         self.begun = self.begun or bool(mended) or waits
         return mended
 
+    def finish(self) -> bool:
+        """A finish, and nothing else: whether it may go out as it is."""
+        self.finished = self._tools is None or self._tools.is_named
+        return self.finished
+
     def forget_unsaid(self) -> None:
         """The upstream says no more: what of it was held back is not part of the answer."""
         if self._tools is not None:

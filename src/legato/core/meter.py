@@ -20,7 +20,7 @@ _SMALL: Final = 65_535
 
 #: Times that are kept as they are, until they are counted together: a chunk then touches nothing
 #: but the end of an array.
-_KEPT: Final = 32
+KEPT: Final = 32
 
 
 class Meter:
@@ -30,15 +30,15 @@ class Meter:
         "_gaps",
         "_last",
         "_longest",
-        "_times",
         "reasoning",
         "received",
+        "times",
     )
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.reasoning = 0  # pieces with reasoning
-        self._times = array("d")  # of the pieces that are not counted yet
+        self.times = array("d")  # of the pieces that are not counted yet
         self._counted = 0
         self._first: float | None = None
         self._last = received  # of those that are counted
@@ -47,52 +47,40 @@ class Meter:
 
     def content(self, now: float) -> None:
         """A content-bearing frame goes out at `now`."""
-        times = self._times
+        times = self.times
         times.append(now)
-        if len(times) == _KEPT:
-            self._count()
+        if len(times) == KEPT:
+            self.count()
 
     @property
     def pieces(self) -> int:
         """Chunks with content of any kind."""
-        return self._counted + len(self._times)
+        return self._counted + len(self.times)
 
     @property
     def first(self) -> float | None:
-        if self._first is None and self._times:
-            return self._times[0]
+        if self._first is None and self.times:
+            return self.times[0]
         return self._first
 
     @property
     def last(self) -> float:
         """When the last piece went out; before the first, when the request was received."""
-        return self._times[-1] if self._times else self._last
+        return self.times[-1] if self.times else self._last
 
     @property
     def ttft(self) -> float | None:
         first = self.first
         return None if first is None else first - self.received
 
-    @property
-    def longest_gap(self) -> float:
-        if self._gaps is None:
-            return max(self._few(), default=0.0)
-        self._count()
-        return self._longest
-
-    def _few(self) -> list[float]:
-        """The gaps of an answer so short that none of them has been counted."""
-        times = self._times
-        return [after - before for before, after in pairwise(times)]
-
     def _gaps_of_few(self, fractions: tuple[float, ...]) -> list[float | None]:
-        gaps = sorted(self._few())
-        if not gaps:
-            return [None for _ in fractions]
-        return [gaps[ceil(fraction * len(gaps)) - 1] for fraction in fractions]
+        """The same of an answer so short that none of them has been counted."""
+        gaps = sorted([after - before for before, after in pairwise(self.times)])
+        return [gaps[ceil(fraction * len(gaps)) - 1] if gaps else None for fraction in fractions]
 
-    def _count(self) -> None:
-        times = self._times
+    def count(self) -> None:
+        """Counts `times`, and forgets them; due when there are `KEPT` of them."""
+        times = self.times
         if not times:
             return
         self._counted += len(times)
@@ -115,12 +103,12 @@ class Meter:
         del times[:]
 
     def gaps(self, *fractions: float) -> list[float | None]:
-        """For each fraction (ascending) the gap in seconds that so many of all gaps do not exceed;
-        None where there was no gap."""
+        """For each fraction (ascending) the gap in seconds that so many of all gaps do not exceed:
+        for 1 the longest, and exactly so. None where there was no gap."""
         gaps = self._gaps
         if gaps is None:
             return self._gaps_of_few(fractions)
-        self._count()
+        self.count()
         total = self._counted - 1
         found: list[float | None] = []
         seen = 0

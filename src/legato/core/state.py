@@ -25,5 +25,3 @@ LEGAL: Final[dict[State, set[State]]] = {
     State.FAILED: set(),
     State.CANCELLED: set(),
 }
-
-FINAL: Final = (State.COMPLETE, State.FAILED, State.CANCELLED)

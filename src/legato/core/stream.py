@@ -18,10 +18,10 @@ from legato.core.chunk import Chunk, Usage
 from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import DIVERGED, Kept
-from legato.core.lines import one_line
+from legato.core.lines import encoded, one_line
 from legato.core.mend import ChoiceState, role
 from legato.core.meter import Meter
-from legato.core.state import FINAL, LEGAL, State
+from legato.core.state import LEGAL, State
 from legato.core.subscriber import Lane, Subscriber
 from legato.core.usage import Deltas, Seen
 
@@ -54,6 +54,7 @@ class Stream:
         "carried",
         "clock",
         "counts_early",
+        "done",
         "error",
         "expects",
         "flush",
@@ -72,6 +73,7 @@ class Stream:
 
     def __init__(self, clock: Callable[[], float], received: float) -> None:
         self.state = State.WAITING
+        self.done = False  # no further state comes behind this one
         self.meter = Meter(received)
         self.error: ApiError | None = None
         self.usage: Usage | None = None
@@ -97,10 +99,6 @@ class Stream:
         self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
         self._then: Usage | None = None
         self.counts_early = False  # somebody will ask for the usage at each chunk
-
-    @property
-    def done(self) -> bool:
-        return self.state in FINAL
 
     @property
     def is_behind(self) -> bool:
@@ -218,8 +216,13 @@ class Stream:
 
     def push(self, chunk: Chunk) -> None:
         """One chunk of the upstream. Raises `UpstreamError` where it cannot be mended."""
-        if chunk.plain in self.carried:
+        if chunk.plain in self.carried or (
+            chunk.plain >= 0 and self._begins(chunk.plain, chunk.extras)
+        ):
             self._carry(chunk)
+            return
+        if chunk.ends in self.carried and self._choices[chunk.ends].finish():
+            self._finish(chunk)
             return
         if chunk.usage:  # an empty one says nothing
             self.usage = chunk.usage
@@ -310,11 +313,20 @@ class Stream:
                 self.meter.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
         if choice.finished:
-            self.carried = tuple(each for each in self.carried if each != theirs)
-            if len(self._choices) >= self.expects and all(
-                each.finished for each in self._choices.values()
-            ):
-                self._to(State.FINISHED)
+            self._finished(theirs)
+
+    def _finish(self, chunk: Chunk) -> None:
+        """The finish of a choice that is under way, and nothing to mend."""
+        if self.kept is not None or self.tally is not None:
+            self._keep(chunk.members()[0])
+        self._emit(chunk)
+        self._finished(chunk.ends)
+
+    def _finished(self, theirs: int) -> None:
+        self.carried = tuple([each for each in self.carried if each != theirs])
+        choices = self._choices
+        if len(choices) >= self.expects and all(each.finished for each in choices.values()):
+            self._to(State.FINISHED)
 
     def _begins(self, theirs: Any, extras: bytes) -> bool:
         """Whether text begins a choice whose index is theirs: it need not be mended either."""
@@ -346,12 +358,14 @@ class Stream:
         self.on_open()
 
     def _send(self, member: dict[str, Any], extras: bytes) -> None:
+        self._keep(member)
+        self._emit(Chunk([], encoded([member]), extras=extras, fields=[member]))
+
+    def _keep(self, member: dict[str, Any]) -> None:
         if self.kept is not None:
             self.kept.member(member)
         if self.tally is not None:
             self.tally.member(member)
-        raw = one_line(msgspec.json.encode([member]))
-        self._emit(Chunk(choices=[], raw=raw, extras=extras, fields=[member]))
 
     def _emit(self, chunk: Chunk) -> None:
         if self.subscriber is not None:
@@ -366,6 +380,7 @@ class Stream:
         if state not in LEGAL[before]:
             raise AssertionError(f"a stream does not go from {before.value} to {state.value}")
         self.state = state
+        self.done = not LEGAL[state]
         if before is State.WAITING and state is State.OPEN:
             self.on_open()
         elif state is State.FINISHED:

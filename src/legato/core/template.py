@@ -14,7 +14,8 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from legato.core.chunk import Choice, Chunk
-from legato.core.lines import one_line
+from legato.core.formula import Cut, Formulas
+from legato.core.lines import NO_TEXT, breaks, one_line, said
 
 #: Stands where the text will, while a template is tried. Nobody writes this.
 _PROBE: Final = b"~legato: text~"
@@ -38,50 +39,36 @@ _SHAPES: Final = 8
 class Shape(Struct, frozen=True, gc=False):
     """What was learnt of one answer, without what is another in each: its id, its time."""
 
-    pieces: tuple[bytes, ...]  # what stands before, between and behind these and the text
-    order: tuple[int, ...]  # which of them stands behind each piece but the last; 0: the text
+    cut: Cut  # the text is its first mark
     raw: tuple[bytes, bytes]
     extras: bytes
 
     @classmethod
     def of(cls, template: "Template", constants: tuple[bytes, ...]) -> "Shape | None":
-        whole = b"%b%b%b" % (template.head, _PROBE, template.tail)
-        marks = (_PROBE, *constants)
-        if any(whole.count(mark) != 1 for mark in marks):
-            return None
         kept = b"\n".join((*template.raw, template.extras))
         if any(constant in kept for constant in constants):
             return None  # what would be said of the next answer is this one's
-        found = sorted((whole.index(mark), which) for which, mark in enumerate(marks))
-        pieces: list[bytes] = []
-        end = 0
-        for begin, which in found:
-            if begin < end:
-                return None  # one inside another
-            pieces.append(whole[end:begin])
-            end = begin + len(marks[which])
-        order = tuple(which for _, which in found)
-        return cls((*pieces, whole[end:]), order, template.raw, template.extras)
+        whole = b"%b%b%b" % (template.head, _PROBE, template.tail)
+        cut = Cut.of(whole, (_PROBE, *constants))
+        return None if cut is None else cls(cut, template.raw, template.extras)
 
     def around(self, constants: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
         """What comes before and after the text in an answer with these constants."""
-        marks = (_PROBE, *constants)
-        if len(marks) != len(self.order):
-            return None
-        parts = [self.pieces[0]]
-        for which, piece in zip(self.order, self.pieces[1:], strict=True):
-            parts += (marks[which], piece)
-        around = b"".join(parts).split(_PROBE)
+        whole = self.cut.filled((_PROBE, *constants))
+        around = whole.split(_PROBE) if whole is not None else ()
         return (around[0], around[1]) if len(around) == 2 else None
 
 
 class Habit:
     """How an upstream writes: the shapes of its events, for one answer after the other."""
 
-    __slots__ = ("_shapes",)
+    __slots__ = ("_shapes", "first", "formulas")
 
     def __init__(self) -> None:
+        self.formulas = Formulas()
         self._shapes: dict[tuple[int, bool], Shape] = {}
+        #: Of which choice the first text of an answer is, and whether it thinks.
+        self.first: tuple[int, bool] = (0, False)
 
     def get(self, index: int, thinks: bool) -> Shape | None:
         """The last shape of events with text, or with thoughts, of a choice."""
@@ -130,17 +117,25 @@ class Template:
         head, tail = self.head, self.tail
         if not (block.startswith(head) and block.endswith(tail)) or len(block) <= self._size:
             return None
-        middle = block[len(head) : len(block) - len(tail)]
+        quoted = block[len(head) - 1 : len(block) - len(tail) + 1]
         try:
-            text = middle.decode()
-        except UnicodeDecodeError:
+            text = said(quoted)
+        except NO_TEXT:
             return None
-        if not text.isprintable() or '"' in text or "\\" in text:
+        if not quoted.isascii() and breaks(text):
             return None
         self._hits += 1
         before, after = self.raw
-        raw = b"%b%b%b" % (before, middle, after)
+        raw = b"%b%b%b" % (before, quoted[1:-1], after)
         return Chunk(_NOTHING, raw, None, self.extras, None, self.plain, text, self.thinks)
+
+    def expect(self, constants: tuple[bytes, ...]) -> None:
+        """An answer with these constants has begun: its first text may be as that of the last."""
+        index, thinks = self._habit.first
+        shape = self._habit.get(index, thinks)
+        around = shape.around(constants) if shape is not None else None
+        if shape is not None and around is not None:
+            self._set(around, shape.raw, shape.extras, index, thinks)
 
     def learn(
         self,
@@ -159,6 +154,8 @@ class Template:
         choice = chunk.choices[0]
         index, thinks = choice.index, choice.delta is not None and choice.delta.content is UNSET
         assert isinstance(index, int)
+        if not self._learnt and not self._hits:
+            self._habit.first = (index, thinks)
         shape = self._habit.get(index, thinks)
         if shape is not None:
             around = shape.around(constants)

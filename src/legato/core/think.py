@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from legato.core.chunk import Chunk, as_object
-from legato.core.lines import one_line
+from legato.core.lines import encoded
 from legato.core.mend import ChoiceState
 from legato.core.through import Through
 
@@ -159,5 +159,5 @@ def _as_thoughts(raw: tuple[bytes, bytes], index: int) -> tuple[bytes, bytes] | 
     """JSON around the text of a choice, for the same text as reasoning."""
     members = msgspec.json.decode(_PROBE.join(raw), type=list[dict[str, Any]])
     mended = ChoiceState(index).mend(_told_apart(members[0], _PROBE.decode(), ""))
-    before, found, after = one_line(msgspec.json.encode(mended)).partition(_PROBE)
+    before, found, after = encoded(mended).partition(_PROBE)
     return (before, after) if found and len(mended) == 1 else None

@@ -6,6 +6,12 @@ from msgspec import Struct
 
 from legato.core.chunk import Usage, as_object
 
+#: Objects with more numbers in a usage.
+_DETAILS: Final = ("completion_tokens_details", "prompt_tokens_details")
+
+#: As a value, so that what has been looked at stays `Any`.
+_OBJECT: Any = dict
+
 #: Tokens of one call that are believed at most: a database can add up millions of such calls.
 _MOST: Final = 2**40
 
@@ -21,17 +27,18 @@ class Tokens(Struct, frozen=True, gc=False):
 
 def count(usage: Usage) -> Tokens:
     """Reads a usage object defensively: what is missing or no number counts as 0."""
+    thoughts, prompts = usage.get(_DETAILS[0]), usage.get(_DETAILS[1])
     return Tokens(
-        prompt=_number(usage, "prompt_tokens"),
-        completion=_number(usage, "completion_tokens"),
-        reasoning=_number(usage.get("completion_tokens_details"), "reasoning_tokens"),
-        cached=_number(usage.get("prompt_tokens_details"), "cached_tokens"),
+        _number(usage, "prompt_tokens"),
+        _number(usage, "completion_tokens"),
+        _number(thoughts, "reasoning_tokens") if thoughts else 0,
+        _number(prompts, "cached_tokens") if prompts else 0,
     )
 
 
 def tells_reasoning(usage: Usage) -> bool:
-    details = as_object(usage.get("completion_tokens_details")) or {}
-    return isinstance(details.get("reasoning_tokens"), int)
+    details = as_object(usage.get("completion_tokens_details"))
+    return bool(details) and isinstance(details.get("reasoning_tokens"), int)
 
 
 class Seen(Protocol):
@@ -62,21 +69,22 @@ def shown(usage: Usage | None, seen: Seen) -> Usage:
     if tells_reasoning(said):
         return said
     details = dict(as_object(said.get("completion_tokens_details")) or {})
-    details["reasoning_tokens"] = min(seen.reasoning, _number(said, "completion_tokens"))
-    return said | {"completion_tokens_details": details}
-
-
-#: The numbers that a usage always has, and that some leave out; and the objects with more of them.
-_THREE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
-_DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
+    details["reasoning_tokens"] = min(seen.reasoning, said["completion_tokens"])
+    said["completion_tokens_details"] = details
+    return said
 
 
 def _whole(usage: Usage) -> Usage:
-    """The same with all numbers that have to be there, each of them a whole one."""
-    counts = {name: _number(usage, name) for name in _THREE}
-    counts["total_tokens"] = counts["total_tokens"] or sum(counts.values())
-    details = {name: _even(said) for name in _DETAILS if (said := as_object(usage.get(name)))}
-    return usage | counts | details
+    """Another with all numbers that have to be there, and some leave out; each a whole one."""
+    prompt, completion = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
+    whole = dict(usage)
+    whole["prompt_tokens"] = prompt
+    whole["completion_tokens"] = completion
+    whole["total_tokens"] = _number(usage, "total_tokens") or prompt + completion
+    for name in _DETAILS:
+        if details := as_object(usage.get(name)):
+            whole[name] = _even(details)
+    return whole
 
 
 def _even(counts: Usage) -> Usage:
@@ -139,5 +147,7 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
 
 
 def _number(owner: Any, name: str) -> int:
-    value = (as_object(owner) or {}).get(name)
+    value = owner.get(name) if isinstance(owner, _OBJECT) else None
+    if type(value) is int and 0 <= value <= _MOST:
+        return value
     return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0

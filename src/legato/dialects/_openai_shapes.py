@@ -22,6 +22,10 @@ _DETAILS: Final = (
 _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens")
 
 
+#: A usage with no more than this is OpenAI's as it stands.
+_PLAIN: Final = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
+
 def with_text(choices: bytes) -> bytes:
     """`choices` whose content came in parts (`[{"type": "text", "text": …}, …]`), with text in its
     place. Raises `msgspec.DecodeError`."""
@@ -63,6 +67,8 @@ def _thought(said: Any) -> str:
 
 def usage(said: Usage) -> Usage:
     """A usage object with OpenAI's names for what others call differently; it keeps what it has."""
+    if said.keys() <= _PLAIN:
+        return said  # nothing under another name, and no thoughts to add
     usage = dict(said)
     for name, theirs in _COUNTS.items():
         if name not in usage and theirs in usage:

@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import malformed
+from legato.core.template import Habit
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
 
@@ -52,7 +53,7 @@ def decoder() -> sse.Decoder:
     return sse.Decoder()
 
 
-def reader() -> "Reader":
+def reader(habit: Habit) -> "Reader":
     return Reader()
 
 
@@ -138,6 +139,9 @@ class Reader:
         # Thoughts are kept until their block ends: its signature is told with all of them.
         delta = chunk.choices[0].delta if chunk.choices else None
         return delta is not None and bool(delta.content)
+
+    def recall(self, block: bytes) -> Chunk | None:
+        return None
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

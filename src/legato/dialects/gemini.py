@@ -9,6 +9,7 @@ from msgspec import Meta, Raw, Struct
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
 from legato.core.errors import broken
+from legato.core.template import Habit
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
 
@@ -61,7 +62,7 @@ def decoder() -> sse.Decoder:
     return sse.Decoder()
 
 
-def reader() -> "Reader":
+def reader(habit: Habit) -> "Reader":
     return Reader()
 
 
@@ -168,6 +169,9 @@ class Reader:
 
     def forgets(self, chunk: Chunk) -> bool:
         return False
+
+    def recall(self, block: bytes) -> Chunk | None:
+        return None
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

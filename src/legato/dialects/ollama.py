@@ -14,6 +14,7 @@ from legato.core.errors import (
     malformed,
     refused,
 )
+from legato.core.template import Habit
 from legato.dialects._ollama_request import encode
 
 __all__ = [
@@ -47,7 +48,7 @@ def decoder() -> ndjson.Decoder:
     return ndjson.Decoder()
 
 
-def reader() -> "Reader":
+def reader(habit: Habit) -> "Reader":
     return Reader()
 
 
@@ -111,6 +112,9 @@ class Reader:
 
     def forgets(self, chunk: Chunk) -> bool:
         return False
+
+    def recall(self, block: bytes) -> Chunk | None:
+        return None
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         if self._done:

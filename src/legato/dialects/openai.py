@@ -18,8 +18,10 @@ from legato.core.errors import (
     refused,
     word,
 )
+from legato.core.formula import Formulas
 from legato.core.lines import one_line
 from legato.core.request import members
+from legato.core.template import Habit
 from legato.dialects import _openai_shapes as shapes
 
 #: What an event says when it says that the answer is over.
@@ -44,8 +46,8 @@ def decoder() -> sse.Decoder:
     return sse.Decoder()
 
 
-def reader() -> "Reader":
-    return Reader()
+def reader(habit: Habit) -> "Reader":
+    return Reader(habit.formulas)
 
 
 def models_path() -> str:
@@ -188,6 +190,9 @@ _HEAD: Final = frozenset(
     }
 )
 
+#: Of an event that says nothing of an answer.
+_SILENCE: Final = Chunk([], b"[]")
+
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
@@ -203,9 +208,22 @@ _decode_usage = msgspec.json.Decoder(Usage | None).decode
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_early", "_extras", "_open", "constants", "identity", "progress", "prompt_tokens")
+    __slots__ = (
+        "_early",
+        "_extras",
+        "_finishes",
+        "_formulas",
+        "_open",
+        "constants",
+        "identity",
+        "progress",
+        "prompt_tokens",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, formulas: Formulas | None = None) -> None:
+        """`formulas`: what this upstream has said in all of its answers."""
+        self._formulas = formulas or Formulas()
+        self._finishes: dict[bytes, Chunk] = {}  # known ways to end this answer
         self._early: dict[str, Raw] = {}  # members we do not know, that came without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
@@ -231,16 +249,39 @@ class Reader:
                 except msgspec.ValidationError:
                     self._open = True
                 else:
-                    if self.identity is None:
-                        self._identify(wire.id, wire.created)
-                    raw = bytes(wire.choices)
-                    if raw.startswith(b"["):
-                        return _chunk(raw, wire.usage, self._one_line(_extras(wire)))
+                    return self._read_wire(wire, data)
             return self._read_open(name, data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if data.strip() == b"[DONE]":
                 return END
             raise malformed(error) from None
+
+    def recall(self, block: bytes) -> Chunk | None:
+        if self._open:
+            return None
+        if self.identity is not None:
+            return self._finishes.get(block)
+        constants = self._formulas.begin(block)
+        if constants is None:
+            return None
+        self._identify(*constants)
+        return _SILENCE
+
+    def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
+        raw = bytes(wire.choices)
+        if not raw.startswith(b"["):
+            return self._read_open(b"", data)
+        is_first = self.identity is None
+        if is_first:
+            self._identify(bytes(wire.id), bytes(wire.created))
+        chunk = _chunk(raw, wire.usage, self._one_line(_extras(wire)))
+        if self.identity and len(chunk.choices) == 1 and not chunk.usage:
+            block = b"data: " + data  # as nearly every server writes it
+            if chunk.choices[0].finish_reason:
+                self._formulas.note_finish(block, self.constants, chunk)
+            elif is_first:
+                self._formulas.note_opening(block, self.constants, chunk)
+        return chunk
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
@@ -248,7 +289,7 @@ class Reader:
         if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
         if self.identity is None:
-            self._identify(fields.get("id", _NOTHING), fields.get("created", _NOTHING))
+            self._identify(*[bytes(fields.get(each, _NOTHING)) for each in ("id", "created")])
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
@@ -270,10 +311,12 @@ class Reader:
             self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
         return self._extras[1] if extras else b""
 
-    def _identify(self, raw: Raw, created: Raw) -> None:
-        identity = msgspec.json.decode(raw) if bytes(raw) else None
-        self.constants = tuple([constant for each in (raw, created) if (constant := bytes(each))])
+    def _identify(self, *constants: bytes) -> None:
+        """The JSON of the answer's id, and of its time; empty where it has none."""
+        identity = msgspec.json.decode(constants[0]) if constants[0] else None
         self.identity = identity[:200] if isinstance(identity, str) else ""
+        self.constants = tuple([each for each in constants if each])
+        self._finishes = self._formulas.finishes(self.constants)
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}
@@ -284,6 +327,8 @@ class Reader:
 
 
 def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
+    if raw == b"[]":
+        return Chunk([], raw, shapes.usage(usage) if usage else usage, extras)
     try:
         choices = _decode_choices(raw)
     except msgspec.ValidationError:

@@ -69,8 +69,7 @@ def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
     meter = stream.meter
     row.duration = now - meter.received
     row.ttft = meter.ttft
-    row.itl_p50, row.itl_p99 = meter.gaps(0.5, 0.99)
-    row.longest_gap = meter.longest_gap if row.itl_p50 is not None else None
+    row.itl_p50, row.itl_p99, row.longest_gap = meter.gaps(0.5, 0.99, 1.0)
     _tokens(row, stream)
 
 

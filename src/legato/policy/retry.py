@@ -67,7 +67,8 @@ class Budget:
         self._spent: dict[tuple[str, Kind], int] = {}
         self._asked: dict[str, int] = {}
 
-    def begin(self, deployment: str) -> None:
+    def asked(self, deployment: str) -> None:
+        """It has been, once more."""
         self._attempts -= 1
         self._asked[deployment] = self._asked.get(deployment, 0) + 1
 

@@ -101,6 +101,15 @@ class ChatExchange:
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
 
+    @property
+    def facts(self) -> tuple[bytes | None, ...]:
+        """What the headers say and an answer goes by."""
+        return self.authorization, self._origin, self._forwarded
+
+    @facts.setter
+    def facts(self, facts: tuple[bytes | None, ...]) -> None:
+        self.authorization, self._origin, self._forwarded = facts
+
     def append(self, data: bytes) -> None:
         # Nearly every body comes in one piece; a list is made only for the second.
         if self._pieces is not None:

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from legato.call import new_request_id
@@ -23,6 +24,7 @@ from legato.core.wheel import Alarm
 from legato.server import cold
 from legato.server.exchange import STATUS_LINES, ChatExchange
 from legato.server.limits import Limits
+from legato.server.repeats import Repeats
 from legato.server.turns import House, Turns
 from legato.services import Services
 
@@ -82,6 +84,7 @@ class LegatoProtocol(Turns):
         "_headers",
         "_in_head",
         "_parser",
+        "_repeats",
         "_slow",
         "_url",
     )
@@ -97,6 +100,7 @@ class LegatoProtocol(Turns):
         self._body_size = 0
         self._begun: float | None = None  # when the request being read began; None between requests
         self._alarm = Alarm(self._check_idle)
+        self._repeats: Repeats | None = None  # from the second request on
         self._slow = False  # a watcher for a request that takes its time is set
         self._discarded = 0
 
@@ -104,6 +108,7 @@ class LegatoProtocol(Turns):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.is_secure = is_ssl(self.transport)
         connections = self._house.state.connections
         connections.add(self)  # type: ignore[arg-type]
         now = self.services.clock()
@@ -135,7 +140,10 @@ class LegatoProtocol(Turns):
                 self.transport.abort()
             return
         self._idle_since = None
-        if self._begun is None:
+        is_first = self._begun is None
+        if is_first:
+            if self._repeats is not None and self._current is None and self._repeated(data):
+                return
             data = _without_upgrade(data)
         parser = self._parser = self._parser or self._new_parser()
         try:
@@ -145,11 +153,24 @@ class LegatoProtocol(Turns):
         except httptools.HttpParserError:
             self._refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
             return
+        if is_first and self._repeats is not None and self._begun is None:
+            self._repeats.learn(data)
         if self._pipeline:
             self._piped += len(data)
             if self._piped > PIPELINE_BYTES:
                 self.pause_reading()
         self._still_reading(len(data))
+
+    def _repeated(self, data: bytes) -> bool:
+        """Whether this is a whole request with the head of the last one. It need not be parsed."""
+        assert self._repeats is not None
+        body = self._repeats.body(data)
+        if body is None or len(body) > self.limits.body:
+            return False
+        cycle = ChatExchange(self, keep_alive=True, chunked=True)
+        self._repeats.fill(cycle, body)
+        self._queue(cycle)
+        return True
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
@@ -230,6 +251,10 @@ class LegatoProtocol(Turns):
         if cycle.length > self.limits.body:
             self._refuse(self._too_large())
             return
+        if self._repeats is not None:
+            self._repeats.note(cycle)
+        elif self._cycle is not None:  # most connections of streams have one request
+            self._repeats = Repeats()
         self._queue(cycle)
 
     def _path(self) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, Final
 
 from msgspec import Struct
-from uvicorn.protocols.utils import get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 from legato.server.exchange import ChatExchange
@@ -48,6 +48,7 @@ class Turns(asyncio.Protocol):
         "_read_paused",
         "_unsent",
         "_writable",
+        "is_secure",
         "limits",
         "services",
         "transport",
@@ -70,14 +71,11 @@ class Turns(asyncio.Protocol):
         self._unsent = 0  # of the last answer, when that was last looked at
         self._writable: asyncio.Event | None = None  # while somebody waits for it
         self.write_paused = False
+        self.is_secure = False
 
     @property
     def usual(self) -> bytes:
         return self._house.usual
-
-    @property
-    def is_secure(self) -> bool:
-        return is_ssl(self.transport)
 
     @property
     def is_behind_proxy(self) -> bool:

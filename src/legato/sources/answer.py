@@ -85,7 +85,7 @@ class Answer:
         self._on_fail = on_fail
         self._dialect = dialect
         self._decoder = dialect.decoder()
-        self._reader = dialect.reader()
+        self._reader = dialect.reader(habit)
         self._template = Template(habit)
         self._has_blocks = isinstance(self._decoder, sse.Decoder)
         self._has_begun = False
@@ -161,7 +161,7 @@ class Answer:
             self._begin(data)
         try:
             if self._has_blocks and data.endswith(b"\n\n"):
-                self._blocks(data)
+                self._known = data if self._blocks(data[:-2]) else b""
             else:
                 self._known = b""
                 self._bytes(data)
@@ -226,38 +226,42 @@ class Answer:
 
     # Inside
 
-    def _blocks(self, data: bytes) -> None:
+    def _blocks(self, data: bytes) -> bool:
         """Whole events, as nearly every server writes them. One like those that came before is
-        only compared with them."""
+        only compared with them. Whether the template has them all."""
         stream, match = self.stream, self._template.match
         known = True
-        self._known = b""
-        for block in data[:-2].split(b"\n\n"):
+        for block in data.split(b"\n\n"):
             chunk = match(block) if self._is_between else None
             if chunk is None:
                 known = self._block(block) and known
                 if stream.done or self._connection is None:
-                    return
+                    return False
             else:
                 for each in self._passes:
                     chunk = each.split(chunk)
                 stream.push(chunk)
-        if known:
-            self._known = data
+        return known
 
     def _block(self, block: bytes) -> bool:
         """An event that has to be decoded, or the end of one. Whether the template has it now."""
-        assert isinstance(self._decoder, sse.Decoder)
-        event = self._decoder.block(block) if self._is_between else None
-        if event is None or not event[1]:
-            self._events(self._decoder.feed(block + b"\n\n"))
-            self._is_between = self._decoder.is_between
+        reader, decoder = self._reader, self._decoder
+        if self._is_between and (chunk := reader.recall(block)) is not None:
+            if self._template.plain < 0:
+                self._template.expect(reader.constants)
+            self._chunk(chunk)
             return False
-        chunk = self._reader.read(*event)
+        assert isinstance(decoder, sse.Decoder)
+        event = decoder.block(block) if self._is_between else None
+        if event is None or not event[1]:
+            self._events(decoder.feed(block + b"\n\n"))
+            self._is_between = decoder.is_between
+            return False
+        chunk = reader.read(*event)
         known = (
             chunk is not None
-            and self._reader.forgets(chunk)
-            and self._template.learn(block, chunk, self._reader.constants, self._again)
+            and reader.forgets(chunk)
+            and self._template.learn(block, chunk, reader.constants, self._again)
         )
         self._chunk(chunk)
         return known

@@ -1,0 +1,123 @@
+"""Events that an upstream says alike in each of its answers: how it begins one, how it ends one.
+
+Only the answer's constants differ in them, its id and its time. What such an event comes to is kept
+with the bytes around those; in the next answer it is not decoded, but compared.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from legato.core.chunk import Chunk
+from legato.core.errors import ApiError
+from legato.core.lines import encoded
+from legato.core.mend import ChoiceState
+
+#: Ways to end an answer that are kept of one upstream.
+_FINISHES: Final = 8
+
+
+class Cut(Struct, frozen=True, gc=False):
+    """Bytes without their marks: what is another in each of them."""
+
+    pieces: tuple[bytes, ...]  # what stands before, between and behind the marks
+    order: tuple[int, ...]  # which of them stands behind each piece but the last
+    form: bytes  # the same for `%`
+
+    @classmethod
+    def of(cls, whole: bytes, marks: tuple[bytes, ...]) -> "Cut | None":
+        """None where a mark is not there exactly once, or nothing stands between it and another, or
+        an end."""
+        if any(whole.count(mark) != 1 for mark in marks):
+            return None
+        found = sorted((whole.index(mark), which) for which, mark in enumerate(marks))
+        pieces: list[bytes] = []
+        end = 0
+        for begin, which in found:
+            pieces.append(whole[end:begin])
+            end = begin + len(marks[which])
+        pieces.append(whole[end:])
+        if not all(pieces):
+            return None
+        form = b"%b".join([piece.replace(b"%", b"%%") for piece in pieces])
+        return cls(tuple(pieces), tuple([which for _, which in found]), form)
+
+    def filled(self, marks: tuple[bytes, ...]) -> bytes | None:
+        """The same with these marks; None where it takes another number of them."""
+        if len(marks) != len(self.order):
+            return None
+        return self.form % tuple([marks[which] for which in self.order])
+
+    def marks(self, whole: bytes) -> tuple[bytes, ...] | None:
+        """The marks with which this is `whole`; None where there are none."""
+        marks = [b""] * len(self.order)
+        rest = whole[len(self.pieces[0]) :]
+        for which, piece in zip(self.order, self.pieces[1:], strict=True):
+            marks[which], _, rest = rest.partition(piece)
+        found = tuple(marks)
+        return found if self.filled(found) == whole else None
+
+
+class Formulas:
+    """What is known by heart of one upstream. `constants` are JSON, an answer's id the first."""
+
+    __slots__ = ("_finishes", "_opening")
+
+    def __init__(self) -> None:
+        self._opening: Cut | None = None
+        self._finishes: dict[Cut, Chunk] = {}
+
+    def begin(self, event: bytes) -> tuple[bytes, ...] | None:
+        """The constants of an answer that begins with `event` as others have begun: by saying
+        nothing."""
+        marks = self._opening.marks(event) if self._opening is not None else None
+        if marks is None or not all(map(_is_json, marks)):
+            return None
+        return marks
+
+    def finishes(self, constants: tuple[bytes, ...]) -> dict[bytes, Chunk]:
+        """How the answer with these constants may end: events, and their chunks."""
+        return {
+            event: chunk
+            for cut, chunk in self._finishes.items()
+            if (event := cut.filled(constants)) is not None
+        }
+
+    def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
+        """The first event of an answer, and its chunk."""
+        choice = ChoiceState(0)
+        if not _said(choice, chunk) and not choice.begun:
+            self._opening = Cut.of(event, constants)
+
+    def note_finish(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
+        """An event with a finish, and its chunk."""
+        index = chunk.choices[0].index
+        if len(self._finishes) >= _FINISHES or not isinstance(index, int):
+            return
+        choice = ChoiceState(index)
+        choice.begun = True
+        said = _said(choice, chunk)
+        cut = Cut.of(event, constants)
+        if cut is None or len(said) != 1 or said[0]["delta"]:
+            return
+        raw = encoded(said)
+        # What would be said of the next answer must not be this one's.
+        if not any(each in raw or each in chunk.extras for each in constants):
+            self._finishes[cut] = Chunk([], raw, extras=chunk.extras, ends=index)
+
+
+def _is_json(mark: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(mark), str | int)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
+def _said(choice: ChoiceState, chunk: Chunk) -> list[dict[str, Any]]:
+    """What goes out of a chunk's one choice. Nothing, where that is a failure: the stream tells."""
+    try:
+        return choice.mend(chunk.members()[0])
+    except ApiError:
+        choice.begun = True
+        return []

@@ -1,0 +1,75 @@
+"""What a client's requests have in common: on one connection each has the head of the last one, but
+for the length of its body.
+
+Such a head has been parsed before, byte for byte. The next request is only compared with it.
+"""
+
+from typing import Final
+
+from legato.server.exchange import ChatExchange
+
+#: Heads that are learnt of one connection without one of them coming again.
+_TRIES: Final = 4
+
+#: Digits of a content length that are read at most.
+_DIGITS: Final = 12
+
+
+class Repeats:
+    """The head of the last request of one connection."""
+
+    __slots__ = ("_after", "_before", "_facts", "_noted", "_tries")
+
+    def __init__(self) -> None:
+        self._before = b"\n"  # up to the content length's digits; this begins no request
+        self._after = b""  # from there to the end of the head
+        self._facts: tuple[bytes | None, ...] = ()
+        self._noted: tuple[int, tuple[bytes | None, ...]] | None = None
+        self._tries = _TRIES
+
+    def note(self, exchange: ChatExchange) -> None:
+        """Its headers have just been read."""
+        usual = exchange.keep_alive and exchange.length and not exchange.expects_continue
+        self._noted = (exchange.length, exchange.facts) if usual and self._tries else None
+
+    def learn(self, raw: bytes) -> None:
+        """The read, from its first byte on, that the noted exchange came in."""
+        noted, self._noted = self._noted, None
+        if noted is None:
+            return
+        self._tries -= 1
+        length, facts = noted
+        head, end, body = raw.partition(b"\r\n\r\n")
+        lower = head.lower()
+        name = b"\r\ncontent-length:"
+        # Of anything else that says where a body ends, llhttp alone decides.
+        if len(body) != length or lower.count(name) != 1 or b"\r\ntransfer-encoding" in lower:
+            return
+        begin = lower.index(name) + len(name)
+        begin += len(head[begin:]) - len(head[begin:].lstrip(b" "))
+        stop = begin + len(b"%d" % length)
+        if head[begin:stop] == b"%d" % length and b"pgrade" not in lower:
+            self._before, self._after, self._facts = head[:begin], head[stop:] + end, facts
+
+    def body(self, raw: bytes) -> bytes | None:
+        """The body of a request with the same head, where it is all of `raw`; else None."""
+        before, after = self._before, self._after
+        if not raw.startswith(before):
+            return None
+        begin = len(before)
+        stop = raw.find(b"\r", begin, begin + _DIGITS)
+        digits = raw[begin:stop]
+        if stop < 0 or not digits.isdigit() or not raw.startswith(after, stop):
+            return None
+        body = raw[stop + len(after) :]
+        if len(body) != int(digits):
+            return None
+        self._tries = _TRIES
+        return body
+
+    def fill(self, exchange: ChatExchange, body: bytes) -> None:
+        """What the parser would have told."""
+        exchange.facts = self._facts
+        exchange.body = body
+        exchange.length = len(body)
+        exchange.more_body = False
