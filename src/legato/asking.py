@@ -65,7 +65,10 @@ class Asking:
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
         upstreams = self._services.upstreams
-        self.soonest = min([upstreams[name].soonest for name in route.deployments])
+        first, *others = route.deployments
+        self.soonest = upstreams[first].soonest
+        if others:
+            self.soonest = min(self.soonest, *[upstreams[name].soonest for name in others])
         return self.soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:
@@ -134,6 +137,7 @@ class Asking:
 
     async def _ask(self, name: str, order: Order) -> None:
         attempt = self._attempt = Attempt(self._services, self._stream, name, self._fail)
+        self._stream.on_open = attempt.on_open
         self.is_held = False
         row = self._row
         assert row is not None
@@ -216,12 +220,12 @@ class Asking:
     # The answer in hand
 
     @property
-    def deployment(self) -> str | None:
-        return self._attempt.name if self._attempt is not None else None
-
-    @property
-    def attempts(self) -> int:
-        return self._row.attempts if self._row is not None else 0
+    def tried(self) -> bytes:
+        """Headers that tell who answers, and how many have been asked."""
+        attempt, row = self._attempt, self._row
+        if attempt is None or row is None:
+            return b""
+        return b"%bx-legato-attempts: %d\r\n" % (attempt.upstream.header, row.attempts)
 
     @property
     def terms(self) -> Terms | None:
@@ -282,10 +286,6 @@ class Asking:
                 self._services.wheel.watch(self._services.clock() + LINGER, answer.expire)
             else:
                 answer.abort()
-
-    def on_open(self) -> None:
-        if self._attempt is not None:
-            self._attempt.on_open()
 
     def _fail(self, error: ApiError) -> None:
         """An upstream broke in the middle of its answer."""

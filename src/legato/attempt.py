@@ -130,7 +130,7 @@ class Attempt:
         if self.upstream.counter is not None:
             self._order = order
         fresh = recovered = False
-        left = self.upstream.credentials
+        spent = 0  # credentials
         while True:
             opened = self._opened = Signal()
             self.asked = self._services.clock()
@@ -148,8 +148,8 @@ class Attempt:
                 fresh = True
             except UpstreamError as error:
                 self.abort()
-                left -= 1
-                if error.code in SPENT and left > 0:
+                spent += 1
+                if error.code in SPENT and spent < self.upstream.credentials:
                     self.upstream.rotate(credential)
                     continue
                 if recovered or self.upstream.recover is None or error.code not in DROPPED:
@@ -220,7 +220,8 @@ class Attempt:
         """The first chunk of this deployment that counts is there."""
         if self.answer is not None:
             self._stream.prompt_tokens = self.answer.prompt_tokens
-        self._count()
+        if self._order is not None:
+            self._count(self._order)
         self.is_open = True
         now = self._services.clock()
         self._health.opened(now, now - self.asked, probe=self._probes)
@@ -228,9 +229,9 @@ class Attempt:
         if opened is not None:
             opened.set()
 
-    def _count(self) -> None:
-        counter, order, self._order = self.upstream.counter, self._order, None
-        if counter is not None and order is not None:
+    def _count(self, order: Order) -> None:
+        counter, self._order = self.upstream.counter, None
+        if counter is not None:
             told = self._stream.prompt_tokens
             self._stream.tally = Tally(counter, order.request, order.delivered, told)
 

@@ -10,7 +10,8 @@ chunks never wake it: they travel from the upstream's socket to the client's in 
 import asyncio
 import os
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from legato.asking import Asking
 from legato.core.collect import Collector
@@ -50,7 +51,6 @@ class Call:
         self._stream = Stream(services.clock, client.received)
         self._reply = Reply(services, client, self._stream, self._id, int(time.time()))
         self._asking = Asking(services, self._stream)
-        self._stream.on_open = self._asking.on_open
         self._stream.on_close = self._asking.on_broken = self._wake
         self._alarm = Alarm(self._check)
         self._row: Row | None = None
@@ -115,13 +115,18 @@ class Call:
 
     def _admit(self) -> ChatRequest:
         services = self._services
-        key = services.keyring.authenticate(self._client.authorization)
-        self._client.authorization = None  # not held for as long as the answer streams
+        client, keyring = self._client, services.keyring
+        if client.digest is None:
+            key = keyring.authenticate(client.authorization)
+            client.digest = key.digest
+        else:
+            key = keyring.known(client.digest)
+        client.authorization = None  # not held for as long as the answer streams
         if services.ledger.is_full:
             raise unavailable("The server cannot keep account of more calls now.", code="busy")
         row = self._row = Row(self._id, time.time(), key.id)
         services.ledger.put(self._id, row)
-        request = parse(self._client.body)
+        request = parse(client.body)
         row.route = request.model
         row.streamed = bool(request.stream)
         self._reply.expect(request)
@@ -161,7 +166,7 @@ class Call:
             return
         if collector.error is not None:
             raise collector.error
-        self._reply.answer(self._tried(), collector)
+        self._reply.answer(self._asking.tried, collector)
 
     async def _over(self) -> None:
         """Comes back when the stream is over."""
@@ -188,23 +193,15 @@ class Call:
 
     def _commit(self) -> None:
         """From here on the status is 200, and a failure can only be a frame."""
-        self._reply.commit(self._tried(), self._asking.hold)
+        self._reply.commit(self._asking.tried, self._asking.hold)
         if self._client.is_full:
             self.pause()  # of an answer before this one
-
-    def _tried(self) -> list[tuple[str, str]]:
-        """Headers that tell who answers, and how many have been asked."""
-        deployment = self._asking.deployment
-        if deployment is None:
-            return []
-        attempts = str(self._asking.attempts)
-        return [("x-legato-deployment", deployment), ("x-legato-attempts", attempts)]
 
     def _break(self, error: ApiError) -> None:
         """The call failed: as a status where that can still be said, else as the last frame."""
         self._stream.fail(error)
         if not self._reply.is_committed and not self._gone:
-            self._reply.refuse(self._tried(), error)
+            self._reply.refuse(self._asking.tried, error)
 
     def _settle(self) -> None:
         row = self._row
@@ -261,5 +258,20 @@ class Call:
         return min(due)
 
 
+#: Random bytes of an id, and for how many ids they are asked for at once.
+_ID_BYTES: Final = 12
+_IDS: Final = 64
+
+
+def _random() -> Iterator[str]:
+    while True:
+        drawn = os.urandom(_ID_BYTES * _IDS).hex()
+        for begin in range(0, len(drawn), 2 * _ID_BYTES):
+            yield drawn[begin : begin + 2 * _ID_BYTES]
+
+
+_ids = _random()
+
+
 def new_request_id() -> str:
-    return f"req_{os.urandom(12).hex()}"
+    return f"req_{next(_ids)}"

@@ -73,12 +73,12 @@ class Reply:
         """(frames, bytes) that were sent."""
         return (self._writer.frames, self._writer.size) if self._writer is not None else (0, 0)
 
-    def commit(self, headers: list[tuple[str, str]], on_full: Callable[[], None]) -> None:
+    def commit(self, lines: bytes, on_full: Callable[[], None]) -> None:
         """From here on the status is 200. `on_full` is called while more waits for a slow client
         than memory is given for."""
         if self._writer is not None:
             return
-        self._client.start(headers)
+        self._client.start(lines)
         self._writer = FrameWriter(
             identity=self._identity,
             created=self._created,
@@ -92,17 +92,17 @@ class Reply:
         )
         self._stream.attach(self._writer)
 
-    def answer(self, headers: list[tuple[str, str]], collected: Collector) -> None:
+    def answer(self, lines: bytes, collected: Collector) -> None:
         """The whole answer at once."""
         body = collected.answer(identity=self._identity, created=self._created, model=self._model)
-        self._client.answer(200, headers, body)
+        self._client.answer(200, lines, body)
 
-    def refuse(self, headers: list[tuple[str, str]], error: ApiError) -> None:
+    def refuse(self, lines: bytes, error: ApiError) -> None:
         """An error with its status."""
         wait = error.retry_after or (0.0 if error.status == 429 else None)
         if wait is not None:
-            headers = [*headers, ("retry-after", str(max(1, round(wait))))]
-        self._client.answer(error.status, headers, error.as_json())
+            lines += b"retry-after: %d\r\n" % max(1, round(wait))
+        self._client.answer(error.status, lines, error.as_json())
 
     def pause(self) -> None:
         """The client reads slower than the upstream writes: what comes is merged."""

@@ -15,16 +15,18 @@ class Client(Protocol):
     """The client's side of one call, as the server's protocol gives it."""
 
     authorization: bytes | None
+    digest: bytes | None
+    """Of the key, where it is the one of the connection's last request."""
     body: bytes
     received: float
     begun: float
     """When all of the request was there, and it was its turn."""
     request_id: str
 
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """A whole answer."""
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """A whole answer. `lines`: headers of its own, as they are sent."""
 
-    def start(self, headers: list[tuple[str, str]]) -> None:
+    def start(self, lines: bytes) -> None:
         """Commits a 200 and a stream of events; its head goes out with the first of them."""
 
     def flush(self) -> None:

@@ -1,5 +1,6 @@
 """What a dialect is: one wire format, both ways. Each file of `dialects/` is one."""
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
@@ -137,7 +138,8 @@ class Dialect(Protocol):
         """
         ...
 
-    def decoder(self) -> Decoder: ...
+    @property
+    def decoder(self) -> Callable[[], Decoder]: ...
     def reader(self, habit: Habit) -> Reader:
         """`habit`: how the upstream has written its answers before this one."""
         ...

@@ -6,12 +6,11 @@ with the bytes around those; in the next answer it is not decoded, but compared.
 
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
 
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError
-from legato.core.lines import encoded
+from legato.core.lines import NO_TEXT, encoded, said
 from legato.core.mend import ChoiceState
 
 #: Ways to end an answer that are kept of one upstream.
@@ -24,6 +23,7 @@ class Cut(Struct, frozen=True, gc=False):
     pieces: tuple[bytes, ...]  # what stands before, between and behind the marks
     order: tuple[int, ...]  # which of them stands behind each piece but the last
     form: bytes  # the same for `%`
+    is_even: bool  # the marks are in their order
 
     @classmethod
     def of(cls, whole: bytes, marks: tuple[bytes, ...]) -> "Cut | None":
@@ -41,12 +41,15 @@ class Cut(Struct, frozen=True, gc=False):
         if not all(pieces):
             return None
         form = b"%b".join([piece.replace(b"%", b"%%") for piece in pieces])
-        return cls(tuple(pieces), tuple([which for _, which in found]), form)
+        order = tuple([which for _, which in found])
+        return cls(tuple(pieces), order, form, order == tuple(range(len(marks))))
 
     def filled(self, marks: tuple[bytes, ...]) -> bytes | None:
         """The same with these marks; None where it takes another number of them."""
         if len(marks) != len(self.order):
             return None
+        if self.is_even:
+            return self.form % marks
         return self.form % tuple([marks[which] for which in self.order])
 
     def marks(self, whole: bytes) -> tuple[bytes, ...] | None:
@@ -72,22 +75,24 @@ class Formulas:
         """The constants of an answer that begins with `event` as others have begun: by saying
         nothing."""
         marks = self._opening.marks(event) if self._opening is not None else None
-        if marks is None or not all(map(_is_json, marks)):
+        if marks is None or not _is_string(marks[0]):
             return None
-        return marks
+        # A second one is when the answer was begun.
+        return marks if len(marks) == 1 or marks[1].isdigit() else None
 
     def finishes(self, constants: tuple[bytes, ...]) -> dict[bytes, Chunk]:
         """How the answer with these constants may end: events, and their chunks."""
-        return {
-            event: chunk
-            for cut, chunk in self._finishes.items()
-            if (event := cut.filled(constants)) is not None
-        }
+        found: dict[bytes, Chunk] = {}
+        for cut, chunk in self._finishes.items():
+            event = cut.filled(constants)
+            if event is not None:
+                found[event] = chunk
+        return found
 
     def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """The first event of an answer, and its chunk."""
         choice = ChoiceState(0)
-        if not _said(choice, chunk) and not choice.begun:
+        if not _mended(choice, chunk) and not choice.begun:
             self._opening = Cut.of(event, constants)
 
     def note_finish(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
@@ -97,24 +102,25 @@ class Formulas:
             return
         choice = ChoiceState(index)
         choice.begun = True
-        said = _said(choice, chunk)
+        members = _mended(choice, chunk)
         cut = Cut.of(event, constants)
-        if cut is None or len(said) != 1 or said[0]["delta"]:
+        if cut is None or len(members) != 1 or members[0]["delta"]:
             return
-        raw = encoded(said)
+        raw = encoded(members)
         # What would be said of the next answer must not be this one's.
         if not any(each in raw or each in chunk.extras for each in constants):
             self._finishes[cut] = Chunk([], raw, extras=chunk.extras, ends=index)
 
 
-def _is_json(mark: bytes) -> bool:
+def _is_string(mark: bytes) -> bool:
     try:
-        return isinstance(msgspec.json.decode(mark), str | int)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        said(mark)
+    except NO_TEXT:
         return False
+    return True
 
 
-def _said(choice: ChoiceState, chunk: Chunk) -> list[dict[str, Any]]:
+def _mended(choice: ChoiceState, chunk: Chunk) -> list[dict[str, Any]]:
     """What goes out of a chunk's one choice. Nothing, where that is a failure: the stream tells."""
     try:
         return choice.mend(chunk.members()[0])

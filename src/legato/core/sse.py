@@ -17,6 +17,18 @@ class EventTooLarge(ValueError):
     """One event is larger than the reader is willing to hold."""
 
 
+def event(block: bytes) -> Event | None:
+    """The event whose lines are `block`; None where it takes a decoder."""
+    if b"\r" in block:
+        return None
+    name, data = b"", block
+    if block.startswith(b"event: "):
+        name, _, data = block[7:].partition(b"\n")
+    if not data.startswith(b"data:") or b"\n" in data:
+        return None
+    return name, data[6:] if data.startswith(b"data: ") else data[5:]
+
+
 class Decoder:
     """Bytes in, events out. `feed` takes the body as it arrives, cut anywhere."""
 
@@ -32,6 +44,10 @@ class Decoder:
         self._after_cr = False  # a CR ended the last piece; an LF now belongs to it
         self._started = False  # a byte order mark may still come
         self._limit = limit
+
+    def begin(self) -> None:
+        """What is fed is no longer the beginning of the body: no byte order mark comes."""
+        self._started = True
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes, in order."""
@@ -49,18 +65,6 @@ class Decoder:
                 return [(b"", data[6:-2])]
             return self._whole(data)
         return self._pieces(data)
-
-    def block(self, block: bytes) -> Event | None:
-        """The event whose lines are `block`, where nothing is held; None where it has to be fed."""
-        if b"\r" in block:
-            return None
-        name, data = b"", block
-        if block.startswith(b"event: "):
-            name, _, data = block[7:].partition(b"\n")
-        if not data.startswith(b"data:") or b"\n" in data:
-            return None
-        self._started = True
-        return name, data[6:] if data.startswith(b"data: ") else data[5:]
 
     @property
     def is_between(self) -> bool:

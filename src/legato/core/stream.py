@@ -9,7 +9,7 @@ No socket, no clock of its own, no await: a chunk travels from `push` to the sub
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,9 @@ from legato.core.state import LEGAL, State
 from legato.core.subscriber import Lane, Subscriber
 from legato.core.usage import Deltas, Seen
 
+#: What the first choices of an answer begin with, as JSON.
+_ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])
+
 
 def _nothing() -> None:
     return None
@@ -34,7 +37,8 @@ class Stream:
     """One call's answer on its way.
 
     `clock` gives seconds. `on_open` is called at the first chunk that counts as an answer, and at
-    the first of each upstream that goes on with it; `on_finish` when all choices have their finish;
+    the first of each upstream that goes on with it; `on_finish` when all choices have their finish
+    and the end has not come in the same read;
     `on_close` once, at the end, whatever it is. They are called from inside `push`, `end`, ...
     """
 
@@ -46,6 +50,7 @@ class Stream:
         "_counted",
         "_early",
         "_extras",
+        "_open",
         "_resumes",
         "_then",
         "_told",
@@ -94,6 +99,7 @@ class Stream:
         self._told: tuple[Usage | None, tuple[int, int]] | None = None  # both, as `go_on` had them
         self._extras = b""  # of the chunk with the usage
         self._choices: dict[int, ChoiceState] = {}
+        self._open = 0  # of them without a finish
         self.carried: tuple[int, ...] = ()  # open choices whose index is theirs: plain text passes
         self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
         self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
@@ -109,26 +115,27 @@ class Stream:
         """Usage so far; for a chunk that came before there was a subscriber, as it was then."""
         if self._then is not None:
             return self._then
-        return self._since_before(usage.running(self.usage, self._deltas()))
+        said = usage.running(self.usage, self._deltas)
+        return said if self.before is None else self._since(self.before, said)
 
     def total_usage(self) -> Usage:
         """Usage of the whole answer, as its client is shown it."""
-        return self._since_before(usage.shown(self.usage, self.seen))
+        said = usage.shown(self.usage, self.seen)
+        return said if self.before is None else self._since(self.before, said)
 
     @property
     def seen(self) -> Seen:
         """What has come since `before`."""
-        return self.tally or self._deltas()
+        return self.tally or self._deltas
 
+    @property
     def _deltas(self) -> Deltas:
         pieces, reasoning = self._counted
         meter = self.meter
         return Deltas(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
 
-    def _since_before(self, usage_since: Usage) -> Usage:
-        if self.before is None:
-            return usage_since
-        return usage.joined(self.before, usage_since, both_prompts=self.both_prompts)
+    def _since(self, before: Usage, said: Usage) -> Usage:
+        return usage.joined(before, said, both_prompts=self.both_prompts)
 
     def go_on(self) -> None:
         """Another upstream goes on with the answer: its usage comes on top of what there was."""
@@ -136,7 +143,7 @@ class Stream:
         said = usage.running(self.usage, seen)
         said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
         said["prompt_tokens_details"] = {"cached_tokens": usage.count(self.usage or {}).cached}
-        self.before = self._since_before(said)
+        self.before = said if self.before is None else self._since(self.before, said)
         self._counted = (self.meter.pieces, self.meter.reasoning)
         self._told = (self.before, self._counted)
         self._forget()
@@ -161,6 +168,7 @@ class Stream:
         self.before = self._told = self.kept = None
         self._counted = (self.meter.pieces, self.meter.reasoning)
         self._choices = {}
+        self._open = 0
         self._resumes = False
         self.state = State.WAITING  # the one way back, and no subscriber's
 
@@ -176,7 +184,8 @@ class Stream:
     def attach(self, subscriber: Subscriber) -> None:
         """`subscriber` gets all that has come, then what comes; also the end, if it was already."""
         self.subscriber = subscriber
-        self.flush = subscriber.flush
+        if self.state is not State.FINISHED:
+            self.flush = subscriber.flush
         early, self._early = self._early, None
         for chunk, self._then in early or ():
             subscriber.push(chunk)
@@ -276,7 +285,7 @@ class Stream:
         if self.state is State.WAITING:
             return broken("The upstream's answer was empty.", code="upstream_empty")
         begun = len(self._choices)
-        if begun < self.expects and all(each.finished for each in self._choices.values()):
+        if begun < self.expects and not self._open:
             return broken(
                 f"The upstream gave {begun} of {self.expects} choices.", code="upstream_incomplete"
             )
@@ -323,9 +332,12 @@ class Stream:
         self._finished(chunk.ends)
 
     def _finished(self, theirs: int) -> None:
-        self.carried = tuple([each for each in self.carried if each != theirs])
-        choices = self._choices
-        if len(choices) >= self.expects and all(each.finished for each in choices.values()):
+        if self.carried == (theirs,):
+            self.carried = ()
+        else:
+            self.carried = tuple([each for each in self.carried if each != theirs])
+        self._open -= 1
+        if not self._open and len(self._choices) >= self.expects:
             self._to(State.FINISHED)
 
     def _begins(self, theirs: Any, extras: bytes) -> bool:
@@ -339,10 +351,15 @@ class Stream:
 
     def _begin(self, theirs: int, choice: ChoiceState, extras: bytes) -> None:
         self._choices[theirs] = choice
+        self._open += 1
         self._to(State.OPEN)
         if choice.index == theirs:
             self.carried += (theirs,)
-        self._send(role(choice.index), extras)
+        if self.kept is not None or self.tally is not None:
+            self._keep(role(choice.index))
+        index = choice.index
+        raw = _ROLES[index] if index < len(_ROLES) else encoded([role(index)])
+        self._emit(Chunk([], raw, extras=extras))
 
     def _resume(self, theirs: int, choice: ChoiceState, said: list[dict[str, Any]]) -> None:
         """The first that another upstream says of a choice that is under way."""
@@ -384,6 +401,14 @@ class Stream:
         if before is State.WAITING and state is State.OPEN:
             self.on_open()
         elif state is State.FINISHED:
+            self.flush = self._await_end
+
+    def _await_end(self) -> None:
+        """All choices have their finish, and the end did not come with them."""
+        subscriber = self.subscriber
+        self.flush = subscriber.flush if subscriber is not None else _nothing
+        self.flush()
+        if self.state is State.FINISHED:
             self.on_finish()
 
     def _close(self, state: State) -> None:

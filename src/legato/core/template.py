@@ -39,7 +39,7 @@ _SHAPES: Final = 8
 class Shape(Struct, frozen=True, gc=False):
     """What was learnt of one answer, without what is another in each: its id, its time."""
 
-    cut: Cut  # the text is its first mark
+    cut: Cut  # the text is its last mark
     raw: tuple[bytes, bytes]
     extras: bytes
 
@@ -49,12 +49,12 @@ class Shape(Struct, frozen=True, gc=False):
         if any(constant in kept for constant in constants):
             return None  # what would be said of the next answer is this one's
         whole = b"%b%b%b" % (template.head, _PROBE, template.tail)
-        cut = Cut.of(whole, (_PROBE, *constants))
+        cut = Cut.of(whole, (*constants, _PROBE))
         return None if cut is None else cls(cut, template.raw, template.extras)
 
     def around(self, constants: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
         """What comes before and after the text in an answer with these constants."""
-        whole = self.cut.filled((_PROBE, *constants))
+        whole = self.cut.filled((*constants, _PROBE))
         around = whole.split(_PROBE) if whole is not None else ()
         return (around[0], around[1]) if len(around) == 2 else None
 

@@ -4,7 +4,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from legato.core.chunk import Usage, as_object
+from legato.core.chunk import Usage
 
 #: Objects with more numbers in a usage.
 _DETAILS: Final = ("completion_tokens_details", "prompt_tokens_details")
@@ -37,8 +37,8 @@ def count(usage: Usage) -> Tokens:
 
 
 def tells_reasoning(usage: Usage) -> bool:
-    details = as_object(usage.get("completion_tokens_details"))
-    return bool(details) and isinstance(details.get("reasoning_tokens"), int)
+    details: Any = usage.get("completion_tokens_details")
+    return isinstance(details, _OBJECT) and isinstance(details.get("reasoning_tokens"), int)
 
 
 class Seen(Protocol):
@@ -68,7 +68,8 @@ def shown(usage: Usage | None, seen: Seen) -> Usage:
     said = running(None, seen) if usage is None else _whole(usage)
     if tells_reasoning(said):
         return said
-    details = dict(as_object(said.get("completion_tokens_details")) or {})
+    details: Any = said.get("completion_tokens_details")
+    details = dict(details) if isinstance(details, _OBJECT) else {}
     details["reasoning_tokens"] = min(seen.reasoning, said["completion_tokens"])
     said["completion_tokens_details"] = details
     return said
@@ -82,7 +83,8 @@ def _whole(usage: Usage) -> Usage:
     whole["completion_tokens"] = completion
     whole["total_tokens"] = _number(usage, "total_tokens") or prompt + completion
     for name in _DETAILS:
-        if details := as_object(usage.get(name)):
+        details = usage.get(name)
+        if details and isinstance(details, _OBJECT):
             whole[name] = _even(details)
     return whole
 

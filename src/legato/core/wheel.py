@@ -6,7 +6,6 @@ deadline and comes back later. One look per stream and deadline, however many ch
 """
 
 import heapq
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -34,8 +33,8 @@ class Wheel:
     __slots__ = ("_order", "_slots", "on_earlier")
 
     def __init__(self) -> None:
-        self._slots: dict[int, list[Check]] = {}
-        self._order: list[int] = []
+        self._slots: dict[float, list[Check]] = {}  # by their number, a whole one
+        self._order: list[float] = []
         self.on_earlier: Callable[[float], None] | None = None
         """Called with a deadline that comes before all others: the driver's alarm must move."""
 
@@ -47,7 +46,7 @@ class Wheel:
         return self._order[0] * RESOLUTION if self._order else None
 
     def watch(self, deadline: float, check: Check) -> None:
-        slot = math.ceil(deadline / RESOLUTION)
+        slot = deadline // RESOLUTION + 1
         checks = self._slots.get(slot)
         if checks is not None:
             checks.append(check)

@@ -49,8 +49,8 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("x-api-key", api_key), *version] if api_key else version
 
 
-def decoder() -> sse.Decoder:
-    return sse.Decoder()
+#: An answer is a stream of events.
+decoder: Final = sse.Decoder
 
 
 def reader(habit: Habit) -> "Reader":

@@ -58,8 +58,8 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("x-goog-api-key", api_key)] if api_key else []
 
 
-def decoder() -> sse.Decoder:
-    return sse.Decoder()
+#: An answer is a stream of events.
+decoder: Final = sse.Decoder
 
 
 def reader(habit: Habit) -> "Reader":

@@ -44,8 +44,8 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {api_key}")] if api_key else []
 
 
-def decoder() -> ndjson.Decoder:
-    return ndjson.Decoder()
+#: An answer is an object a line.
+decoder: Final = ndjson.Decoder
 
 
 def reader(habit: Habit) -> "Reader":

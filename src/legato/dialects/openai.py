@@ -42,8 +42,8 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {api_key}")] if api_key else []
 
 
-def decoder() -> sse.Decoder:
-    return sse.Decoder()
+#: An answer is a stream of events.
+decoder: Final = sse.Decoder
 
 
 def reader(habit: Habit) -> "Reader":
@@ -69,9 +69,10 @@ def encode(asked: Asked) -> bytes:
     fields: dict[str, Any] = dict(members(asked.body))
     fields["model"] = asked.model
     fields["stream"] = True
-    fields["stream_options"] = _stream_options(facts)
-    if not facts.includes_usage:
-        del fields["stream_options"]
+    if facts.includes_usage:
+        fields["stream_options"] = _stream_options(facts)
+    else:
+        fields.pop("stream_options", None)
     if facts.asks != "both":
         _tell_effort(fields, asked)
     if facts.reports_progress:

@@ -59,7 +59,11 @@ class Keyring:
             raise ApiError(
                 401, "missing_api_key", "Send your API key as `Authorization: Bearer KEY`."
             )
-        known = self._keys.get(digest(key))
+        return self.known(digest(key))
+
+    def known(self, digest: bytes) -> Key:
+        """The key with this digest. Raises `ApiError` 401."""
+        known = self._keys.get(digest)
         if known is None:
             raise ApiError(401, "invalid_api_key", "This API key is not known here.")
         if known.revoked is not None:

@@ -57,6 +57,7 @@ class ChatExchange:
         "authorization",
         "begun",
         "body",
+        "digest",
         "disconnected",
         "expects_continue",
         "keep_alive",
@@ -75,6 +76,7 @@ class ChatExchange:
         self._origin: bytes | None = None
         self._forwarded: bytes | None = None
         self.authorization: bytes | None = None
+        self.digest: bytes | None = None
         self.body: bytes = b""
         self._pieces: list[bytes] | None = None
         self._head = b""  # of an answer, as long as nothing of its body has come
@@ -103,12 +105,12 @@ class ChatExchange:
 
     @property
     def facts(self) -> tuple[bytes | None, ...]:
-        """What the headers say and an answer goes by."""
-        return self.authorization, self._origin, self._forwarded
+        """What an answer goes by of the headers; of the key, once that is known, its digest."""
+        return self.digest, self._origin, self._forwarded
 
     @facts.setter
     def facts(self, facts: tuple[bytes | None, ...]) -> None:
-        self.authorization, self._origin, self._forwarded = facts
+        self.digest, self._origin, self._forwarded = facts
 
     def append(self, data: bytes) -> None:
         # Nearly every body comes in one piece; a list is made only for the second.
@@ -146,27 +148,20 @@ class ChatExchange:
 
     # The client's side of the call
 
-    def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
         if self.disconnected or self.response_complete:
             return
-        lines = [
-            STATUS_LINES[status],
-            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
-            *(f"{name}: {value}\r\n".encode("latin-1") for name, value in headers),
-            self._usual(),
-            b"\r\n",
-            body,
-        ]
-        self._connection.transport.write(b"".join(lines))
+        kind = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        parts = (STATUS_LINES[status], kind, lines, self._usual(), b"\r\n", body)
+        self._connection.transport.write(b"".join(parts))
         self._complete()
 
-    def start(self, headers: list[tuple[str, str]]) -> None:
+    def start(self, lines: bytes) -> None:
         if not self.disconnected:
             if not self._chunked:
                 self.keep_alive = False  # an HTTP/1.0 body ends with the connection
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            said = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
-            self._head = b"".join((_STREAM_HEAD, framing, said, self._usual(), b"\r\n"))
+            self._head = b"".join((_STREAM_HEAD, framing, lines, self._usual(), b"\r\n"))
             self.request_id = ""  # it has been said, and many streams are open
 
     def flush(self) -> None:

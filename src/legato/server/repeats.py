@@ -11,34 +11,32 @@ from legato.server.exchange import ChatExchange
 #: Heads that are learnt of one connection without one of them coming again.
 _TRIES: Final = 4
 
-#: Digits of a content length that are read at most.
-_DIGITS: Final = 12
-
 
 class Repeats:
     """The head of the last request of one connection."""
 
-    __slots__ = ("_after", "_before", "_facts", "_noted", "_tries")
+    __slots__ = ("_after", "_before", "_digits", "_facts", "_noted", "_tries")
 
     def __init__(self) -> None:
         self._before = b"\n"  # up to the content length's digits; this begins no request
         self._after = b""  # from there to the end of the head
+        self._digits = 1  # of the last content length
         self._facts: tuple[bytes | None, ...] = ()
-        self._noted: tuple[int, tuple[bytes | None, ...]] | None = None
+        self._noted: ChatExchange | None = None
         self._tries = _TRIES
 
     def note(self, exchange: ChatExchange) -> None:
         """Its headers have just been read."""
         usual = exchange.keep_alive and exchange.length and not exchange.expects_continue
-        self._noted = (exchange.length, exchange.facts) if usual and self._tries else None
+        self._noted = exchange if usual and self._tries else None
 
     def learn(self, raw: bytes) -> None:
         """The read, from its first byte on, that the noted exchange came in."""
         noted, self._noted = self._noted, None
-        if noted is None:
+        if noted is None or noted.digest is None:  # nobody whom we know
             return
         self._tries -= 1
-        length, facts = noted
+        length = noted.length
         head, end, body = raw.partition(b"\r\n\r\n")
         lower = head.lower()
         name = b"\r\ncontent-length:"
@@ -49,23 +47,24 @@ class Repeats:
         begin += len(head[begin:]) - len(head[begin:].lstrip(b" "))
         stop = begin + len(b"%d" % length)
         if head[begin:stop] == b"%d" % length and b"pgrade" not in lower:
-            self._before, self._after, self._facts = head[:begin], head[stop:] + end, facts
+            self._before, self._after, self._facts = head[:begin], head[stop:] + end, noted.facts
 
     def body(self, raw: bytes) -> bytes | None:
         """The body of a request with the same head, where it is all of `raw`; else None."""
         before, after = self._before, self._after
         if not raw.startswith(before):
             return None
+        # How long the body is, if all of this is the request, says how long its length is.
+        rest = len(raw) - len(before) - len(after)
+        digits = b"%d" % (rest - self._digits)
+        if len(digits) != self._digits:
+            self._digits = len(digits)
+            digits = b"%d" % (rest - self._digits)
         begin = len(before)
-        stop = raw.find(b"\r", begin, begin + _DIGITS)
-        digits = raw[begin:stop]
-        if stop < 0 or not digits.isdigit() or not raw.startswith(after, stop):
-            return None
-        body = raw[stop + len(after) :]
-        if len(body) != int(digits):
+        if not raw.startswith(digits + after, begin):
             return None
         self._tries = _TRIES
-        return body
+        return raw[begin + len(digits) + len(after) :]
 
     def fill(self, exchange: ChatExchange, body: bytes) -> None:
         """What the parser would have told."""

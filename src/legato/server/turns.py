@@ -101,7 +101,8 @@ class Turns(asyncio.Protocol):
             self.transport.close()
             return
         self._piped = 0
-        self.resume_reading()
+        if self._read_paused:
+            self.resume_reading()
         if self._pipeline:
             # In another turn: one that is refused is answered at once, and there may be many.
             self._current = cycle = self._pipeline.pop(0)

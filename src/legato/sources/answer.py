@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from legato.core import sse
 from legato.core.chunk import Chunk
-from legato.core.dialect import Dialect
+from legato.core.dialect import Decoder, Dialect
 from legato.core.errors import ApiError, UpstreamError, broken, internal
 from legato.core.lane import Lane, between
 from legato.core.stream import State, Stream
@@ -19,6 +19,9 @@ from legato.sources.http import Connection
 
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
+
+#: As most of those that stream say that they do.
+_EVENTS: Final = ("text/event-stream", "text/event-stream; charset=utf-8")
 
 #: What a stream of events may begin with, and what JSON and HTML never do: comments, `data`,
 #: `event`, `id`, `retry`.
@@ -59,6 +62,7 @@ class Answer:
         "_has_blocks",
         "_inflate",
         "_is_between",
+        "_is_started",
         "_known",
         "_on_fail",
         "_passes",
@@ -84,12 +88,13 @@ class Answer:
         self.stream = stream
         self._on_fail = on_fail
         self._dialect = dialect
-        self._decoder = dialect.decoder()
+        self._decoder: Decoder | None = None  # for what does not come in whole events
         self._reader = dialect.reader(habit)
         self._template = Template(habit)
-        self._has_blocks = isinstance(self._decoder, sse.Decoder)
+        self._has_blocks = dialect.decoder is sse.Decoder
         self._has_begun = False
         self._had_lane = False  # or could have had one
+        self._is_started = False  # an event has been read
         self._is_between = True  # nothing is held of an event whose end has not come
         self._known = b""  # the last body, where it was one event that the template knows
         self._status = 0
@@ -142,6 +147,8 @@ class Answer:
 
     def head(self, status: int, headers: dict[str, str]) -> None:
         self._status = status
+        if status == 200 and len(headers) == 1 and headers.get("content-type") in _EVENTS:
+            return
         encoding = headers.get("content-encoding", "identity").lower()
         if encoding in ("gzip", "deflate"):
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
@@ -158,7 +165,9 @@ class Answer:
         if self._connection is None:
             return
         if not self._has_begun:
-            self._begin(data)
+            self._has_begun = True
+            if not data.startswith(b"data:"):
+                self._begin(data)
         try:
             if self._has_blocks and data.endswith(b"\n\n"):
                 self._known = data if self._blocks(data[:-2]) else b""
@@ -178,7 +187,6 @@ class Answer:
 
     def _begin(self, data: bytes) -> None:
         """Some say an error as JSON, or a page, under the name of a stream of events."""
-        self._has_begun = True
         if self._has_blocks and data[:64].lstrip(_BLANK)[:1] in _NO_EVENTS:
             self._refused = bytearray()
             self._has_blocks = False
@@ -208,7 +216,7 @@ class Answer:
             return
         if self._refused is not None:
             self._no_stream(self._refused)
-        elif self._last_events(None):
+        elif not self.stream.done and self._last_events(None):
             self._end(None)
         self._connection = None
 
@@ -245,21 +253,22 @@ class Answer:
 
     def _block(self, block: bytes) -> bool:
         """An event that has to be decoded, or the end of one. Whether the template has it now."""
-        reader, decoder = self._reader, self._decoder
+        reader = self._reader
         if self._is_between and (chunk := reader.recall(block)) is not None:
             if self._template.plain < 0:
                 self._template.expect(reader.constants)
-            self._chunk(chunk)
+            if chunk.ends >= 0:
+                self._chunk(chunk)
             return False
-        assert isinstance(decoder, sse.Decoder)
-        event = decoder.block(block) if self._is_between else None
+        event = sse.event(block) if self._is_between else None
         if event is None or not event[1]:
-            self._events(decoder.feed(block + b"\n\n"))
-            self._is_between = decoder.is_between
+            self._feed(block + b"\n\n")
             return False
+        self._is_started = True
         chunk = reader.read(*event)
         known = (
             chunk is not None
+            and bool(chunk.choices)
             and reader.forgets(chunk)
             and self._template.learn(block, chunk, reader.constants, self._again)
         )
@@ -281,8 +290,18 @@ class Answer:
             if self._status != 200 or not first or first not in _FIELDS:
                 return
             data, self._refused = bytes(self._refused), None  # it was said to be something else
-        self._events(self._decoder.feed(data))
-        self._is_between = self._decoder.is_between
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        decoder = self._decoder or self._new_decoder()
+        self._events(decoder.feed(data))
+        self._is_between = decoder.is_between
+
+    def _new_decoder(self) -> Decoder:
+        decoder = self._decoder = self._dialect.decoder()
+        if self._is_started and isinstance(decoder, sse.Decoder):
+            decoder.begin()
+        return decoder
 
     def _chunk(self, chunk: Chunk | None) -> None:
         if chunk is None:
@@ -304,7 +323,7 @@ class Answer:
         if self._has_blocks and self._is_between:
             return True
         try:
-            self._events(self._decoder.close())
+            self._events((self._decoder or self._new_decoder()).close())
         except ApiError as error:
             # Half an event is what a cut leaves; behind the finish it is nobody's loss.
             if cut is None and self.stream.state is not State.FINISHED:

@@ -289,7 +289,8 @@ class Connection(asyncio.Protocol):
             receiver.complete()
         if reusable:
             self._reused = True
-            self.resume()  # a slow client may have held it when the answer ended
+            if self._held:
+                self.resume()  # a slow client held it when the answer ended
             self._pool.keep(self)
         else:
             self.close()

@@ -124,6 +124,7 @@ class Upstream:
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.name = name
+        self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
         self.facts = facts or Facts()
@@ -132,7 +133,7 @@ class Upstream:
         self.target = target
         self._wait = wait
         self._habit = Habit()
-        self._credential = 0  # which one is used
+        self.credential = 0  # which one is used, modulo their number
         self.recover: Callable[[], Coroutine[Any, Any, None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
         self.counter: Counter | None = None
@@ -145,16 +146,11 @@ class Upstream:
         """How many there are to use in turn."""
         return len(self.target.heads) if self.target is not None else 1
 
-    @property
-    def credential(self) -> int:
-        """Which one is in use."""
-        return self._credential
-
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
         once, the first one says so."""
-        if self._credential == used:
-            self._credential += 1
+        if self.credential == used:
+            self.credential += 1
 
     async def send(
         self,
@@ -190,7 +186,7 @@ class Upstream:
         passes = self._passes(delivered, replay)
         answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
         heads = target.heads if delivered is None else target.continuing
-        head = heads[self._credential % len(heads)]
+        head = heads[self.credential % len(heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
