@@ -304,7 +304,7 @@ async def test_whatever_closing_a_row_does_all_is_given_back(
     name = {"refused": "500", "leaves": "stall"}.get(way, "happy")
     async with fronting(tmp_path, scripted, scripts) as legato:
         legato.app.services.on_bug = bugs.append
-        monkeypatch.setattr("legato.call.close", broken)
+        monkeypatch.setattr("legato.policy.ledger.close", broken)
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat(name, stream=way in ("stream", "leaves"))))
             if way == "leaves":
@@ -317,6 +317,7 @@ async def test_whatever_closing_a_row_does_all_is_given_back(
         await until(lambda: legato.busy == 0, "the connection upstream is given back")
         health = legato.app.services.router.health.values()
         assert not any(each.busy for each in health)
+        assert [row["outcome"] for row in await legato.rows()] == ["failed"]
         assert [str(each) for each in bugs] == ["it cannot be closed"]
         monkeypatch.undo()
         assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done

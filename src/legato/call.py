@@ -20,7 +20,7 @@ from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
 from legato.core.wheel import Alarm
 from legato.eager import Eager, Signal
-from legato.policy.ledger import Row, close
+from legato.policy.ledger import Ended, Row
 from legato.reply import Reply
 from legato.services import Client, Services
 
@@ -204,14 +204,8 @@ class Call:
             self._reply.refuse(self._asking.tried, error)
 
     def _settle(self) -> None:
-        row = self._row
-        if row is not None:  # somebody that we know has called
-            try:
-                self._write_down(row)
-            except Exception as error:  # what was taken is given back all the same
-                row.outcome, row.error = "failed", "internal_error"
-                self._services.on_bug(error)
-            self._services.ledger.put(self._id, row)
+        if self._row is not None:  # somebody that we know has called
+            self._write_down(self._row)
         self._asking.settle()
         # Nothing of a call is left to the garbage collector: with many of them it would find late
         # what takes memory now.
@@ -219,10 +213,17 @@ class Call:
         self._alarm.check = self._run = None
 
     def _write_down(self, row: Row) -> None:
-        row.upstream_id = self._asking.upstream_id
-        row.frames, row.bytes = self._reply.size
-        close(row, self._stream, self._services.clock(), left=self._draining)
-        self._asking.charge()
+        services, stream = self._services, self._stream
+        ended = Ended(row, stream, services.clock(), services.on_bug, left=self._draining)
+        try:
+            row.upstream_id = self._asking.upstream_id
+            row.frames, row.bytes = self._reply.size
+            self._asking.charge()
+        except Exception as error:  # what was taken is given back all the same
+            services.on_bug(error)
+        if stream.tally is not None:
+            ended.settled()  # nobody keeps its text
+        services.ledger.put(self._id, ended)
 
     # Called back
 

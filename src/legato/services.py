@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from legato.core.wheel import Wheel
 from legato.policy.keys import Keyring
+from legato.policy.ledger import Ended, Row
 from legato.policy.routing import Router
 from legato.sources.upstream import Upstream
 
@@ -65,7 +66,7 @@ class Ledger(Protocol):
 
     @property
     def is_full(self) -> bool: ...
-    def put(self, identity: str, row: Struct) -> None: ...
+    def put(self, identity: str, entry: Row | Ended) -> None: ...
 
 
 class Services(Struct):

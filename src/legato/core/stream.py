@@ -217,6 +217,7 @@ class Stream:
     def release(self) -> None:
         """It is over, and nobody hears of it any more: what holds each other is let go of."""
         self.detach()
+        self.kept = None
         self.on_open = self.on_finish = self.on_close = _nothing
         if self.error is not None:
             self.error.__traceback__ = None  # holds all that the error went through

@@ -1,5 +1,6 @@
 """What is written down of a call: one row each, whatever its outcome, and no word of its text."""
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -48,6 +49,43 @@ class Row(Struct):
     errors: str = ""  # codes, one for each of `deployments`; empty for one that did not fail
     continuations: int = 0
     cost: float | None = None  # US dollars; None: there is no price
+
+    def settled(self) -> "Row":
+        """As it is written."""
+        return self
+
+
+class Ended:
+    """A call that is over. Its row is closed when it is asked for: many of them one behind the
+    other cost less than each in the last turn of its call."""
+
+    __slots__ = ("_left", "_now", "_on_bug", "_row", "_stream")
+
+    def __init__(
+        self,
+        row: Row,
+        stream: Stream,
+        now: float,
+        on_bug: Callable[[BaseException], None],
+        *,
+        left: bool,
+    ) -> None:
+        """`now`: on the stream's clock. `left`: its client did not stay for the end."""
+        self._row = row
+        self._stream: Stream | None = stream
+        self._now = now
+        self._on_bug = on_bug
+        self._left = left
+
+    def settled(self) -> Row:
+        row, stream, self._stream = self._row, self._stream, None
+        if stream is not None:
+            try:
+                close(row, stream, self._now, left=self._left)
+            except Exception as error:
+                row.outcome, row.error = "failed", "internal_error"
+                self._on_bug(error)
+        return row
 
 
 class Price(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import sqlalchemy as sa
 from msgspec import Struct
@@ -20,6 +20,9 @@ LATENCY: Final = 0.25
 #: Rows that the database's thread takes at once. On a single core the event loop waits for what it
 #: does: 200 rows kept every stream waiting for 3 ms.
 PIECE: Final = 32
+
+#: Calls that are kept as they were until their row is written. Of more of them the row is enough.
+WHOLE: Final = 1000
 
 #: Rows that may wait. With a database that is that far behind no more calls are taken: an answer
 #: that nobody can account for is worse than a 503.
@@ -39,13 +42,21 @@ _UNWRITABLE: Final = (
 By = Literal["key", "route", "outcome"]
 
 
+class Entry(Protocol):
+    """What is written down of one call."""
+
+    def settled(self) -> Struct:
+        """Its row, with the columns of the ledger as fields: the same whenever it is asked."""
+        ...
+
+
 class Writer:
     """Takes rows in memory, writes them together. A row may be put again: the last state counts."""
 
     def __init__(self, database: Database, on_bug: Callable[[BaseException], None]) -> None:
         self._database = database
         self._on_bug = on_bug
-        self._waiting: dict[str, Struct] = {}
+        self._waiting: dict[str, Entry] = {}
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -62,11 +73,13 @@ class Writer:
     def is_full(self) -> bool:
         return len(self._waiting) >= QUEUE
 
-    def put(self, identity: str, row: Struct) -> None:
-        """`row` has the columns of the ledger as fields. It is read when it is written."""
+    def put(self, identity: str, entry: Entry) -> None:
+        """Its row is read when it is written."""
         if not self._waiting:
             self._wake.set()
-        self._waiting[identity] = row
+        elif len(self._waiting) >= WHOLE:
+            entry.settled()
+        self._waiting[identity] = entry
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="ledger")
@@ -96,13 +109,13 @@ class Writer:
                 self._waiting = taken | self._waiting  # nothing is lost: they are tried again
                 raise
 
-    async def _write(self, rows: Iterable[Struct]) -> None:
-        waiting = iter(rows)
+    async def _write(self, entries: Iterable[Entry]) -> None:
+        waiting = iter(entries)
         async with self._database.begin() as connection:
-            while piece := [astuple(row) for row in islice(waiting, PIECE)]:
+            while piece := [astuple(each.settled()) for each in islice(waiting, PIECE)]:
                 await connection.exec_driver_sql(self._upsert, piece)
 
-    async def _write_each(self, rows: dict[str, Struct]) -> None:
+    async def _write_each(self, rows: dict[str, Entry]) -> None:
         """One of them is such that no database takes it: it must not take the others along."""
         for identity in list(rows):
             try:
