@@ -42,11 +42,15 @@ class Lane:
         "_count",
         "_end",
         "_head",
+        "_head_size",
+        "_is_plain",
         "_more",
+        "_said",
         "_size",
         "_stop",
         "_stream",
         "_tail",
+        "_tail_size",
         "_thinks",
         "_times",
         "_write",
@@ -66,16 +70,20 @@ class Lane:
         # The text is carried in its quotes: they stand at the end of what comes before it, and at
         # the beginning of what comes after it.
         self._head = template.head[:-1]
+        self._head_size = len(self._head)
         self._tail = template.tail[1:] + b"\n\n\r\n"
+        self._tail_size = len(self._tail)
         before, after, self._end = around
         self._before, self._after = before[:-1], after[1:]
+        self._size = len(before) + len(after) - 2
         self._clock = stream.clock
         self._times = meter.times
         self._count = meter.count
         self._write = write
         self._more = self._told if through.thinks or stream.kept is not None else None
-        self._size = 0
         self._stop = through.stop
+        self._is_plain = self._end is None and self._more is None and self._stop is None
+        self._said = 0  # bytes
         self._thinks = through.thinks
         self._stream = stream
         self._writer = writer
@@ -83,40 +91,48 @@ class Lane:
 
     def take(self, data: bytes) -> bool:
         """False where `data` is anything else; then nothing has happened."""
-        head, tail = self._head, self._tail
         size = len(data)
         begin = 4 if size < _THREE_DIGITS else 5
         body = size - begin - 2
         if not (
-            data.startswith(head, begin)
-            and data.endswith(tail)
+            data.endswith(self._tail)
+            and data.startswith(self._head, begin)
             and data.startswith(_LINES[body] if body < _SMALL else b"%x\r\n" % body)
         ):
             return False
-        quoted = data[begin + len(head) : size - len(tail)]
+        quoted = data[begin + self._head_size : size - self._tail_size]
         try:
             text = said(quoted)
         except NO_TEXT:
             return False
         if not text or (not quoted.isascii() and breaks(text)):
             return False
-        if self._stop is not None and self._stop in text:
-            return False
+        if not self._is_plain:
+            return self._take(quoted, text)
         times = self._times
         times.append(self._clock())
         if len(times) == KEPT:
             self._count()
+        size = self._size + len(quoted)
+        self._said += size
+        line = _LINES[size] if size < _SMALL else b"%x\r\n" % size
+        self._write(b"".join((line, self._before, quoted, self._after, b"\r\n")))
+        return True
+
+    def _take(self, quoted: bytes, text: str) -> bool:
+        """The same where it has to be looked at, or padded."""
+        if self._stop is not None and self._stop in text:
+            return False
+        self._stream.meter.content(self._clock())
         if self._more is not None:
             self._more(text)
-        before, after = self._before, self._after
-        size = len(before) + len(quoted) + len(after)
+        size, after = self._size + len(quoted), self._after
         if self._end is not None:
             padding = member(size + len(self._end))
             after = b"%b%b%b" % (after, padding, self._end)
             size += len(padding) + len(self._end)
-        self._size += size
-        line = _LINES[size] if size < _SMALL else b"%x\r\n" % size
-        self._write(b"".join((line, before, quoted, after, b"\r\n")))
+        self._said += size
+        self._write(b"%x\r\n%b%b%b\r\n" % (size, self._before, quoted, after))
         return True
 
     def shut(self) -> None:
@@ -124,7 +140,7 @@ class Lane:
         if self._head is not _SHUT:
             self._head, self._more = _SHUT, None
             self._writer.frames += self._stream.meter.pieces - self._began
-            self._writer.size += self._size
+            self._writer.size += self._said
 
     def _told(self, text: str) -> None:
         stream = self._stream

@@ -202,7 +202,8 @@ class Connection(asyncio.Protocol):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, AHEAD)
 
     def data_received(self, data: bytes) -> None:
-        if self._lane is not None and self._lane.take(data):
+        lane = self._lane
+        if lane is not None and lane.take(data):
             return
         if len(data) > SHARE and self.transport is not None:
             self.transport.pause_reading()
