@@ -24,6 +24,7 @@ class Cut(Struct, frozen=True, gc=False):
     order: tuple[int, ...]  # which of them stands behind each piece but the last
     form: bytes  # the same for `%`
     is_even: bool  # the marks are in their order
+    size: int  # of the pieces
 
     @classmethod
     def of(cls, whole: bytes, marks: tuple[bytes, ...]) -> "Cut | None":
@@ -42,7 +43,8 @@ class Cut(Struct, frozen=True, gc=False):
             return None
         form = b"%b".join([piece.replace(b"%", b"%%") for piece in pieces])
         order = tuple([which for _, which in found])
-        return cls(tuple(pieces), order, form, order == tuple(range(len(marks))))
+        is_even = order == tuple(range(len(marks)))
+        return cls(tuple(pieces), order, form, is_even, sum(map(len, pieces)))
 
     def filled(self, marks: tuple[bytes, ...]) -> bytes | None:
         """The same with these marks; None where it takes another number of them."""
@@ -80,14 +82,13 @@ class Formulas:
         # A second one is when the answer was begun.
         return marks if len(marks) == 1 or marks[1].isdigit() else None
 
-    def finishes(self, constants: tuple[bytes, ...]) -> dict[bytes, Chunk]:
-        """How the answer with these constants may end: events, and their chunks."""
-        found: dict[bytes, Chunk] = {}
+    def finish(self, event: bytes, constants: tuple[bytes, ...]) -> Chunk | None:
+        """The chunk of an event that ends an answer with these constants as others have ended."""
+        size = len(event) - sum(map(len, constants))
         for cut, chunk in self._finishes.items():
-            event = cut.filled(constants)
-            if event is not None:
-                found[event] = chunk
-        return found
+            if cut.size == size and cut.filled(constants) == event:
+                return chunk
+        return None
 
     def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """The first event of an answer, and its chunk."""

@@ -69,8 +69,8 @@ class Lane:
         meter = stream.meter
         # The text is carried in its quotes: they stand at the end of what comes before it, and at
         # the beginning of what comes after it.
-        self._head = template.head[:-1]
-        self._head_size = len(self._head)
+        self._head = template.head
+        self._head_size = len(template.head) - 1
         self._tail = template.tail[1:] + b"\n\n\r\n"
         self._tail_size = len(self._tail)
         before, after, self._end = around

@@ -212,7 +212,6 @@ class Reader:
     __slots__ = (
         "_early",
         "_extras",
-        "_finishes",
         "_formulas",
         "_open",
         "constants",
@@ -224,7 +223,6 @@ class Reader:
     def __init__(self, formulas: Formulas | None = None) -> None:
         """`formulas`: what this upstream has said in all of its answers."""
         self._formulas = formulas or Formulas()
-        self._finishes: dict[bytes, Chunk] = {}  # known ways to end this answer
         self._early: dict[str, Raw] = {}  # members we do not know, that came without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
@@ -261,7 +259,7 @@ class Reader:
         if self._open:
             return None
         if self.identity is not None:
-            return self._finishes.get(block)
+            return self._formulas.finish(block, self.constants)
         constants = self._formulas.begin(block)
         if constants is None:
             return None
@@ -317,7 +315,6 @@ class Reader:
         identity = msgspec.json.decode(constants[0]) if constants[0] else None
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self.constants = tuple([each for each in constants if each])
-        self._finishes = self._formulas.finishes(self.constants)
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}
