@@ -65,10 +65,10 @@ class Asking:
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
         upstreams = self._services.upstreams
-        first, *others = route.deployments
-        self.soonest = upstreams[first].soonest
-        if others:
-            self.soonest = min(self.soonest, *[upstreams[name].soonest for name in others])
+        names = route.deployments
+        self.soonest = upstreams[names[0]].soonest
+        if len(names) > 1:
+            self.soonest = min([upstreams[name].soonest for name in names])
         return self.soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:

@@ -37,6 +37,7 @@ class Call:
         "_finished",
         "_gone",
         "_id",
+        "_received",
         "_reply",
         "_row",
         "_run",
@@ -49,7 +50,8 @@ class Call:
         self._client = client
         self._id = client.request_id.replace("req_", "chatcmpl-", 1)
         self._stream = Stream(services.clock, client.received)
-        self._reply = Reply(services, client, self._stream, self._id, int(time.time()))
+        self._received = time.time()
+        self._reply = Reply(services, client, self._stream, self._id, int(self._received))
         self._asking = Asking(services, self._stream)
         self._stream.on_close = self._asking.on_broken = self._wake
         self._alarm = Alarm(self._check)
@@ -124,7 +126,7 @@ class Call:
         client.authorization = None  # not held for as long as the answer streams
         if services.ledger.is_full:
             raise unavailable("The server cannot keep account of more calls now.", code="busy")
-        row = self._row = Row(self._id, time.time(), key.id)
+        row = self._row = Row(self._id, self._received, key.id)
         services.ledger.put(self._id, row)
         request = parse(client.body)
         row.route = request.model

@@ -16,6 +16,9 @@ class State(Enum):
 
     __hash__ = object.__hash__  # each is one object; enum hashes names, in Python
 
+    def __init__(self, _: str) -> None:
+        self.after: tuple[State, ...] = ()  # what may come behind it; final where nothing may
+
 
 LEGAL: Final[dict[State, set[State]]] = {
     State.WAITING: {State.OPEN, State.FAILED, State.CANCELLED},
@@ -25,3 +28,6 @@ LEGAL: Final[dict[State, set[State]]] = {
     State.FAILED: set(),
     State.CANCELLED: set(),
 }
+
+for _state, _after in LEGAL.items():
+    _state.after = tuple(_after)

@@ -21,7 +21,7 @@ from legato.core.kept import DIVERGED, Kept
 from legato.core.lines import encoded, one_line
 from legato.core.mend import ChoiceState, role
 from legato.core.meter import Meter
-from legato.core.state import LEGAL, State
+from legato.core.state import State
 from legato.core.subscriber import Lane, Subscriber
 from legato.core.usage import Deltas, Seen
 
@@ -395,10 +395,10 @@ class Stream:
         before = self.state
         if state is before:
             return
-        if state not in LEGAL[before]:
+        if state not in before.after:
             raise AssertionError(f"a stream does not go from {before.value} to {state.value}")
         self.state = state
-        self.done = not LEGAL[state]
+        self.done = not state.after
         if before is State.WAITING and state is State.OPEN:
             self.on_open()
         elif state is State.FINISHED:

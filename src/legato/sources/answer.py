@@ -20,6 +20,9 @@ from legato.sources.http import Connection
 #: Bytes of an error answer, or of something that is no stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
 
+#: The last event of nearly all who speak OpenAI's dialect.
+_DONE: Final = b"data: [DONE]"
+
 #: As most of those that stream say that they do.
 _EVENTS: Final = ("text/event-stream", "text/event-stream; charset=utf-8")
 
@@ -254,6 +257,9 @@ class Answer:
     def _block(self, block: bytes) -> bool:
         """An event that has to be decoded, or the end of one. Whether the template has it now."""
         reader = self._reader
+        if block == _DONE and self._is_between:
+            self._chunk(reader.read(b"", _DONE[6:]))
+            return False
         if self._is_between and (chunk := reader.recall(block)) is not None:
             if self._template.plain < 0:
                 self._template.expect(reader.constants)
