@@ -58,8 +58,8 @@ class Repeats:
         rest = len(raw) - len(before) - len(after)
         digits = b"%d" % (rest - self._digits)
         if len(digits) != self._digits:
+            digits = _digits(rest)
             self._digits = len(digits)
-            digits = b"%d" % (rest - self._digits)
         begin = len(before)
         if not raw.startswith(digits + after, begin):
             return None
@@ -72,3 +72,10 @@ class Repeats:
         exchange.body = body
         exchange.length = len(body)
         exchange.more_body = False
+
+
+def _digits(size: int) -> bytes:
+    """Those of the number that is `size` with as many taken away as it has digits."""
+    most = len(b"%d" % size)
+    digits = b"%d" % (size - most)
+    return digits if len(digits) == most else b"%d" % (size - most + 1)
