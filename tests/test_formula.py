@@ -223,3 +223,12 @@ def test_an_upstream_that_never_ends_twice_alike() -> None:
         last = event({}, "stop", system_fingerprint=f"fp{number}")
         played(chunks([ROLE, *words(2), last, DONE]), habit)
     assert len(habit.formulas._finishes) == 8
+
+
+def test_long_events_are_not_kept() -> None:
+    habit = Habit()
+    long = "x" * 5000
+    role = event({"role": "assistant"}, system_fingerprint=long)
+    played(chunks([role, *words(2), event({}, "stop", system_fingerprint=long), DONE]), habit)
+    assert habit.formulas._opening is None
+    assert not habit.formulas._finishes

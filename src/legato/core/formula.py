@@ -13,6 +13,12 @@ from legato.core.errors import ApiError
 from legato.core.lines import NO_TEXT, encoded, said
 from legato.core.mend import ChoiceState
 
+#: Bytes of an event that is kept at most.
+_LONGEST: Final = 4096
+
+#: Openings that are looked at of one upstream: some say something in each, or never the same.
+_OPENINGS: Final = 8
+
 #: Ways to end an answer that are kept of one upstream.
 _FINISHES: Final = 8
 
@@ -67,10 +73,11 @@ class Cut(Struct, frozen=True, gc=False):
 class Formulas:
     """What is known by heart of one upstream. `constants` are JSON, an answer's id the first."""
 
-    __slots__ = ("_finishes", "_opening")
+    __slots__ = ("_finishes", "_opening", "_tries")
 
     def __init__(self) -> None:
         self._opening: Cut | None = None
+        self._tries = _OPENINGS
         self._finishes: dict[Cut, Chunk] = {}
 
     def begin(self, event: bytes) -> tuple[bytes, ...] | None:
@@ -79,8 +86,10 @@ class Formulas:
         marks = self._opening.marks(event) if self._opening is not None else None
         if marks is None or not _is_string(marks[0]):
             return None
-        # A second one is when the answer was begun.
-        return marks if len(marks) == 1 or marks[1].isdigit() else None
+        if len(marks) > 1 and not marks[1].isdigit():  # when the answer was begun
+            return None
+        self._tries = _OPENINGS
+        return marks
 
     def finish(self, event: bytes, constants: tuple[bytes, ...]) -> Chunk | None:
         """The chunk of an event that ends an answer with these constants as others have ended."""
@@ -92,6 +101,9 @@ class Formulas:
 
     def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """The first event of an answer, and its chunk."""
+        if not self._tries or len(event) > _LONGEST:
+            return
+        self._tries -= 1
         choice = ChoiceState(0)
         if not _mended(choice, chunk) and not choice.begun:
             self._opening = Cut.of(event, constants)
@@ -99,7 +111,7 @@ class Formulas:
     def note_finish(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """An event with a finish, and its chunk."""
         index = chunk.choices[0].index
-        if len(self._finishes) >= _FINISHES or not isinstance(index, int):
+        if len(self._finishes) >= _FINISHES or len(event) > _LONGEST or not isinstance(index, int):
             return
         choice = ChoiceState(index)
         choice.begun = True
