@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,22 +82,27 @@ def no_garbage() -> Any:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The reads that went the short way."""
     seen: list[bytes] = []
-    take = Lane.take
 
-    def watched(self: Lane, data: bytes) -> bool:
-        done = take(self, data)
-        if done:
-            seen.append(data)
-        return done
+    def watched(take: Callable[[Lane, bytes], bool]) -> Callable[[Lane, bytes], bool]:
+        def watching(self: Lane, data: bytes) -> bool:
+            done = take(self, data)
+            if done:
+                seen.append(data)
+            return done
 
-    monkeypatch.setattr(Lane, "take", watched)
+        return watching
+
+    monkeypatch.setattr(Lane, "take", watched(Lane.take))
+    monkeypatch.setattr(Lane, "take_all", watched(Lane.take_all))
     return seen
 
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "options", [{}, {"pads": True}, {"wants_usage": True}, {"tags": True, "pads": True}], ids=repr
+    "options",
+    [{}, {"keeps": False}, {"pads": True}, {"wants_usage": True}, {"tags": True, "pads": True}],
+    ids=repr,
 )
 @pytest.mark.parametrize("earlier", ["no earlier answer", "an earlier answer", "another one"])
 def test_a_client_reads_the_same(
@@ -232,6 +238,54 @@ def test_a_client_for_whom_there_is_no_short_way(
 ) -> None:
     played(chunks([*words(20), *END]), **options)
     assert not taken
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 7, 16])
+def test_several_chunks_a_read_go_the_short_way(at_once: int, taken: list[bytes]) -> None:
+    sent = chunks([*words(1 + 16 * at_once), *END])
+    reads = [sent[0], *(b"".join(sent[at : at + at_once]) for at in range(1, len(sent), at_once))]
+    through = Through()
+    through.stream.kept = None
+    for read in reads:
+        through.connection.data_received(read)
+    assert taken == reads[1:-1]
+    assert through.frames.count(b"word") == through.stream.meter.pieces == 1 + 16 * at_once
+    assert through.writer.frames == 1 + through.stream.meter.pieces + 1  # a role, a finish
+    assert through.writer.size == len(through.frames)
+
+
+#: What stands among chunks of text in one read.
+AMONG: dict[str, bytes] = {
+    "another size": chunks(words(1))[0].replace(b"\r\n", b"0\r\n", 1),
+    "a comment": chunks([b": ping\n\n"])[0],
+    "another event": chunks([event({"refusal": "no"})])[0],
+    "an empty text": chunks(text(""))[0],
+    "two events": chunks([b"".join(words(2))])[0],
+    "not JSON": chunks([event({"content": "~"}).replace(b"~", b"\\q")])[0],
+    "a line's end of another kind": chunks(text("\u2028"))[0],
+}
+
+
+@pytest.mark.parametrize("name", AMONG)
+@pytest.mark.parametrize("at", [0, 1, 3, 4])
+def test_all_of_a_read_or_none(name: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = chunks(words(8))
+    between = [*sent[4:]]
+    between.insert(at, AMONG[name])
+    reads = [*sent[:4], b"".join(between), *chunks(END)]
+
+    def ended() -> tuple[Any, ...]:
+        through = Through()
+        through.stream.kept = None
+        for read in reads:
+            through.connection.data_received(read)
+        stream = through.stream
+        failures = [str(each) for each in through.failures]
+        return through.frames, stream.state, stream.meter.pieces, through.writer.frames, failures
+
+    short = ended()
+    monkeypatch.setattr(answer, "between", lambda *_: None)
+    assert short == ended()
 
 
 async def test_a_long_read_is_shared_out_over_turns() -> None:

@@ -119,6 +119,41 @@ class Lane:
         self._write(b"".join((line, self._before, quoted, self._after, b"\r\n")))
         return True
 
+    def take_all(self, data: bytes) -> bool:
+        """The same for a read of several such HTTP chunks, one behind the other: all or none. Their
+        frames leave in one."""
+        if not self._is_plain or not data.endswith(self._tail):
+            return False
+        head, tail, before, after = self._head, self._tail, self._before, self._after
+        frames: list[bytes] = []
+        at, end = 0, len(data)
+        while at < end:
+            stop = data.find(tail, at) + len(tail)  # nothing in a string looks like it
+            begin = at + (4 if stop - at < _THREE_DIGITS else 5)
+            body = stop - begin - 2
+            if not (
+                data.startswith(head, begin)
+                and body > 0
+                and data.startswith(_LINES[body] if body < _SMALL else b"%x\r\n" % body, at)
+            ):
+                return False
+            quoted = data[begin + self._head_size : stop - self._tail_size]
+            try:
+                text = said(quoted)
+            except NO_TEXT:
+                return False
+            if not text or (not quoted.isascii() and breaks(text)):
+                return False
+            frames += (before, quoted, after)
+            at = stop
+        meter, now = self._stream.meter, self._clock()
+        for _ in range(len(frames) // 3):
+            meter.content(now)
+        joined = b"".join(frames)
+        self._said += len(joined)
+        self._write(b"%x\r\n%b\r\n" % (len(joined), joined))
+        return True
+
     def _take(self, quoted: bytes, text: str) -> bool:
         """The same where it has to be looked at, or padded."""
         if self._stop is not None and self._stop in text:
@@ -134,6 +169,10 @@ class Lane:
         self._said += size
         self._write(b"%x\r\n%b%b%b\r\n" % (size, self._before, quoted, after))
         return True
+
+    @property
+    def has_taken(self) -> bool:
+        return self._said > 0
 
     def shut(self) -> None:
         """Nothing is taken any more. The writer's account is put right."""

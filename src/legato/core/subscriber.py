@@ -26,4 +26,6 @@ class Subscriber(Protocol):
 class Lane(Protocol):
     """Passes text on by itself, as long as nothing else comes."""
 
+    @property
+    def has_taken(self) -> bool: ...
     def shut(self) -> None: ...

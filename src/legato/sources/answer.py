@@ -60,7 +60,6 @@ class Answer:
         "_connection",
         "_decoder",
         "_dialect",
-        "_had_lane",
         "_has_begun",
         "_has_blocks",
         "_inflate",
@@ -96,7 +95,6 @@ class Answer:
         self._template = Template(habit)
         self._has_blocks = dialect.decoder is sse.Decoder
         self._has_begun = False
-        self._had_lane = False  # or could have had one
         self._is_started = False  # an event has been read
         self._is_between = True  # nothing is held of an event whose end has not come
         self._known = b""  # the last body, where it was one event that the template knows
@@ -196,15 +194,15 @@ class Answer:
 
     def lane(self, read: bytes) -> Lane | None:
         """The short cut for reads like `read`, which has just been read the usual way. None where
-        it was not exactly one HTTP chunk with one event that the template knows; of the first such
-        event it is enough that nothing came behind it."""
+        it does not end with an HTTP chunk with one event that the template knows; where the last
+        short cut has not taken anything, that has to be all of it."""
         body, self._known = self._known, b""
         if not body:
             return None
         chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        if read != chunk and (self._had_lane or not read.endswith(chunk)):
+        last = self.stream.lane
+        if not read.endswith(chunk) or (last is not None and not last.has_taken and read != chunk):
             return None
-        self._had_lane = True
         template = self._template
         through: Through | None = Through(template.raw, template.thinks)
         for each in self._passes:

@@ -95,6 +95,9 @@ SLOW_TURN: Final = 0.001
 
 _NOTHING: Final = memoryview(b"")
 
+#: The end of an HTTP chunk with a whole event.
+_CHUNK_ENDS: Final = b"\n\n\r\n"
+
 
 class Connection(asyncio.Protocol):
     """One connection; one request on it at a time."""
@@ -182,8 +185,11 @@ class Connection(asyncio.Protocol):
             return
         if self._rest:
             size = SLOW_SHARE if self._is_unhurried else SHARE
-            share, self._rest = self._rest[:size], self._rest[size:]
-            self._read(bytes(share))
+            share = bytes(self._rest[:size])
+            if self._lane is not None and (last := share.rfind(_CHUNK_ENDS)) >= 0:
+                share = share[: last + len(_CHUNK_ENDS)]
+            self._rest = self._rest[len(share) :]
+            self._take(share)
         if self._rest:
             self._soon()
         elif not self._held and self.transport is not None and not self.is_closing:
@@ -210,6 +216,10 @@ class Connection(asyncio.Protocol):
             self._rest = memoryview(data)
             self._read_on()
         else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if self._lane is None or not self._lane.take_all(data):
             self._read(data)
 
     def _read(self, data: bytes) -> None:

@@ -84,8 +84,9 @@ class Pool:
         has_turn = False
         try:
             async with asyncio.timeout(self._connect_seconds):
-                kept = await self._turn()
-                if kept is not None:
+                if not self._is_full:
+                    self._dialing += 1
+                elif (kept := await self._turn()) is not None:
                     return kept
                 has_turn = True
                 return await self._fresh()
@@ -102,9 +103,13 @@ class Pool:
         except (OSError, UnicodeError) as error:
             raise _failure(error) from None
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._open) + self._dialing >= self._max_connections
+
     async def _turn(self) -> Connection | None:
         """Waits until one more may be opened (None, and it is counted), or one is handed over."""
-        while len(self._open) + self._dialing >= self._max_connections:
+        while self._is_full:
             if self._idle:  # none of these was wanted; the oldest makes room
                 oldest = next(iter(self._idle))
                 del self._idle[oldest]  # the next call that waits takes another one
@@ -256,11 +261,11 @@ async def dial(
     loop = asyncio.get_running_loop()
     name = host if context is not None else None
 
-    async def one(address: str) -> Made[P]:
-        return await loop.create_connection(
-            factory, address, port, ssl=context, server_hostname=name
-        )
+    def one(address: str) -> Coroutine[Any, Any, Made[P]]:
+        return loop.create_connection(factory, address, port, ssl=context, server_hostname=name)
 
+    if _is_address(host):
+        return await one(host)
     addresses = await _addresses(host, port)
     if len(addresses) == 1:
         return await one(addresses[0])
@@ -311,8 +316,6 @@ def _abort(transport: asyncio.BaseTransport) -> None:
 
 async def _addresses(host: str, port: int) -> list[str]:
     """Each of a host's once, the families in turn, that of the first one first (RFC 8305, 4)."""
-    if _is_address(host):
-        return [host]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     families: dict[int, dict[str, None]] = {}
     for family, _, _, _, at in found:
