@@ -1,17 +1,18 @@
-"""`python -m bench`: gateways compared; or the engine, what grows, and padding."""
+"""`python -m bench`: gateways compared; or the engine, what grows, a call from inside, padding."""
 
 import signal
 import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import comparison, engine, frames, growth, seams
+from bench import comparison, engine, frames, growth, inside, seams
 from bench.gateways import BenchError
 
 #: The benches that are called by a word of their own.
 BENCHES: Final[dict[str, Callable[[], int]]] = {
     "engine": engine.main,
     "growth": growth.main,
+    "inside": inside.main,
     "padding": frames.main,
     "seams": seams.main,
 }

@@ -24,7 +24,7 @@ WISH: Final = re.compile(
     rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick) text=(plain|think)"
 )
 
-_HEAD: Final = (
+HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
@@ -148,7 +148,7 @@ class Upstream(asyncio.Protocol):
         self._voice = voice(path, text)
         self._chunks = self._left = max(1, int(chunks))
         self._flat = not int(interval)
-        self._send(_HEAD + self._voice.begin + (self._content() if first == b"now" else b""))
+        self._send(HEAD + self._voice.begin + (self._content() if first == b"now" else b""))
         if not self._left:
             self._send(self._voice.end)
         elif self._flat:

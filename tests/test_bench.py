@@ -83,6 +83,16 @@ def test_padding_is_drawn_and_leaves_one_size_of_many(tmp_path: Path) -> None:
     assert all(size % BUCKET == 0 for size in frames.sizes(words, pads=True))
 
 
+def test_a_call_from_inside() -> None:
+    """Its own parts and no sockets; the same instructions every time."""
+    done = bench("inside", "--calls", "3")
+    assert done.returncode == 0, done.stderr
+    assert "| all of a call |" in done.stdout
+    counted = [bench("inside", "--functions", "3").stdout for _ in range(2)]
+    assert counted[0] == counted[1]
+    assert "in all: " in counted[0]
+
+
 def test_a_higher_value_is_drawn_higher(tmp_path: Path) -> None:
     file = tmp_path / "plot.svg"
     plot.bars(file, "a < b & c", "µs", {"one": 1.0, "two": 2.0})

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError
-from legato.core.lines import NO_TEXT, encoded, said
+from legato.core.lines import encoded
 from legato.core.mend import ChoiceState
 
 #: Bytes of an event that is kept at most.
@@ -84,10 +84,8 @@ class Formulas:
         """The constants of an answer that begins with `event` as others have begun: by saying
         nothing."""
         marks = self._opening.marks(event) if self._opening is not None else None
-        if marks is None or not _is_string(marks[0]):
-            return None
-        if len(marks) > 1 and not marks[1].isdigit():  # when the answer was begun
-            return None
+        if marks is None or (len(marks) > 1 and not marks[1].isdigit()):
+            return None  # a second one is when the answer was begun
         self._tries = _OPENINGS
         return marks
 
@@ -123,14 +121,6 @@ class Formulas:
         # What would be said of the next answer must not be this one's.
         if not any(each in raw or each in chunk.extras for each in constants):
             self._finishes[cut] = Chunk([], raw, extras=chunk.extras, ends=index)
-
-
-def _is_string(mark: bytes) -> bool:
-    try:
-        said(mark)
-    except NO_TEXT:
-        return False
-    return True
 
 
 def _mended(choice: ChoiceState, chunk: Chunk) -> list[dict[str, Any]]:

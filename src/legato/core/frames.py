@@ -1,6 +1,7 @@
 """Chunks as the bytes of server-sent events: what a streaming client reads."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
 import msgspec
@@ -14,6 +15,12 @@ from legato.core.lines import encoded, one_line
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
+
+#: What each frame begins with: the answer's id as JSON, its time, its model as JSON.
+_HEAD: Final = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":'
+
+#: Models are few, and said in each answer.
+_encoded: Final = lru_cache(256)(encoded)
 
 #: What comes before the text, what comes after it, and behind the padding, where there is any.
 Around = tuple[bytes, bytes, bytes | None]
@@ -71,10 +78,7 @@ class FrameWriter:
         """`running_usage` gives the usage so far, for clients that want it in every chunk.
         `on_full` is called while more than `limit` bytes wait for a slow client.
         """
-        head = msgspec.json.encode(
-            {"id": identity, "object": "chat.completion.chunk", "created": created, "model": model}
-        )
-        self._head = b"data: " + one_line(head[:-1]) + b',"choices":'
+        self._head = _HEAD % (msgspec.json.encode(identity), created, _encoded(model))
         self._tail = b',"usage":null}\n\n' if wants_usage else b"}\n\n"
         self._wants_usage = wants_usage
         self._running_usage = running_usage

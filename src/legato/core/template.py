@@ -40,6 +40,8 @@ class Shape(Struct, frozen=True, gc=False):
     """What was learnt of one answer, without what is another in each: its id, its time."""
 
     cut: Cut  # the text is its last mark
+    head: Cut | None  # what stands before the text, where all the rest is the same in each answer
+    tail: bytes
     raw: tuple[bytes, bytes]
     extras: bytes
 
@@ -50,10 +52,16 @@ class Shape(Struct, frozen=True, gc=False):
             return None  # what would be said of the next answer is this one's
         whole = b"%b%b%b" % (template.head, _PROBE, template.tail)
         cut = Cut.of(whole, (*constants, _PROBE))
-        return None if cut is None else cls(cut, template.raw, template.extras)
+        if cut is None:
+            return None
+        head = Cut.of(template.head, constants)
+        return cls(cut, head, template.tail, template.raw, template.extras)
 
     def around(self, constants: tuple[bytes, ...]) -> tuple[bytes, bytes] | None:
         """What comes before and after the text in an answer with these constants."""
+        if self.head is not None:
+            before = self.head.filled(constants)
+            return None if before is None else (before, self.tail)
         whole = self.cut.filled((*constants, _PROBE))
         around = whole.split(_PROBE) if whole is not None else ()
         return (around[0], around[1]) if len(around) == 2 else None

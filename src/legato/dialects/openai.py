@@ -19,7 +19,7 @@ from legato.core.errors import (
     word,
 )
 from legato.core.formula import Formulas
-from legato.core.lines import one_line
+from legato.core.lines import NO_TEXT, one_line, said
 from legato.core.request import members
 from legato.core.template import Habit
 from legato.dialects import _openai_shapes as shapes
@@ -263,7 +263,11 @@ class Reader:
         constants = self._formulas.begin(block)
         if constants is None:
             return None
-        self._identify(*constants)
+        try:
+            self.identity = said(constants[0])[:200]
+        except NO_TEXT:
+            return None
+        self.constants = constants
         return _SILENCE
 
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
