@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from legato.core import usage
+from legato.core.account import Account
 from legato.core.chunk import Chunk, Usage
-from legato.core.counting import Tally
 from legato.core.errors import ApiError, UpstreamError, broken
 from legato.core.kept import DIVERGED, Kept
 from legato.core.lines import encoded, one_line
@@ -23,7 +22,6 @@ from legato.core.mend import ChoiceState, role
 from legato.core.meter import Meter
 from legato.core.state import State
 from legato.core.subscriber import Lane, Subscriber
-from legato.core.usage import Deltas, Seen
 
 #: What the first choices of an answer begin with, as JSON.
 _ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])
@@ -33,7 +31,7 @@ def _nothing() -> None:
     return None
 
 
-class Stream:
+class Stream(Account):
     """One call's answer on its way.
 
     `clock` gives seconds. `on_open` is called at the first chunk that counts as an answer, and at
@@ -47,15 +45,10 @@ class Stream:
 
     __slots__ = (
         "_choices",
-        "_counted",
         "_early",
         "_extras",
         "_open",
         "_resumes",
-        "_then",
-        "_told",
-        "before",
-        "both_prompts",
         "carried",
         "clock",
         "counts_early",
@@ -65,28 +58,19 @@ class Stream:
         "flush",
         "kept",
         "lane",
-        "meter",
         "on_close",
         "on_finish",
         "on_open",
-        "prompt_tokens",
         "state",
         "subscriber",
-        "tally",
-        "usage",
     )
 
     def __init__(self, clock: Callable[[], float], received: float) -> None:
+        super().__init__(Meter(received))
         self.state = State.WAITING
         self.done = False  # no further state comes behind this one
-        self.meter = Meter(received)
         self.error: ApiError | None = None
-        self.usage: Usage | None = None
-        self.prompt_tokens = 0  # where it is known before the upstream's usage says it
-        self.before: Usage | None = None  # of an upstream that broke, where another went on
-        self.both_prompts = False  # each upstream's prompt counts, not the first one's alone
         self.kept: Kept | None = None  # where another may have to go on
-        self.tally: Tally | None = None  # where tokens can be counted that the upstream does not
         self.lane: Lane | None = None  # what passes this stream by
         self.expects = 1  # choices without which the answer is not whole
         self.flush = _nothing
@@ -95,15 +79,12 @@ class Stream:
         self.on_finish: Callable[[], None] = _nothing
         self.clock = clock
         self._resumes = False  # another upstream is to go on, and has not said anything yet
-        self._counted = (0, 0)  # pieces and reasoning that `before` has counted
-        self._told: tuple[Usage | None, tuple[int, int]] | None = None  # both, as `go_on` had them
         self._extras = b""  # of the chunk with the usage
         self._choices: dict[int, ChoiceState] = {}
         self._open = 0  # of them without a finish
         self.carried: tuple[int, ...] = ()  # open choices whose index is theirs: plain text passes
         self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
         self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
-        self._then: Usage | None = None
         self.counts_early = False  # somebody will ask for the usage at each chunk
 
     @property
@@ -111,62 +92,20 @@ class Stream:
         """The subscriber has not taken yet what has come."""
         return self.subscriber is not None and self.subscriber.is_paused
 
-    def running_usage(self) -> Usage:
-        """Usage so far; for a chunk that came before there was a subscriber, as it was then."""
-        if self._then is not None:
-            return self._then
-        said = usage.running(self.usage, self._deltas)
-        return said if self.before is None else self._since(self.before, said)
-
-    def total_usage(self) -> Usage:
-        """Usage of the whole answer, as its client is shown it."""
-        said = usage.shown(self.usage, self.seen)
-        return said if self.before is None else self._since(self.before, said)
-
-    @property
-    def seen(self) -> Seen:
-        """What has come since `before`."""
-        return self.tally or self._deltas
-
-    @property
-    def _deltas(self) -> Deltas:
-        pieces, reasoning = self._counted
-        meter = self.meter
-        return Deltas(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
-
-    def _since(self, before: Usage, said: Usage) -> Usage:
-        return usage.joined(before, said, both_prompts=self.both_prompts)
-
     def go_on(self) -> None:
         """Another upstream goes on with the answer: its usage comes on top of what there was."""
-        seen = self.seen
-        said = usage.running(self.usage, seen)
-        said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
-        said["prompt_tokens_details"] = {"cached_tokens": usage.count(self.usage or {}).cached}
-        self.before = said if self.before is None else self._since(self.before, said)
-        self._counted = (self.meter.pieces, self.meter.reasoning)
-        self._told = (self.before, self._counted)
+        self.add_up()
         self._forget()
         for choice in self._choices.values():
             choice.forget_unsaid()
         self._resumes = True
 
-    def say_again(self) -> None:
-        """The upstream that goes on says it all from the start: its usage is that of the whole."""
-        self.before, self._counted = None, (0, 0)
-
-    def say_rest(self) -> None:
-        """It says only what is missing, whatever one before it has tried."""
-        if self._told is not None:
-            self.before, self._counted = self._told
-            self.usage = self.tally = None
-
     def start_over(self) -> None:
         """Nobody has seen anything of the answer: another upstream says it from the start, and what
         has come counts for nothing."""
         self._forget()
-        self.before = self._told = self.kept = None
-        self._counted = (self.meter.pieces, self.meter.reasoning)
+        self.forget_spent()
+        self.kept = None
         self._choices = {}
         self._open = 0
         self._resumes = False

@@ -8,7 +8,6 @@ from msgspec import Raw, Struct
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
 from legato.core.dialect import Asked, Delivered, Facts
-from legato.core.effort import Wish, wish
 from legato.core.errors import (
     ApiError,
     broken,
@@ -22,6 +21,7 @@ from legato.core.formula import Formulas
 from legato.core.lines import NO_TEXT, one_line, said
 from legato.core.request import members
 from legato.core.template import Habit
+from legato.dialects import _openai_effort as effort
 from legato.dialects import _openai_shapes as shapes
 
 #: What an event says when it says that the answer is over.
@@ -29,9 +29,6 @@ END: Final = None
 
 #: What an error in a stream would have been as a status, where only its type tells.
 _STATUSES: Final = {"invalid_request_error": 400, "BadRequestError": 400}
-
-#: Tokens of thinking that llama.cpp is given for an effort: its models are small.
-_LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
 
 
 def path(model: str) -> str:
@@ -74,7 +71,7 @@ def encode(asked: Asked) -> bytes:
     else:
         fields.pop("stream_options", None)
     if facts.asks != "both":
-        _tell_effort(fields, asked)
+        effort.tell(fields, asked)
     if facts.reports_progress:
         fields["return_progress"] = True
     if facts.max_tokens != "as-is":
@@ -98,43 +95,6 @@ def _stream_options(facts: Facts) -> dict[str, bool]:
     if facts.pads:
         options["include_obfuscation"] = False
     return options
-
-
-def _tell_effort(fields: dict[str, Any], asked: Asked) -> None:
-    """How much is to be thought, in the upstream's own words."""
-    fields.pop("reasoning_effort", None)
-    fields.pop("thinking", None)
-    wanted = wish(asked.request)
-    if wanted.thinks is None:
-        return
-    match asked.facts.asks:
-        case "effort":
-            fields["reasoning_effort"] = wanted.word(most=asked.facts.most)
-        case "thinking":
-            said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
-            if wanted.budget is not None:
-                said["budget_tokens"] = wanted.budget
-            fields["thinking"] = said
-        case "openrouter":
-            fields.setdefault("reasoning", _for_openrouter(wanted))
-        case "llama" if wanted.thinks:
-            budget = wanted.tokens(_LLAMA_BUDGETS)
-            if budget is not None:
-                fields.setdefault("thinking_budget_tokens", budget)
-        case "llama" | "template":
-            raw = fields.get("chat_template_kwargs")
-            given = as_object(msgspec.json.decode(raw)) if raw is not None else None
-            fields["chat_template_kwargs"] = {"enable_thinking": wanted.thinks} | (given or {})
-        case _:
-            pass
-
-
-def _for_openrouter(wanted: Wish) -> dict[str, Any]:
-    if not wanted.thinks:
-        return {"enabled": False}
-    if wanted.budget is not None:
-        return {"max_tokens": wanted.budget}
-    return {"effort": wanted.word(most="high")}
 
 
 def _go_on(fields: dict[str, Any], facts: Facts, delivered: Delivered) -> None:

@@ -1,0 +1,49 @@
+"""How much is to be thought, as servers that speak OpenAI's dialect are told it."""
+
+from typing import Any, Final
+
+import msgspec
+
+from legato.core.chunk import as_object
+from legato.core.dialect import Asked
+from legato.core.effort import Wish, wish
+
+#: Tokens of thinking that llama.cpp is given for an effort: its models are small.
+_LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
+
+
+def tell(fields: dict[str, Any], asked: Asked) -> None:
+    """How much is to be thought, in the upstream's own words."""
+    fields.pop("reasoning_effort", None)
+    fields.pop("thinking", None)
+    wanted = wish(asked.request)
+    if wanted.thinks is None:
+        return
+    match asked.facts.asks:
+        case "effort":
+            fields["reasoning_effort"] = wanted.word(most=asked.facts.most)
+        case "thinking":
+            said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
+            if wanted.budget is not None:
+                said["budget_tokens"] = wanted.budget
+            fields["thinking"] = said
+        case "openrouter":
+            fields.setdefault("reasoning", _for_openrouter(wanted))
+        case "llama" if wanted.thinks:
+            budget = wanted.tokens(_LLAMA_BUDGETS)
+            if budget is not None:
+                fields.setdefault("thinking_budget_tokens", budget)
+        case "llama" | "template":
+            raw = fields.get("chat_template_kwargs")
+            given = as_object(msgspec.json.decode(raw)) if raw is not None else None
+            fields["chat_template_kwargs"] = {"enable_thinking": wanted.thinks} | (given or {})
+        case _:
+            pass
+
+
+def _for_openrouter(wanted: Wish) -> dict[str, Any]:
+    if not wanted.thinks:
+        return {"enabled": False}
+    if wanted.budget is not None:
+        return {"max_tokens": wanted.budget}
+    return {"effort": wanted.word(most="high")}
