@@ -65,10 +65,7 @@ class Asking:
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
         upstreams = self._services.upstreams
-        names = route.deployments
-        self.soonest = upstreams[names[0]].soonest
-        if len(names) > 1:
-            self.soonest = min([upstreams[name].soonest for name in names])
+        self.soonest = min([upstreams[name].soonest for name in route.deployments])
         return self.soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:

@@ -56,8 +56,7 @@ class Reply:
         padding, pads = self._services.padding, None
         if (options := request.stream_options) is not None:
             self._wants_usage = request.wants_usage
-            if options.continuous_usage_stats:
-                self._runs_usage = self._stream.counts_early = request.wants_running_usage
+            self._runs_usage = self._stream.counts_early = request.wants_running_usage
             pads = options.include_obfuscation
         # As the client says; else as the server does, which by default looks at the line.
         if pads is None:

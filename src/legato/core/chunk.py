@@ -18,12 +18,12 @@ FINISH_REASONS: Final = frozenset(
 
 
 #: As a value, so that what has been looked at stays `Any`: a `cast` is a call at run time.
-_OBJECT: Any = dict
+OBJECT: Any = dict
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
     """`value` where it is a JSON object; what peers send may be anything."""
-    return value if isinstance(value, _OBJECT) else None
+    return value if isinstance(value, OBJECT) else None
 
 
 def decoded(body: bytes) -> Any:

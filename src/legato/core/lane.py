@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from legato.core.frames import Around, FrameWriter
-from legato.core.lines import NO_TEXT, breaks, said
+from legato.core.lines import text_of
 from legato.core.meter import KEPT
 from legato.core.padding import member
 from legato.core.stream import Stream
@@ -101,11 +101,8 @@ class Lane:
         ):
             return False
         quoted = data[begin + self._head_size : size - self._tail_size]
-        try:
-            text = said(quoted)
-        except NO_TEXT:
-            return False
-        if not text or (not quoted.isascii() and breaks(text)):
+        text = text_of(quoted)
+        if not text:
             return False
         if not self._is_plain:
             return self._take(quoted, text)
@@ -138,11 +135,7 @@ class Lane:
             ):
                 return False
             quoted = data[begin + self._head_size : stop - self._tail_size]
-            try:
-                text = said(quoted)
-            except NO_TEXT:
-                return False
-            if not text or (not quoted.isascii() and breaks(text)):
+            if not text_of(quoted):
                 return False
             frames += (before, quoted, after)
             at = stop

@@ -24,9 +24,16 @@ NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
 said: Final = msgspec.json.Decoder(str).decode
 
 
-def breaks(text: str) -> bool:
-    """Whether a JSON string with this text may be more than one line, as it stands, to a client."""
-    return not text.isprintable() and any(each in text for each in "\u2028\u2029\x85")
+def text_of(quoted: bytes) -> str | None:
+    """The text of a JSON string that is one line to every client as it stands; None where these
+    bytes are not such a string, and nothing else."""
+    try:
+        text = said(quoted)
+    except NO_TEXT:
+        return None
+    if quoted.isascii() or text.isprintable():
+        return text
+    return None if any(each in text for each in "\u2028\u2029\x85") else text
 
 
 def one_line(raw: bytes) -> bytes:

@@ -22,7 +22,6 @@ _SMALL: Final = 65_535
 #: but the end of an array.
 KEPT: Final = 32
 
-
 #: Copied, an array costs less than a new one.
 _NONE: Final = array("d")
 
@@ -78,7 +77,7 @@ class Meter:
         return None if first is None else first - self.received
 
     def _gaps_of_few(self, fractions: tuple[float, ...]) -> list[float | None]:
-        """The same of an answer so short that none of them has been counted."""
+        """`gaps` of an answer so short that none of them has been counted."""
         gaps = sorted([after - before for before, after in pairwise(self.times)])
         return [gaps[ceil(fraction * len(gaps)) - 1] if gaps else None for fraction in fractions]
 

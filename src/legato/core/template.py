@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 
 from legato.core.chunk import Choice, Chunk
 from legato.core.formula import Cut, Formulas
-from legato.core.lines import NO_TEXT, breaks, one_line, said
+from legato.core.lines import one_line, text_of
 
 #: Stands where the text will, while a template is tried. Nobody writes this.
 _PROBE: Final = b"~legato: text~"
@@ -126,11 +126,8 @@ class Template:
         if not (block.startswith(head) and block.endswith(tail)) or len(block) <= self._size:
             return None
         quoted = block[len(head) - 1 : len(block) - len(tail) + 1]
-        try:
-            text = said(quoted)
-        except NO_TEXT:
-            return None
-        if not quoted.isascii() and breaks(text):
+        text = text_of(quoted)
+        if text is None:
             return None
         self._hits += 1
         before, after = self.raw

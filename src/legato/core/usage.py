@@ -4,13 +4,10 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from legato.core.chunk import Usage
+from legato.core.chunk import OBJECT, Usage
 
 #: Objects with more numbers in a usage.
 _DETAILS: Final = ("completion_tokens_details", "prompt_tokens_details")
-
-#: As a value, so that what has been looked at stays `Any`.
-_OBJECT: Any = dict
 
 #: Tokens of one call that are believed at most: a database can add up millions of such calls.
 _MOST: Final = 2**40
@@ -27,7 +24,7 @@ class Tokens(Struct, frozen=True, gc=False):
 
 def count(usage: Usage) -> Tokens:
     """Reads a usage object defensively: what is missing or no number counts as 0."""
-    thoughts, prompts = usage.get(_DETAILS[0]), usage.get(_DETAILS[1])
+    thoughts, prompts = [usage.get(name) for name in _DETAILS]
     return Tokens(
         _number(usage, "prompt_tokens"),
         _number(usage, "completion_tokens"),
@@ -38,7 +35,7 @@ def count(usage: Usage) -> Tokens:
 
 def tells_reasoning(usage: Usage) -> bool:
     details: Any = usage.get("completion_tokens_details")
-    return isinstance(details, _OBJECT) and isinstance(details.get("reasoning_tokens"), int)
+    return isinstance(details, OBJECT) and isinstance(details.get("reasoning_tokens"), int)
 
 
 class Seen(Protocol):
@@ -69,7 +66,7 @@ def shown(usage: Usage | None, seen: Seen) -> Usage:
     if tells_reasoning(said):
         return said
     details: Any = said.get("completion_tokens_details")
-    details = dict(details) if isinstance(details, _OBJECT) else {}
+    details = dict(details) if isinstance(details, OBJECT) else {}
     details["reasoning_tokens"] = min(seen.reasoning, said["completion_tokens"])
     said["completion_tokens_details"] = details
     return said
@@ -84,7 +81,7 @@ def _whole(usage: Usage) -> Usage:
     whole["total_tokens"] = _number(usage, "total_tokens") or prompt + completion
     for name in _DETAILS:
         details = usage.get(name)
-        if details and isinstance(details, _OBJECT):
+        if details and isinstance(details, OBJECT):
             whole[name] = _even(details)
     return whole
 
@@ -149,7 +146,7 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
 
 
 def _number(owner: Any, name: str) -> int:
-    value = owner.get(name) if isinstance(owner, _OBJECT) else None
+    value = owner.get(name) if isinstance(owner, OBJECT) else None
     if type(value) is int and 0 <= value <= _MOST:
         return value
     return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0

@@ -289,13 +289,13 @@ class Reader:
 
 
 def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
-    if raw == b"[]":
-        return Chunk([], raw, shapes.usage(usage) if usage else usage, extras)
-    try:
-        choices = _decode_choices(raw)
-    except msgspec.ValidationError:
-        raw = shapes.with_text(raw)
-        choices = _decode_choices(raw)
+    choices: list[Choice] = []
+    if raw != b"[]":
+        try:
+            choices = _decode_choices(raw)
+        except msgspec.ValidationError:
+            raw = shapes.with_text(raw)
+            choices = _decode_choices(raw)
     if not usage:
         for each in choices:
             usage = as_object(each.usage) or usage
