@@ -12,7 +12,7 @@ from legato.call import new_request_id
 from legato.policy.keys import digest
 from legato.server.repeats import Repeats
 from legato.sources.scripted import Scripted
-from tests.conftest import Running, serving, settings_for
+from tests.conftest import Running, serving, settings_for, until
 from tests.wire import Answer, Wire, chat, request
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\nauthorization: Bearer k\r\n"
@@ -232,3 +232,34 @@ async def test_an_origin_is_answered_each_time(running: Running) -> None:
     found = await answers(running, [usual] * 5)
     allowed = [each.headers.get("access-control-allow-origin") for each in found]
     assert allowed == ["https://app.example"] * 5
+
+
+@pytest.mark.parametrize("key", ["the same key", "another key"])
+async def test_what_was_read_in_pieces_is_not_taken_for_what_comes_next(
+    running: Running, key: str
+) -> None:
+    """Another path, with a body as long: neither path nor key of the one stand for the other."""
+    usual = request(running.key, chat("happy", stream=True))
+    other = request(
+        running.key if key == "the same key" else "lg-nobody",
+        chat("happy", stream=True),
+        path="/v1/nothing",
+    )
+    async with await Wire.open(running.port) as wire:
+        for _ in range(2):
+            wire.send(usual)
+            assert (await wire.answer()).done
+        head = usual.index(b"\r\n\r\n") + 4
+        wire.send(usual[:head])
+        await until(lambda: _reads(running) > 0, "the head has been read")
+        wire.send(usual[head:])
+        assert (await wire.answer()).done
+        for _ in range(4):
+            wire.send(other)
+            assert (await wire.answer()).status == 404
+
+
+def _reads(running: Running) -> int:
+    """Requests whose head has been read, and whose body has not come."""
+    connections: Any = running.server.server_state.connections
+    return sum(each._current is not None and each._current.more_body for each in connections)

@@ -140,10 +140,19 @@ class LegatoProtocol(Turns):
                 self.transport.abort()
             return
         self._idle_since = None
-        is_first = self._begun is None
-        if is_first:
-            if self._repeats is not None and self._current is None and self._repeated(data):
-                return
+        is_first, repeats = self._begun is None, self._repeats
+        if repeats is None:
+            self._read(data)
+            return
+        if is_first and self._current is None and self._repeated(repeats, data):
+            return
+        repeats.noted = None  # what came in an earlier read tells nothing of this one
+        self._read(data)
+        if is_first and self._begun is None:
+            repeats.learn(data)
+
+    def _read(self, data: bytes) -> None:
+        if self._begun is None:
             data = _without_upgrade(data)
         parser = self._parser = self._parser or self._new_parser()
         try:
@@ -153,22 +162,19 @@ class LegatoProtocol(Turns):
         except httptools.HttpParserError:
             self._refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
             return
-        if is_first and self._repeats is not None and self._begun is None:
-            self._repeats.learn(data)
         if self._pipeline:
             self._piped += len(data)
             if self._piped > PIPELINE_BYTES:
                 self.pause_reading()
         self._still_reading(len(data))
 
-    def _repeated(self, data: bytes) -> bool:
+    def _repeated(self, repeats: Repeats, data: bytes) -> bool:
         """Whether this is a whole request with the head of the last one. It need not be parsed."""
-        assert self._repeats is not None
-        body = self._repeats.body(data)
+        body = repeats.body(data)
         if body is None or len(body) > self.limits.body:
             return False
         cycle = ChatExchange(self, keep_alive=True, chunked=True)
-        self._repeats.fill(cycle, body)
+        repeats.fill(cycle, body)
         self._queue(cycle)
         return True
 

@@ -15,24 +15,24 @@ _TRIES: Final = 4
 class Repeats:
     """The head of the last request of one connection."""
 
-    __slots__ = ("_after", "_before", "_digits", "_facts", "_noted", "_tries")
+    __slots__ = ("_after", "_before", "_digits", "_facts", "_tries", "noted")
 
     def __init__(self) -> None:
         self._before = b"\n"  # up to the content length's digits; this begins no request
         self._after = b""  # from there to the end of the head
         self._digits = 1  # of the last content length
         self._facts: tuple[bytes | None, ...] = ()
-        self._noted: ChatExchange | None = None
+        self.noted: ChatExchange | None = None  # whose headers this read has brought
         self._tries = _TRIES
 
     def note(self, exchange: ChatExchange) -> None:
         """Its headers have just been read."""
         usual = exchange.keep_alive and exchange.length and not exchange.expects_continue
-        self._noted = exchange if usual and self._tries else None
+        self.noted = exchange if usual and self._tries else None
 
     def learn(self, raw: bytes) -> None:
-        """The read, from its first byte on, that the noted exchange came in."""
-        noted, self._noted = self._noted, None
+        """A read that begins with a request and ends with one; the noted exchange came in it."""
+        noted, self.noted = self.noted, None
         if noted is None or noted.digest is None:  # nobody whom we know
             return
         self._tries -= 1
