@@ -243,7 +243,6 @@ async def test_a_row_that_no_database_takes_is_dropped_alone(tmp_path: Path, nam
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
-    writer.start()
 
     async def written() -> set[str]:
         return {row["id"] for row in (await summary(database, 0))["rows"]}
@@ -270,16 +269,16 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
-    begin, refusals = database.begin, 3
+    write, refusals = database.write, 3
 
-    def away() -> Any:
+    async def away(*args: Any) -> None:
         nonlocal refusals
         if refusals:
             refusals -= 1
             raise OSError("the disk is gone")
-        return begin()
+        await write(*args)
 
-    monkeypatch.setattr(database, "begin", away)
+    monkeypatch.setattr(database, "write", away)
     writer.put("one", Row("one", 0.0))
     for _ in range(3):
         with pytest.raises(OSError, match="disk"):

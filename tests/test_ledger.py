@@ -169,7 +169,6 @@ async def test_a_stop_at_any_moment_leaves_nothing_locked(
     gc.disable()  # what is left is found late
     for number in range(100):
         writer = Writer(database, lambda error: pytest.fail(str(error)))
-        writer.start()
         for row in range(5):
             writer.put(f"{number}-{row}", Row(f"{number}-{row}", 0.0))
         then = time.monotonic() + 0.005 * moments.random()

@@ -262,7 +262,7 @@ class Call:
 
 
 #: Random bytes of an id, and for how many ids they are asked for at once.
-_ID_BYTES: Final = 12
+_ID_BYTES: Final = 8
 _IDS: Final = 64
 
 
@@ -277,4 +277,6 @@ _ids = _random()
 
 
 def new_request_id() -> str:
-    return f"req_{next(_ids)}"
+    """Begins with the time, so that the ledger's index has its new rows side by side: one with a
+    million of them would have them all over the disk."""
+    return f"req_{int(time.time()):08x}{next(_ids)}"

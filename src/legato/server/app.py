@@ -125,7 +125,6 @@ class App:
         await self._database.prepare(self.settings.data_dir)
         await self._make_first_key(self._database)
         await self._close_interrupted()
-        self.ledger.start()
         # In this order: a key that is made meanwhile is seen later.
         stamp = self._database.stamp(key_store.SUBJECT)
         version = await key_store.version(self._database)

@@ -4,8 +4,10 @@ Tables are made by the migrations beside this file. Alembic is imported only whe
 something to migrate: a start with a database that is up to date does not pay for it.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -75,13 +77,15 @@ def sqlite_url(folder: Path) -> str:
 
 
 class Database:
-    """One database. `begin` gives a connection inside a transaction."""
+    """One database. `begin` gives a connection inside a transaction; `write` is for what is written
+    all the time."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine: AsyncEngine = create_async_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+        self._pen: _Pen | None = None
 
     @classmethod
     async def open(cls, folder: Path) -> "Database":
@@ -114,6 +118,12 @@ class Database:
         async with self._engine.begin() as connection:
             yield connection
 
+    async def write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """One statement, in the database's own words, for each of these rows; all of them or none.
+        Raises SQLAlchemy's errors."""
+        pen = self._pen = self._pen or _Pen(self._engine.url)
+        await pen.write(statement, rows)
+
     # A file beside the database has a byte for each change: to look at its size costs a hundredth
     # of a query. It may be missing; who needs to be sure asks the database.
 
@@ -133,7 +143,31 @@ class Database:
         return Path(f"{self._engine.url.database}.{subject}")
 
     async def close(self) -> None:
+        if self._pen is not None:
+            self._pen.close()
         await self._engine.dispose()
+
+
+class _Pen:
+    """A thread that writes. A transaction is one step of it: in the way of `Database.begin`, whose
+    every step goes to a thread and back, the hops cost more than what is written."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._engine = sa.create_engine(url.set(drivername=url.get_backend_name()))
+        event.listen(self._engine, "connect", _prepare_sqlite)
+        self._thread = ThreadPoolExecutor(1, "database")
+
+    async def write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._write, statement, rows)
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(statement, rows)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._engine.dispose()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -1,8 +1,7 @@
 """The ledger in the database: written in batches off the hot path, read by `legato usage`."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
 
@@ -16,6 +15,9 @@ from legato.store.database import TOKENS, Database, calls
 
 #: Seconds that a row waits for company at most.
 LATENCY: Final = 0.25
+
+#: Seconds after which a database that took none is asked again.
+RETRY: Final = 1.0
 
 #: Rows that the database's thread takes at once. On a single core the event loop waits for what it
 #: does: 200 rows kept every stream waiting for 3 ms.
@@ -57,9 +59,9 @@ class Writer:
         self._database = database
         self._on_bug = on_bug
         self._waiting: dict[str, Entry] = {}
-        self._wake = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None  # from the first row on until they are taken
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._writing = asyncio.Lock()
         insert = sqlite.insert(calls)
         rest = {column.name: insert.excluded[column.name] for column in calls.c}
@@ -75,21 +77,18 @@ class Writer:
 
     def put(self, identity: str, entry: Entry) -> None:
         """Its row is read when it is written."""
-        if not self._waiting:
-            self._wake.set()
+        if self._timer is None:
+            self._set_timer(LATENCY)
         elif len(self._waiting) >= WHOLE:
             entry.settled()
         self._waiting[identity] = entry
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="ledger")
-
     async def stop(self) -> None:
         """Writes what is waiting."""
-        # Not cancelled: a connection that is left in the middle of a transaction locks the database
-        # until the interpreter finds it.
-        self._stopped.set()
-        self._wake.set()
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        # Not cancelled: what a thread has begun goes on, and would write on a closed database.
         if self._task is not None:
             await self._task
         await self.flush()
@@ -98,51 +97,48 @@ class Writer:
         """Comes back when all that was put before is in the database."""
         async with self._writing:
             taken, self._waiting = self._waiting, {}
-            if not taken:
-                return
             try:
-                try:
-                    await self._write(taken.values())
-                except _UNWRITABLE:
-                    await self._write_each(taken)
-            except BaseException:
-                self._waiting = taken | self._waiting  # nothing is lost: they are tried again
-                raise
+                await self._write(taken)
+            finally:
+                if taken:
+                    self._waiting = taken | self._waiting  # nothing is lost: they are tried again
 
-    async def _write(self, entries: Iterable[Entry]) -> None:
-        waiting = iter(entries)
-        async with self._database.begin() as connection:
-            while piece := [astuple(each.settled()) for each in islice(waiting, PIECE)]:
-                await connection.exec_driver_sql(self._upsert, piece)
+    async def _write(self, entries: dict[str, Entry]) -> None:
+        """Those that are written are taken out."""
+        while entries:
+            piece = list(islice(entries, PIECE))
+            rows = [astuple(entries[identity].settled()) for identity in piece]
+            try:
+                await self._database.write(self._upsert, rows)
+            except _UNWRITABLE:
+                await self._write_each(rows)
+            for identity in piece:
+                del entries[identity]
 
-    async def _write_each(self, rows: dict[str, Entry]) -> None:
+    async def _write_each(self, rows: list[tuple[Any, ...]]) -> None:
         """One of them is such that no database takes it: it must not take the others along."""
-        for identity in list(rows):
+        for row in rows:
             try:
-                await self._write([rows[identity]])
+                await self._database.write(self._upsert, [row])
             except _UNWRITABLE as error:
                 self._on_bug(error)
-            del rows[identity]
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="ledger")
 
     async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            await self._pause(LATENCY)
-            if self._stopped.is_set():
-                return
-            self._wake.clear()
-            try:
-                await self.flush()
-            except Exception as error:
-                self._on_bug(error)
-                await self._pause(1)
-            if self._waiting:
-                self._wake.set()
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
+        wait = LATENCY
+        try:
+            await self.flush()
+        except Exception as error:
+            self._on_bug(error)
+            wait = RETRY
+        self._timer = None
+        if self._waiting and not self._stopped:
+            self._set_timer(wait)
 
 
 async def close_interrupted(database: Database) -> int:
