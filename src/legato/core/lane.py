@@ -9,6 +9,7 @@ has left the processor's caches since the stream's last one. So all that a chunk
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from legato.core.frames import Around, FrameWriter
@@ -25,6 +26,13 @@ _THREE_DIGITS: Final = 0x100 + 7
 #: The first line of an HTTP chunk of so many bytes, up to the size that most have.
 _SMALL: Final = 1024
 _LINES: Final = tuple([b"%x\r\n" % size for size in range(_SMALL)])
+
+
+@lru_cache(256)
+def _shared(same: bytes) -> bytes:
+    """What many streams have alike is one object: used by all of them, it stays in the caches."""
+    return same
+
 
 #: Begins no chunk.
 _SHUT: Final = b"\n"
@@ -71,10 +79,10 @@ class Lane:
         # the beginning of what comes after it.
         self._head = template.head
         self._head_size = len(template.head) - 1
-        self._tail = template.tail[1:] + b"\n\n\r\n"
+        self._tail = _shared(template.tail[1:] + b"\n\n\r\n")
         self._tail_size = len(self._tail)
         before, after, self._end = around
-        self._before, self._after = before[:-1], after[1:]
+        self._before, self._after = before[:-1], _shared(after[1:])
         self._size = len(before) + len(after) - 2
         self._clock = stream.clock
         self._times = meter.times
