@@ -73,7 +73,7 @@ DONE = b"data: [DONE]\n\n"
 CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-def usage_event(usage: dict[str, int]) -> bytes:
+def usage_event(usage: Any) -> bytes:
     said = json.loads(event({})[6:]) | {"choices": [], "usage": usage}
     return b"data: %b\n\n" % json.dumps(said).encode()
 
@@ -181,7 +181,54 @@ def test_what_is_known_is_not_decoded(read: list[bytes]) -> None:
     assert len(read) > 5
     read.clear()
     assert played(chunks(events), habit).stream.state is State.COMPLETE
-    assert read == [usage_event(USAGE)[6:-2], b"[DONE]"]
+    assert read == [b"[DONE]"]
+
+
+OTHER_USAGES: dict[str, bytes] = {
+    "other numbers": usage_event({"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}),
+    "details": usage_event(USAGE | {"completion_tokens_details": {"reasoning_tokens": 2}}),
+    "under other names": usage_event({"input_tokens": 9, "output_tokens": 4}),
+    "none": usage_event(None),
+    "an empty one": usage_event({}),
+    "a word": usage_event("many"),
+    "a number": usage_event(3),
+    "a list": usage_event([USAGE]),
+    "half of one": usage_event(USAGE).replace(b"}}", b"}"),
+    "too much": usage_event(USAGE).replace(b"}}", b"}}}"),
+    "and a member": usage_event(USAGE).replace(b"}}", b'}, "a": {}}'),
+    "and another usage": usage_event(USAGE).replace(b"}}", b'}, "usage": {"prompt_tokens": 7}}'),
+    "and a choice": usage_event(USAGE).replace(b"}}", b'}, "choices": [{"delta": {}}]}'),
+    "nested without an end": usage_event(USAGE).replace(b"}}", b', "a": ' + b"[" * 3000 + b"}}"),
+    "not UTF-8": usage_event(USAGE).replace(b"}}", b', "\xff": 1}}'),
+    "of another answer": of_another(usage_event(USAGE)),
+}
+
+
+@pytest.mark.parametrize("said", OTHER_USAGES)
+def test_a_usage_that_is_said_otherwise(said: str) -> None:
+    """What stands in its place is read, and nothing else is taken for one."""
+    habit = Habit()
+    usual = [ROLE, *words(3), *ENDINGS["length, usage"]]
+    for _ in range(2):
+        ended([of_another(each) for each in usual], habit)
+    events = [ROLE, *words(3), event({}, "length"), OTHER_USAGES[said], DONE]
+    assert ended(events, habit) == ended(events, None)
+    assert ended(usual, habit) == ended(usual, None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"system_fingerprint": "fp"}, {"provider": "p"}, {"took": [USAGE]}, {"completion_tokens": 3}],
+)
+def test_an_upstream_that_says_more_with_its_usage(more: dict[str, Any]) -> None:
+    habit = Habit()
+    with_more = json.loads(usage_event(USAGE)[6:]) | more
+    last = b"data: %b\n\n" % json.dumps(with_more).encode()
+    events = [ROLE, *words(3), event({}, "stop"), last, DONE]
+    for _ in range(20):
+        ended([of_another(each) for each in events], habit)
+        assert ended(events, habit) == ended(events, None)
+    assert habit.formulas.usages >= 0
 
 
 def test_what_an_answer_is_called_is_known_without_decoding() -> None:

@@ -64,8 +64,11 @@ class Asking:
         """Takes the route of `model`. Gives the seconds after which one of the timers of its
         deployments may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
+        first, *others = route.deployments
         upstreams = self._services.upstreams
-        self.soonest = min([upstreams[name].soonest for name in route.deployments])
+        self.soonest = upstreams[first].soonest
+        for name in others:
+            self.soonest = min(self.soonest, upstreams[name].soonest)
         return self.soonest
 
     async def open(self, client: Client, request: ChatRequest, row: Row) -> None:

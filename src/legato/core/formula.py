@@ -1,7 +1,8 @@
-"""Events that an upstream says alike in each of its answers: how it begins one, how it ends one.
+"""Events that an upstream says alike in each of its answers: how it begins one, how it ends one, and
+how it says what that has used.
 
-Only the answer's constants differ in them, its id and its time. What such an event comes to is kept
-with the bytes around those; in the next answer it is not decoded, but compared.
+Only the answer's constants differ in them, its id and its time, and the usage. What such an event
+comes to is kept with the bytes around those; in the next answer it is not decoded, but compared.
 """
 
 from typing import Any, Final
@@ -22,15 +23,18 @@ _OPENINGS: Final = 8
 #: Ways to end an answer that are kept of one upstream.
 _FINISHES: Final = 8
 
+#: Events with a usage that are learnt from, of one upstream.
+_USAGES: Final = 8
+
 
 class Cut(Struct, frozen=True, gc=False):
     """Bytes without their marks: what is another in each of them."""
 
-    pieces: tuple[bytes, ...]  # what stands before, between and behind the marks
-    order: tuple[int, ...]  # which of them stands behind each piece but the last
+    begin: bytes  # what stands before the first mark
+    behind: tuple[tuple[int, bytes], ...]  # which mark is the next, and what stands behind it
     form: bytes  # the same for `%`
     is_even: bool  # the marks are in their order
-    size: int  # of the pieces
+    size: int  # of all but the marks
 
     @classmethod
     def of(cls, whole: bytes, marks: tuple[bytes, ...]) -> "Cut | None":
@@ -48,37 +52,44 @@ class Cut(Struct, frozen=True, gc=False):
         if not all(pieces):
             return None
         form = b"%b".join([piece.replace(b"%", b"%%") for piece in pieces])
-        order = tuple([which for _, which in found])
-        is_even = order == tuple(range(len(marks)))
-        return cls(tuple(pieces), order, form, is_even, sum(map(len, pieces)))
+        order = [which for _, which in found]
+        behind = tuple(zip(order, pieces[1:], strict=True))
+        return cls(pieces[0], behind, form, order == sorted(order), sum(map(len, pieces)))
 
     def filled(self, marks: tuple[bytes, ...]) -> bytes | None:
         """The same with these marks; None where it takes another number of them."""
-        if len(marks) != len(self.order):
+        if len(marks) != len(self.behind):
             return None
         if self.is_even:
             return self.form % marks
-        return self.form % tuple([marks[which] for which in self.order])
+        return self.form % tuple([marks[which] for which, _ in self.behind])
 
     def marks(self, whole: bytes) -> tuple[bytes, ...] | None:
         """The marks with which this is `whole`; None where there are none."""
-        marks = [b""] * len(self.order)
-        rest = whole[len(self.pieces[0]) :]
-        for which, piece in zip(self.order, self.pieces[1:], strict=True):
-            marks[which], _, rest = rest.partition(piece)
-        found = tuple(marks)
-        return found if self.filled(found) == whole else None
+        if not whole.startswith(self.begin):
+            return None
+        marks = [b""] * len(self.behind)
+        end = len(self.begin)
+        for which, piece in self.behind:
+            begin, end = end, whole.find(piece, end)
+            if end < 0:
+                return None
+            marks[which] = whole[begin:end]
+            end += len(piece)
+        return tuple(marks) if end == len(whole) else None
 
 
 class Formulas:
     """What is known by heart of one upstream. `constants` are JSON, an answer's id the first."""
 
-    __slots__ = ("_finishes", "_opening", "_tries")
+    __slots__ = ("_finishes", "_opening", "_tries", "_usage", "usages")
 
     def __init__(self) -> None:
         self._opening: Cut | None = None
         self._tries = _OPENINGS
         self._finishes: dict[Cut, Chunk] = {}
+        self._usage: tuple[Cut, bytes] | None = None  # what stands before and behind it
+        self.usages = _USAGES  # events that may still be learnt from
 
     def begin(self, event: bytes) -> tuple[bytes, ...] | None:
         """The constants of an answer that begins with `event` as others have begun: by saying
@@ -96,6 +107,15 @@ class Formulas:
             if cut.size == size and cut.filled(constants) == event:
                 return chunk
         return None
+
+    def usage(self, event: bytes, constants: tuple[bytes, ...]) -> bytes | None:
+        """What stands in an event in the place of a usage, where nothing else is said in it."""
+        if self._usage is None:
+            return None
+        before, after = self._usage[0].filled(constants), self._usage[1]
+        if before is None or not (event.startswith(before) and event.endswith(after)):
+            return None
+        return event[len(before) : len(event) - len(after)]
 
     def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """The first event of an answer, and its chunk."""
@@ -121,6 +141,16 @@ class Formulas:
         # What would be said of the next answer must not be this one's.
         if not any(each in raw or each in chunk.extras for each in constants):
             self._finishes[cut] = Chunk([], raw, extras=chunk.extras, ends=index)
+
+    def note_usage(self, event: bytes, usage: bytes, constants: tuple[bytes, ...]) -> None:
+        """An event that says a usage, and nothing else. `usage`: the JSON of it in there."""
+        self.usages -= 1
+        if len(event) > _LONGEST or event.count(usage) != 1:
+            return
+        before, _, after = event.partition(usage)
+        cut = Cut.of(before, constants)
+        if cut is not None:
+            self._usage = cut, after
 
 
 def _mended(choice: ChoiceState, chunk: Chunk) -> list[dict[str, Any]]:

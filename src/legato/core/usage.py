@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from legato.core.chunk import OBJECT, Usage
 
+#: What every usage says.
+_NUMBERS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 #: Objects with more numbers in a usage.
 _DETAILS: Final = ("completion_tokens_details", "prompt_tokens_details")
 
@@ -74,11 +76,15 @@ def shown(usage: Usage | None, seen: Seen) -> Usage:
 
 def _whole(usage: Usage) -> Usage:
     """Another with all numbers that have to be there, and some leave out; each a whole one."""
-    prompt, completion = _number(usage, "prompt_tokens"), _number(usage, "completion_tokens")
     whole = dict(usage)
-    whole["prompt_tokens"] = prompt
-    whole["completion_tokens"] = completion
-    whole["total_tokens"] = _number(usage, "total_tokens") or prompt + completion
+    for name in _NUMBERS:
+        number = usage.get(name)
+        # Nearly always; a call of a function that says so would cost more than to look.
+        if type(number) is not int or not 0 <= number <= _MOST:
+            number = _number(usage, name)
+        whole[name] = number
+    if not whole["total_tokens"]:
+        whole["total_tokens"] = whole["prompt_tokens"] + whole["completion_tokens"]
     for name in _DETAILS:
         details = usage.get(name)
         if details and isinstance(details, OBJECT):

@@ -219,7 +219,7 @@ class Reader:
         if self._open:
             return None
         if self.identity is not None:
-            return self._formulas.finish(block, self.constants)
+            return self._formulas.finish(block, self.constants) or self._recall_usage(block)
         constants = self._formulas.begin(block)
         if constants is None:
             return None
@@ -230,6 +230,14 @@ class Reader:
         self.constants = constants
         return _SILENCE
 
+    def _recall_usage(self, block: bytes) -> Chunk | None:
+        raw = self._formulas.usage(block, self.constants)
+        try:
+            usage = _decode_usage(raw) if raw else None
+        except (*NO_TEXT, RecursionError):
+            return None
+        return Chunk([], b"[]", shapes.usage(usage)) if usage else None
+
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
         if not raw.startswith(b"["):
@@ -238,8 +246,12 @@ class Reader:
         if is_first:
             self._identify(bytes(wire.id), bytes(wire.created))
         chunk = _chunk(raw, wire.usage, self._one_line(_extras(wire)))
-        if self.identity and len(chunk.choices) == 1 and not chunk.usage:
-            block = b"data: " + data  # as nearly every server writes it
+        block = b"data: " + data  # as nearly every server writes it
+        if self.identity and raw == b"[]" and wire.usage and not chunk.extras:
+            if self._formulas.usages:
+                usage = bytes(_decode_open(data)["usage"])
+                self._formulas.note_usage(block, usage, self.constants)
+        elif self.identity and len(chunk.choices) == 1 and not chunk.usage:
             if chunk.choices[0].finish_reason:
                 self._formulas.note_finish(block, self.constants, chunk)
             elif is_first:

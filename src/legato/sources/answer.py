@@ -261,7 +261,7 @@ class Answer:
         if self._is_between and (chunk := reader.recall(block)) is not None:
             if self._template.plain < 0:
                 self._template.expect(reader.constants)
-            if chunk.ends >= 0:
+            if chunk.ends >= 0 or chunk.usage:
                 self._chunk(chunk)
             return False
         event = sse.event(block) if self._is_between else None

@@ -21,7 +21,9 @@ HEAD_LIMIT: Final = 256 * 1024
 
 
 #: The headers of an answer that anybody reads, of the twenty that a vendor may send.
-_READ: Final = frozenset({b"content-encoding", b"content-type", b"keep-alive", b"retry-after"})
+_READ: Final = {
+    name.encode(): name for name in ("content-encoding", "content-type", "keep-alive", "retry-after")
+}
 
 
 class Endpoint(Struct, frozen=True):
@@ -275,8 +277,8 @@ class Connection(asyncio.Protocol):
         if self._is_heading:  # trailers are no part of the next answer's head
             if self._headers is None:
                 self._headers = {}
-            if (read := name.lower()) in _READ:
-                self._headers[read.decode()] = value.decode("latin-1")
+            if (read := _READ.get(name.lower())) is not None:
+                self._headers[read] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers or {}, None
