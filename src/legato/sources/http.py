@@ -22,7 +22,8 @@ HEAD_LIMIT: Final = 256 * 1024
 
 #: The headers of an answer that anybody reads, of the twenty that a vendor may send.
 _READ: Final = {
-    name.encode(): name for name in ("content-encoding", "content-type", "keep-alive", "retry-after")
+    name.encode(): name
+    for name in ("content-encoding", "content-type", "keep-alive", "retry-after")
 }
 
 
