@@ -269,16 +269,7 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
-    write, refusals = database.write, 3
-
-    async def away(*args: Any) -> None:
-        nonlocal refusals
-        if refusals:
-            refusals -= 1
-            raise OSError("the disk is gone")
-        await write(*args)
-
-    monkeypatch.setattr(database, "write", away)
+    away(database, monkeypatch, times=3)
     writer.put("one", Row("one", 0.0))
     for _ in range(3):
         with pytest.raises(OSError, match="disk"):
@@ -287,6 +278,41 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
     await writer.stop()
     assert len((await summary(database, 0))["rows"]) == 2
     await database.close()
+
+
+async def test_a_database_that_is_back_is_written_to_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legato.store.ledger.RETRY", 0.01)
+    database = await Database.open(tmp_path)
+    reported: list[BaseException] = []
+    writer = Writer(database, reported.append)
+    away(database, monkeypatch, times=3)
+    writer.put("one", Row("one", 0.0))
+    await until(lambda: reported, "the first failure is reported")
+    writer.put("two", Row("two", 0.0))
+    while len((await summary(database, 0))["rows"]) < 2:
+        pass
+    assert [str(each) for each in reported] == ["the disk is gone"] * 3
+    writer.put("three", Row("three", 0.0))
+    while len((await summary(database, 0))["rows"]) < 3:
+        pass
+    await writer.stop()
+    await database.close()
+
+
+def away(database: Database, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """So many times it cannot be written to."""
+    write = database.write
+
+    async def refuses(*args: Any) -> None:
+        nonlocal times
+        if times:
+            times -= 1
+            raise OSError("the disk is gone")
+        await write(*args)
+
+    monkeypatch.setattr(database, "write", refuses)
 
 
 @pytest.mark.parametrize("way", ["stream", "whole", "refused", "leaves"])

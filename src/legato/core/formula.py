@@ -1,5 +1,5 @@
-"""Events that an upstream says alike in each of its answers: how it begins one, how it ends one, how
-it says what that has used.
+"""Events that an upstream says alike in each of its answers: how it begins one, how it ends one,
+how it says what that has used.
 
 Only the answer's constants differ in them, its id and its time, and the usage. What such an event
 comes to is kept with the bytes around those; in the next answer it is not decoded, but compared.
