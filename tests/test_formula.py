@@ -200,6 +200,8 @@ OTHER_USAGES: dict[str, bytes] = {
     "and a choice": usage_event(USAGE).replace(b"}}", b'}, "choices": [{"delta": {}}]}'),
     "nested without an end": usage_event(USAGE).replace(b"}}", b', "a": ' + b"[" * 3000 + b"}}"),
     "not UTF-8": usage_event(USAGE).replace(b"}}", b', "\xff": 1}}'),
+    "over two lines": usage_event(USAGE).replace(b", ", b",\n").replace(b"\n", b" ", 5),
+    "a line that ends twice": usage_event(USAGE).replace(b"}}", b"\r}}"),
     "of another answer": of_another(usage_event(USAGE)),
 }
 

@@ -34,7 +34,7 @@ def refused(data: bytes) -> ApiError:
 def test_the_least_there_can_be() -> None:
     request = parse(body())
     assert (request.model, request.messages[0].content) == ("m", "Hello")
-    assert (request.choices, request.stream_options, bool(request.stream)) == (1, None, False)
+    assert (request.choices, request.wants_usage, bool(request.stream)) == (1, False, False)
     optional = [name for name in request.__struct_fields__ if name not in HELLO]
     assert {getattr(request, name) for name in optional} == {None}
 
@@ -187,6 +187,19 @@ def test_stream_options_are_for_streams(stream: bool | None) -> None:
     error = refused(body(stream=stream, stream_options={"include_usage": True}))
     assert error.param == "stream_options"
     assert parse(body(stream=stream, stream_options=None)).stream_options is None
+
+
+@pytest.mark.parametrize(
+    ("options", "wants"),
+    [
+        ({"include_usage": True}, True),
+        ({"include_usage": False}, False),
+        ({}, False),
+        ({"x": 1}, False),
+    ],
+)
+def test_usage_is_given_where_it_is_asked_for(options: Json, wants: bool) -> None:
+    assert parse(body(stream=True, stream_options=options)).wants_usage is wants
 
 
 NO_JSON: dict[str, bytes] = {

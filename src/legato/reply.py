@@ -55,10 +55,8 @@ class Reply:
         self.is_streamed = bool(request.stream)
         padding, pads = self._services.padding, None
         if (options := request.stream_options) is not None:
-            wants = self._wants_usage = bool(options.include_usage)
-            # As vLLM has it: only where it is also asked for at the end.
-            runs = self._runs_usage = wants and bool(options.continuous_usage_stats)
-            self._stream.counts_early = runs
+            self._wants_usage = request.wants_usage
+            self._runs_usage = self._stream.counts_early = request.wants_running_usage
             pads = options.include_obfuscation
         # As the client says; else as the server does, which by default looks at the line.
         if pads is None:

@@ -115,7 +115,8 @@ class Formulas:
         before, after = self._usage[0].filled(constants), self._usage[1]
         if before is None or not (event.startswith(before) and event.endswith(after)):
             return None
-        return event[len(before) : len(event) - len(after)]
+        said = event[len(before) : len(event) - len(after)]
+        return None if b"\n" in said or b"\r" in said else said  # of an event that is one line
 
     def note_opening(self, event: bytes, constants: tuple[bytes, ...], chunk: Chunk) -> None:
         """The first event of an answer, and its chunk."""

@@ -100,6 +100,17 @@ class ChatRequest(Struct, gc=False):
     def wants_json(self) -> bool:
         return self.response_format is not None and self.response_format.type != "text"
 
+    @property
+    def wants_usage(self) -> bool:
+        options = self.stream_options
+        return bool(options and options.include_usage)
+
+    @property
+    def wants_running_usage(self) -> bool:
+        """Usage in every chunk; as vLLM has it, only where it is also asked for at the end."""
+        options = self.stream_options
+        return bool(options and options.include_usage and options.continuous_usage_stats)
+
 
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode

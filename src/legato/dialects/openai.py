@@ -246,17 +246,22 @@ class Reader:
         if is_first:
             self._identify(bytes(wire.id), bytes(wire.created))
         chunk = _chunk(raw, wire.usage, self._one_line(_extras(wire)))
-        block = b"data: " + data  # as nearly every server writes it
-        if self.identity and raw == b"[]" and wire.usage and not chunk.extras:
-            if self._formulas.usages:
-                usage = bytes(_decode_open(data)["usage"])
-                self._formulas.note_usage(block, usage, self.constants)
-        elif self.identity and len(chunk.choices) == 1 and not chunk.usage:
-            if chunk.choices[0].finish_reason:
-                self._formulas.note_finish(block, self.constants, chunk)
-            elif is_first:
-                self._formulas.note_opening(block, self.constants, chunk)
+        if self.identity:
+            self._note(wire, data, chunk, is_first=is_first)
         return chunk
+
+    def _note(self, wire: _Wire, data: bytes, chunk: Chunk, *, is_first: bool) -> None:
+        """What may be said like this in other answers too."""
+        formulas, line = self._formulas, b"data: %b"  # as nearly every server writes it
+        if chunk.usage:
+            if formulas.usages and wire.usage and chunk.raw == b"[]" and not chunk.extras:
+                usage = bytes(_decode_open(data)["usage"])
+                formulas.note_usage(line % data, usage, self.constants)
+        elif len(chunk.choices) == 1:
+            if chunk.choices[0].finish_reason:
+                formulas.note_finish(line % data, self.constants, chunk)
+            elif is_first:
+                formulas.note_opening(line % data, self.constants, chunk)
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
