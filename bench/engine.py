@@ -24,7 +24,7 @@ from bench.llama import Llama
 from bench.session import Cores
 from bench.workloads import W1, Workload
 from legato.configuration import load
-from legato.sources.catalog import Catalog
+from legato.engine.catalog import Catalog
 
 MODEL: Final = "smollm2-135m"
 STREAMS: Final = (1, 4, 8)

@@ -14,7 +14,7 @@ import msgspec
 
 from bench import plot
 from legato.core.chunk import Chunk
-from legato.core.frames import FrameWriter
+from legato.fronts.chat_frames import FrameWriter
 
 ROOT: Final = Path(__file__).parent.parent
 #: English that is always at hand.

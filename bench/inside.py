@@ -24,18 +24,18 @@ from bench.load import Job, request
 from bench.mock import HEAD
 from bench.voices import PLAIN
 from legato.core.dialect import Facts
-from legato.core.wheel import Wheel
+from legato.core.timers import Wheel
 from legato.dialects import openai
+from legato.gateway.services import Services
 from legato.policy.keys import Key, Keyring, create
 from legato.policy.ledger import Ended, Row
 from legato.policy.routing import Route, Router
 from legato.server.limits import Limits
+from legato.server.pipelining import House
 from legato.server.protocol import LegatoProtocol
-from legato.server.turns import House
-from legato.services import Services
-from legato.sources.http import Connection, Endpoint
-from legato.sources.pool import Pool
-from legato.sources.upstream import Target, Upstream
+from legato.upstreams.connection import Connection, Endpoint
+from legato.upstreams.pool import Pool
+from legato.upstreams.upstream import Target, Upstream
 
 #: Bytes that are copied to have nothing else in the caches of a core.
 FOREIGN: Final = 6 << 20

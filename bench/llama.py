@@ -1,6 +1,6 @@
 """llama.cpp's own server as Legato starts it, without Legato before it; and with other settings.
 
-A process of its own: `python -m bench.llama '{"n_ubatch": 128}'` is `legato.sources.llama` with
+A process of its own: `python -m bench.llama '{"n_ubatch": 128}'` is `legato.engine.llama` with
 these settings of xllamacpp's put over Legato's.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.gateways import BenchError, environment
+from legato.engine import llama
+from legato.engine import supervisor as engine
 from legato.server.assembly import engines
 from legato.settings import Engine, EngineModel, Settings
-from legato.sources import engine, llama
 
 KEY: Final = "bench"
 

@@ -21,9 +21,9 @@ import httpx
 import structlog
 
 from legato.configuration import load
+from legato.engine import supervisor as engine
+from legato.engine.catalog import Catalog
 from legato.server.app import App
-from legato.sources import engine
-from legato.sources.catalog import Catalog
 
 MODEL: Final = "smollm2-135m"
 PROMPTS: Final = (

@@ -14,10 +14,10 @@ import uvicorn.server
 import uvloop
 
 from legato.configuration import load
+from legato.mock.scripts import SCRIPTS
+from legato.mock.server import Scripted
 from legato.server.app import App
 from legato.settings import Settings
-from legato.sources.scripted import Scripted
-from legato.sources.scripts import SCRIPTS
 from legato.store.database import Database
 from legato.store.ledger import summary
 
@@ -47,11 +47,11 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
 #: other waiting for many times as long.
 ENGINES = frozenset(
     {
-        "test_anthropic_calls.py",
-        "test_continuation.py",
-        "test_engine.py",
-        "test_engine_answers.py",
-        "test_engine_tools.py",
+        "engine/test_answers.py",
+        "engine/test_supervisor.py",
+        "engine/test_tools.py",
+        "scenarios/test_anthropic_upstreams.py",
+        "scenarios/test_engine_continuation.py",
     }
 )
 
@@ -59,8 +59,8 @@ ENGINES = frozenset(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker gets: a file, or all that runs an engine."""
     for item in items:
-        group = "engines" if item.path.name in ENGINES else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 
 
 def pytest_collection_finish(session: Any) -> None:

@@ -12,19 +12,19 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from legato.attempt import SPENT
 from legato.cli.conversation import clean
 from legato.cli.terminal import settings, stop
-from legato.core.collect import Collector
 from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, timed_out
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.core.usage import count
+from legato.fronts.chat_aggregate import Collector
+from legato.gateway.attempt import SPENT
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
 from legato.settings import Deployment, SettingsError
-from legato.sources.upstream import Upstream
+from legato.upstreams.upstream import Upstream
 
 #: Codes that mean that nobody was there.
 _AWAY: Final = ("upstream_unreachable", "upstream_connect_timeout", "upstream_tls")

@@ -9,8 +9,8 @@ import msgspec
 import typer
 
 from legato.cli.terminal import stop
-from legato.sources.scripted import Script, Scripted
-from legato.sources.scripts import SCRIPTS
+from legato.mock.scripts import SCRIPTS
+from legato.mock.server import Script, Scripted
 
 app = typer.Typer(add_completion=False)
 

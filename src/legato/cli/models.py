@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from legato.cli.terminal import Bar, settings, stop
-from legato.sources.catalog import KNOWN, Catalog, UnknownModel
-from legato.sources.fetch import FetchError
+from legato.engine.catalog import KNOWN, Catalog, UnknownModel
+from legato.engine.download import FetchError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 Config = Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")]

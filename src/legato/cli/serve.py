@@ -12,9 +12,9 @@ import typer
 
 from legato.cli.terminal import Bar, settings, stop
 from legato.configuration import engine_model
+from legato.engine.catalog import Catalog, UnknownModel
+from legato.engine.download import FetchError
 from legato.settings import EngineModel, Settings, SettingsError
-from legato.sources.catalog import Catalog, UnknownModel
-from legato.sources.fetch import FetchError
 
 app = typer.Typer(add_completion=False)
 

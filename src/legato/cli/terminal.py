@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from legato.configuration import load
+from legato.engine.download import Progress
 from legato.settings import Settings, SettingsError
-from legato.sources.fetch import Progress
 
 
 def stop(message: object, code: int = 1) -> NoReturn:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import ChatRequest
-from legato.core.template import Habit
+from legato.fastpath.template import Habit
 
 #: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
 #: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's

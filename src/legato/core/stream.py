@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import msgspec
 
-from legato.core.account import Account
 from legato.core.chunk import Chunk, Usage
+from legato.core.continuation import DIVERGED, Kept
 from legato.core.errors import ApiError, UpstreamError, broken
-from legato.core.kept import DIVERGED, Kept
-from legato.core.lines import encoded, one_line
-from legato.core.mend import ChoiceState, role
-from legato.core.meter import Meter
+from legato.core.json_text import encoded, one_line
+from legato.core.normalize import ChoiceState, role
 from legato.core.state import State
 from legato.core.subscriber import Lane, Subscriber
+from legato.core.timings import Meter
+from legato.core.usage_tracker import Account
 
 #: What the first choices of an answer begin with, as JSON.
 _ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])

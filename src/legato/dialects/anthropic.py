@@ -8,9 +8,9 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import malformed
-from legato.core.template import Habit
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
+from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",

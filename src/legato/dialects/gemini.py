@@ -9,9 +9,9 @@ from msgspec import Meta, Raw, Struct
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
 from legato.core.errors import broken
-from legato.core.template import Habit
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
+from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",

@@ -14,8 +14,8 @@ from legato.core.errors import (
     malformed,
     refused,
 )
-from legato.core.template import Habit
 from legato.dialects._ollama_request import encode
+from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",

@@ -17,12 +17,12 @@ from legato.core.errors import (
     refused,
     word,
 )
-from legato.core.formula import Formulas
-from legato.core.lines import NO_TEXT, one_line, said
+from legato.core.json_text import NO_TEXT, one_line, said
 from legato.core.request import members
-from legato.core.template import Habit
 from legato.dialects import _openai_effort as effort
 from legato.dialects import _openai_shapes as shapes
+from legato.fastpath.formula import Formulas
+from legato.fastpath.template import Habit
 
 #: What an event says when it says that the answer is over.
 END: Final = None

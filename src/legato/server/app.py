@@ -17,7 +17,8 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
-from legato.core.wheel import Wheel
+from legato.core.timers import Wheel
+from legato.gateway.services import Services
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Router
@@ -25,7 +26,6 @@ from legato.server import assembly
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
 from legato.server.rest import application
-from legato.services import Services
 from legato.settings import Settings
 from legato.store import keys as key_store
 from legato.store import ledger as ledger_store

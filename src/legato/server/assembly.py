@@ -10,19 +10,19 @@ from msgspec.structs import asdict, replace
 
 from legato import dialects
 from legato.core.dialect import Facts
+from legato.engine.catalog import KNOWN
+from legato.engine.supervisor import Engine, EngineModel, cache_mib
 from legato.policy import prices
 from legato.policy.health import Health
 from legato.policy.providers import PROVIDERS, facts_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
-from legato.sources import tls
-from legato.sources.catalog import KNOWN
-from legato.sources.engine import Engine, EngineModel, cache_mib
-from legato.sources.http import Endpoint
-from legato.sources.pool import Pool
-from legato.sources.proxy import Proxy, proxy_for
-from legato.sources.tokenizers import Tokenizer, TokenizerError, load
-from legato.sources.upstream import Price, Target, Terms, Upstream
+from legato.upstreams import tls
+from legato.upstreams.connection import Endpoint
+from legato.upstreams.pool import Pool
+from legato.upstreams.proxy import Proxy, proxy_for
+from legato.upstreams.tokenizers import Tokenizer, TokenizerError, load
+from legato.upstreams.upstream import Price, Target, Terms, Upstream
 
 Clock = Callable[[], float]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-from legato.call import Call, new_request_id
+from legato.gateway.call import Call, new_request_id
+from legato.gateway.services import Services
 from legato.server.limits import Limits
-from legato.services import Services
 
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus

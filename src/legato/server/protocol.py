@@ -18,15 +18,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
-from legato.call import new_request_id
 from legato.core.errors import ApiError
-from legato.core.wheel import Alarm
-from legato.server import cold
+from legato.core.timers import Alarm
+from legato.gateway.call import new_request_id
+from legato.gateway.services import Services
+from legato.server import asgi as cold
 from legato.server.exchange import STATUS_LINES, ChatExchange
 from legato.server.limits import Limits
+from legato.server.pipelining import House, Turns
 from legato.server.repeats import Repeats
-from legato.server.turns import House, Turns
-from legato.services import Services
 
 PATH: Final = b"/v1/chat/completions"
 

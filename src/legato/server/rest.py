@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from legato.call import new_request_id
 from legato.core.errors import ApiError, internal
+from legato.gateway.call import new_request_id
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router

@@ -1,0 +1,1 @@
+"""Optional: relays text chunks without decoding them."""

@@ -1,0 +1,1 @@
+"""Client formats: parse a request, write frames, aggregate, render errors."""

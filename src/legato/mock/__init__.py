@@ -1,0 +1,1 @@
+"""A scripted upstream with faults: `legato mock`."""

@@ -1,0 +1,318 @@
+"""Named scripts: the streams that a client, or a gateway, should have met before its users do."""
+
+import json
+from typing import Any, Final
+
+from legato.mock.server import Script, Step
+
+_WORDS: Final = ("Once", " upon", " a", " time", ",", " there", " was", " a", " stream", ".")
+
+
+def _usage(completion: int, reasoning: int = 0) -> dict[str, Any]:
+    usage: dict[str, Any] = {
+        "prompt_tokens": 7,
+        "completion_tokens": completion,
+        "total_tokens": 7 + completion,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    if reasoning:
+        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return usage
+
+
+def _say(words: tuple[str, ...] = _WORDS) -> list[Step]:
+    return [Step(say=word) for word in words]
+
+
+def _end(completion: int = len(_WORDS), reason: str = "stop") -> list[Step]:
+    return [Step(finish=reason), Step(usage=_usage(completion)), Step(done=True)]
+
+
+def _error(message: str, code: str) -> Step:
+    return Step(error={"message": message, "type": "server_error", "code": code})
+
+
+def _error_body(message: str, code: str) -> str:
+    return f'{{"error": {{"message": "{message}", "type": "error", "code": "{code}"}}}}'
+
+
+def _whole(text: str, usage: dict[str, Any]) -> str:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
+    return json.dumps(answer | {"choices": [choice], "usage": usage})
+
+
+def _part(kind: str, said: Any) -> Step:
+    return Step(delta={"content": [{"type": kind, kind: said}]})
+
+
+_HAPPY: Final = [*_say(), *_end()]
+_TOOL: Final = {"id": "call_1", "type": "function"}
+
+SCRIPTS: Final[dict[str, Script]] = {
+    "happy": Script("a plain answer", steps=_HAPPY),
+    "slow": Script(
+        "the same, ten chunks a second",
+        steps=[step for word in _say() for step in (word, Step(wait=0.1))] + _end(),
+    ),
+    "thinking": Script(
+        "reasoning, then an answer",
+        steps=[
+            *(Step(think=word) for word in ("Let", " me", " think", ".")),
+            *_say((" Forty", "-two", ".")),
+            Step(finish="stop"),
+            Step(usage=_usage(7, 4)),
+            Step(done=True),
+        ],
+    ),
+    "think-tags": Script(
+        "reasoning between tags that are split over chunks",
+        steps=[*_say(("<th", "ink>Let me", " see", "</thi", "nk>", "Forty", "-two")), *_end(7)],
+    ),
+    "tools": Script(
+        "two tool calls, arguments in pieces",
+        steps=[
+            Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": ""}}),
+            Step(tool={"index": 0, "function": {"arguments": '{"a": 1,'}}),
+            Step(tool={"index": 0, "function": {"arguments": ' "b": 2}'}}),
+            Step(
+                tool={
+                    "index": 1,
+                    "id": "call_2",
+                    "type": "function",
+                    "function": {"name": "now", "arguments": "{}"},
+                }
+            ),
+            *_end(4, "tool_calls"),
+        ],
+    ),
+    "tool-chaos": Script(
+        "indices reused and missing, ids repeated, arguments whole",
+        steps=[
+            Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": "{"}}),
+            Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": "}"}}),
+            Step(tool={"index": 0, "id": "call_2", "function": {"name": "now", "arguments": {}}}),
+            Step(tool={"function": {"name": "last", "arguments": '{"x": 1}'}}),
+            *_end(4, "tool_calls"),
+        ],
+    ),
+    "choices": Script(
+        "three choices, interleaved",
+        steps=[
+            *(
+                Step(say=f"{word}{choice}", choice=choice)
+                for word in ("one", " two", " three")
+                for choice in (0, 1, 2)
+            ),
+            *(Step(finish="stop", choice=choice) for choice in (1, 0, 2)),
+            Step(usage=_usage(9)),
+            Step(done=True),
+        ],
+    ),
+    "cut": Script("the connection is closed in mid-answer", steps=[*_say(), Step(cut=True)]),
+    "reset": Script("the same with a TCP reset", steps=[*_say(), Step(reset=True)]),
+    "cut-early": Script("cut after the head, before a chunk", steps=[Step(cut=True)]),
+    "cut-late": Script(
+        "cut after the finish, before [DONE]", steps=[*_say(), Step(finish="stop"), Step(cut=True)]
+    ),
+    "no-head": Script("closed without a word", no_head=True),
+    "no-finish": Script("[DONE] without a finish", steps=[*_say(), Step(done=True)]),
+    "no-done": Script("no [DONE] after the finish", steps=[*_say(), Step(finish="stop")]),
+    "stall": Script("silence in mid-answer", steps=[*_say(), Step(stall=True)]),
+    "stall-early": Script("silence after the head", steps=[Step(stall=True)]),
+    "late-headers": Script("headers that take 0.3 s", head_after=0.3, steps=_HAPPY),
+    "late-token": Script("0.3 s between head and first chunk", steps=[Step(wait=0.3), *_HAPPY]),
+    "comments-only": Script(
+        "comments and nothing else",
+        steps=[Step(comment="working", repeat=200, every=0.05), Step(stall=True)],
+    ),
+    "bad-json": Script("a chunk that is no JSON", steps=[*_say(), Step(raw="data: {oops\n\n")]),
+    "bad-json-first": Script("the first chunk is no JSON", steps=[Step(raw="data: {oops\n\n")]),
+    "error-in-band": Script(
+        "an error between chunks", steps=[*_say(), _error("The GPU fell off.", "gpu_lost")]
+    ),
+    "error-first": Script(
+        "an error as the first event", steps=[_error("The GPU fell off.", "gpu_lost")]
+    ),
+    "error-then-done": Script(
+        "an error and then [DONE]",
+        steps=[*_say(), _error("The GPU fell off.", "gpu_lost"), *_end()],
+    ),
+    "error-body": Script(
+        "200 with a JSON error", body=_error_body("The model is overloaded.", "overloaded")
+    ),
+    "html": Script(
+        "a page instead of a stream",
+        headers={"content-type": "text/html"},
+        body="<html><body>Welcome to the login page</body></html>",
+    ),
+    "empty": Script("200 and nothing", steps=[]),
+    "400": Script("refused", status=400, body=_error_body("`top_k` is not known.", "bad_param")),
+    "401": Script("our key is refused", status=401, body=_error_body("Bad key.", "bad_key")),
+    "429": Script(
+        "too many requests",
+        status=429,
+        headers={"retry-after": "7"},
+        body=_error_body("Slow down.", "rate_limited"),
+    ),
+    "429-then-ok": Script(
+        "too many requests once, then an answer",
+        status=429,
+        headers={"retry-after": "1"},
+        body=_error_body("Slow down.", "rate_limited"),
+        then=Script(steps=_HAPPY),
+    ),
+    "500": Script("broken inside", status=500, body=_error_body("Oops.", "internal")),
+    "503": Script("overloaded", status=503, body="<html>busy</html>"),
+    "too-long": Script(
+        "over the context",
+        status=400,
+        body=_error_body("the request exceeds the available context size", "400"),
+    ),
+    "utf8-split": Script(
+        "two bytes at a time, through the middle of characters",
+        steps=[*_say(("Žluť", "oučký ", "kůň 🐎", "👩‍👩‍👧 úpěl")), *_end(4)],
+        pieces=2,
+    ),
+    "crlf": Script("CRLF line ends", steps=_HAPPY, line_end="\r\n"),
+    "cr": Script("CR line ends", steps=_HAPPY, line_end="\r"),
+    "bom": Script("a byte order mark first", steps=_HAPPY, bom=True),
+    "separators": Script(
+        "line separators of Unicode in the text",
+        steps=[*_say(("a\u2028b", "c\u2029d", "e\x85f", 'g\\u2028"\n')), *_end(4)],
+    ),
+    "multi-line": Script(
+        "one event in several data lines",
+        steps=[
+            Step(raw='data: {"choices": [{"index": 0,\ndata:  "delta": {"content": "Once"},\n'),
+            Step(raw='data: "finish_reason": null}]}\n\n'),
+            *_say(_WORDS[1:]),
+            *_end(),
+        ],
+    ),
+    "huge-line": Script(
+        "a chunk of a megabyte", steps=[Step(say="x" * 1_000_000), Step(say="."), *_end(2)]
+    ),
+    "whole": Script(
+        "an answer in one piece, and no stream",
+        headers={"content-type": "application/json"},
+        body=_whole("".join(_WORDS), _usage(len(_WORDS))),
+    ),
+    "empty-event": Script(
+        "events without data",
+        steps=[Step(raw="data:\n\n"), *_say(), Step(raw="data:\n\n"), *_end()],
+    ),
+    "gzip": Script("a compressed stream", steps=_HAPPY, gzip=True),
+    "odd-type": Script("text/plain", headers={"content-type": "text/plain"}, steps=_HAPPY),
+    "json-type": Script(
+        "said to be JSON", headers={"content-type": "application/json"}, steps=_HAPPY
+    ),
+    "close-framed": Script("a body that only its end delimits", steps=_HAPPY, framing="close"),
+    "role-every-chunk": Script("role in every chunk", steps=_HAPPY, role="every"),
+    "role-never": Script("role in no chunk", steps=_HAPPY, role="never"),
+    "jumpy": Script("another id and created in every chunk", steps=_HAPPY, jumpy=True),
+    "null-content": Script(
+        "content: null first, nulls everywhere",
+        steps=[
+            Step(delta={"role": "assistant", "content": None, "tool_calls": None}),
+            *(Step(delta={"content": word, "function_call": None}) for word in _WORDS),
+            *_end(),
+        ],
+    ),
+    "finish-merged": Script(
+        "the finish in the last chunk of content",
+        steps=[*_say(_WORDS[:-1]), Step(say=_WORDS[-1], finish="stop"), *_end()[1:]],
+    ),
+    "finish-only": Script("a finish without content", steps=_end(0)),
+    "usage-early": Script(
+        "usage before the finish, and again after it",
+        steps=[Step(usage=_usage(1)), *_say(), *_end()],
+    ),
+    "usage-with-choices": Script(
+        "usage in the chunk with the finish",
+        steps=[
+            *_say(),
+            Step(
+                chunk={
+                    "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+                    "usage": _usage(len(_WORDS)),
+                }
+            ),
+            Step(done=True),
+        ],
+    ),
+    "usage-in-choice": Script(
+        "usage inside the choice with the finish",
+        steps=[
+            *_say(),
+            Step(
+                chunk={
+                    "choices": [
+                        {
+                            "index": 0,
+                            "delta": {},
+                            "finish_reason": "stop",
+                            "usage": _usage(len(_WORDS)),
+                        }
+                    ]
+                }
+            ),
+            Step(done=True),
+        ],
+    ),
+    "usage-nowhere": Script("no usage", steps=[*_say(), Step(finish="stop"), Step(done=True)]),
+    "no-blank-line": Script(
+        "no blank line after [DONE]", steps=[*_say(), *_end()[:2], Step(raw="data: [DONE]")]
+    ),
+    "reasoning-field": Script(
+        "reasoning under the name `reasoning`",
+        steps=[
+            Step(delta={"reasoning": "Let me"}),
+            Step(delta={"reasoning": " think."}),
+            *_say(("Forty", "-two")),
+            *_end(4),
+        ],
+    ),
+    "content-parts": Script(
+        "text and reasoning as lists of parts",
+        steps=[
+            *(
+                _part("thinking", [{"type": "text", "text": word}])
+                for word in ("Let me", " think.")
+            ),
+            *(_part("text", word) for word in ("Forty", "-two")),
+            *_end(4),
+        ],
+    ),
+    "function-call": Script(
+        "a call as it was before there were tools",
+        steps=[
+            Step(delta={"function_call": {"name": "sum", "arguments": ""}}),
+            Step(delta={"function_call": {"arguments": '{"a": 1,'}}),
+            Step(delta={"function_call": {"arguments": ' "b": 2}'}}),
+            *_end(3, "function_call"),
+        ],
+    ),
+    "unknown-fields": Script(
+        "members that nobody knows",
+        steps=[
+            Step(
+                chunk={
+                    "id": "x",
+                    "provider": "Somebody",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "delta": {"content": word, "annotations": [{"n": 1}]},
+                            "finish_reason": None,
+                            "native": True,
+                        }
+                    ],
+                }
+            )
+            for word in _WORDS
+        ]
+        + _end(),
+    ),
+}

@@ -1,1 +1,0 @@
-"""Where chunks come from: upstreams over HTTP, and the local engine, which is one of them."""

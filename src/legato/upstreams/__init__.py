@@ -1,0 +1,1 @@
+"""The HTTP client side: connections, responses, proxies."""

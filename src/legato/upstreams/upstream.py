@@ -1,0 +1,203 @@
+"""One deployment, spoken to."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from legato.core.continuation import Replay
+from legato.core.dialect import Asked, Delivered, Dialect, Facts
+from legato.core.errors import ApiError, broken
+from legato.core.request import ChatRequest
+from legato.core.stream import Stream
+from legato.core.think_tags import Thinking
+from legato.core.token_counting import Counter
+from legato.dialects import openai
+from legato.fastpath.template import Habit
+from legato.upstreams import images
+from legato.upstreams.connection import Connection
+from legato.upstreams.pool import Pool
+from legato.upstreams.response import Answer, Pass, Passes
+
+#: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
+#: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
+Reasoning = Literal["field", "think-tags", "think-tags-open"]
+
+
+class Price(Struct, frozen=True):
+    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+
+    prompt: float
+    completion: float
+    cached: float
+
+
+class Terms(Struct, frozen=True):
+    """How long a deployment is waited for, and what is done with its answers."""
+
+    first_token_seconds: float = 120.0  # from the request to the first chunk that counts
+    stall_seconds: float = 60.0  # between two such chunks
+    total_seconds: float = 3600.0  # from the request to the end of the answer
+    stall_client_seconds: float | None = None  # None: as for the server as a whole
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_seconds: float = 60.0  # at most, after the client has left
+    reasoning: Reasoning = "field"
+    unsupported: Literal["drop", "error"] = "drop"
+    replays: bool = False  # goes on with an answer that broke elsewhere by saying it all again
+    fetch_images: images.Fetch = "public"  # for an upstream that does not fetch them itself
+    price: Price | None = None
+
+    @property
+    def soonest(self) -> float:
+        """Seconds after which the first of these timers may be due."""
+        client = self.stall_client_seconds or self.stall_seconds
+        return min(self.first_token_seconds, self.stall_seconds, self.total_seconds, client)
+
+
+class Target(Struct):
+    """Where a deployment can be reached at this moment."""
+
+    pool: Pool
+    heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
+    continuing: tuple[bytes, ...]  # the same, of requests that go on with an answer
+
+    @classmethod
+    def of(
+        cls,
+        pool: Pool,
+        dialect: Dialect,
+        model: str,
+        credentials: tuple[str | None, ...],
+        facts: Facts,
+    ) -> "Target":
+        path = pool.endpoint.path
+        heads = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
+        if facts.continues_under is None:
+            return cls(pool, heads, heads)
+        path = path.removesuffix("/v1").removesuffix(facts.continues_under) + facts.continues_under
+        other = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
+        return cls(pool, heads, other)
+
+    @staticmethod
+    def _head(pool: Pool, path: str, dialect: Dialect, model: str, api_key: str | None) -> bytes:
+        lines = [
+            f"POST {path}{dialect.path(model)} HTTP/1.1",
+            f"host: {pool.endpoint.authority}",
+            "user-agent: legato",
+            "content-type: application/json",
+            "accept: text/event-stream",
+            "accept-encoding: identity",
+            *(f"{name}: {value}" for name, value in dialect.headers(api_key)),
+            "content-length: ",
+        ]
+        return "\r\n".join(lines).encode("latin-1")
+
+
+async def _fresh(pool: Pool) -> Connection:
+    """A connection that is nobody else's. Dialling has a time limit, and so a task of its own."""
+    dialing = asyncio.ensure_future(pool.connect())
+    try:
+        return await dialing
+    except asyncio.CancelledError:
+        if dialing.done() and not dialing.cancelled() and dialing.exception() is None:
+            dialing.result().close()  # it came in the turn in which nobody wanted it any more
+        raise
+
+
+class Upstream:
+    """A deployment: where it is, what it is called there, how it is spoken to.
+
+    `target` is None while the deployment cannot be reached and it is known why (an engine that is
+    still loading); `wait` then comes back when it can, or raises `UpstreamError`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        *,
+        dialect: Dialect = openai,
+        facts: Facts | None = None,
+        terms: Terms | None = None,
+        target: Target | None = None,
+        wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
+        self.model = model
+        self.dialect = dialect
+        self.facts = facts or Facts()
+        self.terms = terms or Terms()
+        self.soonest = self.terms.soonest
+        self.target = target
+        self._wait = wait
+        self._habit = Habit()
+        self.credential = 0  # which one is used, modulo their number
+        self.recover: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Where set: a call that was dropped unanswered may be asked again once this comes back."""
+        self.counter: Counter | None = None
+        """Where set: counts tokens that the upstream does not tell."""
+        self.amend: Callable[[Asked], bytes] | None = None
+        """Where set: gives the body that this upstream is to have in place of the client's."""
+
+    @property
+    def credentials(self) -> int:
+        """How many there are to use in turn."""
+        return len(self.target.heads) if self.target is not None else 1
+
+    def rotate(self, used: int) -> None:
+        """The credential `used` is used up: the next one. Of several calls that find it out at
+        once, the first one says so."""
+        if self.credential == used:
+            self.credential += 1
+
+    async def send(
+        self,
+        body: bytes,
+        request: ChatRequest,
+        stream: Stream,
+        on_fail: Callable[[ApiError], None],
+        *,
+        fresh: bool = False,
+        delivered: Delivered | None = None,
+        replay: Replay | None = None,
+    ) -> Answer:
+        """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
+        broke, before its answer or in the middle of it: another deployment may be asked.
+
+        `delivered`: what the client has of the answer, which the upstream is to go on with;
+        `replay`: the same, where it is to answer from the start."""
+        asked = Asked(body, request, self.model, self.facts, self.terms.unsupported, delivered)
+        if self.amend is not None:
+            asked.body = self.amend(asked)
+        if not self.facts.fetches_images and b'"image_url"' in asked.body:
+            fetching = images.inlined(asked.body, self.terms.fetch_images)
+            asked.body = await asyncio.ensure_future(fetching)
+        payload = self.dialect.encode(asked)
+        if self.target is None and self._wait is not None:
+            await asyncio.ensure_future(self._wait())
+        target = self.target
+        if target is None:
+            raise broken("The upstream is not running.", code="upstream_unreachable")
+        connection = None if fresh else target.pool.idle()
+        if connection is None:
+            connection = await _fresh(target.pool)
+        passes = self._passes(delivered, replay)
+        answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
+        heads = target.heads if delivered is None else target.continuing
+        head = heads[self.credential % len(heads)]
+        connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
+        return answer
+
+    def _passes(self, delivered: Delivered | None, replay: Replay | None) -> Passes:
+        """What the chunks of an answer go through."""
+        passes: list[Pass] = []
+        # Where the text of an answer has begun, its thoughts are over.
+        if self.terms.reasoning != "field" and delivered is None:
+            passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open"))
+        if delivered is not None and self.facts.echoes:
+            replay = Replay(delivered)
+        if replay is not None:
+            passes.append(replay)
+        return tuple(passes)

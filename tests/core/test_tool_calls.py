@@ -1,0 +1,378 @@
+"""Tool calls of upstreams that lose count of them: which piece belongs to which call, and that an
+id, a name and a type are said once a call, wherever the upstream says them."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.coalesce import Backlog
+from legato.core.tool_calls import ToolCalls
+from tests.core.test_normalize import call, made, tool
+from tests.core.test_sse import cut
+from tests.core.test_stream import DONE, USAGE, all_ways, collected, finish, play, say, text
+from tests.fronts.test_chat_frames import check_chunk, split_frames
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+END = finish("tool_calls") + say(usage=USAGE) + DONE
+
+#: An id of our own, for a call that has none, or none that is its own.
+OURS = "call_new"
+
+# pieces, one a chunk or several; the calls that a client makes of them
+CASES: dict[str, tuple[list[list[Json]], list[Json]]] = {
+    # Two calls at one index
+    "two names at one index": (
+        [[call("f", '{"a": 1}', index=0)], [call("g", '{"b": 2}', index=0)]],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "g", '{"b": 2}')],
+    ),
+    "two names at one index, ids empty": (
+        [
+            [call("f", '{"a": 1}', index=0, id="", type="function")],
+            [call("g", '{"b": 2}', index=0, id="", type="function")],
+        ],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "g", '{"b": 2}')],
+    ),
+    "two names at one index in one chunk": (
+        [[call("f", '{"a": 1}', index=0), call("g", '{"b": 2}', index=0)]],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "g", '{"b": 2}')],
+    ),
+    "two names without an index": (
+        [[call("f", '{"a": 1}')], [call("g", '{"b": 2}')]],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "g", '{"b": 2}')],
+    ),
+    "two names at one index, arguments in pieces": (
+        [
+            [call("f", "{", index=0)],
+            [call(arguments="}", index=0)],
+            [call("g", "[", index=0)],
+            [call(arguments="]", index=0)],
+        ],
+        [made(OURS, "f", "{}"), made(OURS, "g", "[]")],
+    ),
+    "three names at one index": (
+        [[call(name, "{}", index=0)] for name in ("f", "g", "h")],
+        [made(OURS, name, "{}") for name in ("f", "g", "h")],
+    ),
+    "one name twice at one index, each whole": (
+        [[call("f", '{"a": 1}', index=0)], [call("f", '{"b": 2}', index=0)]],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "f", '{"b": 2}')],
+    ),
+    "one name twice in one chunk, each whole": (
+        [[call("f", '{"a": 1}', index=0), call("f", '{"b": 2}', index=0)]],
+        [made(OURS, "f", '{"a": 1}'), made(OURS, "f", '{"b": 2}')],
+    ),
+    "one name in every piece of one call": (
+        [[call("f", '{"a":', index=0)], [call("f", " 1}", index=0)]],
+        [made(OURS, "f", '{"a": 1}')],
+    ),
+    "one name in every piece, and no index": (
+        [[call("f", '{"a":')], [call("f", " 1}")]],
+        [made(OURS, "f", '{"a": 1}')],
+    ),
+    "arguments that are objects, at one index": (
+        [[call("f", {"a": 1}, index=0)], [call("f", {"b": 2}, index=0)]],
+        [made(OURS, "f", '{"a":1}'), made(OURS, "f", '{"b":2}')],
+    ),
+    # A name that comes late
+    "a name behind the id": (
+        [[call(None, "", index=0, id="c1")], [call("f", "{}", index=0)]],
+        [made("c1", "f", "{}")],
+    ),
+    "a name behind the id, with no arguments before it": (
+        [[call(index=0, id="c1", type="function")], [call("f", index=0)], [call(None, "{}")]],
+        [made("c1", "f", "{}")],
+    ),
+    "a name behind some of the arguments": (
+        [[call(None, "{", index=0, id="c1")], [call("f", "}", index=0)]],
+        [made("c1", "f", "{}")],
+    ),
+    "a late name, said again and again": (
+        [
+            [call(None, "", index=0, id="c1")],
+            [call("f", "{", index=0, id="c1")],
+            [call("f", '"a":', index=0, id="c1")],
+            [call("f", "1}", index=0)],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "an empty name, then its own": (
+        [[call("", "", index=0, id="c1")], [call("f", "{}", index=0)]],
+        [made("c1", "f", "{}")],
+    ),
+    "late names of two calls side by side": (
+        [
+            [call(None, "", index=0, id="c1"), call(None, "", index=1, id="c2")],
+            [call("g", "[]", index=1), call("f", "{}", index=0)],
+        ],
+        [made("c2", "g", "[]"), made("c1", "f", "{}")],
+    ),
+    "a late name behind a call that has one": (
+        [
+            [call(None, "", index=0, id="c1"), call("g", "[", index=1, id="c2")],
+            [call(None, "]", index=1), call("f", "{}", index=0)],
+        ],
+        [made("c2", "g", "[]"), made("c1", "f", "{}")],
+    ),
+    "a late name at an index that does not start at 0": (
+        [[call(None, "", index=3, id="c1")], [call("f", "{}", index=3)]],
+        [made("c1", "f", "{}")],
+    ),
+    # An id that comes late
+    "an id behind the name": (
+        [[call("f", "", index=0)], [call(None, "{}", index=0, id="c1")]],
+        [made(OURS, "f", "{}")],
+    ),
+    "an id behind the name, in every later piece": (
+        [
+            [call("f", "", index=0)],
+            [call(None, "{", index=0, id="c1")],
+            [call(None, "}", index=0, id="c1")],
+        ],
+        [made(OURS, "f", "{}")],
+    ),
+    "a late id, then pieces of it without an index": (
+        [
+            [call("f", "", index=0)],
+            [call(None, "{", index=0, id="c1")],
+            [call(None, "}", id="c1")],
+        ],
+        [made(OURS, "f", "{}")],
+    ),
+    "a late id with the name again": (
+        [[call("f", "{", index=0)], [call("f", "}", index=0, id="c1")]],
+        [made(OURS, "f", "{}")],
+    ),
+    "a late id, then another call at its index": (
+        [
+            [call("f", "", index=0)],
+            [call(None, "{}", index=0, id="c1")],
+            [call("g", "[", index=0, id="c2")],
+            [call(None, "]", index=0, id="c2")],
+        ],
+        [made(OURS, "f", "{}"), made("c2", "g", "[]")],
+    ),
+    "late ids of two calls side by side": (
+        [
+            [call("f", "{", index=0), call("g", "[", index=1)],
+            [call(None, "]", index=1, id="c2"), call(None, "}", index=0, id="c1")],
+        ],
+        [made(OURS, "f", "{}"), made(OURS, "g", "[]")],
+    ),
+    # One id for two calls
+    "one id at two indices": (
+        [
+            [call("f", "{", index=0, id="c1")],
+            [call("g", "[", index=1, id="c1")],
+            [call(None, "}", index=0, id="c1")],
+            [call(None, "]", index=1, id="c1")],
+        ],
+        [made("c1", "f", "{}"), made(OURS, "g", "[]")],
+    ),
+    "one id at two indices, once each": (
+        [
+            [call("f", "{", index=0, id="c1"), call("g", "[", index=1, id="c1")],
+            [call(None, "]", index=1)],
+            [call(None, "}", index=0)],
+        ],
+        [made("c1", "f", "{}"), made(OURS, "g", "[]")],
+    ),
+    "one id and one name at two indices": (
+        [
+            [call("f", "{", index=0, id="c1")],
+            [call("f", "[", index=1, id="c1")],
+            [call(None, "}", index=0, id="c1")],
+            [call(None, "]", index=1, id="c1")],
+        ],
+        [made("c1", "f", "{}"), made(OURS, "f", "[]")],
+    ),
+    "one id at three indices": (
+        [[call("f", str(index), index=index, id="c1")] for index in range(3)]
+        + [[call(None, str(index), index=index, id="c1")] for index in range(3)],
+        [made("c1", "f", "00"), made(OURS, "f", "11"), made(OURS, "f", "22")],
+    ),
+    # What was right before, and is still
+    "all as it should be": (
+        [
+            [call("f", "", index=0, id="c1", type="function")],
+            [call(None, "{}", index=0)],
+            [call("g", "", index=1, id="c2", type="function")],
+            [call(None, "[]", index=1)],
+        ],
+        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+    ),
+    "an index used by two ids": (
+        [
+            [call("f", "{}", index=0, id="c1")],
+            [call("f", "[", index=0, id="c2")],
+            [call(None, "]", index=0, id="c2")],
+        ],
+        [made("c1", "f", "{}"), made("c2", "f", "[]")],
+    ),
+    "another index for a call that is known by its id": (
+        [[call("f", "{", index=0, id="c1")], [call(None, "}", index=1, id="c1")]],
+        [made("c1", "f", "{}")],
+    ),
+}
+
+
+def body(pieces: list[list[Json]]) -> bytes:
+    return b"".join(tool(*each) for each in pieces) + END
+
+
+def with_our_ids(calls: list[Json]) -> list[Json]:
+    """Ids that we make up are made equal: `play` has done so where a stream was played."""
+    return [each | {"id": OURS if each["id"].startswith("call_") else each["id"]} for each in calls]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_piece_is_of_its_call(name: str) -> None:
+    """A call begins with its id, its type and its name, which are said once."""
+    pieces, calls = CASES[name]
+    frames = split_frames(play([body(pieces)]))
+    assert frames.pop() == b"data: [DONE]"
+    said: list[Json] = []
+    ends: list[str] = []
+    for frame in frames:
+        chunk = json.loads(frame[6:])
+        check_chunk(chunk)
+        (member,) = chunk["choices"]
+        assert not ends, "something came after the finish"
+        for each in member["delta"].get("tool_calls", []):
+            follow(said, each)
+        if member["finish_reason"] is not None:
+            ends.append(member["finish_reason"])
+    assert said == calls
+    assert ends == ["tool_calls"]
+
+
+def follow(calls: list[Json], piece: Json) -> None:
+    """What a client does that folds pieces."""
+    function = piece["function"]
+    if piece["index"] == len(calls):
+        assert piece["id"]
+        assert piece["type"] == "function"
+        assert function["name"], "a call without a name"
+        calls.append({"id": piece["id"], "name": function["name"], "arguments": ""})
+    else:
+        assert piece["index"] < len(calls), "a hole in the indices"
+        assert not {"id", "type"} & piece.keys(), "an id was sent twice"
+        assert "name" not in function, "a name was sent twice"
+    known = calls[piece["index"]]
+    known["arguments"] += function.get("arguments", "")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_answer_that_is_not_streamed_has_the_same_calls(name: str) -> None:
+    pieces, calls = CASES[name]
+    (folded,) = collected([body(pieces)])["choices"]
+    said = folded["message"]["tool_calls"]
+    assert len({each["id"] for each in said}) == len(said), "two calls with one id"
+    assert all(set(each) == {"id", "type", "function"} for each in said)
+    assert with_our_ids([{"id": each["id"]} | each["function"] for each in said]) == with_our_ids(
+        calls
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_the_same_however_it_is_cut(name: str) -> None:
+    sent = body(CASES[name][0])
+    out = play([sent])
+    for pieces in all_ways(sent, 7):
+        assert play(pieces) == out, pieces
+    chance = random.Random(name)
+    for _ in range(10):
+        places = [chance.randint(0, len(sent)) for _ in range(chance.randint(2, 20))]
+        assert play(cut(sent, places)) == out, places
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_slow_client_gets_the_same_calls(name: str) -> None:
+    """Merged by the backlog at any place, names and ids are still said once."""
+    pieces, calls = CASES[name]
+    for place in range(len(pieces) + 1):
+        mender, backlog, said = ToolCalls(), Backlog(), list[Json]()
+        for number, each in enumerate(pieces):
+            if number == place:
+                take(backlog, said)
+            delta = {"tool_calls": mender.mend(each)}
+            if delta["tool_calls"]:
+                backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
+        take(backlog, said)
+        assert with_our_ids(said) == with_our_ids(calls), place
+
+
+def take(backlog: Backlog, said: list[Json]) -> None:
+    for chunk in backlog.take():
+        for each in chunk.members()[0]["delta"]["tool_calls"]:
+            follow(said, each)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_text_between_the_pieces_changes_nothing(name: str) -> None:
+    pieces, calls = CASES[name]
+    sent = b"".join(text("a") + tool(*each) for each in pieces) + END
+    (folded,) = collected([sent])["choices"]
+    said = [{"id": each["id"]} | each["function"] for each in folded["message"]["tool_calls"]]
+    assert with_our_ids(said) == with_our_ids(calls)
+    assert folded["message"]["content"] == "a" * len(pieces)
+
+
+def test_calls_of_two_choices_have_nothing_to_do_with_each_other() -> None:
+    """The same index, and the same id, are another call in another choice."""
+    sent = b"".join(
+        tool(call("f", "{", index=0, id="c1"), index=index)
+        + tool(call(None, "}", index=0), index=index)
+        for index in (0, 1)
+    )
+    sent += finish("tool_calls") + finish("tool_calls", 1) + DONE
+    for folded in collected([sent])["choices"]:
+        (each,) = folded["message"]["tool_calls"]
+        assert each["function"] == {"name": "f", "arguments": "{}"}
+
+
+def test_ids_that_we_make_up_are_never_the_same() -> None:
+    mender = ToolCalls()
+    ids = [mender.mend([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
+    assert len(set(ids)) == 1_000
+
+
+NAMELESS = [call(None, "{", index=0, id="c1")], [call(None, "}", index=0)]
+
+
+def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
+    """Nobody could make it, and a name is never invented."""
+    played = split_frames(play([text("a") + body(list(NAMELESS))]))
+    assert b"[DONE]" not in played[-1]
+    assert json.loads(played[-1][6:])["error"]["code"] == "upstream_error"
+    assert not any(b"tool_calls" in each for each in played)
+
+
+def test_what_is_no_call_begins_nothing() -> None:
+    """Nothing waits for a name: an upstream that goes on to say nothing has said nothing."""
+    played = play([say({"index": 0, "delta": {"tool_calls": ["no call"]}})])
+    assert b"role" not in played
+
+
+def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:
+    """Another one goes on with the text, and calls its own tool."""
+    mender = ToolCalls()
+    assert mender.mend([call(None, "{", index=0, id="c1")]) == []
+    mender.forget_unnamed()
+    assert mender.is_named
+    (piece,) = mender.mend([call("f", "{}", index=0, id="c2")])
+    assert piece == {
+        "index": 0,
+        "id": "c2",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }

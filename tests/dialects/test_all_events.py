@@ -1,0 +1,321 @@
+"""All dialects, one test: whoever sends an answer, in whatever pieces, its client gets the same."""
+
+import contextlib
+import importlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from legato import dialects
+from legato.core.chunk import Chunk, Usage
+from legato.core.dialect import Dialect
+from legato.core.errors import ApiError, UpstreamError
+from legato.core.sse import EventTooLarge
+from legato.core.stream import State, Stream
+from legato.core.usage import Tokens, count
+from legato.fastpath.template import Habit
+from tests.support.transcripts import GOLDEN, GOLDEN_WHOLE, Golden
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+class Heard:
+    """A subscriber that looks at the bytes a client gets."""
+
+    def __init__(self) -> None:
+        self.choices: list[dict[str, Any]] = []
+        self.tokens: Tokens | None = None
+        self.error: ApiError | None = None
+
+    def push(self, chunk: Chunk) -> None:
+        assert chunk.raw is not None
+        assert len(chunk.raw.decode().splitlines()) == 1
+        self.choices += json.loads(chunk.raw)
+
+    def flush(self) -> None:
+        pass
+
+    def complete(self, usage: Usage, extras: bytes) -> None:
+        self.tokens = count(usage)
+
+    def fail(self, error: ApiError) -> None:
+        self.error = error
+
+    def check(self) -> None:
+        """What the contract says of every answer, whole or not."""
+        choices: dict[int, list[dict[str, Any]]] = {}
+        for each in self.choices:
+            choices.setdefault(each["index"], []).append(each)
+        assert list(choices) == list(range(len(choices)))
+        for members in choices.values():
+            assert members[0]["delta"] == {"role": "assistant", "content": ""}
+            assert not any("role" in each["delta"] for each in members[1:])
+            assert not any(each["finish_reason"] for each in members[:-1])
+            assert self.error is not None or members[-1]["finish_reason"] is not None
+            for each in members[1:]:
+                assert each["delta"] or each["finish_reason"] or len(each) > 3, "more members"
+
+    def answer(self) -> Golden:
+        text, thoughts, calls = [], [], []
+        for delta in (each["delta"] for each in self.choices):
+            if delta.get("content"):
+                text.append(delta["content"])
+            if delta.get("reasoning_content"):
+                assert not text, "thoughts come before the answer"
+                thoughts.append(delta["reasoning_content"])
+            for call in delta.get("tool_calls", ()):
+                if call["index"] == len(calls):
+                    assert call["id"]
+                    assert call["type"] == "function"
+                    calls.append([call["function"]["name"], ""])
+                else:
+                    assert "id" not in call
+                    assert "name" not in call["function"]
+                calls[call["index"]][1] += call["function"]["arguments"]
+        return Golden(
+            tuple(text),
+            tuple(thoughts),
+            tuple((name, json.loads(arguments)) for name, arguments in calls),
+            self.choices[-1]["finish_reason"] if self.choices else None,
+            self.tokens,
+        )
+
+
+def play(dialect: Dialect, pieces: list[bytes]) -> Heard:
+    """An answer's body, as `sources.upstream` reads it."""
+    stream, heard = Stream(lambda: 0.0, 0.0), Heard()
+    stream.attach(heard)
+    decoder, reader = dialect.decoder(), dialect.reader(Habit())
+
+    def read(events: list[tuple[bytes, bytes]]) -> None:
+        for name, data in events:
+            chunk = reader.read(name, data)
+            if chunk is None:
+                stream.end()
+            if stream.done:
+                return
+            assert chunk is not None
+            stream.push(chunk)
+
+    try:
+        for piece in pieces:
+            read(decoder.feed(piece))
+            if stream.done:
+                return heard
+        with contextlib.suppress(ApiError):  # half an event is what a cut leaves
+            read(decoder.close())
+        stream.end()
+    except ApiError as error:
+        stream.fail(error)
+    except EventTooLarge:
+        stream.fail(UpstreamError(502, "upstream_error", "too large"))
+    assert stream.done
+    assert (stream.state is State.COMPLETE) == (heard.error is None)
+    return heard
+
+
+def transcripts(name: str) -> Any:
+    """The module of a dialect's transcripts; `LACKS` names what its format has no words for."""
+    try:
+        return importlib.import_module(f"tests.support.transcripts.{name}")
+    except ModuleNotFoundError:
+        return None
+
+
+def transcript(name: str, conversation: str) -> bytes:
+    module = transcripts(name)
+    if module is None:
+        pytest.fail(f"the dialect `{name}` has no tests/transcripts/{name}.py")
+    return module.TRANSCRIPTS[conversation]
+
+
+def conversations() -> Iterator[tuple[str, str]]:
+    for name in dialects.NAMES:
+        lacks = getattr(transcripts(name), "LACKS", ())
+        yield from ((name, conversation) for conversation in GOLDEN if conversation not in lacks)
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_a_dialect_has_all_the_transcripts_that_its_format_has_words_for(name: str) -> None:
+    module = transcripts(name)
+    assert module is not None, f"write tests/transcripts/{name}.py"
+    assert set(module.TRANSCRIPTS) == set(GOLDEN) - set(module.LACKS)
+
+
+def ways(body: bytes, seed: str) -> Iterator[list[bytes]]:
+    """Ways in which a body may come."""
+    yield [body]
+    yield [body[n : n + 1] for n in range(len(body))]
+    draw = random.Random(seed)
+    for _ in range(30):
+        edges = [0, *sorted(draw.randrange(len(body) + 1) for _ in range(draw.randrange(9)))]
+        yield [body[a:b] for a, b in zip(edges, [*edges[1:], len(body)], strict=True)]
+
+
+every_conversation = pytest.mark.parametrize(("name", "conversation"), list(conversations()))
+
+
+@every_conversation
+def test_a_client_gets_the_same_whoever_sent_it(name: str, conversation: str) -> None:
+    golden = GOLDEN[conversation]
+    body = transcript(name, conversation)
+    for pieces in ways(body, conversation):
+        heard = play(dialects.named(name), pieces)
+        heard.check()
+        said = golden.error
+        assert heard.answer() == Golden(
+            golden.text, golden.thoughts, golden.calls, golden.finish, golden.tokens
+        )
+        if said is None:
+            assert heard.error is None
+        else:
+            assert isinstance(heard.error, ApiError)
+            assert said in heard.error.message
+            assert heard.error.status in (502, 503)
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_an_answer_in_one_piece_says_what_its_stream_would_have_said(name: str) -> None:
+    dialect, body = dialects.named(name), transcripts(name).WHOLE
+    stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader(Habit())
+    stream.attach(heard)
+    for data in dialect.unstreamed(body):
+        chunk = reader.read(b"", data)
+        if chunk is not None:
+            stream.push(chunk)
+    stream.end()
+    heard.check()
+    assert heard.answer() == GOLDEN_WHOLE
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"[1]",
+        b"{}",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"error":{"message":"no"}}',
+        b'[{"error":{"message":"no"}}]',
+        b'{"choices":[]}',
+        b'{"choices":[{"index":0}]}',
+        b'{"choices":7,"candidates":[],"type":"message"}',
+    ],
+)
+def test_what_is_no_answer_is_not_taken_for_one(name: str, body: bytes) -> None:
+    """Gemini's readers know nothing that an event must have: an empty one says nothing."""
+    dialect = dialects.named(name)
+    reader = dialect.reader(Habit())
+    for data in dialect.unstreamed(body):
+        chunk = reader.read(b"", data)
+        assert chunk is not None
+        assert chunk.members() == []
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_a_changed_answer_in_one_piece_is_an_answer_or_the_upstreams_failure(name: str) -> None:
+    dialect, body = dialects.named(name), transcripts(name).WHOLE
+    draw = random.Random(name)
+    for change in (with_other_bytes, with_other_values):
+        for _ in range(300):
+            stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader(Habit())
+            stream.attach(heard)
+            try:
+                for data in dialect.unstreamed(change(body, draw)):
+                    chunk = reader.read(b"", data)
+                    if chunk is not None:
+                        stream.push(chunk)
+                stream.end()
+            except ApiError as error:
+                stream.fail(error)
+            heard.check()
+
+
+SPLINTERS = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"\n",
+    b"\\",
+    b"\x00",
+    b"\xff",
+    b"null",
+    b"0",
+]
+VALUES: list[Any] = [None, True, -1, 7.5, 10**30, "", "x", "\ud83d", [], [None], {}, {"x": 1}, [[]]]
+
+
+def with_other_bytes(body: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(body)
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.randrange(len(changed))
+        match draw.randrange(4):
+            case 0:
+                changed[at] = draw.randrange(256)
+            case 1:
+                del changed[at : at + draw.randrange(40)]
+            case 2:
+                changed[at:at] = changed[draw.randrange(len(changed)) :][: draw.randrange(40)]
+            case _:
+                changed[at:at] = draw.choice(SPLINTERS)
+        if not changed:
+            return b""
+    return bytes(changed)
+
+
+def with_other_values(body: bytes, draw: random.Random) -> bytes:
+    """The same lines, but for some member of some of their JSON."""
+    lines = body.split(b"\n")
+    spots = [number for number, line in enumerate(lines) if b"{" in line]
+    for number in draw.choices(spots, k=draw.randrange(1, 4)):
+        start = lines[number].index(b"{")
+        try:
+            tree = json.loads(lines[number][start:])
+        except ValueError:
+            continue
+        places = list(_places(tree))
+        if places:
+            owner, key = draw.choice(places)
+            if draw.random() < 0.2:
+                del owner[key]
+            else:
+                owner[key] = draw.choice(VALUES)
+        lines[number] = lines[number][:start] + json.dumps(tree).encode()
+    return b"\n".join(lines)
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    keys = tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+    for key in keys:
+        yield tree, key
+        yield from _places(tree[key])
+
+
+@every_conversation
+@pytest.mark.parametrize("changed", [with_other_bytes, with_other_values])
+def test_whatever_is_sent_is_an_answer_or_the_upstreams_failure(
+    name: str, conversation: str, changed: Callable[[bytes, random.Random], bytes]
+) -> None:
+    body = transcript(name, conversation)
+    draw = random.Random(f"{name} {conversation}")
+    for _ in range(150):
+        heard = play(dialects.named(name), [changed(body, draw)])
+        heard.check()
+        if heard.error is not None:
+            assert isinstance(heard.error, ApiError)
+            assert heard.error.status >= 429

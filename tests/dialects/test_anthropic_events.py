@@ -1,0 +1,335 @@
+"""Anthropic's dialect: the events that come back, what a refusal means."""
+
+import json
+from typing import Any
+
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.dialect import Asked, Facts
+from legato.core.errors import ApiError, UpstreamError
+from legato.core.request import parse
+from legato.core.stream import State, Stream
+from legato.dialects.anthropic import Reader, encode, no_stream, refusal
+from legato.fronts.chat_aggregate import Collector
+from tests.support.transcripts import anthropic as wire
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+def events(body: bytes) -> list[bytes]:
+    return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+
+
+def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
+    """What a client gets that does not stream, of an answer that may not be whole."""
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream.attach(collector)
+    try:
+        for data in events(b"".join(pieces)):
+            chunk = reader.read(b"", data)
+            if chunk is not None:
+                stream.push(chunk)
+        stream.end()
+    except UpstreamError as error:
+        stream.fail(error)
+    return json.loads(collector.answer(identity="x", created=1, model="m")), stream
+
+
+def read(data: bytes, name: bytes = b"", reader: Reader | None = None) -> Chunk:
+    chunk = (reader or Reader()).read(name, data)
+    assert chunk is not None
+    return chunk
+
+
+def message(*blocks: bytes, reason: str = "end_turn") -> dict[str, Any]:
+    answer, stream = collected(wire.start(9), *blocks, wire.end(reason, 3))
+    assert stream.state is State.COMPLETE
+    return answer["choices"][0]["message"]
+
+
+SIGNED = {"type": "thinking", "thinking": "Let me think.", "signature": "EqQBCgIYAhIM"}
+
+
+def test_thoughts_are_kept_with_their_signature_and_go_back_as_they_came() -> None:
+    hidden = {"type": "redacted_thinking", "data": "EmwK"}
+    said = message(
+        wire.thinking(0, "Let me", " think."),
+        wire.block(1, hidden),
+        wire.text(2, "Yes."),
+        wire.tool(3, "sum", '{"a": 1}'),
+        reason="tool_use",
+    )
+    assert said["reasoning_content"] == "Let me think."
+    assert said["reasoning_details"] == [SIGNED, hidden]
+    answered = {"role": "tool", "tool_call_id": "toolu_3", "content": "1"}
+    body = json.dumps({"model": "m", "messages": [said, answered]}).encode()
+    sent = json.loads(encode(Asked(body, parse(body), "m", Facts())))
+    assert sent["messages"][0]["content"] == [
+        SIGNED,
+        hidden,
+        {"type": "text", "text": "Yes."},
+        {"type": "tool_use", "id": "toolu_3", "name": "sum", "input": {"a": 1}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "deltas", "reasoning", "details"),
+    [
+        pytest.param(
+            {"thinking": "", "signature": ""},
+            [{"type": "signature_delta", "signature": "Eq"}],
+            None,
+            [{"type": "thinking", "thinking": "", "signature": "Eq"}],
+            id="not shown",
+        ),
+        pytest.param(
+            {"thinking": ""},
+            [
+                {"type": "thinking_delta", "thinking": "Hm"},
+                {"type": "signature_delta", "signature": ""},
+            ],
+            "Hm",
+            None,
+            id="not signed",
+        ),
+        pytest.param(
+            {"thinking": "Let me think.", "signature": "EqQBCgIYAhIM"},
+            [],
+            "Let me think.",
+            [SIGNED],
+            id="whole",
+        ),
+    ],
+)
+def test_thoughts_of_other_shapes(
+    first: dict[str, Any],
+    deltas: list[dict[str, Any]],
+    reasoning: str | None,
+    details: list[dict[str, Any]] | None,
+) -> None:
+    block = wire.block(0, {"type": "thinking", **first}, *deltas)
+    said = message(block, wire.text(1, "Yes."))
+    assert said.get("reasoning_content") == reasoning
+    assert said.get("reasoning_details") == details
+
+
+def test_a_text_that_is_given_whole() -> None:
+    assert message(wire.block(0, {"type": "text", "text": "Yes."}))["content"] == "Yes."
+
+
+def test_arguments_are_json_even_where_there_are_none() -> None:
+    said = message(wire.tool(0, "now"), wire.tool(1, "now", ""), reason="tool_use")
+    assert [each["function"]["arguments"] for each in said["tool_calls"]] == ["{}", "{}"]
+
+
+def test_what_is_known_before_the_answer() -> None:
+    reader = Reader()
+    read(events(wire.start(40, cached=900, written=60))[0], reader=reader)
+    assert reader.identity == "msg_01"
+    assert reader.prompt_tokens == 1000
+
+
+@pytest.mark.parametrize(
+    ("last", "wanted"),
+    [
+        ({}, (9, 3, {"cached_tokens": 0})),
+        ({"input_tokens": 11, "cache_read_input_tokens": 5}, (16, 3, {"cached_tokens": 5})),
+        ({"input_tokens": None, "cache_read_input_tokens": None}, (9, 3, {"cached_tokens": 0})),
+    ],
+)
+def test_usage_is_cumulative(last: dict[str, Any], wanted: tuple[int, int, Any]) -> None:
+    answer, _ = collected(wire.start(9), wire.text(0, "Yes."), wire.end("end_turn", 3, **last))
+    usage = answer["usage"]
+    assert (
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        usage["prompt_tokens_details"],
+    ) == wanted
+    assert usage["total_tokens"] == wanted[0] + wanted[1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("pause_turn", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "content_filter"),
+    ],
+)
+def test_stop_reasons(reason: str, finish: str) -> None:
+    answer, _ = collected(wire.start(9), wire.text(0, "Yes."), wire.end(reason, 3))
+    assert answer["choices"][0]["finish_reason"] == finish
+
+
+def test_a_stop_reason_that_nobody_knows_is_no_finish() -> None:
+    _, stream = collected(wire.start(9), wire.text(0, "Yes."), wire.end("melted", 3))
+    assert stream.error is not None
+    assert stream.error.code == "upstream_aborted"
+
+
+PASSED_OVER = [
+    b'{"type":"ping"}',
+    b'{"type":"ping","index":"x"}',
+    b'{"type":"something_new","delta":7,"index":{}}',
+    b'{"type":"content_block_stop","index":7}',
+    b'{"type":"content_block_delta","index":7,"delta":{"type":"input_json_delta","partial_json":"{"}}',
+    b'{"type":"content_block_delta","index":0,"delta":{"type":"something_new","of":7}}',
+    b'{"type":"content_block_delta","index":0}',
+    b'{"type":"content_block_start","index":0,"content_block":{"type":"something_new"}}',
+    b"{}",
+]
+
+
+@pytest.mark.parametrize("data", PASSED_OVER)
+def test_what_is_not_known_is_passed_over(data: bytes) -> None:
+    chunk = read(data)
+    assert (chunk.choices, chunk.fields, chunk.usage) == ([], None, None)
+
+
+@pytest.mark.parametrize("data", [b'{"type":"message_stop"}', b"[DONE]", b" [DONE] "])
+def test_the_end(data: bytes) -> None:
+    assert Reader().read(b"", data) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"null",
+        b'"x"',
+        b'{"type":7}',
+        b'{"type":"message_start","message":7}',
+        b'{"type":"message_delta","delta":7}',
+        b'{"type":"content_block_delta","index":"0"}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":7}}',
+        b'{"type":"content_block_start","content_block":"x"}',
+        b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"\xff"}}',
+        b'{"type":"message_start","message":' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_event_is_the_upstreams_failure(data: bytes) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Reader().read(b"", data)
+    assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
+
+
+# data, status, code, message
+ERRORS: dict[str, tuple[str, int, str, str]] = {
+    "overloaded": (
+        '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}',
+        503,
+        "overloaded_error",
+        "Overloaded",
+    ),
+    "rate": (
+        '{"type":"error","error":{"type":"rate_limit_error","message":"Slow"},"request_id":"r"}',
+        429,
+        "rate_limit_error",
+        "Slow",
+    ),
+    "time": ('{"type":"error","error":{"type":"timeout_error"}}', 504, "timeout_error", "reason"),
+    "inside": (
+        '{"type":"error","error":{"type":"api_error","message":"Internal"}}',
+        502,
+        "api_error",
+        "Internal",
+    ),
+    "our key": (
+        '{"type":"error","error":{"type":"authentication_error","message":"Bad"}}',
+        502,
+        "upstream_401",
+        "our key",
+    ),
+    "OpenAI's shape": (
+        '{"error":{"code":500,"type":"server_error","message":"no"}}',
+        502,
+        "server_error",
+        "no",
+    ),
+    "text": ('{"error":"no"}', 502, "upstream_error", "no"),
+    "nothing": ('{"type":"error"}', 502, "upstream_error", "gave no reason"),
+    "odd": ('{"type":"error","error":{"type":7,"message":[]}}', 502, "upstream_error", "reason"),
+    "long": (f'{{"error":"{"x" * 9000}"}}', 502, "upstream_error", "x" * 500),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_in_the_stream(name: str) -> None:
+    data, status, code, said = ERRORS[name]
+    with pytest.raises(UpstreamError) as caught:
+        Reader().read(b"error", data.encode())
+    error = caught.value
+    assert (error.status, error.code) == (status, code)
+    assert said in error.message
+    assert len(error.message) <= 500
+
+
+# status, body, our status, code, is it the upstream's fault
+REFUSALS: dict[str, tuple[int, str, int, str, bool]] = {
+    "the caller's": (400, "invalid_request_error: top_k: no", 400, "invalid_request", False),
+    "a long prompt": (
+        400,
+        "invalid_request_error: prompt is too long: 208310 tokens > 200000 maximum",
+        400,
+        "context_length_exceeded",
+        False,
+    ),
+    "no room for the answer": (
+        400,
+        "invalid_request_error: input length and `max_tokens` exceed context limit: 1 + 2 > 2",
+        400,
+        "context_length_exceeded",
+        False,
+    ),
+    "a body too large": (413, "request_too_large: Big", 400, "request_too_large", False),
+    "our key": (401, "authentication_error: invalid x-api-key", 502, "upstream_401", True),
+    "our bill": (402, "billing_error: Pay", 502, "upstream_402", True),
+    "our rights": (403, "permission_error: No", 502, "upstream_403", True),
+    "no model": (404, "not_found_error: model: x", 502, "upstream_404", True),
+    "the rate": (429, "rate_limit_error: Slow", 429, "upstream_rate_limited", True),
+    "inside": (500, "api_error: Internal", 502, "upstream_500", True),
+    "overloaded": (529, "overloaded_error: Overloaded", 503, "upstream_529", True),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals(name: str) -> None:
+    status, said, ours, code, theirs = REFUSALS[name]
+    kind, _, text = said.partition(": ")
+    body = json.dumps({"type": "error", "error": {"type": kind, "message": text}}).encode()
+    error = refusal(status, body, 7.0)
+    assert (error.status, error.code) == (ours, code)
+    assert (text in error.message) == (status not in (401, 402, 403)), "our account is ours to know"
+    assert isinstance(error, UpstreamError) == theirs
+    assert error.retry_after == (7.0 if theirs else None)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b'{"error":{}}', b"\xff"])
+def test_a_refusal_that_says_nothing(body: bytes) -> None:
+    error = refusal(500, body)
+    assert error.code == "upstream_500"
+    assert "gave no reason" in error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"type":"error","error":{"type":"overloaded_error"}}', 503, "overloaded_error"),
+        (b'{"type":"message","content":[]}', 502, "upstream_error"),
+        (b"<html>", 502, "upstream_error"),
+        (b"", 502, "upstream_error"),
+    ],
+)
+def test_a_200_without_a_stream(body: bytes, status: int, code: str) -> None:
+    error: ApiError = no_stream(body)
+    assert (error.status, error.code) == (status, code)

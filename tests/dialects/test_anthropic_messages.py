@@ -1,0 +1,221 @@
+"""Anthropic's dialect: a conversation in its blocks, and what there is no block for."""
+
+from typing import Any
+
+import pytest
+
+from legato.core.errors import ApiError, UpstreamError
+from tests.dialects.test_anthropic_request import HELLO, SUM, encoded, text
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+IMAGE_THERE = {
+    "type": "image",
+    "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0="},
+}
+LINK = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+LINK_THERE = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
+FILE = {
+    "type": "file",
+    "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="},
+}
+FILE_THERE = {
+    "type": "document",
+    "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="},
+    "title": "a.pdf",
+}
+KEPT = {"cache_control": {"type": "ephemeral"}}
+CALL = {"id": "call:1", "type": "function", "function": {"name": "sum", "arguments": '{"a": 1}'}}
+CALL_THERE = {"type": "tool_use", "id": "call_1", "name": "sum", "input": {"a": 1}}
+BARE = {"id": "c2", "type": "function", "function": {"name": "now", "arguments": ""}}
+BARE_THERE = {"type": "tool_use", "id": "c2", "name": "now", "input": {}}
+THOUGHT = {"type": "thinking", "thinking": "Let me", "signature": "EqQB"}
+HIDDEN = {"type": "redacted_thinking", "data": "EmwK"}
+
+
+def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **members}
+
+
+# messages, what `system` becomes, turns
+MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
+    "the system's": (
+        [said("system", "Be brief."), *HELLO, said("developer", text("In", "Czech."))],
+        "Be brief.\n\nIn\n\nCzech.",
+        [said("user", text("Hello"))],
+    ),
+    "the system's, kept": (
+        [said("system", [text("Be brief.")[0] | KEPT]), *HELLO],
+        [text("Be brief.")[0] | KEPT],
+        [said("user", text("Hello"))],
+    ),
+    "turns of one": (
+        [*HELLO, said("user", text("you")), said("assistant", "Yes?"), said("user", "Ah")],
+        None,
+        [
+            said("user", text("Hello", "you")),
+            said("assistant", text("Yes?")),
+            said("user", text("Ah")),
+        ],
+    ),
+    "nothing said": (
+        [*HELLO, said("assistant", ""), said("user", [*text("", " \n"), IMAGE])],
+        None,
+        [said("user", [*text("Hello"), IMAGE_THERE])],
+    ),
+    "things to look at": (
+        [said("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
+        None,
+        [said("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
+    ),
+    "tools": (
+        [
+            *HELLO,
+            said("assistant", None, tool_calls=[CALL, BARE]),
+            said("tool", "3", tool_call_id="call:1"),
+            said("tool", [*text("late"), IMAGE], tool_call_id="c2"),
+            said("user", "So?"),
+            said("assistant", "Hm", tool_calls=[BARE]),
+            said("tool", "", tool_call_id="c2"),
+        ],
+        None,
+        [
+            said("user", text("Hello")),
+            said("assistant", [CALL_THERE, BARE_THERE]),
+            said(
+                "user",
+                [
+                    {"type": "tool_result", "tool_use_id": "call_1", "content": text("3")},
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "c2",
+                        "content": [*text("late"), IMAGE_THERE],
+                    },
+                    *text("So?"),
+                ],
+            ),
+            said("assistant", [*text("Hm"), BARE_THERE]),
+            said("user", [{"type": "tool_result", "tool_use_id": "c2"}]),
+        ],
+    ),
+    "thoughts go back first, signed": (
+        [
+            *HELLO,
+            said(
+                "assistant",
+                "Yes",
+                reasoning_content="Let me",
+                reasoning_details=[
+                    THOUGHT | {"index": 0},
+                    HIDDEN,
+                    {"type": "thinking", "thinking": "not signed"},
+                    {"type": "reasoning.text", "text": "another vendor's"},
+                    "?",
+                ],
+                tool_calls=[CALL],
+            ),
+        ],
+        None,
+        [
+            said("user", text("Hello")),
+            said("assistant", [THOUGHT, HIDDEN, *text("Yes"), CALL_THERE]),
+        ],
+    ),
+    "details that are none": (
+        [*HELLO, said("assistant", "Yes", reasoning_details=7)],
+        None,
+        [said("user", text("Hello")), said("assistant", text("Yes"))],
+    ),
+    "a refusal of its own": (
+        [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
+        None,
+        [said("user", text("Hello")), said("assistant", text("No."))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_become_turns_of_blocks(name: str) -> None:
+    messages, system, turns = MESSAGES[name]
+    sent = encoded({"messages": messages})
+    assert sent.get("system") == system
+    assert sent["messages"] == turns
+
+
+def called(arguments: Any) -> list[dict[str, Any]]:
+    function = {"name": "sum", "arguments": arguments}
+    return [said("assistant", None, tool_calls=[{"id": "c", "function": function}])]
+
+
+def seen(**part: Any) -> list[dict[str, Any]]:
+    return [said("user", [part])]
+
+
+# members, the member that is named, its code
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "several choices": ({"n": 2}, "n", "invalid_request"),
+    "any JSON": (
+        {"response_format": {"type": "json_object"}},
+        "response_format",
+        "unsupported_parameter",
+    ),
+    "a schema that is none": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+        "response_format",
+        "unsupported_parameter",
+    ),
+    "functions": ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+    "a choice of tools": (
+        {"tools": [SUM], "tool_choice": {"type": "allowed_tools"}},
+        "tool_choice",
+        "unsupported_parameter",
+    ),
+    "an unknown choice": (
+        {"tools": [SUM], "tool_choice": "perhaps"},
+        "tool_choice",
+        "unsupported_parameter",
+    ),
+    "sound": (
+        {"messages": seen(type="input_audio", input_audio={"data": "x"})},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a function's message": (
+        {"messages": [said("function", "3", name="f")]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a file that is elsewhere": (
+        {"messages": seen(type="file", file={"file_id": "f1"})},
+        "messages",
+        "invalid_request",
+    ),
+    "an image that is none": (
+        {"messages": seen(type="image_url", image_url={"url": "a.png"})},
+        "messages",
+        "invalid_request",
+    ),
+    "arguments that are no JSON": ({"messages": called("{")}, "messages", "invalid_request"),
+    "arguments that are a list": ({"messages": called("[1]")}, "messages", "invalid_request"),
+    "deep arguments": ({"messages": called("[" * 99_999)}, "messages", "invalid_request"),
+    "a call of another kind": (
+        {"messages": [said("assistant", None, tool_calls=[{"id": "c", "custom": {}}])]},
+        "messages",
+        "unsupported_parameter",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_asked_for_is_refused(name: str) -> None:
+    members, param, code = REFUSED[name]
+    with pytest.raises(ApiError) as caught:
+        encoded(members)
+    error = caught.value
+    assert not isinstance(error, UpstreamError)
+    assert (error.status, error.param, error.code) == (400, param, code)

@@ -1,0 +1,272 @@
+"""Gemini's dialect: the events that come back. Errors: test_gemini_errors."""
+
+import json
+from typing import Any
+
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.dialect import Asked, Facts
+from legato.core.errors import UpstreamError
+from legato.core.request import parse
+from legato.core.stream import State, Stream
+from legato.dialects.gemini import Reader, encode
+from legato.fronts.chat_aggregate import Collector
+from tests.support.transcripts import gemini as wire
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+def events(body: bytes) -> list[bytes]:
+    return [line[6:] for line in body.split(b"\r\n") if line.startswith(b"data: ")]
+
+
+def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
+    """What a client gets that does not stream, of an answer that may not be whole."""
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream.attach(collector)
+    try:
+        for data in events(b"".join(pieces)):
+            chunk = reader.read(b"", data)
+            assert chunk is not None, "only the end of the body is the end"
+            stream.push(chunk)
+        stream.end()
+    except UpstreamError as error:
+        stream.fail(error)
+    return json.loads(collector.answer(identity="x", created=1, model="m")), stream
+
+
+def choice(*pieces: bytes) -> dict[str, Any]:
+    answer, stream = collected(*pieces)
+    assert stream.state is State.COMPLETE, stream.error
+    return answer["choices"][0]
+
+
+def read(data: str, reader: Reader | None = None) -> Chunk:
+    chunk = (reader or Reader()).read(b"", data.encode())
+    assert chunk is not None
+    return chunk
+
+
+def finished(reason: str, **more: Any) -> bytes:
+    return wire.event(candidates=[{"finishReason": reason, **more}])
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("STOP", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("SAFETY", "content_filter"),
+        ("RECITATION", "content_filter"),
+        ("BLOCKLIST", "content_filter"),
+        ("PROHIBITED_CONTENT", "content_filter"),
+        ("SPII", "content_filter"),
+        ("IMAGE_SAFETY", "content_filter"),
+    ],
+)
+def test_finish_reasons(reason: str, finish: str) -> None:
+    said = choice(wire.event(wire.text("Yes.")), finished(reason))
+    assert (said["finish_reason"], said["message"]["content"]) == (finish, "Yes.")
+
+
+@pytest.mark.parametrize(("reason", "finish"), [("STOP", "tool_calls"), ("MAX_TOKENS", "length")])
+@pytest.mark.parametrize("apart", [True, False])
+def test_whoever_called_a_function_stopped_for_it(reason: str, finish: str, apart: bool) -> None:
+    called = wire.call("now")
+    body = wire.event(called) + finished(reason) if apart else wire.end(reason, called)
+    assert choice(body)["finish_reason"] == finish
+
+
+@pytest.mark.parametrize(
+    "reason", ["OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "NO_IMAGE", "melted"]
+)
+def test_a_reason_that_says_that_it_broke_is_no_finish(reason: str) -> None:
+    said = finished(reason, finishMessage="Malformed function call: print(")
+    _, stream = collected(wire.event(wire.text("Yes.")), said)
+    assert stream.error is not None
+    assert stream.error.code == "upstream_aborted"
+    assert f"`{reason}`: Malformed" in stream.error.message
+
+
+def test_an_answer_that_only_ends_is_not_whole() -> None:
+    _, stream = collected(wire.event(wire.text("Yes.")))
+    assert stream.error is not None
+    assert stream.error.code == "upstream_incomplete"
+
+
+def test_a_prompt_that_is_blocked_is_an_answer_that_was_filtered() -> None:
+    blocked = {"blockReason": "PROHIBITED_CONTENT", "safetyRatings": []}
+    said = choice(wire.event(promptFeedback=blocked))
+    assert said["finish_reason"] == "content_filter"
+    assert said["message"]["content"] == ""
+
+
+def test_usage_after_the_finish_is_the_last_word() -> None:
+    answer, _ = collected(
+        wire.event(wire.text("Yes."), prompt=9, completion=1),
+        wire.end("STOP", prompt=9, thoughts=2, completion=3),
+        wire.line({"usageMetadata": {"promptTokenCount": 9, "toolUsePromptTokenCount": 4}})
+        + wire.event(prompt=9, thoughts=2, completion=4),
+    )
+    assert answer["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 6,
+        "total_tokens": 15,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+
+
+def test_what_searches_and_tools_of_its_own_read_is_prompt() -> None:
+    counts = {"promptTokenCount": 9, "toolUsePromptTokenCount": 4, "candidatesTokenCount": 1}
+    usage = read(json.dumps({"usageMetadata": counts})).usage
+    assert usage is not None
+    assert (usage["prompt_tokens"], usage["total_tokens"]) == (13, 14)
+
+
+def test_signatures_are_kept_and_go_back_as_they_came() -> None:
+    signed = {"google": {"thought_signature": "CiQBy1n8"}}
+    said = choice(
+        wire.event(wire.thought("Let me think.") | {"thoughtSignature": "AAAA"}),
+        wire.event(wire.text("I will")),
+        wire.event(wire.text("") | wire.SIGNED),
+        wire.event(wire.call("sum", a=1) | wire.SIGNED, wire.call("now")),
+        wire.end("STOP"),
+    )["message"]
+    assert said["extra_content"] == signed
+    assert [each.get("extra_content") for each in said["tool_calls"]] == [signed, None]
+    results = [
+        {"role": "tool", "tool_call_id": each["id"], "content": "1"} for each in said["tool_calls"]
+    ]
+    body = json.dumps({"model": "m", "messages": [said, *results]}).encode()
+    sent = json.loads(encode(Asked(body, parse(body), "gemini-3-pro", Facts())))
+    identities = [each["id"] for each in said["tool_calls"]]
+    assert sent["contents"][0]["parts"] == [
+        {"text": "I will", **wire.SIGNED},
+        {"functionCall": {"name": "sum", "args": {"a": 1}, "id": identities[0]}, **wire.SIGNED},
+        {"functionCall": {"name": "now", "args": {}, "id": identities[1]}},
+    ]
+
+
+def test_calls_of_several_candidates_are_counted_apart() -> None:
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream.attach(collector)
+    candidates = [
+        {"index": index, "content": {"parts": [wire.call("now"), wire.call("sum", n=index)]}}
+        for index in (1, 0)
+    ]
+    plain = {"index": 2, "content": {"parts": [wire.text("Yes.")]}, "finishReason": "STOP"}
+    ends = [{"index": index, "finishReason": "STOP"} for index in (0, 1)]
+    for said in ([*candidates, plain], ends):
+        chunk = reader.read(b"", json.dumps({"candidates": said}).encode())
+        assert chunk is not None
+        stream.push(chunk)
+    stream.end()
+    answer = json.loads(collector.answer(identity="x", created=1, model="m"))
+    found = [
+        [each["function"]["arguments"] for each in one["message"].get("tool_calls", ())]
+        for one in answer["choices"]
+    ]
+    # Ours are numbered as they come.
+    assert found == [["{}", '{"n":1}'], ["{}", '{"n":0}'], []]
+    finishes = [each["finish_reason"] for each in answer["choices"]]
+    assert finishes == ["tool_calls", "tool_calls", "stop"]
+
+
+def test_arguments_are_passed_on_number_by_number() -> None:
+    part = '{"functionCall":{"name":"f","args":{ "a" : 1.10, "b":[ 1e3 ], "c":{"d": null} }}}'
+    chunk = read(f'{{"candidates":[{{"content":{{"parts":[{part}]}}}}]}}')
+    assert chunk.fields is not None
+    function = chunk.fields[0]["delta"]["tool_calls"][0]["function"]
+    assert function["arguments"] == '{"a":1.10,"b":[ 1e3 ],"c":{"d": null}}'
+
+
+def test_logprobs_in_openais_shape() -> None:
+    yes, no = {"token": "é", "logProbability": -0.5}, {"token": "no", "logProbability": -1.5}
+    said = {
+        "content": {"parts": [{"text": "é"}]},
+        "logprobsResult": {
+            "chosenCandidates": [yes, {}],
+            "topCandidates": [{"candidates": [yes, no]}],
+        },
+    }
+    there = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
+    answer = choice(wire.event(candidates=[said]), wire.end("STOP"))
+    assert answer["logprobs"] == {
+        "content": [
+            there
+            | {"top_logprobs": [there, {"token": "no", "logprob": -1.5, "bytes": [110, 111]}]},
+            {"token": "", "logprob": 0.0, "bytes": [], "top_logprobs": []},
+        ]
+    }
+
+
+def test_logprobs_of_a_text_that_was_said_before() -> None:
+    late = {"finishReason": "STOP", "logprobsResult": {"chosenCandidates": [{"token": "x"}]}}
+    answer = choice(wire.event(wire.text("x")), wire.event(candidates=[late]))
+    assert answer["logprobs"]["content"][0]["token"] == "x"
+
+
+def test_the_answers_id_is_known() -> None:
+    reader = Reader()
+    assert reader.identity is None
+    read('{"responseId":"Q2aWaOe5"}', reader)
+    read('{"responseId":"another"}', reader)
+    assert reader.identity == "Q2aWaOe5"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "{}",
+        '{"candidates":null}',
+        '{"candidates":[]}',
+        '{"candidates":[{}]}',
+        '{"candidates":[{"content":{}}]}',
+        '{"candidates":[{"content":{"parts":null}}]}',
+        '{"candidates":[{"content":{"parts":[]},"finishReason":null}]}',
+        '{"candidates":[{"content":{"parts":[{"text":""},{"text":null},{"thought":true}]}}]}',
+        '{"candidates":[{"content":{"parts":[{"inlineData":{"data":"x"}}]}}]}',
+        '{"candidates":[{"finishReason":"FINISH_REASON_UNSPECIFIED"}]}',
+        '{"promptFeedback":{}}',
+        '{"candidates":[{}],"promptFeedback":{"blockReason":"SAFETY"}}',
+        '{"error":null,"somethingNew":[7]}',
+    ],
+)
+def test_what_says_nothing_is_passed_over(data: str) -> None:
+    chunk = read(data)
+    assert (chunk.choices, chunk.fields, chunk.usage) == ([], [], None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"null",
+        b"[DONE]",
+        b'{"candidates":{}}',
+        b'{"candidates":[null]}',
+        b'{"candidates":[{"index":-1}]}',
+        b'{"candidates":[{"index":"0"}]}',
+        b'{"candidates":[{"content":"x"}]}',
+        b'{"candidates":[{"content":{"parts":[7]}}]}',
+        b'{"candidates":[{"content":{"parts":[{"text":7}]}}]}',
+        b'{"candidates":[{"content":{"parts":[{"functionCall":{"args":[]}}]}}]}',
+        b'{"candidates":[{"finishReason":7}]}',
+        b'{"usageMetadata":{"promptTokenCount":-7}}',
+        b'{"usageMetadata":{"promptTokenCount":"7"}}',
+        b'{"responseId":"\xff"}',
+        b'{"x":' + b"[" * 100_000,
+        b'{"error":' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_event_is_the_upstreams_failure(data: bytes) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Reader().read(b"", data)
+    assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")

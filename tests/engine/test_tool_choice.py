@@ -1,0 +1,141 @@
+"""What llama.cpp is told of a request with tools."""
+
+import json
+from typing import Any
+
+import pytest
+
+from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.errors import ApiError
+from legato.core.request import parse
+from legato.engine.chat_templates import CALL, SMOLLM2, SMOLLM2_THINKING, call_of
+from legato.engine.tool_choice import told
+
+ADD, MUL = ({"type": "function", "function": {"name": name}} for name in ("add", "mul"))
+HELLO = {"role": "user", "content": "Hello"}
+BEGUN = {"role": "assistant", "content": CALL}
+ASKED: dict[str, Any] = {"model": "m", "messages": [HELLO], "x": 1}
+ONE_CALL = {"tool_choice": "required", "parallel_tool_calls": False}
+
+
+def asked_for(fields: dict[str, Any], **more: Any) -> Asked:
+    body = json.dumps(fields).encode()
+    return Asked(body, parse(body), "m", Facts(), **more)
+
+
+def told_of(fields: dict[str, Any], call: str | None = CALL, **more: Any) -> dict[str, Any]:
+    return json.loads(told(asked_for(fields, **more), call))
+
+
+def allowed(mode: str, *tools: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"tools": [ADD, MUL]},
+        {"tools": [ADD], "tool_choice": "auto"},
+        {"tools": [ADD], "tool_choice": "none"},
+        {"tool_choice": "required"},
+        {"messages": [HELLO, {"role": "assistant", "tool_calls": [{"id": "1", **ADD}]}]},
+    ],
+)
+def test_what_it_takes_as_it_is_stays_byte_for_byte(more: dict[str, Any]) -> None:
+    asked = asked_for(ASKED | more)
+    assert told(asked, CALL) is asked.body
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "changes"),
+    [
+        ("required", [ADD, MUL], ONE_CALL),
+        (MUL, [MUL], ONE_CALL),
+        (allowed("required", MUL, ADD), [MUL, ADD], ONE_CALL),
+        (allowed("required", ADD), [ADD], ONE_CALL),
+    ],
+)
+def test_a_call_that_has_to_be_is_begun(
+    choice: Any, tools: list[Any], changes: dict[str, Any]
+) -> None:
+    fields = ASKED | {"tools": [ADD, MUL], "tool_choice": choice}
+    expected = ASKED | {"tools": tools, "messages": [HELLO, BEGUN]} | changes
+    assert told_of(fields) == expected
+    # Where nobody knows how this model begins a call, its grammar alone has to do.
+    assert told_of(fields, call=None) == expected | {"messages": [HELLO]}
+
+
+def test_tools_that_may_be_called_are_not_begun() -> None:
+    fields = ASKED | {"tools": [ADD, MUL], "tool_choice": allowed("auto", ADD)}
+    assert told_of(fields) == ASKED | {"tools": [ADD], "tool_choice": "auto"}
+
+
+def test_several_calls_are_let_where_they_are_wanted() -> None:
+    fields = ASKED | {"tools": [ADD], "tool_choice": "required", "parallel_tool_calls": True}
+    assert told_of(fields)["parallel_tool_calls"] is True
+
+
+def test_the_form_of_a_text_that_will_not_come_is_left_out() -> None:
+    fields = ASKED | {"tools": [ADD], "response_format": {"type": "json_object"}}
+    assert "response_format" in told_of(fields)
+    assert "response_format" not in told_of(fields | {"tool_choice": "required"})
+
+
+def test_an_answer_that_has_begun_is_not_begun_again() -> None:
+    fields = ASKED | {"tools": [ADD], "tool_choice": "required"}
+    assert told_of(fields, delivered=Delivered("Well"))["messages"] == [HELLO]
+    half = [HELLO, {"role": "assistant", "content": "Well"}]
+    assert told_of(fields | {"messages": half})["messages"] == half
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "function": {"name": "sub"}},
+        {"type": "function"},
+        {"type": "function", "function": "add"},
+        {"type": "function", "function": {"name": ["add"]}},
+        {"type": "custom"},
+        {"type": "allowed_tools"},
+        {"type": "allowed_tools", "allowed_tools": {"tools": 5}},
+        allowed("auto"),
+        allowed("auto", ADD, {"type": "function", "function": {"name": "sub"}}),
+    ],
+)
+def test_a_function_that_is_no_tool_cannot_be_chosen(choice: Any) -> None:
+    with pytest.raises(ApiError) as caught:
+        told_of(ASKED | {"tools": [ADD, MUL], "tool_choice": choice})
+    assert (caught.value.status, caught.value.param) == (400, "tool_choice")
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("", "{}"),
+        (" \n", "{}"),
+        ('{"a": 1', '"{\\"a\\": 1"'),
+        ("nothing", '"nothing"'),
+        ('{"a": 1}', '{"a": 1}'),
+        ("5", "5"),
+        ({"a": 1}, {"a": 1}),
+    ],
+)
+def test_arguments_of_earlier_calls_are_json(said: Any, is_told: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": said}, "x": 2}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call], "y": 3}
+    result = {"role": "tool", "tool_call_id": "1", "content": "3"}
+    fields = ASKED | {"messages": [HELLO, answer, result]}
+    mended = call | {"function": {"name": "add", "arguments": is_told}}
+    expected = fields | {"messages": [HELLO, answer | {"tool_calls": [mended]}, result]}
+    asked = asked_for(fields)
+    for _ in range(2):  # nothing of what was asked is changed in place
+        assert json.loads(told(asked, CALL)) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "call"),
+    [(SMOLLM2, CALL), (SMOLLM2_THINKING, CALL), ("{{ messages }}", None), (None, None)],
+)
+def test_what_a_call_begins_with_is_in_the_template(template: str | None, call: str | None) -> None:
+    assert call_of(template) == call

@@ -1,0 +1,217 @@
+"""Calls through the whole server, against the scripted upstream."""
+
+import pytest
+
+from legato.mock.server import Scripted
+from tests.conftest import Running, until
+from tests.support.wire import Wire, ask, chat, request
+
+TEXT = "Once upon a time, there was a stream."
+MENDED = {
+    "happy": TEXT,
+    "crlf": TEXT,
+    "cr": TEXT,
+    "bom": TEXT,
+    "gzip": TEXT,
+    "odd-type": TEXT,
+    "close-framed": TEXT,
+    "role-every-chunk": TEXT,
+    "role-never": TEXT,
+    "jumpy": TEXT,
+    "null-content": TEXT,
+    "finish-merged": TEXT,
+    "usage-early": TEXT,
+    "usage-with-choices": TEXT,
+    "usage-nowhere": TEXT,
+    "no-blank-line": TEXT,
+    "no-done": TEXT,
+    "cut-late": TEXT,
+    "multi-line": TEXT,
+    "unknown-fields": TEXT,
+    "finish-only": "",
+    "huge-line": "x" * 1_000_000 + ".",
+    "separators": 'a\u2028bc\u2029de\x85fg\\u2028"\n',
+    "utf8-split": "Žluťoučký kůň 🐎👩‍👩‍👧 úpěl",
+    "late-headers": TEXT,
+    "late-token": TEXT,
+}
+
+
+@pytest.mark.parametrize("name", MENDED)
+async def test_a_stream_comes_out_as_the_contract_says(legato: Running, name: str) -> None:
+    body = chat(name, stream=True, stream_options={"include_usage": True})
+    answer = await ask(legato.port, legato.key, body)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.done
+    assert answer.text() == MENDED[name]
+    assert answer.finishes() == ["stop"]
+    chunks = answer.chunks
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    assert chunks[0]["model"] == name
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert not any("role" in chunk["choices"][0]["delta"] for chunk in chunks[1:-1])
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] >= 0
+
+
+@pytest.mark.parametrize("name", MENDED)
+async def test_an_answer_that_is_not_streamed_is_the_same(legato: Running, name: str) -> None:
+    answer = await ask(legato.port, legato.key, chat(name))
+    assert answer.status == 200
+    choice = answer.json["choices"][0]
+    assert choice["message"]["content"] == MENDED[name]
+    assert choice["finish_reason"] == "stop"
+    assert answer.json["object"] == "chat.completion"
+
+
+BROKEN_BEFORE = {
+    "no-head": (502, "upstream_cut"),
+    "cut-early": (502, "upstream_cut"),
+    "empty": (502, "upstream_empty"),
+    "error-first": (502, "gpu_lost"),
+    "bad-json-first": (502, "upstream_malformed"),
+    "error-body": (502, "overloaded"),
+    "html": (502, "upstream_error"),
+    "400": (400, "bad_param"),
+    "401": (502, "upstream_401"),
+    "429": (429, "upstream_rate_limited"),
+    "500": (502, "upstream_500"),
+    "503": (503, "upstream_503"),
+    "too-long": (400, "context_length_exceeded"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_BEFORE)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_failure_before_the_first_chunk_is_a_status(
+    legato: Running, name: str, stream: bool
+) -> None:
+    answer = await ask(legato.port, legato.key, chat(name, stream=stream))
+    assert answer.error is not None
+    assert (answer.status, answer.error["code"]) == BROKEN_BEFORE[name]
+    assert set(answer.error) == {"message", "type", "param", "code"}
+    if name == "429":
+        assert answer.headers["retry-after"] == "7"
+
+
+BROKEN_AFTER = {
+    "cut": "upstream_cut",
+    "reset": "upstream_cut",
+    "no-finish": "upstream_incomplete",
+    "stall": "upstream_stalled",
+    "bad-json": "upstream_malformed",
+    "error-in-band": "gpu_lost",
+    "error-then-done": "gpu_lost",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_AFTER)
+async def test_a_failure_in_mid_stream_is_a_last_frame_without_done(
+    legato: Running, name: str
+) -> None:
+    answer = await ask(legato.port, legato.key, chat(name, stream=True))
+    assert answer.status == 200
+    assert answer.text() == TEXT
+    assert answer.error is not None
+    assert answer.error["code"] == BROKEN_AFTER[name]
+    assert not answer.done
+    assert answer.finishes() == []
+    assert b"[DONE]" not in answer.body
+
+
+@pytest.mark.parametrize("name", BROKEN_AFTER)
+async def test_a_failure_that_is_not_streamed_is_a_status(legato: Running, name: str) -> None:
+    answer = await ask(legato.port, legato.key, chat(name))
+    assert answer.status in (502, 504)
+    assert answer.error is not None
+    assert answer.error["code"] == BROKEN_AFTER[name]
+
+
+@pytest.mark.parametrize("name", ["stall-early", "comments-only"])
+async def test_silence_is_bridged_by_comments_and_ends_in_an_error(
+    legato: Running, name: str
+) -> None:
+    answer = await ask(legato.port, legato.key, chat(name, stream=True))
+    assert answer.status == 200
+    assert answer.comments
+    assert set(answer.comments) == {b": keep-alive"}
+    assert answer.error is not None
+    assert answer.error["code"] == "upstream_first_token_timeout"
+
+
+async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
+    """Chunks that come apart leave apart: nothing is held back one frame."""
+    answer = await ask(legato.port, legato.key, chat("slow", stream=True))
+    assert answer.done
+    assert len(answer.pieces) >= 10
+
+
+async def test_a_client_that_leaves_takes_its_upstream_along(
+    legato: Running, scripted: Scripted
+) -> None:
+    async with await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("slow", stream=True)))
+        await wire.head()
+        await wire.chunk()
+    played = scripted.played[-1]
+    await until(lambda: played.left, "the upstream sees its peer gone")
+    assert played.content_tokens < 10
+
+
+async def test_a_client_that_leaves_before_the_first_token(
+    legato: Running, scripted: Scripted
+) -> None:
+    async with await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("stall-early", stream=True)))
+        await until(lambda: scripted.played, "the upstream was asked")
+    await until(lambda: scripted.played[-1].left, "the upstream sees its peer gone")
+
+
+async def test_a_client_that_leaves_at_once(legato: Running, scripted: Scripted) -> None:
+    """Request and end in one turn of the event loop, before the call has had its first."""
+    for _ in range(20):
+        async with await Wire.open(legato.port) as wire:
+            wire.send(request(legato.key, chat("stall-early", stream=True)))
+            await wire.writer.drain()
+            wire.writer.transport.abort()
+    await until(lambda: not legato.server.server_state.connections, "they are gone")
+    await until(lambda: not legato.server.server_state.tasks, "calls are settled")
+    assert all(each.left or each.whole for each in scripted.played)
+
+
+async def test_connections_are_used_again(legato: Running, scripted: Scripted) -> None:
+    for _ in range(3):
+        assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
+    assert scripted.open_connections == 1
+
+
+async def test_a_kept_connection_that_died_is_no_failure(
+    legato: Running, scripted: Scripted
+) -> None:
+    """The upstream closes a kept connection when the next request is on its way."""
+    assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
+    legato.app.upstreams["at-no-head"].target = legato.app.upstreams["at-happy"].target
+    answer = await ask(legato.port, legato.key, chat("no-head", stream=True))
+    assert answer.error is not None
+    assert len([each for each in scripted.played if each.model == "no-head"]) == 2
+
+
+async def test_unknown_members_of_chunks_survive(legato: Running) -> None:
+    answer = await ask(legato.port, legato.key, chat("unknown-fields", stream=True))
+    first = answer.chunks[1]
+    assert first["provider"] == "Somebody"
+    assert first["choices"][0]["native"] is True
+    assert first["choices"][0]["delta"]["annotations"] == [{"n": 1}]
+
+
+async def test_unknown_parameters_of_requests_survive(legato: Running, scripted: Scripted) -> None:
+    body = chat("happy", stream=True, top_k=7, guided={"regex": "a.*"}, stop=["x"])
+    assert (await ask(legato.port, legato.key, body)).done
+    asked = scripted.played[-1].request
+    assert asked["top_k"] == 7
+    assert asked["guided"] == {"regex": "a.*"}
+    assert asked["stop"] == ["x"]
+    assert asked["stream_options"] == {"include_usage": True}
+    assert asked["model"] == "happy"

@@ -1,0 +1,310 @@
+"""An answer's way without a socket: the bytes of a script, and what a client gets of them."""
+
+import gzip
+import itertools
+import secrets
+from collections.abc import Iterable
+from random import Random
+from typing import Any, Final
+
+import pytest
+from msgspec import Struct
+
+from legato import dialects
+from legato.core.chunk import Chunk, Usage
+from legato.core.dialect import Dialect
+from legato.core.errors import ApiError, broken, timed_out
+from legato.core.stream import State, Stream
+from legato.core.think_tags import Thinking
+from legato.fastpath.template import Habit
+from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_frames import FrameWriter
+from legato.mock import dialects as voices
+from legato.mock.scripts import SCRIPTS
+from legato.mock.steps import Script, Step
+from legato.upstreams.connection import SHARE, Connection
+from legato.upstreams.response import Answer
+
+HEAD: dict[str, Any] = {"identity": "chatcmpl-1", "created": 1_700_000_000, "model": "public"}
+
+
+#: So many deltas that what is learnt of the first ones is used, and some that are not like them.
+PIECES: Final = (*"abcdefg", "ž🐎", '"', "\\", "h\u2028", " i", "stop", "m")
+_END: Final = SCRIPTS["happy"].steps[-3:]
+LONG: Final[dict[str, Script]] = {
+    "long": Script(
+        steps=[*(Step(think=each) for each in PIECES), *(Step(say=each) for each in PIECES), *_END]
+    ),
+    "long between tags": Script(
+        steps=[
+            *(Step(say=each) for each in ("<thi", "nk>", *PIECES, "</thi", "nk>", *PIECES)),
+            *_END,
+        ]
+    ),
+}
+
+
+class Sent(Struct, frozen=True):
+    """What an upstream sends. `end`: the body's (whole), or the connection's (cut, stalled)."""
+
+    body: bytes
+    end: str = "whole"
+    status: int = 200
+    headers: dict[str, str] = {}
+    dialect: Dialect = dialects.named("openai")
+    thinks: bool = False  # between tags
+
+
+def sent(script: Script, dialect: str = "openai") -> Sent:
+    """A script, as the scripted upstream says it."""
+    (path,) = [path for path, name in voices.PATHS.items() if name == dialect]
+    speaker = voices.of(path)
+    assert speaker is not None
+    voice = speaker(script, {})
+    kind = voice.kind if script.body is None else "application/json"
+    parts = [voices.body(voice, script.body)] if script.body is not None else []
+    parts += [b"\xef\xbb\xbf"] if script.bom else []
+    end = "whole"
+    for step in script.steps:
+        if step.stall or step.cut or step.reset:
+            end = "stalled" if step.stall else "cut"
+            break
+        parts.append(_said(voice, step) * step.repeat)
+    headers = {"content-type": kind} | script.headers
+    body = b"".join(parts)
+    if script.gzip:
+        headers["content-encoding"] = "gzip"
+        body = gzip.compress(body, mtime=0)
+    thinks = any("<th" in (step.say or "") for step in script.steps)
+    return Sent(body, end, script.status, headers, dialects.named(dialect), thinks)
+
+
+def _said(voice: voices.Voice, step: Step) -> bytes:
+    if step.raw is not None:
+        return step.raw.encode()
+    return b"" if step.wait is not None else voice.say(step)
+
+
+def table() -> dict[str, Sent]:
+    """All scripts, and long ones, in all dialects, but for those that come to the same bytes."""
+    scripts = SCRIPTS | LONG
+    found: dict[str, Sent] = {}
+    seen: set[Any] = set()
+    for dialect, (name, script) in itertools.product(dialects.NAMES, scripts.items()):
+        said = sent(script, dialect)
+        same = (dialect, said.body, said.end, said.status, said.headers["content-type"])
+        if same not in seen and not script.no_head:
+            seen.add(same)
+            found[f"{dialect}, {name}"] = said
+    return found
+
+
+class _Both:
+    """A client that streams and one that does not."""
+
+    def __init__(self, writer: FrameWriter, collector: Collector) -> None:
+        self._both = (writer, collector)
+
+    def push(self, chunk: Chunk) -> None:
+        for each in self._both:
+            each.push(chunk)
+
+    def flush(self) -> None:
+        for each in self._both:
+            each.flush()
+
+    def complete(self, usage: Usage, extras: bytes) -> None:
+        for each in self._both:
+            each.complete(usage, extras)
+
+    def fail(self, error: ApiError) -> None:
+        for each in self._both:
+            each.fail(error)
+
+
+class Got(Struct, frozen=True):
+    """`frames`: the whole body of a stream. `answer`: the body of an answer that is not streamed,
+    or of its error; None where nobody has asked for it."""
+
+    frames: bytes
+    answer: bytes | None
+
+
+def play(
+    upstream: Sent,
+    pieces: Iterable[bytes],
+    *,
+    late: int = 0,
+    over_http: bool = False,
+    folds: bool = True,
+) -> Got:
+    """What is made of a body, or of a whole HTTP answer, that is read as `pieces`. The client is
+    there from the `late`th on."""
+    _INVENTED.count = 0
+    sink = _Sink()
+    writer = FrameWriter(**HEAD, wants_usage=True, sink=sink)
+    collector = Collector()
+    client = _Both(writer, collector) if folds else writer
+    stream = Stream(lambda: 0.0, 0.0)
+    source = (_Connected if over_http else _Bare)(upstream, stream)
+    number = -1
+    for number, piece in enumerate(pieces):
+        if number == late:
+            stream.attach(client)
+        source.feed(piece)
+    if number < late:
+        stream.attach(client)
+    source.end()
+    assert stream.done
+    assert sink.closed == 1, "a body ends once"
+    if not folds:
+        return Got(b"".join(sink.parts), None)
+    if collector.error is not None:
+        return Got(b"".join(sink.parts), collector.error.as_json())
+    return Got(b"".join(sink.parts), collector.answer(**HEAD))
+
+
+#: One for all answers of a dialect: what was learnt of one must not change another.
+HABITS: dict[Any, Habit] = {}
+
+
+class _Sink:
+    """Where a client's frames go."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.closed = 0
+
+    def write(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def direct(self) -> None:
+        """They are not sent as chunks."""
+
+    def finish(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.closed += 1
+
+
+class _Bare:
+    """Fills a stream, with nothing of HTTP around it. It is the answer's connection as well."""
+
+    def __init__(self, upstream: Sent, stream: Stream) -> None:
+        self.upstream = upstream
+        self.stream = stream
+        passes = (Thinking(),) if upstream.thinks else ()
+        connection: Any = self
+        habit = HABITS.setdefault(upstream.dialect, Habit())
+        self.answer = Answer(connection, stream, stream.fail, upstream.dialect, passes, habit)
+        self.begin()
+
+    def begin(self) -> None:
+        self.answer.head(self.upstream.status, self.upstream.headers)
+
+    def feed(self, piece: bytes) -> None:
+        self.answer.body(piece)
+        self.stream.flush()
+
+    def end(self) -> None:
+        if self.upstream.end == "stalled" and self.stream.state is State.FINISHED:
+            self.stream.end()
+        elif self.upstream.end == "stalled":
+            self.stream.fail(timed_out("It made no progress.", code="upstream_stalled"))
+        else:
+            self.over()
+        self.stream.flush()
+
+    def over(self) -> None:
+        if self.upstream.end == "whole":
+            self.answer.complete()
+        else:
+            self.answer.lost(broken("The upstream closed the connection.", code="upstream_cut"))
+
+    def release(self) -> None:
+        return None
+
+
+class _Connected(_Bare):
+    """The same behind a connection that reads HTTP; it is that one's transport and pool as well."""
+
+    def begin(self) -> None:
+        whole: Any = self
+        self._connection = Connection(whole)
+        self._connection.connection_made(whole)
+        self._connection.send(b"", self.answer)
+        self._closing = False
+
+    def feed(self, piece: bytes) -> None:
+        for at in range(0, len(piece), SHARE):  # more of it would wait for another turn of a loop
+            if not self._closing:
+                self._connection.data_received(piece[at : at + SHARE])
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
+    def over(self) -> None:
+        self._connection.connection_lost(None)
+
+    def write(self, data: bytes) -> None:
+        return None
+
+    def abort(self) -> None:
+        self._closing = True
+
+    def keep(self, connection: Connection) -> None:
+        return None
+
+    forget = keep
+
+
+def as_http(upstream: Sent, seed: object) -> bytes:
+    """The same as a chunked HTTP answer, in chunks of any size."""
+    chance = Random(repr(seed))
+    head = f"HTTP/1.1 {upstream.status} Said\r\ntransfer-encoding: chunked\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in upstream.headers.items()) + "\r\n"
+    rest, framed = upstream.body, head.encode()
+    while rest:
+        size = chance.randint(1, 300)
+        framed += b"%x\r\n%b\r\n" % (len(rest[:size]), rest[:size])
+        rest = rest[size:]
+    return framed + (b"0\r\n\r\n" if upstream.end == "whole" else b"")
+
+
+class _Invented:
+    """Ids that are made up, the same ones again for every answer."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, size: int) -> str:
+        self.count += 1
+        return f"{self.count:0{2 * size}x}"
+
+
+_INVENTED = _Invented()
+
+
+def pin(patch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to chance from here on."""
+    patch.setattr(secrets, "token_hex", _INVENTED)
+
+
+def cut(body: bytes, places: Iterable[int]) -> list[bytes]:
+    edges = [0, *sorted(places), len(body)]
+    return [body[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def letters(body: bytes) -> list[bytes]:
+    return [body[place : place + 1] for place in range(len(body))]
+
+
+def ways(body: bytes, number: int, seed: object) -> Iterable[list[bytes]]:
+    """`number` ways to cut a body: half of them once, at places as far apart as they can be, and
+    half of them at random, mostly into few pieces."""
+    chance = Random(repr(seed))
+    singles = number // 2
+    for each in range(singles):
+        yield cut(body, [each * len(body) // singles])
+    for _ in range(number - singles):
+        times = min(chance.randint(2, 9), chance.randint(2, 60))
+        yield cut(body, [chance.randint(0, len(body)) for _ in range(times)])

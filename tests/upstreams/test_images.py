@@ -1,0 +1,243 @@
+"""Images by their addresses, for an upstream that takes the bytes alone: what is fetched, what is
+not, and that nothing is asked of machines that are nobody's business."""
+
+import asyncio
+import base64
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import certifi
+import pytest
+import trustme
+
+from legato.core.errors import ApiError
+from legato.mock.server import Scripted
+from legato.upstreams import images
+from tests.conftest import serving, settings_for
+from tests.support.wire import ask, chat
+
+PNG = b"\x89PNG\r\n\x1a\nno picture, but bytes"
+DATA = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+
+
+class Shop:
+    """A server of images: what it says at each path, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str]] = []  # path, host
+        self.base = ""
+        self.port = 0
+
+    def has(self, path: str, *, status: str = "200 OK", body: bytes = PNG, **headers: str) -> str:
+        said = {"content_type": "image/png", "content_length": str(len(body))} | headers
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in said.items())
+        self.answers[path] = f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
+        return self.base + path
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split(" ")[1]
+        hosts = [line for line in head.split("\r\n") if line.lower().startswith("host: ")]
+        self.asked.append((path, hosts[0][6:]))
+        if path in self.answers:
+            writer.write(self.answers[path])
+        else:
+            await reader.read()  # never says anything
+        writer.close()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, context: ssl.SSLContext | None = None) -> AsyncIterator["Shop"]:
+        shop = cls()
+        server = await asyncio.start_server(shop._serve, "127.0.0.1", 0, ssl=context)
+        shop.port = server.sockets[0].getsockname()[1]
+        shop.base = f"{'https' if context else 'http'}://localhost:{shop.port}"
+        async with server:
+            yield shop
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    async with Shop.open() as found:
+        yield found
+
+
+def body(*urls: Any) -> bytes:
+    parts = [{"type": "text", "text": "What is it?"}]
+    parts += [{"type": "image_url", "image_url": url} for url in urls]
+    said = {"model": "m", "messages": [{"role": "user", "content": parts}], "seed": 7}
+    return json.dumps(said).encode()
+
+
+def urls_of(request: bytes) -> list[str]:
+    said = json.loads(request)
+    assert said["seed"] == 7
+    assert said["messages"][0]["content"][0]["text"] == "What is it?"
+    return [each["image_url"]["url"] for each in said["messages"][0]["content"][1:]]
+
+
+async def refusal(*urls: Any, where: images.Fetch = "any") -> str:
+    with pytest.raises(ApiError) as caught:
+        await images.inlined(body(*urls), where)
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "invalid_image_url", "messages")
+    return error.message
+
+
+# What is fetched
+
+
+async def test_an_address_becomes_the_image_that_is_there(shop: Shop) -> None:
+    url = shop.has("/a.png?size=2")
+    made = await images.inlined(body({"url": url, "detail": "low"}, url, DATA), "any")
+    assert urls_of(made) == [DATA, DATA, DATA]
+    assert json.loads(made)["messages"][0]["content"][1]["image_url"]["detail"] == "low"
+    assert shop.asked == [("/a.png?size=2", f"localhost:{shop.port}")]  # once
+
+
+async def test_an_image_that_is_elsewhere_is_followed(shop: Shop) -> None:
+    shop.has("/there.png")
+    url = shop.has("/here.png", status="302 Found", body=b"", location="/there.png")
+    assert urls_of(await images.inlined(body(url), "any")) == [DATA]
+
+
+async def test_a_certificate_has_to_be_of_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is connected to is an address; whose certificate it shows is looked at all the same."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "ca.pem"))
+    for name, is_right in (("localhost", True), ("elsewhere.test", False)):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(context)
+        async with Shop.open(context) as shop:
+            url = shop.has("/a.png")
+            if is_right:
+                assert urls_of(await images.inlined(body(url), "any")) == [DATA]
+            else:
+                assert "cannot be fetched" in await refusal(url)
+
+
+def test_a_body_without_addresses_stays_as_it_is() -> None:
+    for sent in (
+        body(DATA),
+        body(),
+        body(7),
+        json.dumps({"messages": [{"content": "a"}]}).encode(),
+    ):
+        assert asyncio.run(images.inlined(sent, "public")) is sent
+
+
+# What is not
+
+ADDRESSES = [
+    "https://localhost/a.png",
+    "https://127.0.0.1/a.png",
+    "https://2130706433/a.png",  # the same, as a number
+    "https://[::1]/a.png",
+    "https://[::ffff:127.0.0.1]/a.png",
+    "https://10.1.2.3/a.png",
+    "https://192.168.1.1:8443/a.png",
+    "https://169.254.169.254/latest/meta-data",
+    "https://[fe80::1]/a.png",
+    "https://0.0.0.0/a.png",
+]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+async def test_only_public_addresses_are_asked(url: str) -> None:
+    assert "is at no public address" in await refusal(url, where="public")
+
+
+async def test_a_way_round_by_a_redirect_is_none(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each place that an image is said to be at is looked at anew."""
+    real = images._Fetcher._resolved
+    seen: list[str] = []
+
+    async def resolved(fetcher: images._Fetcher, host: str, port: int) -> str:
+        seen.append(host)
+        return "127.0.0.1" if host == "localhost" else await real(fetcher, host, port)
+
+    monkeypatch.setattr(images._Fetcher, "_resolved", resolved)
+    monkeypatch.setattr(images._Fetcher, "_schemes", ("http", "https"))
+    away = "http://127.0.0.1:1/secret"
+    url = shop.has("/a.png", status="302 Found", body=b"", location=away)
+    assert "no public address" in await refusal(url, where="public")
+    assert seen == ["localhost", "127.0.0.1"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "not there": ({"status": "404 Not Found"}, "is not there: 404"),
+    "a page": ({"content_type": "text/html"}, "it says `text/html`"),
+    "cut": ({"content_length": "4000"}, "cannot be fetched: RemoteProtocolError"),
+    "elsewhere, nobody says where": ({"status": "302 Found"}, "is not there: 302"),
+    "round and round": ({"status": "302 Found", "location": "/a.png"}, "is always elsewhere"),
+    "a file": ({"status": "302 Found", "location": "file:///etc/passwd"}, "or an `https:` URL"),
+    "no port": ({"status": "302 Found", "location": "http://a:b/"}, "cannot be fetched"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_what_is_no_image_is_the_callers_error(shop: Shop, case: str) -> None:
+    answer, says = WRONG[case]
+    assert says in await refusal(shop.has("/a.png", **answer))
+
+
+async def test_there_is_a_limit_to_all_of_them_together(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LIMIT", 2 * len(PNG))
+    two = [shop.has(f"/{name}.png") for name in "ab"]
+    assert urls_of(await images.inlined(body(*two), "any")) == [DATA, DATA]
+    assert "larger than" in await refusal(*two, shop.has("/c.png"))
+    monkeypatch.setattr(images, "MOST", 2)
+    assert "2 images" in await refusal(*two, shop.has("/c.png"))
+
+
+async def test_one_that_never_comes_is_not_waited_for(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PATIENCE", 0.2)
+    message = await refusal(shop.base + "/silent.png")
+    assert "within 0.2 seconds" in message or "Timeout" in message
+
+
+async def test_plain_http_and_nothing_at_all(shop: Shop) -> None:
+    url = shop.has("/a.png")
+    assert "or an `https:` URL" in await refusal(url, where="public")
+    assert "in base64 only" in await refusal(url, where="no")
+    assert shop.asked == []
+
+
+# In a call
+
+
+@pytest.mark.parametrize("where", ["any", "public"])
+async def test_ollama_is_given_the_image(
+    tmp_path: Path, scripted: Scripted, shop: Shop, where: str
+) -> None:
+    base = (await scripted.start()).removesuffix("/v1")
+    here = {"name": "happy", "model": "happy", "dialect": "ollama", "base_url": base}
+    flags: dict[str, Any] = {"deployments": [here | {"fetch_images": where}]}
+    content = [{"type": "image_url", "image_url": {"url": shop.has("/a.png")}}]
+    wish = chat("happy", stream=True, messages=[{"role": "user", "content": content}])
+    async with serving(settings_for(tmp_path, None, **flags)) as legato:
+        answer = await ask(legato.port, legato.key, wish)
+        if where == "any":
+            assert answer.done
+            (played,) = scripted.played
+            assert played.request["messages"][0]["images"] == [base64.b64encode(PNG).decode()]
+        else:
+            assert answer.status == 400
+            assert answer.json["error"]["code"] == "invalid_image_url"
+            assert not scripted.played
+        (row,) = await legato.rows()
+        assert row["outcome"] == ("complete" if where == "any" else "refused")
