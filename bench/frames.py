@@ -14,7 +14,7 @@ import msgspec
 
 from bench import plot
 from legato.core.chunk import Chunk
-from legato.fronts.chat_frames import FrameWriter
+from legato.fronts.chat_frames import ChatWriter
 
 ROOT: Final = Path(__file__).parent.parent
 #: English that is always at hand.
@@ -41,7 +41,7 @@ class Sizes:
 def sizes(pieces: list[str], *, pads: bool) -> Counter[int]:
     """How many frames there are of each size, in bytes."""
     found: Counter[int] = Counter()
-    writer = FrameWriter(
+    writer = ChatWriter(
         identity="chatcmpl-0123456789abcdef0123456789abcdef",
         created=1_800_000_000,
         model="smollm2-135m",

@@ -23,12 +23,12 @@ import uvloop
 from bench.load import Job, request
 from bench.mock import HEAD
 from bench.voices import PLAIN
-from legato.core.dialect import Facts
-from legato.core.timers import Wheel
+from legato.core.dialect import Quirks
+from legato.core.timers import Timers
 from legato.dialects import openai
 from legato.gateway.services import Services
 from legato.policy.keys import Key, Keyring, create
-from legato.policy.ledger import Ended, Row
+from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Route, Router
 from legato.server.limits import Limits
 from legato.server.pipelining import House
@@ -68,9 +68,9 @@ class Rows:
     is_full = False
 
     def __init__(self) -> None:
-        self.waiting: list[Row | Ended] = []
+        self.waiting: list[Row | SettledCall] = []
 
-    def put(self, identity: str, entry: Row | Ended) -> None:
+    def put(self, identity: str, entry: Row | SettledCall) -> None:
         self.waiting.append(entry)
 
     def write(self) -> None:
@@ -86,14 +86,14 @@ class Inside:
         identity, key, digest = create()
         clock = time.monotonic
         pool = Pool(Endpoint("127.0.0.1", 9, "/v1"), clock=clock)
-        target = Target.of(pool, openai, "bench", (None,), Facts())
-        self.rows, self.wheel = Rows(), Wheel()
+        target = Target.of(pool, openai, "bench", (None,), Quirks())
+        self.rows, self.timers = Rows(), Timers()
         services = Services(
             keyring=Keyring([Key(identity, "bench", digest, 0.0)]),
             router=Router([Route("bench", ("bench",))]),
             ledger=self.rows,
             upstreams={"bench": Upstream("bench", "bench", target=target)},
-            wheel=self.wheel,
+            timers=self.timers,
             clock=clock,
             on_bug=self._on_bug,
         )
@@ -152,7 +152,7 @@ class Inside:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         took["the turn in which it is settled"] = (time.perf_counter() - began) * 1e6
-        self.wheel.clear()
+        self.timers.clear()
         return took
 
 

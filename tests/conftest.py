@@ -15,7 +15,7 @@ import uvloop
 
 from legato.configuration import load
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.server.app import App
 from legato.settings import Settings
 from legato.store.database import Database
@@ -171,15 +171,15 @@ def settings_for(tmp_path: Path, upstream: str | None, models: Any = (), **more:
 
 
 @pytest.fixture
-async def scripted() -> AsyncIterator[Scripted]:
-    server = Scripted(SCRIPTS)
+async def scripted() -> AsyncIterator[MockServer]:
+    server = MockServer(SCRIPTS)
     yield server
     await until(lambda: server.open_connections == 0, "no connection to the upstream is left")
     await server.stop()
 
 
 @pytest.fixture
-async def legato(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def legato(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     """A server with a route for every script, and quick timers."""
     base = await scripted.start()
     settings = settings_for(

@@ -10,7 +10,7 @@ import pytest
 
 from legato.cli.check import Checked, check_all
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from tests.cli.test_cli import cli
 from tests.conftest import settings_for, until
 
@@ -20,9 +20,9 @@ SECONDS = 5.0
 @asynccontextmanager
 async def checked(
     tmp_path: Path, *deployments: dict[str, Any], seconds: float = SECONDS
-) -> AsyncIterator[tuple[Scripted, list[Checked]]]:
+) -> AsyncIterator[tuple[MockServer, list[Checked]]]:
     """The scripted upstream, and what was found out of deployments at it."""
-    server = Scripted(SCRIPTS)
+    server = MockServer(SCRIPTS)
     base = await server.start()
     at_it = [{"name": f"d{number}", "base_url": base} for number in range(len(deployments))]
     wanted = [
@@ -117,7 +117,7 @@ async def test_a_key_that_is_used_up_makes_room_for_the_next(tmp_path: Path) -> 
 
 
 async def test_the_command_shows_a_table_and_ends_with_1(tmp_path: Path) -> None:
-    server = Scripted(SCRIPTS | {"plain": Script(steps=[Step(say="Hi"), Step(finish="stop")])})
+    server = MockServer(SCRIPTS | {"plain": Script(steps=[Step(say="Hi"), Step(finish="stop")])})
     base = await server.start()
     config = tmp_path / "legato.toml"
 

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.cli.test_cli import cli
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 
 @asynccontextmanager
-async def running(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def running(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     base = await scripted.start()
     settings = settings_for(
         tmp_path,
@@ -28,7 +28,7 @@ async def running(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         yield legato
 
 
-async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: MockServer) -> None:
     async with running(tmp_path, scripted) as legato, legato.client() as client:
 
         async def states() -> dict[str, dict[str, float | str | None]]:
@@ -71,7 +71,7 @@ async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: S
         assert (await states())["long"]["busy"] == 0
 
 
-async def test_it_takes_a_key(tmp_path: Path, scripted: Scripted) -> None:
+async def test_it_takes_a_key(tmp_path: Path, scripted: MockServer) -> None:
     async with running(tmp_path, scripted) as legato, legato.client() as client:
         for headers in ({"authorization": "Bearer nobody's"}, {"authorization": ""}):
             response = await client.get("/legato/routes", headers=headers)
@@ -80,7 +80,7 @@ async def test_it_takes_a_key(tmp_path: Path, scripted: Scripted) -> None:
         assert (await client.post("/legato/routes")).status_code == 405
 
 
-async def test_the_command_shows_a_table(tmp_path: Path, scripted: Scripted) -> None:
+async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -> None:
     async with running(tmp_path, scripted) as legato:
         await ask(legato.port, legato.key, chat("both"))
         data = legato.app.settings.data
@@ -115,7 +115,7 @@ async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:
     assert await cli(*where) == (1, "", f"legato: {said}\n")
 
 
-async def test_what_answers_may_be_another_server(scripted: Scripted) -> None:
+async def test_what_answers_may_be_another_server(scripted: MockServer) -> None:
     base = await scripted.start()
     code, out, err = await cli("routes", "--base-url", base)
     assert (code, out) == (1, "")

@@ -7,7 +7,7 @@ import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.padding import BUCKET
-from legato.fronts.chat_frames import FrameWriter
+from legato.fronts.chat_frames import ChatWriter
 from tests.conftest import Running
 from tests.support.wire import ask, chat
 
@@ -22,7 +22,7 @@ class Sink:
 
 def sizes(words: list[str], *, pads: bool) -> list[int]:
     sent: list[bytes] = []
-    writer = FrameWriter(
+    writer = ChatWriter(
         identity="chatcmpl-1",
         created=1,
         model="m",

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legato.core.chunk import Choice, Chunk, Delta, Usage
-from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.errors import ApiError, UpstreamError, bad_gateway
 from legato.core.sse import Decoder
 from legato.core.state import LEGAL, State
 from legato.core.stream import Stream
 from legato.core.subscriber import Subscriber
 from legato.dialects.openai import END, Reader
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from tests.core.test_sse import cut
 from tests.fronts.test_chat_frames import Body, Json, Sink, check_body, raw
 
@@ -72,7 +72,7 @@ def whole(body: bytes, *, wants_usage: bool = False) -> Body:
 
 def collected(pieces: Iterable[bytes]) -> Json:
     """The answer that a client gets that does not stream; the error object where there is none."""
-    collector = Collector()
+    collector = ChatAggregator()
     stream = Stream(still, 0.0)
     stream.attach(collector)
     feed(stream, pieces)
@@ -166,7 +166,7 @@ def _end(stream: Stream) -> None:
 
 
 def _fail(stream: Stream) -> None:
-    stream.fail(broken("oops"))
+    stream.fail(bad_gateway("oops"))
 
 
 def _cancel(stream: Stream) -> None:
@@ -296,8 +296,8 @@ def test_only_what_bears_content_is_progress() -> None:
     stream.push(raw_chunk(choice({"role": "assistant", "content": ""})))
     _finish()(stream)
     stream.end()
-    assert stream.meter.pieces == 2
-    assert (stream.meter.first, stream.meter.last) == (1.0, 2.0)
+    assert stream.timings.pieces == 2
+    assert (stream.timings.first, stream.timings.last) == (1.0, 2.0)
 
 
 # Failures

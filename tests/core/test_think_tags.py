@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from legato.core.think_tags import Splitter
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import serving, settings_for
 from tests.support.wire import ask, chat
 
@@ -73,7 +73,7 @@ def test_white_space_without_end_is_an_answer() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_only_where_the_deployment_says_so(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     base = await scripted.start()
     for way, reasoning, answer in (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legato.core.timers import RESOLUTION, Check, Wheel
+from legato.core.timers import RESOLUTION, Check, Timers
 
 QUICK = settings(deadline=None, database=None, max_examples=200)
 SLACK = 1e-9  # seconds; what binary fractions of 0.05 may be off
@@ -31,14 +31,14 @@ class Watcher:
 
 
 def test_an_empty_wheel() -> None:
-    wheel = Wheel()
+    wheel = Timers()
     wheel.advance(1e9)
     assert (len(wheel), wheel.next_due) == (0, None)
 
 
 @pytest.mark.parametrize("deadline", [0.0, 0.01, 0.05, 0.051, 0.15, 1.0, 59.99, 1e6, 1e9 + 0.3])
 def test_a_watcher_is_asked_at_its_deadline_never_before(deadline: float) -> None:
-    wheel, watcher = Wheel(), Watcher()
+    wheel, watcher = Timers(), Watcher()
     wheel.watch(deadline, watcher.check)
     due = wheel.next_due
     assert due is not None
@@ -54,7 +54,7 @@ def test_a_watcher_is_asked_at_its_deadline_never_before(deadline: float) -> Non
 
 def test_a_deadline_moves_lazily() -> None:
     """Progress costs nothing; the wheel finds out at the old deadline, and comes back."""
-    wheel = Wheel()
+    wheel = Timers()
     last = 0.0
     looks: list[float] = []
     over: list[float] = []
@@ -78,7 +78,7 @@ def test_a_deadline_moves_lazily() -> None:
 
 
 def test_a_deadline_in_the_past_is_asked_at_once_and_never_in_a_loop() -> None:
-    wheel, watcher = Wheel(), Watcher(1.0, 0.0, -5.0)
+    wheel, watcher = Timers(), Watcher(1.0, 0.0, -5.0)
     wheel.watch(1.0, watcher.check)
     wheel.advance(2.0)
     assert watcher.asked == [2.0]
@@ -90,7 +90,7 @@ def test_a_deadline_in_the_past_is_asked_at_once_and_never_in_a_loop() -> None:
 
 
 def test_the_alarm_hears_of_an_earlier_deadline_only() -> None:
-    wheel = Wheel()
+    wheel = Timers()
     heard: list[float] = []
     wheel.on_earlier = heard.append
     for deadline in (5.0, 7.0, 5.0, 3.0, 4.0, 1.0):
@@ -100,7 +100,7 @@ def test_the_alarm_hears_of_an_earlier_deadline_only() -> None:
 
 
 def test_the_alarm_hears_of_what_is_asked_for_while_it_rings() -> None:
-    wheel = Wheel()
+    wheel = Timers()
     wheel.watch(1.0, Watcher(2.0).check)
     wheel.watch(9.0, Watcher().check)
     heard: list[float] = []
@@ -110,7 +110,7 @@ def test_the_alarm_hears_of_what_is_asked_for_while_it_rings() -> None:
 
 
 def test_a_check_may_watch() -> None:
-    wheel, other = Wheel(), Watcher()
+    wheel, other = Timers(), Watcher()
 
     def check(now: float) -> None:
         wheel.watch(now, other.check)
@@ -122,7 +122,7 @@ def test_a_check_may_watch() -> None:
 
 
 def test_many_watchers_share_slots_and_each_is_asked_in_its_time() -> None:
-    wheel = Wheel()
+    wheel = Timers()
     chance = random.Random(7)
     deadlines = [chance.uniform(0, 60) for _ in range(20_000)]
     asked: list[tuple[float, float]] = []
@@ -150,7 +150,7 @@ def test_many_watchers_share_slots_and_each_is_asked_in_its_time() -> None:
     st.lists(st.floats(0, 1e6), max_size=30),
 )
 def test_never_early_and_at_most_one_step_late(deadlines: list[float], looks: list[float]) -> None:
-    wheel = Wheel()
+    wheel = Timers()
     watchers = [(deadline, Watcher()) for deadline in deadlines]
     for deadline, watcher in watchers:
         wheel.watch(deadline, watcher.check)

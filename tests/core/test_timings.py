@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legato.core.timings import Meter
+from legato.core.timings import Timings
 
 QUICK = settings(deadline=None, database=None, max_examples=300)
 EXACT = 1.25  # the documented bound of a percentile
@@ -17,8 +17,8 @@ def no_garbage() -> None:
     """Nothing here opens anything: no need to collect garbage after every case."""
 
 
-def metered(gaps: list[float], *, received: float = 0.0, first: float = 0.0) -> Meter:
-    meter = Meter(received)
+def metered(gaps: list[float], *, received: float = 0.0, first: float = 0.0) -> Timings:
+    meter = Timings(received)
     now = first
     meter.content(now)
     for gap in gaps:
@@ -28,7 +28,7 @@ def metered(gaps: list[float], *, received: float = 0.0, first: float = 0.0) -> 
 
 
 def test_before_the_first_chunk() -> None:
-    meter = Meter(5.0)
+    meter = Timings(5.0)
     assert (meter.ttft, meter.first, meter.pieces) == (None, None, 0)
     assert meter.gaps(0.5, 1.0) == [None, None]
     assert meter.last == 5.0, "stall is measured from the receipt until something comes"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.coalesce import Backlog
+from legato.core.coalesce import Coalescer
 from legato.core.tool_calls import ToolCalls
 from tests.core.test_normalize import call, made, tool
 from tests.core.test_sse import cut
@@ -300,7 +300,7 @@ def test_a_slow_client_gets_the_same_calls(name: str) -> None:
     """Merged by the backlog at any place, names and ids are still said once."""
     pieces, calls = CASES[name]
     for place in range(len(pieces) + 1):
-        mender, backlog, said = ToolCalls(), Backlog(), list[Json]()
+        mender, backlog, said = ToolCalls(), Coalescer(), list[Json]()
         for number, each in enumerate(pieces):
             if number == place:
                 take(backlog, said)
@@ -311,7 +311,7 @@ def test_a_slow_client_gets_the_same_calls(name: str) -> None:
         assert with_our_ids(said) == with_our_ids(calls), place
 
 
-def take(backlog: Backlog, said: list[Json]) -> None:
+def take(backlog: Coalescer, said: list[Json]) -> None:
     for chunk in backlog.take():
         for each in chunk.members()[0]["delta"]["tool_calls"]:
             follow(said, each)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from legato import dialects
-from legato.core.dialect import Asked, Facts
+from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 
@@ -107,7 +107,7 @@ def test_whatever_is_asked_for_goes_out_or_is_refused(
             continue
         for model in ("m", "claude-opus-4-8", "gemini-2.5-flash"):
             try:
-                said = dialect.encode(Asked(body, request, model, Facts(), unsupported))
+                said = dialect.encode(OutgoingRequest(body, request, model, Quirks(), unsupported))
             except ApiError as error:
                 refused.append(error)
             else:

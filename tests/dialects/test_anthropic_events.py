@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.dialect import Asked, Facts
+from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 from legato.core.stream import State, Stream
 from legato.dialects.anthropic import Reader, encode, no_stream, refusal
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from tests.support.transcripts import anthropic as wire
 
 
@@ -26,7 +26,7 @@ def events(body: bytes) -> list[bytes]:
 
 def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
-    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
     stream.attach(collector)
     try:
         for data in events(b"".join(pieces)):
@@ -67,7 +67,7 @@ def test_thoughts_are_kept_with_their_signature_and_go_back_as_they_came() -> No
     assert said["reasoning_details"] == [SIGNED, hidden]
     answered = {"role": "tool", "tool_call_id": "toolu_3", "content": "1"}
     body = json.dumps({"model": "m", "messages": [said, answered]}).encode()
-    sent = json.loads(encode(Asked(body, parse(body), "m", Facts())))
+    sent = json.loads(encode(OutgoingRequest(body, parse(body), "m", Quirks())))
     assert sent["messages"][0]["content"] == [
         SIGNED,
         hidden,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import amended, parse
 from legato.dialects.anthropic import encode, headers, models, models_path, path
@@ -22,11 +22,11 @@ def no_garbage() -> None:
 def encoded(
     members: dict[str, Any] | None = None,
     model: str = OLD,
-    facts: Facts | None = None,
+    facts: Quirks | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     body = json.dumps({"model": "public", "messages": HELLO} | (members or {})).encode()
-    return json.loads(encode(Asked(body, parse(body), model, facts or Facts(), **more)))
+    return json.loads(encode(OutgoingRequest(body, parse(body), model, facts or Quirks(), **more)))
 
 
 def text(*said: str) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def text(*said: str) -> list[dict[str, Any]]:
 
 def test_a_request_byte_by_byte() -> None:
     body = b'{"model":"public","messages":[{"role":"user","content":"Hello"}],"stream":true}'
-    assert encode(Asked(body, parse(body), "theirs", Facts())) == (
+    assert encode(OutgoingRequest(body, parse(body), "theirs", Quirks())) == (
         b'{"model":"theirs","max_tokens":4096,'
         b'"messages":[{"role":"user","content":[{"type":"text","text":"Hello"}]}],"stream":true}'
     )
@@ -245,7 +245,7 @@ def test_what_is_asked_for_in_its_words(name: str) -> None:
 def test_the_operator_knows_better_how_it_is_told_to_think(
     asks: Any, model: str, wanted: Any
 ) -> None:
-    sent = encoded({"reasoning_effort": "low"}, model, Facts(asks=asks))
+    sent = encoded({"reasoning_effort": "low"}, model, Quirks(effort_style=asks))
     assert sent.get("thinking") == wanted
 
 
@@ -284,7 +284,7 @@ def test_a_strict_deployment_lets_pass_what_asks_for_nothing() -> None:
 
 
 def test_what_the_operator_says_is_not_taken_is_left_out() -> None:
-    sent = encoded({"top_k": 4}, OTHER, Facts(untaken=frozenset({"top_k"})))
+    sent = encoded({"top_k": 4}, OTHER, Quirks(rejected_parameters=frozenset({"top_k"})))
     assert "top_k" not in sent
 
 
@@ -303,7 +303,7 @@ def test_an_answer_is_gone_on_with_where_it_stopped() -> None:
 def test_an_answer_under_way_has_what_is_left_of_its_limit() -> None:
     body = json.dumps({"model": "public", "messages": HELLO, "max_tokens": 9}).encode()
     rest = amended(body, max_tokens=4)
-    asked = Asked(rest, parse(body), OLD, Facts(), delivered=Delivered("Once"))
+    asked = OutgoingRequest(rest, parse(body), OLD, Quirks(), delivered=Delivered("Once"))
     assert json.loads(encode(asked))["max_tokens"] == 4
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.dialect import Asked, Facts
+from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import UpstreamError
 from legato.core.request import parse
 from legato.core.stream import State, Stream
 from legato.dialects.gemini import Reader, encode
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from tests.support.transcripts import gemini as wire
 
 
@@ -26,7 +26,7 @@ def events(body: bytes) -> list[bytes]:
 
 def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
-    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
     stream.attach(collector)
     try:
         for data in events(b"".join(pieces)):
@@ -143,7 +143,7 @@ def test_signatures_are_kept_and_go_back_as_they_came() -> None:
         {"role": "tool", "tool_call_id": each["id"], "content": "1"} for each in said["tool_calls"]
     ]
     body = json.dumps({"model": "m", "messages": [said, *results]}).encode()
-    sent = json.loads(encode(Asked(body, parse(body), "gemini-3-pro", Facts())))
+    sent = json.loads(encode(OutgoingRequest(body, parse(body), "gemini-3-pro", Quirks())))
     identities = [each["id"] for each in said["tool_calls"]]
     assert sent["contents"][0]["parts"] == [
         {"text": "I will", **wire.SIGNED},
@@ -153,7 +153,7 @@ def test_signatures_are_kept_and_go_back_as_they_came() -> None:
 
 
 def test_calls_of_several_candidates_are_counted_apart() -> None:
-    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
     stream.attach(collector)
     candidates = [
         {"index": index, "content": {"parts": [wire.call("now"), wire.call("sum", n=index)]}}

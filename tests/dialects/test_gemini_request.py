@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.genai import types
 
-from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 from legato.dialects.gemini import encode, headers, models, models_path, path
@@ -24,12 +24,12 @@ def no_garbage() -> None:
 def encoded(
     members: dict[str, Any] | None = None,
     model: str = BUDGET,
-    facts: Facts | None = None,
+    facts: Quirks | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """A request's body, which Google's own types have to take: unknown members they refuse."""
     body = json.dumps({"model": "public", "messages": HELLO} | (members or {})).encode()
-    sent = json.loads(encode(Asked(body, parse(body), model, facts or Facts(), **more)))
+    sent = json.loads(encode(OutgoingRequest(body, parse(body), model, facts or Quirks(), **more)))
     known = {
         "contents": types.Content,
         "systemInstruction": types.Content,
@@ -55,7 +55,7 @@ def model(*parts: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_request_byte_by_byte() -> None:
     body = b'{"model":"public","messages":[{"role":"user","content":"Hello"}],"stream":true}'
-    assert encode(Asked(body, parse(body), "theirs", Facts())) == (
+    assert encode(OutgoingRequest(body, parse(body), "theirs", Quirks())) == (
         b'{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
     )
 
@@ -269,7 +269,7 @@ def test_what_is_asked_for_in_its_words(name: str) -> None:
 def test_the_operator_knows_better_how_it_is_told_to_think(
     asks: Any, which: str, wanted: Any
 ) -> None:
-    sent = encoded({"reasoning_effort": "low"}, which, Facts(asks=asks))
+    sent = encoded({"reasoning_effort": "low"}, which, Quirks(effort_style=asks))
     assert sent.get("generationConfig", {}).get("thinkingConfig") == wanted
 
 
@@ -324,7 +324,7 @@ def test_a_strict_deployment_lets_pass_what_asks_for_nothing() -> None:
 
 
 def test_what_the_operator_says_is_not_taken_is_left_out() -> None:
-    facts = Facts(untaken=frozenset({"top_k", "reasoning_effort"}))
+    facts = Quirks(rejected_parameters=frozenset({"top_k", "reasoning_effort"}))
     assert encoded({"top_k": 4}, OTHER, facts) == encoded()
 
 

@@ -9,7 +9,7 @@ from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.stream import State, Stream
 from legato.dialects.ollama import END, Reader, no_stream, refusal
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from tests.support.transcripts import ollama as wire
 
 
@@ -20,7 +20,7 @@ def no_garbage() -> None:
 
 def collected(*lines: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
-    stream, collector, reader = Stream(lambda: 0.0, 0.0), Collector(), Reader()
+    stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
     stream.attach(collector)
     try:
         for line in b"".join(lines).splitlines():

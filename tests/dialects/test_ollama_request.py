@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 from legato.dialects.ollama import encode, headers, models, models_path, path
@@ -20,15 +20,17 @@ def no_garbage() -> None:
 
 
 def encoded(
-    members: dict[str, Any] | None = None, facts: Facts | None = None, **more: Any
+    members: dict[str, Any] | None = None, facts: Quirks | None = None, **more: Any
 ) -> dict[str, Any]:
     body = json.dumps({"model": "public", "messages": HELLO} | (members or {})).encode()
-    return json.loads(encode(Asked(body, parse(body), "qwen3:8b", facts or Facts(), **more)))
+    return json.loads(
+        encode(OutgoingRequest(body, parse(body), "qwen3:8b", facts or Quirks(), **more))
+    )
 
 
 def test_a_request_byte_by_byte() -> None:
     body = b'{"model":"public","messages":[{"role":"user","content":"Hello"}],"stream":false}'
-    assert encode(Asked(body, parse(body), "theirs", Facts())) == (
+    assert encode(OutgoingRequest(body, parse(body), "theirs", Quirks())) == (
         b'{"model":"theirs","messages":[{"role":"user","content":"Hello"}],"stream":true,'
         b'"truncate":false}'
     )
@@ -149,7 +151,7 @@ def test_what_is_asked_for_in_its_words(name: str) -> None:
     ("asks", "wanted"), [("thinking", True), ("effort", "low"), ("none", None)]
 )
 def test_the_operator_knows_better_how_it_is_told_to_think(asks: Any, wanted: Any) -> None:
-    assert encoded({"reasoning_effort": "low"}, Facts(asks=asks)).get("think") == wanted
+    assert encoded({"reasoning_effort": "low"}, Quirks(effort_style=asks)).get("think") == wanted
 
 
 def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
@@ -321,7 +323,7 @@ def test_a_strict_deployment_lets_pass_what_asks_for_nothing() -> None:
 
 
 def test_what_the_operator_says_is_not_taken_is_left_out() -> None:
-    assert encoded({"top_k": 4}, Facts(untaken=frozenset({"top_k"}))) == encoded()
+    assert encoded({"top_k": 4}, Quirks(rejected_parameters=frozenset({"top_k"}))) == encoded()
 
 
 # An answer that another upstream began

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.dialect import Asked, Facts
+from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 from legato.dialects.openai import END, Reader, encode, headers, no_stream, refusal
@@ -21,7 +21,7 @@ def no_garbage() -> None:
 
 def encoded(more: bytes = b"") -> bytes:
     body = HELLO + more + b"}"
-    return encode(Asked(body, parse(body), "theirs", Facts()))
+    return encode(OutgoingRequest(body, parse(body), "theirs", Quirks()))
 
 
 def test_a_request_byte_by_byte() -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from legato import dialects
 from legato.configuration import load
-from legato.core.dialect import Asked, Delivered
+from legato.core.dialect import Delivered, OutgoingRequest
 from legato.core.errors import ApiError
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
 from legato.fastpath.template import Habit
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
 from legato.settings import SettingsError
@@ -34,7 +34,7 @@ def sent(
     """What goes out to a provider's model."""
     row = PROVIDERS[provider]
     body = json.dumps(chat("public", **(members or {}))).encode()
-    asked = Asked(body, parse(body), model, row.facts, **more)
+    asked = OutgoingRequest(body, parse(body), model, row.quirks, **more)
     return json.loads(dialects.named(row.dialect).encode(asked))
 
 
@@ -286,8 +286,8 @@ def test_the_operator_says_how_it_goes_on(
     if provider:
         more["provider"] = provider
     found = upstream(tmp_path, **more)
-    assert found.facts.continues == way
-    assert found.terms.replays is (said == "replay")
+    assert found.quirks.continues == way
+    assert found.options.replays is (said == "replay")
 
 
 BASES: dict[str, str] = {
@@ -311,10 +311,10 @@ def test_where_deepseek_goes_on(tmp_path: Path, base_url: str) -> None:
 
 @pytest.mark.parametrize("provider", ["mistral", "deepseek"])
 def test_another_way_is_not_the_providers(tmp_path: Path, provider: str) -> None:
-    own = upstream(tmp_path, provider=provider, **{"continue": "prefix"}).facts
-    assert own == PROVIDERS[provider].facts
-    other = upstream(tmp_path, provider=provider, **{"continue": "final-message"}).facts
-    assert (other.continues_under, other.echoes) == (None, False)
+    own = upstream(tmp_path, provider=provider, **{"continue": "prefix"}).quirks
+    assert own == PROVIDERS[provider].quirks
+    other = upstream(tmp_path, provider=provider, **{"continue": "final-message"}).quirks
+    assert (other.continues_under, other.echoes_prefix) == (None, False)
 
 
 def test_a_way_that_there_is_not(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def part(text: str, signature: str | None = None, finish: str | None = None) -> 
 
 def folded(*events: bytes) -> dict[str, Any]:
     """The message of an answer that is not streamed."""
-    collector, stream = Collector(), Stream(lambda: 0.0, 0.0)
+    collector, stream = ChatAggregator(), Stream(lambda: 0.0, 0.0)
     stream.attach(collector)
     reader = gemini.reader(Habit())
     for event in events:

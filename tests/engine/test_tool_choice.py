@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError
 from legato.core.request import parse
 from legato.engine.chat_templates import CALL, SMOLLM2, SMOLLM2_THINKING, call_of
@@ -18,9 +18,9 @@ ASKED: dict[str, Any] = {"model": "m", "messages": [HELLO], "x": 1}
 ONE_CALL = {"tool_choice": "required", "parallel_tool_calls": False}
 
 
-def asked_for(fields: dict[str, Any], **more: Any) -> Asked:
+def asked_for(fields: dict[str, Any], **more: Any) -> OutgoingRequest:
     body = json.dumps(fields).encode()
-    return Asked(body, parse(body), "m", Facts(), **more)
+    return OutgoingRequest(body, parse(body), "m", Quirks(), **more)
 
 
 def told_of(fields: dict[str, Any], call: str | None = CALL, **more: Any) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_thoughts_between_tags_go_the_short_way(taken: list[bytes]) -> None:
         "<think>", "hm", *("hm " for _ in range(20)), "</think>", *("a " for _ in range(20))
     )
     through = played(chunks([*events, *END]), tags=True)
-    assert through.stream.meter.reasoning == 21
+    assert through.stream.timings.reasoning == 21
     assert len(taken) >= 38
 
 
@@ -227,7 +227,7 @@ def test_what_ends_the_short_way(what: str, taken: list[bytes]) -> None:
     through.connection.data_received(chunks(words(1))[0])
     assert not taken
     assert (len(through.client.written) > frames) == (what == "another upstream")
-    assert through.stream.meter.pieces == 17
+    assert through.stream.timings.pieces == 17
     assert through.writer.frames == 17 + (what == "another upstream")
     assert through.writer.size == len(through.frames)
 
@@ -249,8 +249,8 @@ def test_several_chunks_a_read_go_the_short_way(at_once: int, taken: list[bytes]
     for read in reads:
         through.connection.data_received(read)
     assert taken == reads[1:-1]
-    assert through.frames.count(b"word") == through.stream.meter.pieces == 1 + 16 * at_once
-    assert through.writer.frames == 1 + through.stream.meter.pieces + 1  # a role, a finish
+    assert through.frames.count(b"word") == through.stream.timings.pieces == 1 + 16 * at_once
+    assert through.writer.frames == 1 + through.stream.timings.pieces + 1  # a role, a finish
     assert through.writer.size == len(through.frames)
 
 
@@ -281,7 +281,7 @@ def test_all_of_a_read_or_none(name: str, at: int, monkeypatch: pytest.MonkeyPat
             through.connection.data_received(read)
         stream = through.stream
         failures = [str(each) for each in through.failures]
-        return through.frames, stream.state, stream.meter.pieces, through.writer.frames, failures
+        return through.frames, stream.state, stream.timings.pieces, through.writer.frames, failures
 
     short = ended()
     monkeypatch.setattr(answer, "between", lambda *_: None)
@@ -292,10 +292,10 @@ async def test_a_long_read_is_shared_out_over_turns() -> None:
     events = [event({"content": "x" * 1000}) for _ in range(SHARE // 200)]
     through = Through()
     through.connection.data_received(b"".join(chunks([*events, *END])))
-    first = through.stream.meter.pieces
+    first = through.stream.timings.pieces
     assert 0 < first < 40
     while not through.stream.done:
-        seen = through.stream.meter.pieces
+        seen = through.stream.timings.pieces
         await asyncio.sleep(0)
-        assert through.stream.meter.pieces - seen < 40
-    assert through.stream.meter.pieces == len(events)
+        assert through.stream.timings.pieces - seen < 40
+    assert through.stream.timings.pieces == len(events)

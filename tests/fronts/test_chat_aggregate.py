@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.merge import fold, plain
-from legato.fronts.chat_aggregate import Collector
+from legato.core.merge import merge_choice, to_builtins
+from legato.fronts.chat_aggregate import ChatAggregator
 from tests.core.test_stream import DONE, USAGE, choice, collected, finish, say, text
 from tests.fronts.test_chat_frames import Json, raw, schema
 
@@ -54,7 +54,7 @@ def checked(*pieces: bytes) -> Json:
 
 
 def test_an_answer_byte_by_byte() -> None:
-    collector = Collector()
+    collector = ChatAggregator()
     collector.push(raw(choice({"role": "assistant", "content": ""})))
     collector.push(raw(choice({"content": "Hello"})))
     collector.push(raw(choice({"content": " you"}), extras=b',"service_tier":"default"'))
@@ -206,9 +206,9 @@ def test_a_hundred_thousand_pieces_are_joined_once() -> None:
     for _ in range(pieces):
         call = {"index": 0, "function": {"arguments": Counted("y")}}
         delta = {"content": Counted("x" * 10), "tool_calls": [call]}
-        fold(folded, {"index": 0, "delta": delta, "finish_reason": None})
+        merge_choice(folded, {"index": 0, "delta": delta, "finish_reason": None})
     assert Counted.copied == 0, "pieces were joined one by one"
-    delta = plain(folded)["delta"]
+    delta = to_builtins(folded)["delta"]
     assert delta["content"] == "x" * 10 * pieces
     assert delta["tool_calls"][0]["function"]["arguments"] == "y" * pieces
 
@@ -223,7 +223,7 @@ def test_what_was_pushed_is_not_changed() -> None:
     """A chunk may be kept by others: for a subscriber that attaches again."""
     said = [choice({"tool_calls": [CALL], "annotations": [1]}, logprobs={"content": [1]})]
     chunk = Chunk(choices=[], raw=msgspec.json.encode(said), fields=json.loads(json.dumps(said)))
-    collector = Collector()
+    collector = ChatAggregator()
     collector.push(chunk)
     collector.push(chunk)
     collector.answer(identity="i", created=1, model="m")

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from legato.core.chunk import FINISH_REASONS, Chunk
-from legato.core.errors import broken
+from legato.core.errors import bad_gateway
 from legato.core.json_text import one_line
-from legato.fronts.chat_frames import DONE, KEEP_ALIVE, FrameWriter
+from legato.fronts.chat_frames import DONE, KEEP_ALIVE, ChatWriter
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "shared" / "schemas"
 
@@ -204,7 +204,7 @@ class Sink:
     def __init__(self, *, wants_usage: bool = False, model: str = "public") -> None:
         self.sent: list[bytes] = []
         self.closed = 0
-        self.writer = FrameWriter(
+        self.writer = ChatWriter(
             identity="chatcmpl-1",
             created=1_700_000_000,
             model=model,
@@ -296,7 +296,7 @@ def test_the_end_of_a_stream(wants_usage: bool, usage: Json, last: bytes) -> Non
 def test_a_failure_is_the_last_frame_and_no_done_follows() -> None:
     sink = Sink(wants_usage=True)
     sink.writer.push(raw(CHOICE))
-    sink.writer.fail(broken("It\u2028broke.\n"))
+    sink.writer.fail(bad_gateway("It\u2028broke.\n"))
     *_, last = split_frames(sink.body)
     assert last == (
         rb'data: {"error":{"message":"It\u2028broke.\n","type":"upstream_error",'
@@ -346,7 +346,7 @@ def test_json_on_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("bad", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xf5\x80\x80\x80"'])
 def test_text_that_is_no_utf8_is_a_failure(bad: bytes) -> None:
-    with pytest.raises(type(broken("")), match="UTF-8"):
+    with pytest.raises(type(bad_gateway("")), match="UTF-8"):
         one_line(bad)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, until
 from tests.support.wire import Wire, ask, chat, request
 
@@ -149,7 +149,7 @@ async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
 
 
 async def test_a_client_that_leaves_takes_its_upstream_along(
-    legato: Running, scripted: Scripted
+    legato: Running, scripted: MockServer
 ) -> None:
     async with await Wire.open(legato.port) as wire:
         wire.send(request(legato.key, chat("slow", stream=True)))
@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_takes_its_upstream_along(
 
 
 async def test_a_client_that_leaves_before_the_first_token(
-    legato: Running, scripted: Scripted
+    legato: Running, scripted: MockServer
 ) -> None:
     async with await Wire.open(legato.port) as wire:
         wire.send(request(legato.key, chat("stall-early", stream=True)))
@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_before_the_first_token(
     await until(lambda: scripted.played[-1].left, "the upstream sees its peer gone")
 
 
-async def test_a_client_that_leaves_at_once(legato: Running, scripted: Scripted) -> None:
+async def test_a_client_that_leaves_at_once(legato: Running, scripted: MockServer) -> None:
     """Request and end in one turn of the event loop, before the call has had its first."""
     for _ in range(20):
         async with await Wire.open(legato.port) as wire:
@@ -181,14 +181,14 @@ async def test_a_client_that_leaves_at_once(legato: Running, scripted: Scripted)
     assert all(each.left or each.whole for each in scripted.played)
 
 
-async def test_connections_are_used_again(legato: Running, scripted: Scripted) -> None:
+async def test_connections_are_used_again(legato: Running, scripted: MockServer) -> None:
     for _ in range(3):
         assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
     assert scripted.open_connections == 1
 
 
 async def test_a_kept_connection_that_died_is_no_failure(
-    legato: Running, scripted: Scripted
+    legato: Running, scripted: MockServer
 ) -> None:
     """The upstream closes a kept connection when the next request is on its way."""
     assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
@@ -206,7 +206,9 @@ async def test_unknown_members_of_chunks_survive(legato: Running) -> None:
     assert first["choices"][0]["delta"]["annotations"] == [{"n": 1}]
 
 
-async def test_unknown_parameters_of_requests_survive(legato: Running, scripted: Scripted) -> None:
+async def test_unknown_parameters_of_requests_survive(
+    legato: Running, scripted: MockServer
+) -> None:
     body = chat("happy", stream=True, top_k=7, guided={"regex": "a.*"}, stop=["x"])
     assert (await ask(legato.port, legato.key, body)).done
     asked = scripted.played[-1].request

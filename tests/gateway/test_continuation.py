@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from tests.gateway.test_fallback import REST, TEXT, played, routed, said
 from tests.support.wire import Answer, ask, chat
 
@@ -47,7 +47,7 @@ EXTRA = ("continue_final_message", "add_generation_prompt")
 @pytest.mark.parametrize("how", BODIES)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_the_second_one_is_asked(
-    tmp_path: Path, scripted: Scripted, how: str, stream: bool
+    tmp_path: Path, scripted: MockServer, how: str, stream: bool
 ) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": how}}
@@ -68,7 +68,7 @@ async def test_what_the_second_one_is_asked(
 
 @pytest.mark.parametrize("provider", ["vllm", "sglang", "llama.cpp"])
 async def test_providers_are_asked_in_their_own_words(
-    tmp_path: Path, scripted: Scripted, provider: str
+    tmp_path: Path, scripted: MockServer, provider: str
 ) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"provider": provider}}
@@ -80,7 +80,7 @@ async def test_providers_are_asked_in_their_own_words(
         assert {"messages": asked["messages"], **flags} == body
 
 
-async def test_deepseek_is_asked_at_another_path(tmp_path: Path, scripted: Scripted) -> None:
+async def test_deepseek_is_asked_at_another_path(tmp_path: Path, scripted: MockServer) -> None:
     """It takes a prefix there alone, and says only what comes behind it."""
     scripted.scripts["rest"] = REST
     deploy = {each: {"provider": "deepseek"} for each in ("cut", "rest")}
@@ -106,7 +106,7 @@ ECHOES: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("case", ECHOES)
 async def test_a_prefix_that_is_said_again_is_taken_away(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     scripted.scripts |= {"half": Script(steps=HALF), "echoes": says(*ECHOES[case], " was.")}
     mistral = {"provider": "mistral"}
@@ -136,7 +136,7 @@ NO_ECHOES: dict[str, Script] = {
 
 @pytest.mark.parametrize("case", NO_ECHOES)
 async def test_a_prefix_that_is_not_said_again_cannot_be_joined(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     scripted.scripts |= {"half": Script(steps=HALF), "silent": NO_ECHOES[case]}
     deploy = {"silent": {"provider": "mistral"}}
@@ -150,7 +150,7 @@ async def test_a_prefix_that_is_not_said_again_cannot_be_joined(
 
 
 async def test_another_goes_on_where_the_prefix_was_not_said_again(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripted.scripts |= {"silent": says(" And"), "rest": REST}
     deploy = {"silent": {"provider": "mistral"}, "rest": {"continue": "prefill"}}
@@ -175,7 +175,7 @@ REPLAYS: dict[str, Script] = {
 
 @pytest.mark.parametrize("case", REPLAYS)
 async def test_a_replay_that_fails_forgets_nothing(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     """The one after it is asked for what is missing, of the limit too; usage is that of both who
     answered."""
@@ -214,7 +214,7 @@ LIKELY = Script(steps=[likely("Once"), likely(" upon"), Step(cut=True)])
 @pytest.mark.parametrize("how", ["prefill", "replay"])
 @pytest.mark.parametrize("wanted", [True, False])
 async def test_logprobs_that_have_gone_out_cannot_be_joined(
-    tmp_path: Path, scripted: Scripted, how: str, wanted: bool
+    tmp_path: Path, scripted: MockServer, how: str, wanted: bool
 ) -> None:
     """Whether they were asked for or came all the same."""
     whole = Script(steps=[likely("Once"), likely(" upon"), likely(" a"), Step(finish="stop")])
@@ -234,7 +234,7 @@ async def test_logprobs_that_have_gone_out_cannot_be_joined(
         assert len(scripted.played) == 1
 
 
-async def test_logprobs_that_are_null_are_none(tmp_path: Path, scripted: Scripted) -> None:
+async def test_logprobs_that_are_null_are_none(tmp_path: Path, scripted: MockServer) -> None:
     first = [likely(text, logprobs=None) for text in ("Once", " upon")]
     scripted.scripts |= {"first": Script(steps=[*first, Step(cut=True)]), "rest": REST}
     deploy = {"rest": {"continue": "prefill"}}
@@ -249,7 +249,7 @@ OWN = {"role": "assistant", "content": "Well: "}
 
 @pytest.mark.parametrize("how", ["prefill", "final-message"])
 async def test_an_answer_that_the_client_began_is_one_message(
-    tmp_path: Path, scripted: Scripted, how: str
+    tmp_path: Path, scripted: MockServer, how: str
 ) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": how}}
@@ -276,7 +276,7 @@ TWO_OF_A_KIND: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", TWO_OF_A_KIND)
 async def test_an_answer_that_nothing_can_be_added_to(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     """Two messages of the assistant in a row are another prompt: nobody goes on with them."""
     scripted.scripts["rest"] = REST
@@ -294,7 +294,7 @@ THOUGHT = Script(steps=[Step(think="Let me see."), Step(say="Forty"), Step(cut=T
 LLAMA: dict[str, Any] = {"provider": "llama.cpp"}
 
 
-async def test_thoughts_go_on(tmp_path: Path, scripted: Scripted) -> None:
+async def test_thoughts_go_on(tmp_path: Path, scripted: MockServer) -> None:
     """llama.cpp takes thoughts that have not ended, and goes on with them."""
     rest = [Step(think=" see."), Step(say="Forty"), Step(say="-two."), Step(finish="stop")]
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -318,7 +318,7 @@ async def test_thoughts_go_on(tmp_path: Path, scripted: Scripted) -> None:
         assert (row["outcome"], row["reasoning_tokens"]) == ("complete", 4)
 
 
-async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: Scripted) -> None:
+async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts |= {"first": THOUGHT, "rest": says("-two", ".")}
     deploy = {"first": LLAMA, "rest": LLAMA}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
@@ -333,7 +333,7 @@ async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: S
 @pytest.mark.parametrize("reasoning", ["think-tags", "think-tags-open"])
 @pytest.mark.parametrize("both", [True, False])
 async def test_nobody_goes_on_with_thoughts_between_tags(
-    tmp_path: Path, scripted: Scripted, reasoning: str, both: bool
+    tmp_path: Path, scripted: MockServer, reasoning: str, both: bool
 ) -> None:
     """Where they end could not be told: the second one's text does not begin with a tag."""
     opening = "<think>" if reasoning == "think-tags" else ""
@@ -354,7 +354,7 @@ async def test_nobody_goes_on_with_thoughts_between_tags(
 
 
 async def test_who_thinks_anew_about_an_answer_that_has_begun_does_not_go_on_with_it(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     anew = [Step(think="Hm."), Step(say=" And"), Step(finish="stop")]
     scripted.scripts["anew"] = Script(steps=anew)
@@ -368,7 +368,7 @@ async def test_who_thinks_anew_about_an_answer_that_has_begun_does_not_go_on_wit
 
 
 async def test_the_next_one_goes_on_where_one_thinks_anew(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripted.scripts |= {"anew": Script(steps=[Step(think="Hm."), Step(stall=True)]), "rest": REST}
     deploy = {name: {"continue": "prefill"} for name in ("anew", "rest")}
@@ -387,7 +387,7 @@ SPACES = [" ", "\n", " \n\n", "\t", "\u00a0", "\u3000"]
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("how", ["final-message", "prefix"])
 async def test_white_space_at_the_end_is_not_sure_to_stay(
-    tmp_path: Path, scripted: Scripted, how: str, space: str
+    tmp_path: Path, scripted: MockServer, how: str, space: str
 ) -> None:
     """Templates trim it there, and nobody could tell what the second one saw."""
     scripted.scripts |= {
@@ -403,7 +403,7 @@ async def test_white_space_at_the_end_is_not_sure_to_stay(
 
 @pytest.mark.parametrize("space", SPACES)
 async def test_white_space_stays_where_a_last_message_is_enough(
-    tmp_path: Path, scripted: Scripted, space: str
+    tmp_path: Path, scripted: MockServer, space: str
 ) -> None:
     steps = [Step(say="Once"), Step(say=f" upon{space}"), Step(cut=True)]
     scripted.scripts |= {"first": Script(steps=steps), "rest": says("a time.")}
@@ -475,7 +475,7 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
 
 
 @pytest.mark.parametrize("case", COSTS)
-async def test_every_part_has_its_price(tmp_path: Path, scripted: Scripted, case: str) -> None:
+async def test_every_part_has_its_price(tmp_path: Path, scripted: MockServer, case: str) -> None:
     deploy, more, expected = COSTS[case]
     scripted.scripts |= {"rest": REST, "begun": BEGUN}
     route = {"attempts": len(deploy)}
@@ -485,7 +485,7 @@ async def test_every_part_has_its_price(tmp_path: Path, scripted: Scripted, case
         assert row["cost"] == (None if expected is None else pytest.approx(expected))
 
 
-async def test_what_started_over_is_paid_for_as_well(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_started_over_is_paid_for_as_well(tmp_path: Path, scripted: MockServer) -> None:
     names = {"cut": dollars(0, 1), "happy": dollars(0, 2)}
     async with routed(tmp_path, scripted, names, deploy=names) as legato:
         more = {"response_format": {"type": "json_object"}}
@@ -495,7 +495,7 @@ async def test_what_started_over_is_paid_for_as_well(tmp_path: Path, scripted: S
         assert row["completion_tokens"] == 10
 
 
-async def test_a_replay_is_paid_for_in_full(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_replay_is_paid_for_in_full(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["half"] = Script(steps=HALF, then=SCRIPTS["happy"])
     deploy = {
         "half": dollars(0, 1) | {"model": "half"},
@@ -509,7 +509,7 @@ async def test_a_replay_is_paid_for_in_full(tmp_path: Path, scripted: Scripted) 
 
 @pytest.mark.parametrize("both", [False, True])
 async def test_tokens_of_a_cache_are_not_forgotten(
-    tmp_path: Path, scripted: Scripted, both: bool
+    tmp_path: Path, scripted: MockServer, both: bool
 ) -> None:
     scripted.scripts |= {"begun": BEGUN, "rest": REST}
     deploy = {"rest": {"continue": "prefill"}}

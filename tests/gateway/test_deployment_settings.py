@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 
 @asynccontextmanager
-async def deployed(tmp_path: Path, scripted: Scripted, **deploy: Any) -> AsyncIterator[Running]:
+async def deployed(tmp_path: Path, scripted: MockServer, **deploy: Any) -> AsyncIterator[Running]:
     base = await scripted.start()
     scripted.scripts["endless"] = Script(
         steps=[Step(say="x", repeat=10_000, every=0.01), Step(finish="stop")]
@@ -46,7 +46,7 @@ async def leave(legato: Running, body: dict[str, Any], pieces: int) -> None:
 @pytest.mark.parametrize("pieces", [0, 2])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_drained_answer_is_heard_to_its_end(
-    tmp_path: Path, scripted: Scripted, stream: bool, pieces: int
+    tmp_path: Path, scripted: MockServer, stream: bool, pieces: int
 ) -> None:
     async with deployed(tmp_path, scripted, on_disconnect="drain") as legato:
         await leave(legato, chat("slow", stream=stream), pieces if stream else 0)
@@ -61,7 +61,7 @@ async def test_a_drained_answer_is_heard_to_its_end(
 
 @pytest.mark.parametrize("name", ["cut", "500", "stall"])
 async def test_a_drained_answer_that_breaks_is_settled_once(
-    tmp_path: Path, scripted: Scripted, name: str
+    tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
     terms = {"on_disconnect": "drain", "drain_seconds": 0.3}
     async with deployed(tmp_path, scripted, **terms) as legato:
@@ -72,7 +72,7 @@ async def test_a_drained_answer_that_breaks_is_settled_once(
         assert [each["outcome"] for each in said] == ["cancelled"]
 
 
-async def test_what_never_ends_is_drained_up_to_a_cap(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_never_ends_is_drained_up_to_a_cap(tmp_path: Path, scripted: MockServer) -> None:
     terms = {"on_disconnect": "drain", "drain_seconds": 0.2}
     async with deployed(tmp_path, scripted, **terms) as legato:
         await leave(legato, chat("endless", stream=True), 2)
@@ -95,7 +95,7 @@ TIMERS = {
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("case", TIMERS)
 async def test_a_deployments_timers(
-    tmp_path: Path, scripted: Scripted, case: str, stream: bool
+    tmp_path: Path, scripted: MockServer, case: str, stream: bool
 ) -> None:
     name, terms, code = TIMERS[case]
     async with deployed(tmp_path, scripted, **terms) as legato:
@@ -108,7 +108,7 @@ async def test_a_deployments_timers(
         assert not stream or b"[DONE]" not in answer.body
 
 
-async def test_a_clients_patience_is_the_deployments(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_clients_patience_is_the_deployments(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["flood"] = Script(steps=[Step(say="x" * 10_000, repeat=3_000)])
     base = await scripted.start()
     deploy = {"stall_client_seconds": 0.3}

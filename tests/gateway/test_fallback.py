@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for
 from tests.support.wire import Answer, ask, chat
 
@@ -20,7 +20,7 @@ TEXT = "Once upon a time, there was a stream."
 @asynccontextmanager
 async def routed(
     tmp_path: Path,
-    scripted: Scripted,
+    scripted: MockServer,
     scripts: Iterable[str],
     *,
     route: dict[str, Any] | None = None,
@@ -50,7 +50,7 @@ async def said(legato: Running, **more: Any) -> Answer:
     return await ask(legato.port, legato.key, body)
 
 
-def played(scripted: Scripted) -> list[str]:
+def played(scripted: MockServer) -> list[str]:
     return [each.model for each in scripted.played]
 
 
@@ -63,7 +63,7 @@ BEFORE = [
 @pytest.mark.parametrize("name", BEFORE)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_another_is_asked_where_one_fails(
-    tmp_path: Path, scripted: Scripted, name: str, stream: bool
+    tmp_path: Path, scripted: MockServer, name: str, stream: bool
 ) -> None:
     async with routed(tmp_path, scripted, [name, "happy"]) as legato:
         answer = await ask(legato.port, legato.key, chat("public", stream=stream))
@@ -81,7 +81,7 @@ async def test_another_is_asked_where_one_fails(
 
 
 async def test_the_callers_own_mistakes_are_nobody_elses(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["400", "happy"]) as legato:
         answer = await said(legato)
@@ -90,7 +90,7 @@ async def test_the_callers_own_mistakes_are_nobody_elses(
 
 
 async def test_too_long_for_one_is_asked_of_a_longer_one(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     lengths = {"too-long": 4096, "tools": 2048, "happy": 131072}
     deploy = {name: {"context_length": length} for name, length in lengths.items()}
@@ -99,7 +99,7 @@ async def test_too_long_for_one_is_asked_of_a_longer_one(
         assert played(scripted) == ["too-long", "happy"]
 
 
-async def test_too_long_for_all_of_them(tmp_path: Path, scripted: Scripted) -> None:
+async def test_too_long_for_all_of_them(tmp_path: Path, scripted: MockServer) -> None:
     async with routed(tmp_path, scripted, ["too-long", "happy"]) as legato:
         answer = await said(legato)
         assert answer.status == 400
@@ -108,14 +108,14 @@ async def test_too_long_for_all_of_them(tmp_path: Path, scripted: Scripted) -> N
 
 
 async def test_one_that_is_busy_for_a_moment_is_asked_again(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["429-then-ok"]) as legato:
         assert (await said(legato)).done
         assert played(scripted) == ["429-then-ok"] * 2
 
 
-async def test_attempts_are_limited(tmp_path: Path, scripted: Scripted) -> None:
+async def test_attempts_are_limited(tmp_path: Path, scripted: MockServer) -> None:
     async with routed(tmp_path, scripted, ["500"], route={"attempts": 2}) as legato:
         answer = await said(legato)
         assert (answer.status, answer.headers["x-legato-attempts"]) == (502, "2")
@@ -124,7 +124,7 @@ async def test_attempts_are_limited(tmp_path: Path, scripted: Scripted) -> None:
         assert row["errors"] == "upstream_500,upstream_500"
 
 
-async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"500": {"open_after": 2, "open_seconds": 60.0}}
     async with routed(tmp_path, scripted, ["500", "happy"], deploy=deploy) as legato:
         for _ in range(5):
@@ -133,7 +133,7 @@ async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Scr
         assert played(scripted).count("happy") == 5
 
 
-async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: Scripted) -> None:
+async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429": {"open_after": 5}}
     async with routed(tmp_path, scripted, ["429"], deploy=deploy) as legato:
         assert (await said(legato)).status == 429
@@ -145,7 +145,7 @@ async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: Scripted) -> N
         assert played(scripted) == ["429"]
 
 
-async def test_credentials_are_used_in_turn(tmp_path: Path, scripted: Scripted) -> None:
+async def test_credentials_are_used_in_turn(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429-then-ok": {"api_key": "one", "api_keys": ["two", "three"]}}
     async with routed(tmp_path, scripted, ["429-then-ok"], deploy=deploy) as legato:
         assert (await said(legato)).done
@@ -173,7 +173,7 @@ REST = Script(
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_another_goes_on_where_one_breaks(
-    tmp_path: Path, scripted: Scripted, name: str
+    tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": "prefill"}}
@@ -200,7 +200,7 @@ async def test_another_goes_on_where_one_breaks(
 
 
 @pytest.mark.parametrize("both", [False, True])
-async def test_whose_prompt_counts(tmp_path: Path, scripted: Scripted, both: bool) -> None:
+async def test_whose_prompt_counts(tmp_path: Path, scripted: MockServer, both: bool) -> None:
     told = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
     first = [SCRIPTS["happy"].steps[0], Step(usage=told), Step(cut=True)]
     scripted.scripts |= {"first": Script(steps=first), "rest": REST}
@@ -220,7 +220,7 @@ def _role(chunk: dict[str, Any]) -> bool:
     return "role" in chunk["choices"][0]["delta"]
 
 
-async def test_a_folded_answer_goes_on_as_well(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_folded_answer_goes_on_as_well(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
@@ -239,7 +239,7 @@ CANNOT: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", CANNOT)
 async def test_what_cannot_be_joined_without_a_trace_fails(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     name, more = CANNOT[case]
     tools = [step for step in SCRIPTS["tools"].steps if step.tool is not None]
@@ -258,7 +258,7 @@ async def test_what_cannot_be_joined_without_a_trace_fails(
 
 
 @pytest.mark.parametrize("off", ["route", "deployment"])
-async def test_it_may_be_off(tmp_path: Path, scripted: Scripted, off: str) -> None:
+async def test_it_may_be_off(tmp_path: Path, scripted: MockServer, off: str) -> None:
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": "prefill" if off == "route" else "no"}}
     route = {"max_continuations": 0 if off == "route" else 1}
@@ -269,7 +269,7 @@ async def test_it_may_be_off(tmp_path: Path, scripted: Scripted, off: str) -> No
 
 
 async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripted.scripts["rest"] = REST
     deploy = {name: {"continue": "prefill"} for name in ("500", "rest")}
@@ -281,7 +281,7 @@ async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
         assert row["errors"] == "upstream_cut,upstream_500,"
 
 
-async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: Scripted) -> None:
+async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
     scripted.scripts["rest"] = REST
     deploy = {name: {"continue": "prefill"} for name in ("cut-again", "rest")}
@@ -294,7 +294,7 @@ async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: Scripted) -> N
     scripted.played.clear()
 
 
-async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: Scripted) -> None:
+async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
     scripted.scripts["rest"] = Script(steps=[Step(say=" on."), Step(finish="stop")])
     deploy = {name: {"continue": "prefill"} for name in ("cut-again", "rest")}
@@ -307,7 +307,7 @@ async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: Scripted) 
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 12
 
 
-async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: MockServer) -> None:
     """The second one says it all from the start: what is known of it is taken away."""
     scripted.scripts["again"] = msgspec.structs.replace(
         SCRIPTS["happy"], steps=[Step(say="On"), Step(say="ce"), *SCRIPTS["happy"].steps[1:]]
@@ -331,7 +331,7 @@ async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: Scripte
         assert scripted.played[-1].request["messages"][-1]["role"] == "user"
 
 
-async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: MockServer) -> None:
     other = Script(steps=[Step(say="Once upon the"), Step(finish="stop")])
     half = [*SCRIPTS["happy"].steps[:4], Step(cut=True)]
     scripted.scripts["half"] = Script(steps=half, then=other)

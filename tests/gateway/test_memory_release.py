@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from legato.core.stream import Stream
-from legato.fronts.chat_frames import FrameWriter
+from legato.fronts.chat_frames import ChatWriter
 from legato.gateway.call import Call
 from legato.server.exchange import ChatExchange
 from legato.server.protocol import LegatoProtocol
 from legato.upstreams.connection import Connection
-from legato.upstreams.response import Answer
+from legato.upstreams.response import Response
 from tests.conftest import Running, until
 from tests.support.wire import Wire, ask, chat, request
 
-OF_A_CALL = (Call, Stream, FrameWriter, ChatExchange, Answer, LegatoProtocol)
+OF_A_CALL = (Call, Stream, ChatWriter, ChatExchange, Response, LegatoProtocol)
 
 
 class Leftovers:

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from legato import dialects
-from legato.core.errors import ApiError, UpstreamError, timed_out
+from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.fastpath.template import Habit
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from legato.policy.retry import Budget
 from legato.policy.routing import Route
-from legato.upstreams.upstream import Terms, Upstream
+from legato.upstreams.upstream import DeploymentOptions, Upstream
 from tests.conftest import Running, until
 from tests.gateway.test_fallback import TEXT, played, routed, said
 from tests.support.wire import Wire, ask, chat, request
@@ -36,7 +36,7 @@ def failing(status: int, body: str, **more: Any) -> Script:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_another_is_asked_after_retry_seconds(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     """One that has not been asked is, though the first one's silence took longer than that."""
     names, route = ["stall-early", "happy"], {"retry_seconds": 0.1}
@@ -49,14 +49,14 @@ async def test_another_is_asked_after_retry_seconds(
 
 
 async def test_the_same_one_is_not_asked_again_after_retry_seconds(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["500"], route={"retry_seconds": 0.1}) as legato:
         assert (await said(legato)).status == 502
         assert played(scripted) == ["500"]
 
 
-async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: Scripted) -> None:
+async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServer) -> None:
     names, route = ["stall-early", "happy"], {"retry_seconds": 0.1, "attempts": 1}
     async with routed(tmp_path, scripted, names, route=route) as legato:
         assert (await said(legato)).status == 504
@@ -64,11 +64,11 @@ async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: Scripted)
 
 
 def test_with_defaults_a_first_token_timeout_falls_back() -> None:
-    route, terms = Route("m", ("a", "b")), Terms()
+    route, terms = Route("m", ("a", "b")), DeploymentOptions()
     budget = Budget(route.attempts, route.retry_seconds, 5.0)
     budget.asked("a")
     now = terms.first_token_seconds
-    late = timed_out("", code="upstream_first_token_timeout")
+    late = gateway_timeout("", code="upstream_first_token_timeout")
     assert budget.again("a", late, now) is None
     assert not budget.allows("a", now)
     assert budget.allows("b", now)
@@ -79,7 +79,7 @@ def test_with_defaults_a_first_token_timeout_falls_back() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_next_ones_timers_are_its_own(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     scripted.scripts["late-500"] = msgspec.structs.replace(SCRIPTS["500"], head_after=0.6)
     terms = {"first_token_seconds": 9.0, "stall_seconds": 9.0}
@@ -98,7 +98,7 @@ async def test_the_next_ones_timers_are_its_own(
 @pytest.mark.parametrize("name", ["stall-early", "stall"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_timers_of_who_goes_on_are_its_own(
-    tmp_path: Path, scripted: Scripted, stream: bool, name: str
+    tmp_path: Path, scripted: MockServer, stream: bool, name: str
 ) -> None:
     steps = [Step(say="Once"), Step(wait=0.6), Step(cut=True)]
     scripted.scripts["cut-later"] = Script(steps=steps)
@@ -136,7 +136,7 @@ def test_a_credential_is_left_once() -> None:
 
 
 async def test_two_calls_that_find_a_key_used_up_go_on_with_the_second(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     again = Script(steps=SCRIPTS["happy"].steps)
     for _ in range(2):
@@ -195,7 +195,7 @@ IN_STREAM: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", IN_STREAM)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_error_that_begins_a_stream_may_be_the_callers(
-    tmp_path: Path, scripted: Scripted, case: str, stream: bool
+    tmp_path: Path, scripted: MockServer, case: str, stream: bool
 ) -> None:
     error, code = IN_STREAM[case]
     scripted.scripts["refuses"] = Script(steps=[Step(error=error), Step(done=True)])
@@ -248,7 +248,7 @@ def test_every_dialect_tells_whose_fault_it_is(case: str) -> None:
 
 
 async def test_too_long_said_in_the_stream_goes_to_a_longer_one(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     error = IN_STREAM["vLLM's"][0]
     scripted.scripts["short"] = Script(steps=[Step(error=error), Step(done=True)])
@@ -260,7 +260,9 @@ async def test_too_long_said_in_the_stream_goes_to_a_longer_one(
         assert played(scripted) == ["short", "happy"]
 
 
-async def test_in_the_middle_of_an_answer_it_is_a_break(tmp_path: Path, scripted: Scripted) -> None:
+async def test_in_the_middle_of_an_answer_it_is_a_break(
+    tmp_path: Path, scripted: MockServer
+) -> None:
     error = {"message": "Out of context.", "code": 400}
     scripted.scripts["breaks"] = Script(steps=[*SCRIPTS["happy"].steps[:10], Step(error=error)])
     async with routed(tmp_path, scripted, ["breaks"]) as legato:
@@ -300,7 +302,7 @@ OVER: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", OVER)
 async def test_an_answer_that_nobody_has_seen_starts_over(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     """Of the one that broke nothing is left but its row."""
     breaks, answers, more, deploy = OVER[case]
@@ -328,7 +330,7 @@ def _plain(said: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_one_that_could_be_gone_on_with_starts_over_where_nobody_may(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     route = {"max_continuations": 0}
     async with routed(tmp_path, scripted, ["cut", "happy"], route=route) as legato:
@@ -352,7 +354,7 @@ UNJOINED: dict[str, tuple[Script, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", UNJOINED)
 async def test_one_that_cannot_go_on_may_start_over(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     """That it was not asked to go on does not mean that it has been asked."""
     breaks, more, deploy = UNJOINED[case]
@@ -368,7 +370,7 @@ async def test_one_that_cannot_go_on_may_start_over(
         assert row["deployments"].endswith(",happy")
 
 
-async def test_attempts_limit_starting_over(tmp_path: Path, scripted: Scripted) -> None:
+async def test_attempts_limit_starting_over(tmp_path: Path, scripted: MockServer) -> None:
     route = {"attempts": 1}
     async with routed(tmp_path, scripted, ["cut", "happy"], route=route) as legato:
         answer = await ask(legato.port, legato.key, chat("public"))
@@ -378,7 +380,7 @@ async def test_attempts_limit_starting_over(tmp_path: Path, scripted: Scripted) 
         assert played(scripted) == ["cut"]
 
 
-async def test_a_stream_does_not_start_over(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_stream_does_not_start_over(tmp_path: Path, scripted: MockServer) -> None:
     more = {"response_format": {"type": "json_object"}}
     async with routed(tmp_path, scripted, ["cut", "happy"]) as legato:
         answer = await said(legato, **more)
@@ -405,7 +407,7 @@ LEFT: dict[str, tuple[Script, bool]] = {
 @pytest.mark.parametrize("case", LEFT)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_where_nothing_is_under_way_there_is_nothing_to_drain(
-    tmp_path: Path, scripted: Scripted, case: str, stream: bool
+    tmp_path: Path, scripted: MockServer, case: str, stream: bool
 ) -> None:
     """Nobody is asked for a client that has left, and nothing is waited for."""
     script, waits = LEFT[case]
@@ -427,7 +429,7 @@ async def test_where_nothing_is_under_way_there_is_nothing_to_drain(
         assert (row["attempts"], row["deployments"]) == (1, "fails")
 
 
-async def test_a_drained_answer_that_breaks_is_over(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_drained_answer_that_breaks_is_over(tmp_path: Path, scripted: MockServer) -> None:
     steps = [Step(say="Once"), Step(say=" upon"), Step(wait=0.4), Step(cut=True)]
     scripted.scripts["breaks"] = Script(steps=steps)
     deploy = {"breaks": DRAINS, "happy": {"continue": "prefill"}}
@@ -447,7 +449,7 @@ async def test_a_drained_answer_that_breaks_is_over(tmp_path: Path, scripted: Sc
 
 
 async def test_a_branch_on_a_stale_connection_is_asked_again_alone(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """The third and the fourth request find the connections of the first two; the fourth's closes
     without a word, as one does whose server has just had enough of it."""
@@ -546,7 +548,7 @@ def test_what_concerns_our_account_is_not_the_callers(case: str) -> None:
 
 @pytest.mark.parametrize("case", [each for each in REFUSALS if REFUSALS[each][0] == "openai"])
 async def test_another_is_asked_where_our_account_is_refused(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     _, status, body, code = REFUSALS[case]
     scripted.scripts["refuses"] = failing(status, body)
@@ -564,7 +566,7 @@ QUOTA = (
 
 
 async def test_a_quota_that_is_used_up_is_not_asked_again(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripted.scripts["used-up"] = failing(429, QUOTA)
     async with routed(tmp_path, scripted, ["used-up"]) as legato:
@@ -575,7 +577,7 @@ async def test_a_quota_that_is_used_up_is_not_asked_again(
 
 
 async def test_a_quota_that_is_used_up_makes_room_for_another(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """For another key of the same deployment, and for another deployment."""
     then = failing(429, QUOTA)
@@ -596,7 +598,7 @@ FORCED: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
 
 @asynccontextmanager
 async def ollama_first(
-    tmp_path: Path, scripted: Scripted, names: list[str], ollamas: int
+    tmp_path: Path, scripted: MockServer, names: list[str], ollamas: int
 ) -> AsyncIterator[Running]:
     """Ollama takes no `tool_choice`."""
     deploy = {name: {"dialect": "ollama", "open_after": 1} for name in names[:ollamas]}
@@ -606,7 +608,7 @@ async def ollama_first(
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_one_does_not_take_is_asked_of_the_others(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     async with ollama_first(tmp_path, scripted, ["happy", "tools"], 1) as legato:
         answer = await ask(legato.port, legato.key, chat("public", stream=stream, **FORCED))
@@ -616,7 +618,7 @@ async def test_what_one_does_not_take_is_asked_of_the_others(
         assert health.state(legato.app.services.clock()) == "closed"
 
 
-async def test_what_nobody_takes_is_told(tmp_path: Path, scripted: Scripted) -> None:
+async def test_what_nobody_takes_is_told(tmp_path: Path, scripted: MockServer) -> None:
     async with ollama_first(tmp_path, scripted, ["happy", "tools"], 2) as legato:
         answer = await said(legato, **FORCED)
         assert answer.status == 400

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from legato import dialects
 from legato.configuration import load
-from legato.core.dialect import Facts
-from legato.mock.server import Scripted
+from legato.core.dialect import Quirks
+from legato.mock.server import MockServer
 from legato.policy import prices
 from legato.policy.providers import PROVIDERS, table
 from legato.server import assembly
@@ -53,7 +53,7 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
     address = {} if row.base_url else {"base_url": HERE}
     found = upstream(tmp_path, provider=name, **address)
     assert found.dialect is dialects.named(row.dialect)
-    assert found.facts == row.facts
+    assert found.quirks == row.quirks
     assert found.target is not None
     assert found.target.pool.endpoint.host in (row.base_url or HERE)
 
@@ -61,27 +61,27 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("said", "facts"),
     [
-        ({}, Facts()),
-        ({"dialect": "openai"}, Facts()),
-        ({"dialect": "anthropic"}, Facts(has_n=False, continues="prefill")),
-        ({"dialect": "gemini"}, Facts(has_n=False)),
-        ({"dialect": "ollama"}, Facts(has_n=False, continues="prefill", fetches_images=False)),
+        ({}, Quirks()),
+        ({"dialect": "openai"}, Quirks()),
+        ({"dialect": "anthropic"}, Quirks(has_n=False, continues="prefill")),
+        ({"dialect": "gemini"}, Quirks(has_n=False)),
+        ({"dialect": "ollama"}, Quirks(has_n=False, continues="prefill", fetches_images=False)),
         # A provider's other door is another server.
         (
             {"provider": "deepseek", "dialect": "openai"},
-            PROVIDERS["deepseek"].facts,
+            PROVIDERS["deepseek"].quirks,
         ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
-            Facts(has_n=False, continues="prefill"),
+            Quirks(has_n=False, continues="prefill"),
         ),
         # The operator knows better.
-        ({"dialect": "anthropic", "continue": "no"}, Facts(has_n=False)),
-        ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].facts, has_n=True)),
+        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False)),
+        ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].quirks, has_n=True)),
     ],
 )
-def test_what_is_known_of_a_deployment(tmp_path: Path, said: dict[str, Any], facts: Facts) -> None:
-    assert upstream(tmp_path, base_url=HERE, **said).facts == facts
+def test_what_is_known_of_a_deployment(tmp_path: Path, said: dict[str, Any], facts: Quirks) -> None:
+    assert upstream(tmp_path, base_url=HERE, **said).quirks == facts
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_known_of_a_deployment(tmp_path: Path, said: dict[str, Any], fac
 def test_what_is_paid_for_anyway_is_heard_to_its_end(
     tmp_path: Path, said: dict[str, Any], expected: str
 ) -> None:
-    assert upstream(tmp_path, base_url=HERE, **said).terms.on_disconnect == expected
+    assert upstream(tmp_path, base_url=HERE, **said).options.on_disconnect == expected
 
 
 # Prices
@@ -146,11 +146,13 @@ def test_a_price_is_that_of_the_model_and_of_its_dated_versions(
 def test_what_the_operator_says_of_a_price_goes_before_the_list(
     tmp_path: Path, said: dict[str, Any], expected: tuple[float, ...] | None
 ) -> None:
-    price = upstream(tmp_path, base_url=HERE, **said | {"model": "gpt-5.4"}).terms.price
+    price = upstream(tmp_path, base_url=HERE, **said | {"model": "gpt-5.4"}).options.price
     assert (price and (price.prompt, price.completion, price.cached)) == expected
 
 
-async def test_prices_are_listed_and_costs_are_added_up(tmp_path: Path, scripted: Scripted) -> None:
+async def test_prices_are_listed_and_costs_are_added_up(
+    tmp_path: Path, scripted: MockServer
+) -> None:
     base = await scripted.start()
     chosen = settings_for(
         tmp_path,

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from legato.core.errors import ApiError, UpstreamError, broken, timed_out
+from legato.core.errors import ApiError, UpstreamError, bad_gateway, gateway_timeout
 from legato.policy.health import Health
 from legato.policy.retry import Budget, kind
 from legato.policy.routing import Route, Router
@@ -155,17 +155,19 @@ def test_the_same_deployment_is_asked_again_after_longer_and_longer() -> None:
     waits: list[float | None] = []
     for _ in range(3):
         budget.asked("a")
-        waits.append(budget.again("a", broken(""), 0.0))
+        waits.append(budget.again("a", bad_gateway(""), 0.0))
     assert waits == [0.25, 0.5, None]
-    assert budget.again("b", broken(""), 0.0) is not None, "each has a budget of its own"
+    assert budget.again("b", bad_gateway(""), 0.0) is not None, "each has a budget of its own"
 
 
 def test_what_will_fail_again_is_not_asked_again() -> None:
     budget = Budget(9, 100.0, 100.0)
     budget.asked("a")
     assert budget.again("a", UpstreamError(502, "upstream_401", ""), 0.0) is None
-    assert budget.again("a", timed_out("", code="upstream_first_token_timeout"), 0.0) is not None
-    assert budget.again("a", timed_out("", code="upstream_first_token_timeout"), 0.0) is None
+    assert (
+        budget.again("a", gateway_timeout("", code="upstream_first_token_timeout"), 0.0) is not None
+    )
+    assert budget.again("a", gateway_timeout("", code="upstream_first_token_timeout"), 0.0) is None
 
 
 def test_nobody_waits_until_the_status_can_no_longer_be_told() -> None:

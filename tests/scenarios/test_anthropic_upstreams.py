@@ -13,7 +13,7 @@ from legato.configuration import load
 from legato.engine.catalog import Catalog
 from legato.mock.dialects.anthropic import SIGNATURE
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for
 from tests.support.wire import ask, chat
 
@@ -27,7 +27,7 @@ USAGE = {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}}
 
 
 @pytest.fixture
-async def sdk(scripted: Scripted) -> AsyncIterator[anthropic.AsyncAnthropic]:
+async def sdk(scripted: MockServer) -> AsyncIterator[anthropic.AsyncAnthropic]:
     origin = (await scripted.start()).removesuffix("/v1")
     async with anthropic.AsyncAnthropic(base_url=origin, api_key="k", max_retries=0) as client:
         yield client
@@ -86,7 +86,7 @@ async def test_the_scripted_servers_errors_are_the_sdks(sdk: anthropic.AsyncAnth
 
 
 @pytest.fixture
-async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def front(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     origin = (await scripted.start()).removesuffix("/v1")
     settings = settings_for(
         tmp_path,
@@ -104,7 +104,7 @@ async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         yield running
 
 
-async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Scripted) -> None:
+async def test_text_thoughts_and_tools_come_through(front: Running, scripted: MockServer) -> None:
     async def stream(model: str) -> Any:
         body = chat(model, stream=True, stream_options={"include_usage": True})
         answer = await ask(front.port, front.key, body)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from legato.policy.health import Health
 from legato.policy.routing import Route, Router
 from tests.conftest import Running, until
@@ -69,7 +69,7 @@ def test_failures_of_old_calls_count_no_trip_while_it_is_half_open() -> None:
 
 
 async def test_streams_that_are_cut_together_open_it_once(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripted.scripts["later"] = Script(steps=[Step(say="Once"), Step(wait=0.5), Step(cut=True)])
     deploy = {"later": {"open_after": 3, "open_seconds": 30.0, "stall_seconds": 5.0}}
@@ -116,7 +116,7 @@ def test_an_older_calls_first_token_does_not_close_it() -> None:
 
 
 async def test_retry_after_holds_though_another_call_is_answered(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     busy = msgspec.structs.replace(SCRIPTS["429"], headers={"retry-after": "60"})
     scripted.scripts["some"] = msgspec.structs.replace(SCRIPTS["late-token"], then=busy)
@@ -149,7 +149,7 @@ def test_the_end_of_another_call_does_not_let_a_second_one_in() -> None:
     assert health.allows(2.0)
 
 
-async def test_one_of_many_calls_tries_it(tmp_path: Path, scripted: Scripted) -> None:
+async def test_one_of_many_calls_tries_it(tmp_path: Path, scripted: MockServer) -> None:
     """All of them planned with it, while it was half-open; who comes second leaves it alone."""
     scripted.scripts["first"] = msgspec.structs.replace(SCRIPTS["500"], head_after=0.2)
     scripted.scripts["tried"] = msgspec.structs.replace(SCRIPTS["500"], head_after=0.3)
@@ -167,7 +167,9 @@ async def test_one_of_many_calls_tries_it(tmp_path: Path, scripted: Scripted) ->
         assert state_of(legato, "tried") == "open"
 
 
-async def test_a_longer_one_that_is_open_is_passed_over(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_longer_one_that_is_open_is_passed_over(
+    tmp_path: Path, scripted: MockServer
+) -> None:
     lengths = {"too-long": 4096, "thinking": 8192, "happy": 131072}
     deploy = {name: {"context_length": length} for name, length in lengths.items()}
     deploy["thinking"]["open_after"] = 5
@@ -178,7 +180,7 @@ async def test_a_longer_one_that_is_open_is_passed_over(tmp_path: Path, scripted
 
 
 async def test_a_longer_one_that_another_call_is_trying_is_passed_over(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     lengths = {"too-long": 4096, "slow": 8192, "happy": 131072}
     deploy = {name: {"context_length": length} for name, length in lengths.items()}
@@ -192,7 +194,7 @@ async def test_a_longer_one_that_another_call_is_trying_is_passed_over(
         health_of(legato, "slow").end(probe=probe)
 
 
-async def test_one_that_is_open_does_not_go_on(tmp_path: Path, scripted: Scripted) -> None:
+async def test_one_that_is_open_does_not_go_on(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts |= {"one": REST, "two": REST}
     deploy = {name: {"continue": "prefill", "open_after": 5} for name in ("one", "two")}
     async with routed(tmp_path, scripted, ["cut", "one", "two"], deploy=deploy) as legato:
@@ -235,7 +237,7 @@ def test_a_single_failure_is_enough_to_be_behind_one_that_answers() -> None:
 
 
 async def test_our_own_limit_of_connections_opens_nothing(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     limits = {"max_connections": 1, "connect_seconds": 0.1}
     slow = {"first_token_seconds": 9.0, "stall_seconds": 9.0, "open_after": 1}
@@ -267,7 +269,7 @@ OURS: dict[str, tuple[Script, str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", OURS)
 async def test_what_cannot_be_joined_opens_nothing(
-    tmp_path: Path, scripted: Scripted, case: str
+    tmp_path: Path, scripted: MockServer, case: str
 ) -> None:
     script, how, more, code = OURS[case]
     scripted.scripts["first"] = msgspec.structs.replace(SCRIPTS["cut"], then=script)

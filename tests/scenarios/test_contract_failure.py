@@ -13,7 +13,7 @@ import pytest_asyncio
 from legato.gateway import call as lifecycle
 from legato.policy.keys import Key, create
 from tests.conftest import until
-from tests.support.contract_server import House, built, error_of, heard
+from tests.support.contract_server import ContractServer, built, error_of, heard
 from tests.support.stream_order import Json
 from tests.support.wire import Wire, chat, request
 
@@ -23,10 +23,10 @@ TEXT = "Once upon a time, there was a stream."
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def contract(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ContractServer]:
     data = tmp_path_factory.mktemp("house")
-    async with built(data, **{"server.max_body_bytes": 10_000}) as house:
-        yield house
+    async with built(data, **{"server.max_body_bytes": 10_000}) as contract:
+        yield contract
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -107,13 +107,13 @@ REFUSED: dict[str, tuple[Json | bytes, int, str, str | None, str | None]] = {
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_fails_before_the_first_frame_is_a_status(
-    house: House, case: str, stream: bool
+    contract: ContractServer, case: str, stream: bool
 ) -> None:
     """A real HTTP status and `{"error": {"message", "type", "code", "param"}}`."""
     body, *wanted = REFUSED[case]
     if isinstance(body, dict) and stream and "stream_options" not in body:
         body = body | {"stream": True}
-    answer = await house.post(body)
+    answer = await contract.post(body)
     status, error = error_of(answer)
     assert [status, error["type"], error["code"], error["param"]] == wanted
     assert error["message"]
@@ -129,20 +129,20 @@ KEYS: dict[str, tuple[str | None, str]] = {
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/models/happy"])
 @pytest.mark.parametrize("case", KEYS)
-async def test_who_is_not_known_is_refused(house: House, case: str, path: str) -> None:
+async def test_who_is_not_known_is_refused(contract: ContractServer, case: str, path: str) -> None:
     """401 authentication_error: `missing_api_key`, `invalid_api_key`, `key_revoked`."""
     key, code = KEYS[case]
     if key == "revoked":
-        key = with_revoked_key(house)
+        key = with_revoked_key(contract)
     body = chat("happy", stream=True) if path.endswith("completions") else b""
     method = "POST" if body else "GET"
-    status, error = error_of(await house.post(body, key=key, path=path, method=method))
+    status, error = error_of(await contract.post(body, key=key, path=path, method=method))
     assert (status, error["type"], error["code"]) == (401, "authentication_error", code)
     assert key is None or key not in error["message"]
 
 
-def with_revoked_key(house: House) -> str:
-    keyring = house.legato.app.services.keyring
+def with_revoked_key(contract: ContractServer) -> str:
+    keyring = contract.legato.app.services.keyring
     identity, key, digest = create()
     revoked = Key(identity, "gone", digest, created=1.0, revoked=2.0)
     keyring.replace([*keyring._keys.values(), revoked])
@@ -152,40 +152,40 @@ def with_revoked_key(house: House) -> str:
 @pytest.mark.parametrize(
     "path", ["/v1/nothing", "/v1/models/nobody", "/v1/chat/completions/chatcmpl-1"]
 )
-async def test_an_unknown_path_is_not_found(house: House, path: str) -> None:
+async def test_an_unknown_path_is_not_found(contract: ContractServer, path: str) -> None:
     """404 not_found_error: unknown model, unknown path, unknown completion."""
-    status, error = error_of(await house.post(b"", path=path, method="GET"))
+    status, error = error_of(await contract.post(b"", path=path, method="GET"))
     assert (status, error["type"]) == (404, "not_found_error")
 
 
-async def test_429_says_when_to_come_again(house: House) -> None:
+async def test_429_says_when_to_come_again(contract: ContractServer) -> None:
     """429 rate_limit_error with `Retry-After`: the upstream's own, in seconds."""
     for stream in (True, False):
-        answer = await house.ask("429", stream=stream)
+        answer = await contract.ask("429", stream=stream)
         assert answer.headers["retry-after"] == "7"
 
 
-async def test_no_healthy_deployment(house: House) -> None:
+async def test_no_healthy_deployment(contract: ContractServer) -> None:
     """503 service_unavailable: no deployment healthy."""
-    assert (await house.refused("fragile/500"))[0] == 502
-    asked = len(house.scripted.played)
+    assert (await contract.refused("fragile/500"))[0] == 502
+    asked = len(contract.scripted.played)
     for stream in (True, False):
-        answer = await house.ask("fragile/500", stream=stream)
+        answer = await contract.ask("fragile/500", stream=stream)
         status, error = error_of(answer)
         assert (status, error["type"]) == (503, "service_unavailable")
         assert error["code"] == "no_deployment"
         assert int(answer.headers["retry-after"]) > 0
-    assert len(house.scripted.played) == asked, "it is left alone"
+    assert len(contract.scripted.played) == asked, "it is left alone"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_server_that_goes_down_says_so(house: House, stream: bool) -> None:
+async def test_a_server_that_goes_down_says_so(contract: ContractServer, stream: bool) -> None:
     """503 service_unavailable: draining. What is not done when its time is up ends like this."""
-    tasks = house.legato.server.server_state.tasks
-    async with await Wire.open(house.legato.port) as wire:
-        asked = len(house.scripted.played)
-        wire.send(request(house.legato.key, chat("stall-early", stream=stream)))
-        await until(lambda: len(house.scripted.played) > asked, "the upstream was asked")
+    tasks = contract.legato.server.server_state.tasks
+    async with await Wire.open(contract.legato.port) as wire:
+        asked = len(contract.scripted.played)
+        wire.send(request(contract.legato.key, chat("stall-early", stream=stream)))
+        await until(lambda: len(contract.scripted.played) > asked, "the upstream was asked")
         for task in tasks:
             task.cancel()  # as the server does
         status, error = error_of(await wire.answer())
@@ -194,10 +194,10 @@ async def test_a_server_that_goes_down_says_so(house: House, stream: bool) -> No
 
 
 @pytest.fixture
-def insides(house: House, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def insides(contract: ContractServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Something of ours breaks, and says what must not be told."""
     told: list[BaseException] = []
-    services = house.legato.app.services
+    services = contract.legato.app.services
     monkeypatch.setattr(services, "on_bug", told.append)
 
     def fails(*_: object, **__: object) -> Any:
@@ -220,11 +220,11 @@ def insides(house: House, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ],
 )
 async def test_a_fault_of_ours_tells_nothing_of_our_insides(
-    house: House, insides: dict[str, Any], where: str, stream: bool
+    contract: ContractServer, insides: dict[str, Any], where: str, stream: bool
 ) -> None:
     """500 internal_error: our fault; the message tells nothing of our insides."""
     insides[where]()
-    answer = await house.ask("happy", stream=stream)
+    answer = await contract.ask("happy", stream=stream)
     status, error = error_of(answer)
     assert (status, error["type"], error["code"]) == (500, "internal_error", "internal_error")
     for word in ("secret", "/srv", "Runtime", "Traceback", "legato", ".py"):
@@ -234,7 +234,7 @@ async def test_a_fault_of_ours_tells_nothing_of_our_insides(
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_fault_of_ours_in_reading_an_upstream_is_not_its_own(
-    house: House, monkeypatch: pytest.MonkeyPatch, stream: bool
+    contract: ContractServer, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """The same where an answer is read: no deployment is blamed, and somebody hears of it."""
     loop, told = asyncio.get_running_loop(), list[dict[str, Any]]()
@@ -246,18 +246,18 @@ async def test_a_fault_of_ours_in_reading_an_upstream_is_not_its_own(
     try:
         with monkeypatch.context() as patch:
             patch.setattr("legato.dialects.openai.Reader.read", fails)
-            answer = await house.ask("happy", stream=stream)
+            answer = await contract.ask("happy", stream=stream)
     finally:
         loop.set_exception_handler(None)
     status, error = error_of(answer)
     assert (status, error["type"], error["code"]) == (500, "internal_error", "internal_error")
     assert b"secret" not in answer.body
     assert len(told) == 1
-    assert (await house.ask("happy", stream=stream)).status == 200
+    assert (await contract.ask("happy", stream=stream)).status == 200
 
 
 async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
-    house: House, insides: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    contract: ContractServer, insides: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same behind the commit: an error frame, and no [DONE]."""
 
@@ -265,7 +265,7 @@ async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
         raise RuntimeError("the secret is in /srv/legato/key")
 
     monkeypatch.setattr(lifecycle.Call, "_over", fails)
-    answer = await house.ask("1-words", stream=True)
+    answer = await contract.ask("1-words", stream=True)
     said = heard(answer)
     assert said.error is not None
     assert (said.error["type"], said.error["code"]) == ("internal_error", "internal_error")
@@ -294,13 +294,13 @@ FRAMED = {
 @pytest.mark.parametrize("usage", ["none", "last", "running"])
 @pytest.mark.parametrize("model", FRAMED)
 async def test_what_fails_after_the_first_frame_is_the_last_one(
-    house: House, model: str, usage: Any
+    contract: ContractServer, model: str, usage: Any
 ) -> None:
     """One frame `data: {"error": {...}}`, then the body ends, without [DONE] and without a made-up
     finish. An end without a finish, an error in band whatever follows it, and malformed JSON are
     failures."""
     code, text = FRAMED[model]
-    said = await house.stream(model, usage=usage)
+    said = await contract.stream(model, usage=usage)
     assert not said.done
     assert said.error is not None
     assert said.error["code"] == code
@@ -311,19 +311,21 @@ async def test_what_fails_after_the_first_frame_is_the_last_one(
 
 
 @pytest.mark.parametrize("model", FRAMED)
-async def test_what_is_not_streamed_fails_with_a_status(house: House, model: str) -> None:
+async def test_what_is_not_streamed_fails_with_a_status(
+    contract: ContractServer, model: str
+) -> None:
     """The same of an answer that is not streamed: nothing of it is shown as whole."""
-    status, error = await house.refused(model)
+    status, error = await contract.refused(model)
     assert error["code"] == FRAMED[model][0]
     assert status == (504 if error["code"] == "upstream_stalled" else 502)
 
 
 @pytest.mark.parametrize("model", ["cut", "error-then-done", "bad-json"])
-async def test_the_body_ends_behind_an_error(house: House, model: str) -> None:
+async def test_the_body_ends_behind_an_error(contract: ContractServer, model: str) -> None:
     """Then the body ends; the connection is good for the next call."""
-    async with await Wire.open(house.legato.port) as wire:
+    async with await Wire.open(contract.legato.port) as wire:
         for _ in range(2):
-            wire.send(request(house.legato.key, chat(model, stream=True)))
+            wire.send(request(contract.legato.key, chat(model, stream=True)))
             answer = await wire.answer()
             assert b"[DONE]" not in answer.body
             assert set(json.loads(answer.frames[-1][6:])) == {"error"}

@@ -12,7 +12,7 @@ import pytest_asyncio
 import trustme
 
 from legato.core.padding import BUCKET
-from tests.support.contract_server import House, built, heard
+from tests.support.contract_server import ContractServer, built, heard
 from tests.support.wire import Answer, Wire, chat, request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,11 +21,11 @@ PROXY = {"x_forwarded_proto": "https"}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def contract(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ContractServer]:
     async with built(
         tmp_path_factory.mktemp("house"), **{"server.trusted_proxies": ["127.0.0.1"]}
-    ) as house:
-        yield house
+    ) as contract:
+        yield contract
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,13 +47,15 @@ SIZES = {
 
 
 @pytest.mark.parametrize("case", SIZES)
-async def test_padding_is_on_where_the_line_is_encrypted(house: House, case: str) -> None:
+async def test_padding_is_on_where_the_line_is_encrypted(
+    contract: ContractServer, case: str
+) -> None:
     """`include_obfuscation`: an `obfuscation` field evens out frame sizes. By default it is on
     where the client's line is TLS (a trusted proxy's `x-forwarded-proto: https`), off on plain
     HTTP."""
     options, headers, padded = SIZES[case]
     body = chat("separators", stream=True, stream_options=options)
-    is_padded(await house.post(body, **headers), padded)
+    is_padded(await contract.post(body, **headers), padded)
 
 
 def is_padded(answer: Answer, padded: bool) -> None:

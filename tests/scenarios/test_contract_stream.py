@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.contract_server import ALL, SEPARATORS, WHOLE, House, built, heard
+from tests.support.contract_server import ALL, SEPARATORS, WHOLE, ContractServer, built, heard
 from tests.support.stream_order import Json, Usage
 from tests.support.wire import Answer, Wire, chat, request
 
@@ -19,9 +19,9 @@ TEXT = "Once upon a time, there was a stream."
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with built(tmp_path_factory.mktemp("house")) as house:
-        yield house
+async def contract(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ContractServer]:
+    async with built(tmp_path_factory.mktemp("house")) as contract:
+        yield contract
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,11 +38,11 @@ def no_garbage() -> Any:
 @pytest.mark.parametrize("model", ["happy", "gzip"])
 @pytest.mark.parametrize("accepts", [{}, {"accept_encoding": "gzip, br, deflate"}])
 async def test_the_head_of_a_stream(
-    house: House, model: str, accepts: dict[str, str], version: str
+    contract: ContractServer, model: str, accepts: dict[str, str], version: str
 ) -> None:
     """Status 200, text/event-stream, no-cache, no buffering by proxies, x-request-id; no
     content-length, no content-encoding, chunked transfer on HTTP/1.1."""
-    answer = await house.post(chat(model, stream=True), version=version, **accepts)
+    answer = await contract.post(chat(model, stream=True), version=version, **accepts)
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
@@ -54,9 +54,9 @@ async def test_the_head_of_a_stream(
     assert heard(answer).text() == TEXT
 
 
-async def test_every_answer_has_a_request_id_of_its_own(house: House) -> None:
+async def test_every_answer_has_a_request_id_of_its_own(contract: ContractServer) -> None:
     """`x-request-id`."""
-    answers = [await house.ask("happy", stream=stream) for stream in (True, True, False, False)]
+    answers = [await contract.ask("happy", stream=stream) for stream in (True, True, False, False)]
     assert len({answer.headers["x-request-id"] for answer in answers}) == 4
 
 
@@ -66,13 +66,13 @@ async def test_every_answer_has_a_request_id_of_its_own(house: House) -> None:
 @pytest.mark.parametrize("usage", ["none", "last", "running"])
 @pytest.mark.parametrize("model", WHOLE)
 async def test_every_stream_is_legal_and_what_is_not_streamed_is_its_fold(
-    house: House, model: str, usage: Usage
+    contract: ContractServer, model: str, usage: Usage
 ) -> None:
     """For each choice its role, once; deltas; one finish; then usage where it was asked for, and
     [DONE]. Not streaming is a fold of the same stream."""
-    said = await house.stream(model, usage=usage)
+    said = await contract.stream(model, usage=usage)
     assert said.done
-    answer = await house.whole(model)
+    answer = await contract.whole(model)
     assert [without_new_ids(each) for each in answer["choices"]] == [
         without_new_ids(each) for each in said.choices
     ]
@@ -94,9 +94,11 @@ def without_new_ids(choice: Json) -> Json:
         *(("role-every-chunk", 1), ("role-never", 1), ("choices", 3), ("anthropic/happy", 1)),
     ],
 )
-async def test_the_role_comes_first_and_once(house: House, model: str, choices: int) -> None:
+async def test_the_role_comes_first_and_once(
+    contract: ContractServer, model: str, choices: int
+) -> None:
     """For each choice, first a chunk whose delta has `role: "assistant"` (and `content: ""`)."""
-    members = members_of(await house.ask(model, stream=True))
+    members = members_of(await contract.ask(model, stream=True))
     assert {each["index"] for each in members} == set(range(choices))
     for choice in range(choices):
         first, *rest = [each["delta"] for each in members if each["index"] == choice]
@@ -121,10 +123,10 @@ def members_of(answer: Answer) -> list[Json]:
     ],
 )
 async def test_each_choice_ends_with_one_finish(
-    house: House, model: str, finishes: list[str]
+    contract: ContractServer, model: str, finishes: list[str]
 ) -> None:
     """Each choice ends with exactly one chunk with `finish_reason`."""
-    answer = await house.ask(model, stream=True)
+    answer = await contract.ask(model, stream=True)
     assert [answer.finishes(choice) for choice in range(len(finishes))] == [
         [reason] for reason in finishes
     ]
@@ -133,7 +135,7 @@ async def test_each_choice_ends_with_one_finish(
         last = [each for each in members if each["index"] == choice][-1]
         assert last["finish_reason"] == finishes[choice]
         assert last["delta"] == {}
-    folded = await house.whole(model)
+    folded = await contract.whole(model)
     assert [each["finish_reason"] for each in folded["choices"]] == finishes
 
 
@@ -141,49 +143,51 @@ async def test_each_choice_ends_with_one_finish(
 
 
 @pytest.mark.parametrize("model", ["happy", "done-then-more", "choices"])
-async def test_the_body_ends_at_once_behind_done(house: House, model: str) -> None:
+async def test_the_body_ends_at_once_behind_done(contract: ContractServer, model: str) -> None:
     """`data: [DONE]`, and the HTTP body ends at once; the connection is good for the next call."""
-    async with await Wire.open(house.legato.port) as wire:
+    async with await Wire.open(contract.legato.port) as wire:
         for _ in range(2):
-            wire.send(request(house.legato.key, chat(model, stream=True)))
+            wire.send(request(contract.legato.key, chat(model, stream=True)))
             answer = await wire.answer()
             assert answer.body.endswith(b"}\n\ndata: [DONE]\n\n")
             assert answer.body.count(b"[DONE]") == 1
             assert heard(answer).done
 
 
-async def test_an_upstream_that_does_not_end_behind_done_is_not_waited_for(house: House) -> None:
+async def test_an_upstream_that_does_not_end_behind_done_is_not_waited_for(
+    contract: ContractServer,
+) -> None:
     """The same, of one that says no more, and keeps its own body open."""
-    answer = await house.ask("done-then-silence", stream=True)
+    answer = await contract.ask("done-then-silence", stream=True)
     assert heard(answer).done
-    assert not house.scripted.played[-1].left, "the answer has waited for the connection's end"
-    assert not house.scripted.played[-1].whole
+    assert not contract.scripted.played[-1].left, "the answer has waited for the connection's end"
+    assert not contract.scripted.played[-1].whole
 
 
 # Every chunk
 
 
 @pytest.mark.parametrize("model", ["happy", "jumpy", "choices", "strangers", "gemini/happy"])
-async def test_what_is_constant(house: House, model: str) -> None:
+async def test_what_is_constant(contract: ContractServer, model: str) -> None:
     """One constant `id` (`chatcmpl-…`, ours), `object`, one constant `created`, one constant
     `model` (the id the client asked for), `choices`."""
-    chunks = (await house.ask(model, stream=True)).chunks
+    chunks = (await contract.ask(model, stream=True)).chunks
     (head,) = {(each["id"], each["object"], each["created"], each["model"]) for each in chunks}
     assert head[0].startswith("chatcmpl-")
     assert head[1] == "chat.completion.chunk"
     assert head[2] > 1_700_001_000, "it is ours, not the upstream's"
     assert head[3] == model
     assert all(isinstance(each["choices"], list) for each in chunks)
-    folded = await house.whole(model)
+    folded = await contract.whole(model)
     assert folded["id"].startswith("chatcmpl-")
     assert folded["id"] != head[0]
     assert (folded["object"], folded["model"]) == ("chat.completion", model)
 
 
 @pytest.mark.parametrize("model", ["separators", "separators-anywhere", "separators-in-error"])
-async def test_line_separators_of_unicode_are_escaped(house: House, model: str) -> None:
+async def test_line_separators_of_unicode_are_escaped(contract: ContractServer, model: str) -> None:
     """JSON on one line; U+2028, U+2029 and U+0085 escaped, wherever they stand."""
-    answer = await house.ask(model, stream=True)
+    answer = await contract.ask(model, stream=True)
     said = heard(answer)
     if model == "separators":
         assert said.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
@@ -200,9 +204,11 @@ async def test_line_separators_of_unicode_are_escaped(house: House, model: str) 
 
 
 @pytest.mark.parametrize("model", ["utf8-split", "separators", "happy", "apart"])
-async def test_a_character_is_never_split_across_frames(house: House, model: str) -> None:
+async def test_a_character_is_never_split_across_frames(
+    contract: ContractServer, model: str
+) -> None:
     """One frame is `data: {json}` and a blank line; UTF-8 is never split across frames."""
-    answer = await house.ask(model, stream=True)
+    answer = await contract.ask(model, stream=True)
     for piece in answer.pieces:
         assert piece.endswith(b"\n\n"), "a write of less than a frame"
         for frame in piece[:-2].split(b"\n\n"):
@@ -211,9 +217,9 @@ async def test_a_character_is_never_split_across_frames(house: House, model: str
 
 
 @pytest.mark.parametrize("model", ["choices", "fan/happy"])
-async def test_choices_have_no_holes(house: House, model: str) -> None:
+async def test_choices_have_no_holes(contract: ContractServer, model: str) -> None:
     """Choice indices are 0..n without holes, in order of first use."""
-    members = members_of(await house.ask(model, stream=True, n=3))
+    members = members_of(await contract.ask(model, stream=True, n=3))
     assert list(dict.fromkeys(each["index"] for each in members)) == [0, 1, 2]
 
 
@@ -225,10 +231,10 @@ async def test_choices_have_no_holes(house: House, model: str) -> None:
     ],
 )
 async def test_tool_calls_have_no_holes(
-    house: House, model: str, calls: list[tuple[str, str]]
+    contract: ContractServer, model: str, calls: list[tuple[str, str]]
 ) -> None:
     """Tool-call indices are 0..n; a tool call's `id` and `name` are sent once."""
-    answer = await house.ask(model, stream=True)
+    answer = await contract.ask(model, stream=True)
     deltas = [call for each in members_of(answer) for call in each["delta"].get("tool_calls", ())]
     assert list(dict.fromkeys(each["index"] for each in deltas)) == list(range(len(calls)))
     ids = [each["id"] for each in deltas if "id" in each]
@@ -240,25 +246,25 @@ async def test_tool_calls_have_no_holes(
     assert [(each["name"], each["arguments"]) for each in said] == calls
 
 
-async def test_members_that_nobody_knows_survive(house: House) -> None:
+async def test_members_that_nobody_knows_survive(contract: ContractServer) -> None:
     """Fields we do not know, from an upstream of the same dialect, survive."""
-    said = await house.stream("strangers")
+    said = await contract.stream("strangers")
     chunk = said.chunks[1]
     assert chunk["provider"] == "Somebody"
     assert chunk["choices"][0]["native"] is True
     assert chunk["choices"][0]["delta"]["notes"] == [1]
-    answer = await house.whole("strangers")
+    answer = await contract.whole("strangers")
     assert answer["provider"] == "Somebody"
     assert answer["choices"][0]["native"] is True
     assert answer["choices"][0]["message"]["notes"] == [1] * 10
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-async def test_a_chunk_goes_out_when_it_arrives(house: House, count: int) -> None:
+async def test_a_chunk_goes_out_when_it_arrives(contract: ContractServer, count: int) -> None:
     """Nothing is held back one frame, nothing waits for a timer."""
     wanted = "".join(step.say or "" for step in ALL["happy"].steps[:count])
-    async with await Wire.open(house.legato.port) as wire:
-        wire.send(request(house.legato.key, chat(f"{count}-words", stream=True)))
+    async with await Wire.open(contract.legato.port) as wire:
+        wire.send(request(contract.legato.key, chat(f"{count}-words", stream=True)))
         assert (await wire.head())[0] == 200
         answer = Answer(200, {}, await wire.chunk())
         while answer.text() != wanted:
@@ -270,10 +276,10 @@ async def test_a_chunk_goes_out_when_it_arrives(house: House, count: int) -> Non
 
 
 @pytest.mark.parametrize("model", ["named-lines", "happy", "comments", "anthropic/happy"])
-async def test_no_lines_but_data_and_comments(house: House, model: str) -> None:
+async def test_no_lines_but_data_and_comments(contract: ContractServer, model: str) -> None:
     """Never: `event:` names, `retry:`, or `id:` lines that nobody asked for; not on the upstream's
     word either."""
-    answer = await house.ask(model, stream=True)
+    answer = await contract.ask(model, stream=True)
     assert heard(answer).text() == TEXT
     assert {line.partition(b":")[0] for line in answer.body.splitlines()} <= {b"data", b""}
     assert b"still here" not in answer.body, "an upstream's comments are its own"
@@ -282,8 +288,8 @@ async def test_no_lines_but_data_and_comments(house: House, model: str) -> None:
 # Padding (section 7)
 
 
-async def test_nobody_is_believed_about_tls_but_a_trusted_proxy(house: House) -> None:
+async def test_nobody_is_believed_about_tls_but_a_trusted_proxy(contract: ContractServer) -> None:
     """A *trusted* proxy's `x-forwarded-proto: https`; nobody is trusted here."""
-    answer = await house.post(chat("happy", stream=True), x_forwarded_proto="https")
+    answer = await contract.post(chat("happy", stream=True), x_forwarded_proto="https")
     assert heard(answer).done
     assert not any("obfuscation" in chunk for chunk in answer.chunks)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.contract_server import House, built
+from tests.support.contract_server import ContractServer, built
 from tests.support.stream_order import Json, Usage
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -17,9 +17,9 @@ TEXT = "Once upon a time, there was a stream."
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with built(tmp_path_factory.mktemp("house")) as house:
-        yield house
+async def contract(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ContractServer]:
+    async with built(tmp_path_factory.mktemp("house")) as contract:
+        yield contract
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,11 +46,11 @@ THOUGHTS = {
 
 
 @pytest.mark.parametrize("model", THOUGHTS)
-async def test_reasoning_has_one_name_and_comes_first(house: House, model: str) -> None:
+async def test_reasoning_has_one_name_and_comes_first(contract: ContractServer, model: str) -> None:
     """Upstreams that say `reasoning`, Anthropic `thinking_delta`, Gemini `thought: true` parts, and
     models that write `<think>…</think>` all arrive as `reasoning_content`, before `content`."""
     thought, answer = THOUGHTS[model]
-    said = await house.stream(model)
+    said = await contract.stream(model)
     assert said.done
     assert said.text(member="reasoning_content") == thought
     assert said.text() == answer
@@ -58,7 +58,7 @@ async def test_reasoning_has_one_name_and_comes_first(house: House, model: str) 
     kinds = ["reasoning_content" in each for each in deltas if each and "role" not in each]
     assert kinds == sorted(kinds, reverse=True), "a thought behind the answer"
     assert not any("reasoning" in each or "thinking" in each for each in deltas)
-    (choice,) = (await house.whole(model))["choices"]
+    (choice,) = (await contract.whole(model))["choices"]
     assert choice["message"]["reasoning_content"] == thought
     assert choice["message"]["content"] == answer
 
@@ -74,13 +74,13 @@ async def test_reasoning_has_one_name_and_comes_first(house: House, model: str) 
     ],
 )
 async def test_tags_are_text_unless_the_deployment_says_otherwise(
-    house: House, model: str, text: str
+    contract: ContractServer, model: str, text: str
 ) -> None:
     """Tags split anywhere across chunks; only where the deployment says so."""
-    said = await house.stream(model)
+    said = await contract.stream(model)
     assert said.text() == text
     assert said.text(member="reasoning_content") == ""
-    (choice,) = (await house.whole(model))["choices"]
+    (choice,) = (await contract.whole(model))["choices"]
     assert choice["message"]["content"] == text
     assert "reasoning_content" not in choice["message"]
 
@@ -96,19 +96,21 @@ THINKINGS: list[Json] = [
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("effort", EFFORTS)
-async def test_an_effort_is_accepted_and_passed_on(house: House, effort: str, stream: bool) -> None:
+async def test_an_effort_is_accepted_and_passed_on(
+    contract: ContractServer, effort: str, stream: bool
+) -> None:
     """`reasoning_effort` (minimal, low, medium, high, none) is accepted."""
-    answer = await house.ask("happy", reasoning_effort=effort, stream=stream)
+    answer = await contract.ask("happy", reasoning_effort=effort, stream=stream)
     assert answer.status == 200
-    assert house.scripted.played[-1].request["reasoning_effort"] == effort
+    assert contract.scripted.played[-1].request["reasoning_effort"] == effort
 
 
 @pytest.mark.parametrize("thinking", THINKINGS, ids=lambda each: "-".join(map(str, each.values())))
-async def test_thinking_is_accepted_and_passed_on(house: House, thinking: Json) -> None:
+async def test_thinking_is_accepted_and_passed_on(contract: ContractServer, thinking: Json) -> None:
     """`thinking: {type, budget_tokens}` is accepted."""
-    said = await house.stream("happy", thinking=thinking)
+    said = await contract.stream("happy", thinking=thinking)
     assert said.done
-    assert house.scripted.played[-1].request["thinking"] == thinking
+    assert contract.scripted.played[-1].request["thinking"] == thinking
 
 
 BUDGET = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
@@ -127,11 +129,11 @@ MAPPED: dict[str, tuple[str, Json, Json]] = {
 
 
 @pytest.mark.parametrize("case", MAPPED)
-async def test_it_is_mapped_to_what_the_upstream_takes(house: House, case: str) -> None:
+async def test_it_is_mapped_to_what_the_upstream_takes(contract: ContractServer, case: str) -> None:
     """`reasoning_effort` and `thinking` are mapped to what the upstream takes."""
     kind, asked, wanted = MAPPED[case]
-    assert (await house.ask(f"{kind}/happy", **asked, max_tokens=4096)).status == 200
-    sent = house.scripted.played[-1].request
+    assert (await contract.ask(f"{kind}/happy", **asked, max_tokens=4096)).status == 200
+    sent = contract.scripted.played[-1].request
     assert {name: sent.get(name) for name in wanted} == wanted
 
 
@@ -149,17 +151,17 @@ async def test_it_is_mapped_to_what_the_upstream_takes(house: House, case: str) 
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_reasoning_tokens_are_always_filled(
-    house: House, model: str, reasoning: int, known: str, stream: bool
+    contract: ContractServer, model: str, reasoning: int, known: str, stream: bool
 ) -> None:
     """`usage.completion_tokens_details.reasoning_tokens`: exact from the upstream, else counted and
     labelled in the ledger."""
     if stream:
-        usage = (await house.stream(model, usage="last")).usage
+        usage = (await contract.stream(model, usage="last")).usage
     else:
-        usage = (await house.whole(model))["usage"]
+        usage = (await contract.whole(model))["usage"]
     assert usage is not None
     assert usage["completion_tokens_details"]["reasoning_tokens"] == reasoning
-    row = await house.row()
+    row = await contract.row()
     assert (row["reasoning_tokens"], row["reasoning_from"]) == (reasoning, known)
 
 
@@ -202,20 +204,20 @@ MENDED: dict[str, tuple[str, str | list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("model", ["whole", "usage-in-choice", "json-type"])
-async def test_usage_is_found_where_it_is(house: House, model: str) -> None:
+async def test_usage_is_found_where_it_is(contract: ContractServer, model: str) -> None:
     """Usage in another place or shape is the upstream's own all the same."""
-    said = await house.stream(model, usage="last")
+    said = await contract.stream(model, usage="last")
     assert said.usage is not None
     assert (said.usage["prompt_tokens"], said.usage["completion_tokens"]) == (7, 10)
     assert not any("usage" in each for chunk in said.chunks for each in chunk["choices"])
-    row = await house.row()
+    row = await contract.row()
     assert (row["completion_tokens"], row["completion_from"]) == (10, "exact")
 
 
-async def test_a_function_call_is_whole_when_it_is_not_streamed(house: House) -> None:
+async def test_a_function_call_is_whole_when_it_is_not_streamed(contract: ContractServer) -> None:
     """A fold of the same stream: also of what OpenAI has replaced by tools."""
-    said = await house.stream("function-call")
-    answer = await house.whole("function-call")
+    said = await contract.stream("function-call")
+    answer = await contract.whole("function-call")
     for choice in (*said.choices, *answer["choices"]):
         call = {"name": "sum", "arguments": '{"a": 1, "b": 2}'}
         assert choice["message"]["function_call"] == call
@@ -225,12 +227,14 @@ async def test_a_function_call_is_whole_when_it_is_not_streamed(house: House) ->
 
 @pytest.mark.parametrize("usage", ["none", "last"])
 @pytest.mark.parametrize("wrong", MENDED)
-async def test_what_upstreams_do_wrong_is_mended(house: House, wrong: str, usage: Usage) -> None:
+async def test_what_upstreams_do_wrong_is_mended(
+    contract: ContractServer, wrong: str, usage: Usage
+) -> None:
     """Each item of section 8: what comes out is whole, in order, and the same not streamed."""
     model, wanted = MENDED[wrong]
-    said = await house.stream(model, usage=usage)
+    said = await contract.stream(model, usage=usage)
     assert said.done
-    answer = await house.whole(model)
+    answer = await contract.whole(model)
     for choice in (*said.choices, *answer["choices"]):
         message = choice["message"]
         if isinstance(wanted, str):

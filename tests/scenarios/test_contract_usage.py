@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.contract_server import House, built, heard
+from tests.support.contract_server import ContractServer, built, heard
 from tests.support.stream_order import Json
 from tests.support.wire import chat
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    async with built(tmp_path_factory.mktemp("house")) as house:
-        yield house
+async def contract(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ContractServer]:
+    async with built(tmp_path_factory.mktemp("house")) as contract:
+        yield contract
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,13 +51,13 @@ USAGES: dict[str, tuple[Json, int, int]] = {
 
 
 @pytest.mark.parametrize("case", USAGES)
-async def test_usage_comes_last_and_is_null_before(house: House, case: str) -> None:
+async def test_usage_comes_last_and_is_null_before(contract: ContractServer, case: str) -> None:
     """With `include_usage` every earlier chunk carries `"usage": null`; one last chunk has
     `choices: []` and `usage`. Reasoning tokens are always in it."""
     asked, completion, reasoning = USAGES[case]
     model = case.partition(",")[0]
     body = chat(model, stream=True, stream_options={"include_usage": True}, **asked)
-    answer = await house.post(body)
+    answer = await contract.post(body)
     *chunks, last = answer.chunks
     assert answer.frames[-1] == b"data: [DONE]"
     assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
@@ -66,7 +66,7 @@ async def test_usage_comes_last_and_is_null_before(house: House, case: str) -> N
     wanted = SAID | {"completion_tokens": completion, "total_tokens": 7 + completion}
     wanted |= {"completion_tokens_details": {"reasoning_tokens": reasoning}}
     assert last["usage"] == wanted
-    folded = await house.whole(model, **asked)
+    folded = await contract.whole(model, **asked)
     assert folded["usage"] == wanted
 
 
@@ -75,7 +75,7 @@ async def test_usage_comes_last_and_is_null_before(house: House, case: str) -> N
     [("usage-nowhere", 10, {}), ("fan/usage-nowhere", 30, {"n": 3}), ("no-done", 10, {})],
 )
 async def test_what_no_upstream_says_is_counted(
-    house: House, model: str, completion: int, asked: Json
+    contract: ContractServer, model: str, completion: int, asked: Json
 ) -> None:
     """No usage at all: the deltas with content are counted, and an answer always has its usage."""
     wanted = {
@@ -84,10 +84,10 @@ async def test_what_no_upstream_says_is_counted(
         "total_tokens": completion,
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-    said = await house.stream(model, usage="last", **asked)
+    said = await contract.stream(model, usage="last", **asked)
     assert said.usage == wanted
-    assert (await house.whole(model, **asked))["usage"] == wanted
-    row = await house.row()
+    assert (await contract.whole(model, **asked))["usage"] == wanted
+    row = await contract.row()
     assert (row["completion_tokens"], row["completion_from"]) == (completion, "counted")
 
 
@@ -97,11 +97,11 @@ async def test_what_no_upstream_says_is_counted(
     ["happy", "usage-early", "usage-everywhere", "usage-with-choices", "thinking", "fan/happy"],
 )
 async def test_usage_that_nobody_asked_for_is_never_shown(
-    house: House, model: str, options: Json | None
+    contract: ContractServer, model: str, options: Json | None
 ) -> None:
     """A usage chunk that the client did not ask for is never shown (the page indexes
     `choices[0]`)."""
-    answer = await house.ask(model, stream=True, stream_options=options)
+    answer = await contract.ask(model, stream=True, stream_options=options)
     assert answer.done
     assert all(chunk["choices"] and "usage" not in chunk for chunk in answer.chunks)
 
@@ -112,9 +112,9 @@ RUNNING = {"include_usage": True, "continuous_usage_stats": True}
 @pytest.mark.parametrize(
     "model", ["happy", "apart", "thinking", "tools", "choices", "usage-nowhere", "finish-merged"]
 )
-async def test_running_usage_rises_chunk_by_chunk(house: House, model: str) -> None:
+async def test_running_usage_rises_chunk_by_chunk(contract: ContractServer, model: str) -> None:
     """With `continuous_usage_stats` each chunk has the usage so far; then the last one's comes."""
-    answer = await house.ask(model, stream=True, stream_options=RUNNING)
+    answer = await contract.ask(model, stream=True, stream_options=RUNNING)
     said = heard(answer, "running")
     counts = [chunk["usage"] for chunk in said.chunks]
     assert all(
@@ -131,9 +131,11 @@ async def test_running_usage_rises_chunk_by_chunk(house: House, model: str) -> N
     assert said.usage["completion_tokens"] == counts[-1]["completion_tokens"]
 
 
-async def test_running_usage_is_what_the_upstream_says_where_it_does(house: House) -> None:
+async def test_running_usage_is_what_the_upstream_says_where_it_does(
+    contract: ContractServer,
+) -> None:
     """The same, of an upstream that knows better than whoever counts deltas."""
-    said = await house.stream("usage-everywhere", usage="running")
+    said = await contract.stream("usage-everywhere", usage="running")
     counts = [chunk["usage"] for chunk in said.chunks]
     assert [each["prompt_tokens"] for each in counts[1:]] == [7] * (len(counts) - 1)
     assert [each["completion_tokens"] for each in counts[1:]] == [10] * (len(counts) - 1)
@@ -142,8 +144,8 @@ async def test_running_usage_is_what_the_upstream_says_where_it_does(house: Hous
 @pytest.mark.parametrize(
     "options", [{"continuous_usage_stats": True}, RUNNING | {"include_usage": False}]
 )
-async def test_running_usage_goes_with_usage(house: House, options: Json) -> None:
+async def test_running_usage_goes_with_usage(contract: ContractServer, options: Json) -> None:
     """As vLLM has it, it is nothing without `include_usage`."""
-    answer = await house.ask("happy", stream=True, stream_options=options)
+    answer = await contract.ask("happy", stream=True, stream_options=options)
     assert answer.done
     assert all(chunk["choices"] and "usage" not in chunk for chunk in answer.chunks)

@@ -11,7 +11,7 @@ from google.genai import errors, types
 
 from legato.mock.dialects.gemini import SIGNATURE
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for
 from tests.support.wire import ask, chat
 
@@ -24,7 +24,7 @@ EXTRA = {"google": {"thought_signature": SIGNATURE}}
 
 
 @pytest.fixture
-async def sdk(scripted: Scripted) -> AsyncIterator[genai.Client]:
+async def sdk(scripted: MockServer) -> AsyncIterator[genai.Client]:
     origin = (await scripted.start()).removesuffix("/v1")
     client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=origin))
     yield client
@@ -50,7 +50,7 @@ def parts(said: list[types.GenerateContentResponse]) -> list[types.Part]:
     "script", ["happy", "crlf", "gzip", "finish-merged", "usage-early", "role-every-chunk"]
 )
 async def test_the_scripted_server_speaks_as_googles_sdk_has_it(
-    sdk: genai.Client, scripted: Scripted, script: str
+    sdk: genai.Client, scripted: MockServer, script: str
 ) -> None:
     said = await heard(sdk, script)
     assert "".join(each.text or "" for each in said) == TEXT
@@ -94,7 +94,7 @@ async def test_the_scripted_servers_errors_are_the_sdks(sdk: genai.Client) -> No
 
 
 @pytest.fixture
-async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def front(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     origin = (await scripted.start()).removesuffix("/v1")
     settings = settings_for(
         tmp_path,
@@ -113,7 +113,7 @@ async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         yield running
 
 
-async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Scripted) -> None:
+async def test_text_thoughts_and_tools_come_through(front: Running, scripted: MockServer) -> None:
     async def stream(model: str) -> Any:
         body = chat(model, stream=True, stream_options={"include_usage": True})
         answer = await ask(front.port, front.key, body)

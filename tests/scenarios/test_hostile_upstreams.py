@@ -13,7 +13,7 @@ import pytest
 
 from legato.core.usage import count
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.mock.steps import Script, Step
 from legato.policy.ledger import Row
 from legato.store.database import Database
@@ -57,7 +57,7 @@ DONE = Step(done=True)
 @asynccontextmanager
 async def fronting(
     tmp_path: Path,
-    scripted: Scripted,
+    scripted: MockServer,
     scripts: dict[str, Script],
     *,
     attempts: int = 1,
@@ -82,7 +82,7 @@ async def fronting(
 
 
 async def answered(
-    tmp_path: Path, scripted: Scripted, played: Script, body: Json, **more: Any
+    tmp_path: Path, scripted: MockServer, played: Script, body: Json, **more: Any
 ) -> tuple[Answer, Json]:
     """What comes of one request, and its row."""
     async with fronting(tmp_path, scripted, {"it": played}, **more) as legato:
@@ -163,7 +163,7 @@ def _literal(number: str) -> Script:
     ids=["negative", "over 63 bits", "thirty digits", "an exponent", "a fraction"],
 )
 async def test_a_call_with_an_impossible_number_has_its_row(
-    tmp_path: Path, scripted: Scripted, number: str, believed: int, stream: bool
+    tmp_path: Path, scripted: MockServer, number: str, believed: int, stream: bool
 ) -> None:
     """One upstream that cannot count does not end the accounts of all others."""
     scripts = {"it": _literal(number), "happy": SCRIPTS["happy"]}
@@ -185,7 +185,7 @@ async def test_a_call_with_an_impossible_number_has_its_row(
 
 @BOTH
 async def test_a_number_that_no_float_holds_is_no_harm(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     """Read as the most there is, or as JSON that is none; written down in either case."""
     answer, row = await answered(tmp_path, scripted, _literal("1" + "0" * 350), {"stream": stream})
@@ -198,7 +198,7 @@ async def test_a_number_that_no_float_holds_is_no_harm(
 
 
 async def test_names_that_are_no_text_do_not_reach_the_database(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """Half of a surrogate pair is legal JSON, and nothing that could be written down."""
     odd = r"\ud83d"
@@ -317,7 +317,7 @@ def away(database: Database, monkeypatch: pytest.MonkeyPatch, *, times: int) -> 
 
 @pytest.mark.parametrize("way", ["stream", "whole", "refused", "leaves"])
 async def test_whatever_closing_a_row_does_all_is_given_back(
-    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The connection upstream, the call's task, its place at the deployment."""
 
@@ -359,7 +359,7 @@ ONE_OF_TWO = (Step(say="one"), FINISH)
 @BOTH
 @pytest.mark.parametrize("end", [(Step(usage=usage()), DONE), (DONE,), ()], ids=len)
 async def test_fewer_choices_than_asked_for_are_no_answer(
-    tmp_path: Path, scripted: Scripted, stream: bool, end: tuple[Step, ...]
+    tmp_path: Path, scripted: MockServer, stream: bool, end: tuple[Step, ...]
 ) -> None:
     played = script(*ONE_OF_TWO, *end)
     answer, row = await answered(tmp_path, scripted, played, TWO | {"stream": stream})
@@ -375,7 +375,7 @@ async def test_fewer_choices_than_asked_for_are_no_answer(
 
 @BOTH
 async def test_a_choice_that_begins_late_is_not_cut_off(
-    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, stream: bool
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """The first one's finish is not the answer's: nothing is waiting for the end of the body."""
     monkeypatch.setattr("legato.gateway.dispatch.LINGER", 0.1)
@@ -401,7 +401,7 @@ async def test_a_choice_that_begins_late_is_not_cut_off(
 
 @BOTH
 async def test_a_choice_that_never_begins_is_a_stall(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     played = script(*ONE_OF_TWO, Step(stall=True))
     answer, row = await answered(
@@ -422,7 +422,7 @@ def quick_end(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 @BOTH
 @pytest.mark.parametrize("wait", [0.0, 0.5], ids=["at once", "after a while"])
 async def test_an_answer_ends_soon_after_its_finish(
-    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, wait: float, stream: bool
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch, wait: float, stream: bool
 ) -> None:
     """Without any other timer that would look after it: gate and heartbeats are far off."""
     quick_end(monkeypatch, 0.2)
@@ -440,7 +440,7 @@ async def test_an_answer_ends_soon_after_its_finish(
 
 @BOTH
 async def test_usage_that_comes_soon_after_the_finish_is_taken(
-    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, stream: bool
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """The time runs from the finish, not from the last text; and however often it is looked at."""
     quick_end(monkeypatch, 1.0)
@@ -453,7 +453,7 @@ async def test_usage_that_comes_soon_after_the_finish_is_taken(
 
 
 async def test_an_end_that_is_held_back_for_a_client_comes_all_the_same(
-    tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's line is full in the read that brings the finish: it is we who do not read on,
     and the usage behind it is no later for that."""
@@ -504,7 +504,7 @@ OBFUSCATED = script(
 
 @BOTH
 async def test_an_upstream_s_padding_never_reaches_a_client(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     answer, _ = await answered(tmp_path, scripted, OBFUSCATED, asking(stream))
     assert b"obfuscation" not in answer.body
@@ -515,7 +515,7 @@ async def test_an_upstream_s_padding_never_reaches_a_client(
         assert answer.json["choices"][0]["message"]["content"] == "abcd"
 
 
-async def test_a_client_that_wants_padding_gets_ours(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_client_that_wants_padding_gets_ours(tmp_path: Path, scripted: MockServer) -> None:
     """One member a frame, and every frame of the same size."""
     body = {"stream": True, "stream_options": {"include_obfuscation": True}}
     answer, _ = await answered(tmp_path, scripted, OBFUSCATED, body)
@@ -533,7 +533,7 @@ async def test_a_client_that_wants_padding_gets_ours(tmp_path: Path, scripted: S
 @pytest.mark.parametrize("provider", ["openai", None])
 @pytest.mark.parametrize("wanted", [None, True, False])
 async def test_openai_is_told_not_to_pad(
-    tmp_path: Path, scripted: Scripted, provider: str | None, wanted: bool | None
+    tmp_path: Path, scripted: MockServer, provider: str | None, wanted: bool | None
 ) -> None:
     """Others may not know the word, and are not told it, whatever the client says."""
     options = {} if wanted is None else {"stream_options": {"include_obfuscation": wanted}}
@@ -578,7 +578,7 @@ WAITS: dict[str, tuple[str, int, int]] = {
 
 
 async def test_a_retry_after_is_a_whole_number_up_to_a_day(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     scripts = {
         f"wait-{number}": Script(status=429, headers={"retry-after": wait}, body="{}")
@@ -595,14 +595,14 @@ async def test_a_retry_after_is_a_whole_number_up_to_a_day(
     assert [row["error"] for row in rows] == ["upstream_rate_limited"] * len(WAITS)
 
 
-async def test_a_date_is_told_in_seconds(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_date_is_told_in_seconds(tmp_path: Path, scripted: MockServer) -> None:
     then = {"retry-after": formatdate(time.time() + 100, usegmt=True)}
     answer, _ = await answered(tmp_path, scripted, Script(status=429, headers=then, body="{}"), {})
     assert 60 <= int(answer.headers["retry-after"]) <= 100
 
 
 async def test_a_deployment_is_left_alone_for_five_minutes_at_most(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """With a circuit breaker the wait becomes its own: the server goes on, and says how long."""
     played = Script(status=429, headers={"retry-after": "9" * 400}, body="{}")
@@ -627,7 +627,7 @@ BUSY: dict[str, Script] = {
 @BOTH
 @pytest.mark.parametrize("name", BUSY)
 async def test_a_429_always_says_when_to_come_again(
-    tmp_path: Path, scripted: Scripted, name: str, stream: bool
+    tmp_path: Path, scripted: MockServer, name: str, stream: bool
 ) -> None:
     answer, _ = await answered(tmp_path, scripted, BUSY[name], {"stream": stream})
     assert answer.status == 429
@@ -638,7 +638,7 @@ async def test_a_429_always_says_when_to_come_again(
 
 @BOTH
 async def test_a_429_of_one_of_several_requests_says_so_too(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     answer, _ = await answered(
         tmp_path,
@@ -692,7 +692,7 @@ def has_three_numbers(shown: Json) -> None:
 
 @pytest.mark.parametrize("name", USAGES)
 async def test_a_usage_always_has_its_three_numbers(
-    tmp_path: Path, scripted: Scripted, name: str
+    tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
     said, wanted = USAGES[name]
     played = script(*AB, FINISH, Step(usage=said), DONE)
@@ -719,7 +719,7 @@ CITED = script(Step(say="hi"), FINISH, chunk(usage=usage(), **EXTRAS), DONE)
 
 
 async def test_what_comes_with_the_usage_is_with_the_usage(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     async with fronting(tmp_path, scripted, {"it": CITED}) as legato:
         streamed = await ask(legato.port, legato.key, chat("it", **asking(stream=True)))
@@ -750,7 +750,7 @@ BARE: dict[str, Json] = {
 
 @pytest.mark.parametrize("name", BARE)
 async def test_a_choice_without_a_delta_says_what_it_has_to_say(
-    tmp_path: Path, scripted: Scripted, name: str
+    tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
     """Azure's word on what it filters comes in a chunk of its own."""
     bare = BARE[name] | FILTERED
@@ -778,7 +778,7 @@ async def test_a_choice_without_a_delta_says_what_it_has_to_say(
 @BOTH
 @pytest.mark.parametrize("place", [0, 2], ids=["first", "behind the finish"])
 async def test_such_a_choice_is_no_answer_and_no_harm_elsewhere(
-    tmp_path: Path, scripted: Scripted, place: int, stream: bool
+    tmp_path: Path, scripted: MockServer, place: int, stream: bool
 ) -> None:
     steps = [Step(say="hi"), FINISH, Step(usage=usage()), DONE]
     steps.insert(place, chunk(BARE["no delta"] | FILTERED))
@@ -795,7 +795,7 @@ async def test_such_a_choice_is_no_answer_and_no_harm_elsewhere(
 
 @pytest.mark.parametrize("after", [None, 0.3], ids=["while it waits", "behind its head"])
 async def test_a_drained_call_that_fails_is_settled_at_once(
-    tmp_path: Path, scripted: Scripted, after: float | None
+    tmp_path: Path, scripted: MockServer, after: float | None
 ) -> None:
     """There is nothing under way that would be worth waiting for: neither where the upstream
     refuses after its client has left, nor between two attempts."""
@@ -842,7 +842,7 @@ BARE_ERRORS: dict[str, Script] = {
 @BOTH
 @pytest.mark.parametrize("name", BARE_ERRORS)
 async def test_an_error_in_the_place_of_a_stream_is_told(
-    tmp_path: Path, scripted: Scripted, name: str, stream: bool
+    tmp_path: Path, scripted: MockServer, name: str, stream: bool
 ) -> None:
     answer, row = await answered(tmp_path, scripted, BARE_ERRORS[name], {"stream": stream})
     assert answer.status == 502
@@ -853,7 +853,7 @@ async def test_an_error_in_the_place_of_a_stream_is_told(
 
 @BOTH
 async def test_such_an_error_may_be_the_caller_s(
-    tmp_path: Path, scripted: Scripted, stream: bool
+    tmp_path: Path, scripted: MockServer, stream: bool
 ) -> None:
     error = '{"error": {"message": "This is too much.", "code": "context_length_exceeded"}}'
     played = Script(headers=STREAMED, steps=[Step(raw=error)])
@@ -866,7 +866,7 @@ async def test_such_an_error_may_be_the_caller_s(
 @BOTH
 @pytest.mark.parametrize("nothing", [None, "", {}, False], ids=str)
 async def test_an_error_that_says_nothing_is_none(
-    tmp_path: Path, scripted: Scripted, nothing: Any, stream: bool
+    tmp_path: Path, scripted: MockServer, nothing: Any, stream: bool
 ) -> None:
     """Some have the member in every event, and as the body of an answer in one piece."""
     events = script(
@@ -907,7 +907,7 @@ FINISHES = {
 }
 
 
-async def test_finish_reasons_are_read_in_any_case(tmp_path: Path, scripted: Scripted) -> None:
+async def test_finish_reasons_are_read_in_any_case(tmp_path: Path, scripted: MockServer) -> None:
     scripts = {f"finish-{theirs}": script(*AB, Step(finish=theirs), DONE) for theirs in FINISHES}
     async with fronting(tmp_path, scripted, scripts) as legato:
         for theirs, word in FINISHES.items():
@@ -924,7 +924,7 @@ async def test_finish_reasons_are_read_in_any_case(tmp_path: Path, scripted: Scr
 @BOTH
 @pytest.mark.parametrize("theirs", ["ABORT", "Error", "exploded"])
 async def test_one_that_says_nothing_we_know_is_still_a_failure(
-    tmp_path: Path, scripted: Scripted, theirs: str, stream: bool
+    tmp_path: Path, scripted: MockServer, theirs: str, stream: bool
 ) -> None:
     played = script(*AB, Step(finish=theirs), DONE)
     answer, _ = await answered(tmp_path, scripted, played, {"stream": stream})
@@ -950,7 +950,7 @@ NAMELESS = script(
     ids=["none", "the second", "the first", "both"],
 )
 async def test_the_names_of_several_answers(
-    tmp_path: Path, scripted: Scripted, first: Script, then: Script, shown: str | None
+    tmp_path: Path, scripted: MockServer, first: Script, then: Script, shown: str | None
 ) -> None:
     """With commas between those that there are."""
     played = Script(steps=first.steps, then=then)
@@ -977,7 +977,7 @@ CODES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CODES)
 async def test_an_error_s_code_is_short_and_printable(
-    tmp_path: Path, scripted: Scripted, name: str
+    tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
     """As a status, in a frame, in the ledger: whichever way it came."""
     error = {"message": "no", "type": "server_error", "code": CODES[name]}
@@ -1020,7 +1020,7 @@ NO_JSON: dict[str, bytes] = {
 @pytest.mark.parametrize("name", NO_JSON)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
 async def test_a_body_that_is_no_json_is_refused_by_the_mock(
-    scripted: Scripted, name: str, path: str
+    scripted: MockServer, name: str, path: str
 ) -> None:
     """In words that tell what is wrong; the connection is as good as before."""
     port = int((await scripted.start()).split(":")[2].split("/")[0])

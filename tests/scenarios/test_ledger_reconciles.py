@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from legato.mock.server import Played, Scripted
+from legato.mock.server import MockServer, Played
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.store.test_ledger import usage
@@ -171,9 +171,9 @@ def staged(draw: random.Random) -> Stage:
         sent = texts(draw, choices=CHOICES)
         add("native", sent, *ended(sent, choices=CHOICES))
         sent = thoughts(draw)
-        add("fan", sent, *ended(sent), terms=FAN)
+        add("fan", sent, *ended(sent), options=FAN)
         sent = thoughts(draw)
-        add("fan, untold", sent, *ended(sent, tells=False), terms=FAN)
+        add("fan, untold", sent, *ended(sent, tells=False), options=FAN)
         # Failures
         sent = thoughts(draw)
         add("cut", sent, *sent.steps, CUT)
@@ -182,9 +182,9 @@ def staged(draw: random.Random) -> Stage:
         sent = tools(draw)
         add("error", sent, *sent.steps, ERROR)
         sent = texts(draw)
-        add("stall", sent, *sent.steps, SILENT, terms={"stall_seconds": 0.3})
+        add("stall", sent, *sent.steps, SILENT, options={"stall_seconds": 0.3})
         sent = texts(draw)
-        add("fan cut", sent, *sent.steps, CUT, terms=FAN)
+        add("fan cut", sent, *sent.steps, CUT, options=FAN)
         add("500", Sent([]), status=500, body=REFUSAL)
         add("400", Sent([]), status=400, body=REFUSAL)
         # Answers that go on for as long as their client is there
@@ -195,7 +195,7 @@ def staged(draw: random.Random) -> Stage:
         sent = texts(draw, choices=CHOICES)
         add("leave native", sent, *sent.steps, SILENT)
         sent = thoughts(draw)
-        add("fan leave", sent, *sent.steps, SILENT, terms=FAN)
+        add("fan leave", sent, *sent.steps, SILENT, options=FAN)
         sent = texts(draw)
         slowly = [each for step in sent.steps for each in (step, Step(wait=0.005))]
         add("leave early", sent, *slowly, SILENT)
@@ -206,7 +206,7 @@ def staged(draw: random.Random) -> Stage:
             *sent.steps,
             Step(wait=0.4),
             *ended(sent)[len(sent.steps) :],
-            terms=DRAIN,
+            options=DRAIN,
         )
     return stage
 
@@ -243,7 +243,7 @@ def deployed(kind: str, place: int) -> str:
     return f"{kind.replace(', ', '-').replace(' ', '-')}-{place}"
 
 
-class Upstream(Scripted):
+class Upstream(MockServer):
     """Knows what it has played for whom: each call says its name as `user`."""
 
     def __init__(self) -> None:
@@ -279,7 +279,7 @@ async def fronting(
         for place, each in enumerate(made):
             name = deployed(kind, place)
             upstream.scripts[name] = each.script
-            deployments.append({"name": name, "model": name} | usual | each.terms)
+            deployments.append({"name": name, "model": name} | usual | each.options)
     routes = [
         {"model": plan.name, "deployments": [plan.deployment], "attempts": 1} for plan in plans
     ]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for
 from tests.support.wire import ask, chat
 
 
 @pytest.fixture
-async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def front(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     origin = (await scripted.start()).removesuffix("/v1")
     settings = settings_for(
         tmp_path,
@@ -26,7 +26,7 @@ async def front(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
         yield running
 
 
-async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Scripted) -> None:
+async def test_text_thoughts_and_tools_come_through(front: Running, scripted: MockServer) -> None:
     async def stream(model: str) -> Any:
         body = chat(model, stream=True, stream_options={"include_usage": True})
         answer = await ask(front.port, front.key, body)

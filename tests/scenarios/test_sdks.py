@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support import sdks
 from tests.support.sdks import JS, Seen
@@ -104,7 +104,7 @@ def frozen() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    upstream = Scripted(SCRIPTS | OWN_SCRIPTS)
+    upstream = MockServer(SCRIPTS | OWN_SCRIPTS)
     once = {"base_url": await upstream.start(), "open_after": 0}
     quick = {"stall-early": {"first_token_seconds": 1.0}}
     settings = settings_for(

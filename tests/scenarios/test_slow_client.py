@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.coalesce import Backlog
-from legato.mock.server import Script, Scripted, Step
+from legato.core.coalesce import Coalescer
+from legato.mock.server import MockServer, Script, Step
 from legato.server.app import UNSENT
 from legato.store.ledger import summary
 from tests.conftest import Running, serving, settings_for, until
@@ -33,7 +33,7 @@ FLOOD = Script(
 
 
 @pytest.fixture
-async def slow(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def slow(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     scripted.scripts["flood"] = FLOOD
     settings = settings_for(
         tmp_path,
@@ -54,7 +54,7 @@ async def narrow(port: int) -> Wire:
     return Wire(*await asyncio.open_connection(sock=peer, limit=1024))
 
 
-async def test_nothing_is_dropped(slow: Running, scripted: Scripted) -> None:
+async def test_nothing_is_dropped(slow: Running, scripted: MockServer) -> None:
     async with await narrow(slow.port) as wire:
         wire.send(request(slow.key, chat("flood", stream=True)))
         await wire.head()
@@ -109,7 +109,7 @@ def chunk(index: int = 0, finish: str | None = None, **delta: Any) -> Chunk:
 
 
 def test_a_backlog_is_as_few_chunks_as_are_legal() -> None:
-    backlog = Backlog()
+    backlog = Coalescer()
     backlog.add(chunk(role="assistant", content=""))
     backlog.add(chunk(content="a"))
     backlog.add(chunk(1, content="x"))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.coalesce import Backlog
+from legato.core.coalesce import Coalescer
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.scenarios.test_slow_client import narrow
@@ -52,7 +52,7 @@ SLOW_LINES: dict[str, Script] = {
 
 @contextlib.asynccontextmanager
 async def fronting(
-    tmp_path: Path, scripted: Scripted, *, attempts: int = 1, **more: Any
+    tmp_path: Path, scripted: MockServer, *, attempts: int = 1, **more: Any
 ) -> AsyncIterator[Running]:
     """A server on whose lines little goes before they are full."""
     scripted.scripts |= SLOW_LINES
@@ -145,7 +145,7 @@ async def _slowly(wire: Wire, size: int | None) -> bytes:
     return body
 
 
-async def test_who_still_reads_is_never_idle(tmp_path: Path, scripted: Scripted) -> None:
+async def test_who_still_reads_is_never_idle(tmp_path: Path, scripted: MockServer) -> None:
     """However long it takes over the rest of an answer that is long complete, and however the
     answer is framed; the connection is good for the next call."""
     async with fronting(tmp_path, scripted, **idle(IDLE)) as legato:
@@ -167,7 +167,7 @@ async def test_who_still_reads_is_never_idle(tmp_path: Path, scripted: Scripted)
         await asyncio.gather(*(one(*way) for way in ways))
 
 
-async def test_who_does_not_read_is_cut(tmp_path: Path, scripted: Scripted) -> None:
+async def test_who_does_not_read_is_cut(tmp_path: Path, scripted: MockServer) -> None:
     """After `idle_seconds` in which not a byte of it went, whether the connection was to stay or to
     end behind the answer; what waited for the client is free then."""
     async with fronting(tmp_path, scripted, **idle(0.3)) as legato:
@@ -184,7 +184,7 @@ async def test_who_does_not_read_is_cut(tmp_path: Path, scripted: Scripted) -> N
     assert [row["outcome"] for row in rows] == ["complete"] * 6
 
 
-async def test_who_stops_reading_is_cut_as_well(tmp_path: Path, scripted: Scripted) -> None:
+async def test_who_stops_reading_is_cut_as_well(tmp_path: Path, scripted: MockServer) -> None:
     """It is the progress that counts, not that there was some once."""
     async with fronting(tmp_path, scripted, **idle(0.3)) as legato:
         state = legato.server.server_state
@@ -198,7 +198,7 @@ async def test_who_stops_reading_is_cut_as_well(tmp_path: Path, scripted: Script
 
 
 async def test_a_line_is_idle_from_when_its_answer_was_taken(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """Not from when it was given: who has just read it to its end has as long as anybody for the
     next request."""
@@ -210,7 +210,7 @@ async def test_a_line_is_idle_from_when_its_answer_was_taken(
         wire.send(request(legato.key, chat("fat")))
         await until(lambda: state.total_requests == 1, "it is answered")
         rest_is_text((await wire.answer()).body, stream=False)
-        services.wheel.advance(services.clock() + 80.0)  # the timers' clock: the answer's is over
+        services.timers.advance(services.clock() + 80.0)  # the timers' clock: the answer's is over
         wire.send(request(legato.key, chat("happy", stream=True)))
         assert (await wire.answer()).done
 
@@ -220,7 +220,7 @@ async def test_a_line_is_idle_from_when_its_answer_was_taken(
 
 @pytest.mark.parametrize("first", [False, True], ids=["whole", "stream"])
 async def test_a_second_answer_on_a_full_line_waits_like_any_other(
-    tmp_path: Path, scripted: Scripted, first: bool
+    tmp_path: Path, scripted: MockServer, first: bool
 ) -> None:
     """The line is full already when it begins: nothing tells that it gets full. It is merged, the
     upstream waits, memory is bounded; nothing is dropped."""
@@ -268,7 +268,7 @@ async def send_slowly(wire: Wire, asked: bytes, seconds: float) -> None:
     wire.send(asked[half:])
 
 
-async def test_the_gate_opens_for_a_whole_request(tmp_path: Path, scripted: Scripted) -> None:
+async def test_the_gate_opens_for_a_whole_request(tmp_path: Path, scripted: MockServer) -> None:
     """What breaks soon after a request that took its time to arrive is a status: nothing has been
     committed while it was being sent. Time to first token is the client's, and counts all of it."""
     async with fronting(tmp_path, scripted, **{"streams.gate_seconds": GATE}) as legato:
@@ -290,7 +290,7 @@ async def test_the_gate_opens_for_a_whole_request(tmp_path: Path, scripted: Scri
     assert rows["error"]["duration"] >= UPLOAD
 
 
-async def test_heartbeats_begin_with_a_whole_request(tmp_path: Path, scripted: Scripted) -> None:
+async def test_heartbeats_begin_with_a_whole_request(tmp_path: Path, scripted: MockServer) -> None:
     """None goes out just because the request has been long on its way."""
     timers = {"streams.gate_seconds": 0.05, "streams.heartbeat_seconds": GATE}
     async with (
@@ -303,7 +303,7 @@ async def test_heartbeats_begin_with_a_whole_request(tmp_path: Path, scripted: S
     assert answer.comments == []
 
 
-async def test_retries_begin_with_a_whole_request(tmp_path: Path, scripted: Scripted) -> None:
+async def test_retries_begin_with_a_whole_request(tmp_path: Path, scripted: MockServer) -> None:
     """There is as much time for them as for a request that came at once."""
     timers = {"streams.gate_seconds": GATE}
     async with fronting(tmp_path, scripted, attempts=2, **timers) as legato:
@@ -315,7 +315,7 @@ async def test_retries_begin_with_a_whole_request(tmp_path: Path, scripted: Scri
     assert (row["outcome"], row["attempts"]) == ("complete", 2)
 
 
-async def test_a_request_s_time_begins_with_its_turn(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_request_s_time_begins_with_its_turn(tmp_path: Path, scripted: MockServer) -> None:
     """Behind another one on the same connection it waits longer than gate, heartbeats and retries
     give it: none of them has begun."""
     timers = {"streams.gate_seconds": GATE, "streams.heartbeat_seconds": GATE}
@@ -351,7 +351,7 @@ def member(index: int = 0, finish: str | None = None, **delta: Any) -> Chunk:
 
 def test_thoughts_and_text_are_merged_apart() -> None:
     """Two chunks a choice, thoughts first: no client has to know that one may have both."""
-    backlog = Backlog()
+    backlog = Coalescer()
     backlog.add(member(role="assistant", content=""))
     for piece in "ab":
         backlog.add(member(reasoning_content=piece))
@@ -382,7 +382,7 @@ def test_thoughts_and_text_are_merged_apart() -> None:
 
 
 async def test_a_slow_client_gets_thoughts_before_what_they_led_to(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     """All of the backlog is one read for it, in which thoughts end and text begins."""
     async with fronting(tmp_path, scripted, **{"streams.backlog_bytes": 1 << 26}) as legato:

@@ -11,13 +11,13 @@ import pytest
 import trustme
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 
 @pytest.fixture
-async def tight(tmp_path: Path, scripted: Scripted) -> AsyncIterator[Running]:
+async def tight(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running]:
     """A server with small limits."""
     settings = settings_for(
         tmp_path,
@@ -258,7 +258,7 @@ async def test_pipelined_requests_are_answered_in_order(tight: Running) -> None:
 
 
 async def test_a_client_that_leaves_behind_pipelined_requests(
-    tight: Running, scripted: Scripted
+    tight: Running, scripted: MockServer
 ) -> None:
     async with await Wire.open(tight.port) as wire:
         for _ in range(4):
@@ -339,7 +339,7 @@ async def test_cors(tight: Running) -> None:
         assert "POST" in answer.headers["access-control-allow-methods"]
 
 
-async def test_tls(tmp_path: Path, scripted: Scripted) -> None:
+async def test_tls(tmp_path: Path, scripted: MockServer) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from legato.gateway.call import new_request_id
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.policy.keys import digest
 from legato.server.repeats import Repeats
 from tests.conftest import Running, serving, settings_for, until
@@ -26,7 +26,7 @@ class Exchange:
         self.expects_continue = False
         self.length = 0
         self.digest: bytes | None = b"d"
-        self.facts: tuple[bytes | None, ...] = (b"d", None, None)
+        self.quirks: tuple[bytes | None, ...] = (b"d", None, None)
         self.__dict__ |= said
 
 
@@ -129,7 +129,7 @@ async def answers(running: Running, requests: list[bytes]) -> list[Answer]:
 
 
 @pytest.fixture
-async def running(tmp_path: Path, scripted: Scripted) -> Any:
+async def running(tmp_path: Path, scripted: MockServer) -> Any:
     settings = settings_for(
         tmp_path,
         await scripted.start(),

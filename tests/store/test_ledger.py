@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.policy.ledger import Row
 from legato.store.database import Database
 from legato.store.ledger import Writer
@@ -118,7 +118,7 @@ async def test_no_word_of_the_text_is_kept(legato: Running) -> None:
         assert word not in kept
 
 
-async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: Scripted) -> None:
+async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockServer) -> None:
     """The scripted upstream's own count is known: sums must be equal call by call."""
     draw = random.Random(7)
     kinds = ["happy", "thinking", "tools", "choices", "usage-nowhere", "cut", "500", "slow"]
@@ -182,7 +182,7 @@ async def test_a_stop_at_any_moment_leaves_nothing_locked(
     await database.close()
 
 
-async def test_rows_left_open_by_a_crash(tmp_path: Path, scripted: Scripted) -> None:
+async def test_rows_left_open_by_a_crash(tmp_path: Path, scripted: MockServer) -> None:
     base = await scripted.start()
     config = tmp_path / "legato.toml"
     config.write_text(

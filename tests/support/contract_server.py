@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.fronts.test_chat_aggregate import RESPONSE_SCHEMA, answer_faults
@@ -111,12 +111,12 @@ _ODD: Final = ("429-then-ok", "unknown-fields")  # once; no schema of OpenAI's h
 WHOLE: Final = tuple(name for name in ALL if name not in (*_BROKEN, *_SLOW, *_ODD))
 
 
-class House:
+class ContractServer:
     """`legato` answers for each script under its own name. Further models: `hasty/…`, which is
     given up soon; `fan/…`, an upstream that gives one choice at a time; `anthropic/…` and the
     like, in another dialect; `tags/…`, told to look for `<think>`."""
 
-    def __init__(self, legato: Running, scripted: Scripted) -> None:
+    def __init__(self, legato: Running, scripted: MockServer) -> None:
         self.legato = legato
         self.scripted = scripted
 
@@ -192,8 +192,8 @@ def error_of(answer: Answer) -> tuple[int, Json]:
 
 
 @asynccontextmanager
-async def built(data: Path, **flags: Any) -> AsyncIterator[House]:
-    scripted = Scripted(ALL)
+async def built(data: Path, **flags: Any) -> AsyncIterator[ContractServer]:
+    scripted = MockServer(ALL)
     base = await scripted.start()
     origin = base.removesuffix("/v1")
     hasty = {"first_token_seconds": 0.3, "stall_seconds": 0.3, "total_seconds": 5.0}
@@ -225,6 +225,6 @@ async def built(data: Path, **flags: Any) -> AsyncIterator[House]:
     flags = {"streams.gate_seconds": 30.0, "streams.heartbeat_seconds": 30.0} | flags
     settings = settings_for(data, None, deployments=deployments, routes=routes, **flags)
     async with serving(settings) as legato:
-        yield House(legato, scripted)
+        yield ContractServer(legato, scripted)
     await until(lambda: scripted.open_connections == 0, "no connection to the upstream is left")
     await scripted.stop()

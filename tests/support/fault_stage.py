@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 import pytest
 from msgspec import Struct
 
-from legato.core import timers as wheel
+from legato.core import timers as timers
 from legato.gateway import dispatch as asking
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.mock.steps import Script
 from legato.store.ledger import summary
 from tests.conftest import DEADLINE, Running, serving, settings_for, until
@@ -98,7 +98,7 @@ CELLS = [
 class Matrix:
     """One server for all cells, in front of one scripted upstream and of strangers."""
 
-    def __init__(self, legato: Running, scripted: Scripted, stranger: Stranger) -> None:
+    def __init__(self, legato: Running, scripted: MockServer, stranger: Stranger) -> None:
         self.legato = legato
         self.scripted = scripted
         self.stranger = stranger
@@ -173,7 +173,7 @@ class Matrix:
 
 @asynccontextmanager
 async def staged(data: Path) -> AsyncIterator[Matrix]:
-    scripted, stranger = Scripted({}, default="fault"), Stranger()
+    scripted, stranger = MockServer({}, default="fault"), Stranger()
     patient = {"first_token_seconds": 5.0, "stall_seconds": 5.0, "connect_seconds": 5.0}
     impatient = dict.fromkeys(patient, 0.1)
     base, elsewhere = await scripted.start(), await stranger.start()
@@ -198,7 +198,7 @@ async def staged(data: Path) -> AsyncIterator[Matrix]:
         settings = settings_for(data, None, **flags)
         async with serving(settings) as legato:
             _narrow(legato)
-            patch.setattr(wheel, "RESOLUTION", GATE / 2)  # timers that short are kept
+            patch.setattr(timers, "RESOLUTION", GATE / 2)  # timers that short are kept
             patch.setattr(asking, "LINGER", LATE)
             yield Matrix(legato, scripted, stranger)
     await until(lambda: scripted.open_connections == 0, "no connection to the upstream is left")

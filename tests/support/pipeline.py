@@ -13,17 +13,17 @@ from msgspec import Struct
 from legato import dialects
 from legato.core.chunk import Chunk, Usage
 from legato.core.dialect import Dialect
-from legato.core.errors import ApiError, broken, timed_out
+from legato.core.errors import ApiError, bad_gateway, gateway_timeout
 from legato.core.stream import State, Stream
 from legato.core.think_tags import Thinking
 from legato.fastpath.template import Habit
-from legato.fronts.chat_aggregate import Collector
-from legato.fronts.chat_frames import FrameWriter
-from legato.mock import dialects as voices
+from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_frames import ChatWriter
+from legato.mock import dialects as mock_dialects
 from legato.mock.scripts import SCRIPTS
 from legato.mock.steps import Script, Step
 from legato.upstreams.connection import SHARE, Connection
-from legato.upstreams.response import Answer
+from legato.upstreams.response import Response
 
 HEAD: dict[str, Any] = {"identity": "chatcmpl-1", "created": 1_700_000_000, "model": "public"}
 
@@ -57,19 +57,19 @@ class Sent(Struct, frozen=True):
 
 def sent(script: Script, dialect: str = "openai") -> Sent:
     """A script, as the scripted upstream says it."""
-    (path,) = [path for path, name in voices.PATHS.items() if name == dialect]
-    speaker = voices.of(path)
+    (path,) = [path for path, name in mock_dialects.PATHS.items() if name == dialect]
+    speaker = mock_dialects.of(path)
     assert speaker is not None
-    voice = speaker(script, {})
-    kind = voice.kind if script.body is None else "application/json"
-    parts = [voices.body(voice, script.body)] if script.body is not None else []
+    mock_dialect = speaker(script, {})
+    kind = mock_dialect.kind if script.body is None else "application/json"
+    parts = [mock_dialects.body(mock_dialect, script.body)] if script.body is not None else []
     parts += [b"\xef\xbb\xbf"] if script.bom else []
     end = "whole"
     for step in script.steps:
         if step.stall or step.cut or step.reset:
             end = "stalled" if step.stall else "cut"
             break
-        parts.append(_said(voice, step) * step.repeat)
+        parts.append(_said(mock_dialect, step) * step.repeat)
     headers = {"content-type": kind} | script.headers
     body = b"".join(parts)
     if script.gzip:
@@ -79,10 +79,10 @@ def sent(script: Script, dialect: str = "openai") -> Sent:
     return Sent(body, end, script.status, headers, dialects.named(dialect), thinks)
 
 
-def _said(voice: voices.Voice, step: Step) -> bytes:
+def _said(mock_dialect: mock_dialects.MockDialect, step: Step) -> bytes:
     if step.raw is not None:
         return step.raw.encode()
-    return b"" if step.wait is not None else voice.say(step)
+    return b"" if step.wait is not None else mock_dialect.say(step)
 
 
 def table() -> dict[str, Sent]:
@@ -102,7 +102,7 @@ def table() -> dict[str, Sent]:
 class _Both:
     """A client that streams and one that does not."""
 
-    def __init__(self, writer: FrameWriter, collector: Collector) -> None:
+    def __init__(self, writer: ChatWriter, collector: ChatAggregator) -> None:
         self._both = (writer, collector)
 
     def push(self, chunk: Chunk) -> None:
@@ -142,8 +142,8 @@ def play(
     there from the `late`th on."""
     _INVENTED.count = 0
     sink = _Sink()
-    writer = FrameWriter(**HEAD, wants_usage=True, sink=sink)
-    collector = Collector()
+    writer = ChatWriter(**HEAD, wants_usage=True, sink=sink)
+    collector = ChatAggregator()
     client = _Both(writer, collector) if folds else writer
     stream = Stream(lambda: 0.0, 0.0)
     source = (_Connected if over_http else _Bare)(upstream, stream)
@@ -195,7 +195,7 @@ class _Bare:
         passes = (Thinking(),) if upstream.thinks else ()
         connection: Any = self
         habit = HABITS.setdefault(upstream.dialect, Habit())
-        self.answer = Answer(connection, stream, stream.fail, upstream.dialect, passes, habit)
+        self.answer = Response(connection, stream, stream.fail, upstream.dialect, passes, habit)
         self.begin()
 
     def begin(self) -> None:
@@ -209,7 +209,7 @@ class _Bare:
         if self.upstream.end == "stalled" and self.stream.state is State.FINISHED:
             self.stream.end()
         elif self.upstream.end == "stalled":
-            self.stream.fail(timed_out("It made no progress.", code="upstream_stalled"))
+            self.stream.fail(gateway_timeout("It made no progress.", code="upstream_stalled"))
         else:
             self.over()
         self.stream.flush()
@@ -218,7 +218,9 @@ class _Bare:
         if self.upstream.end == "whole":
             self.answer.complete()
         else:
-            self.answer.lost(broken("The upstream closed the connection.", code="upstream_cut"))
+            self.answer.lost(
+                bad_gateway("The upstream closed the connection.", code="upstream_cut")
+            )
 
     def release(self) -> None:
         return None

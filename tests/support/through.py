@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from legato.core.continuation import Kept
+from legato.core.continuation import DeliveredText
 from legato.core.stream import Stream
 from legato.core.think_tags import Thinking
 from legato.dialects import openai
 from legato.fastpath.template import Habit
-from legato.fronts.chat_frames import FrameWriter
+from legato.fronts.chat_frames import ChatWriter
 from legato.upstreams.connection import Connection
-from legato.upstreams.response import Answer
+from legato.upstreams.response import Response
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -80,11 +80,11 @@ class Through:
         self.is_chunked = is_chunked
         self.times = itertools.count()
         self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
-        self.stream.kept = Kept() if keeps else None
+        self.stream.kept = DeliveredText() if keeps else None
         self.client = Side()
         self.connection = Connection(Side())
         self.connection.transport = Side()  # type: ignore[assignment]
-        self.writer = FrameWriter(
+        self.writer = ChatWriter(
             identity="chatcmpl-x",
             created=1,
             model="m",
@@ -94,7 +94,7 @@ class Through:
         self.failures: list[Exception] = []
         habit = habit or Habit()
         passes = (Thinking(),) if tags else ()
-        read = Answer(self.connection, self.stream, self.failures.append, openai, passes, habit)
+        read = Response(self.connection, self.stream, self.failures.append, openai, passes, habit)
         self.connection.send(b"", read)
         self.connection.data_received(HEAD)
         self.stream.attach(self.writer)
@@ -118,7 +118,7 @@ class Through:
 
     @property
     def told(self) -> tuple[Any, ...]:
-        meter, kept = self.stream.meter, self.stream.kept
+        meter, kept = self.stream.timings, self.stream.kept
         return (
             self.frames,
             self.stream.state,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from legato.core.errors import UpstreamError
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from legato.upstreams.connection import HEAD_LIMIT, Connection, Endpoint, StaleConnection
 from legato.upstreams.pool import Pool
 from tests.conftest import serving, settings_for, until
@@ -322,7 +322,7 @@ async def test_what_is_held_comes_when_it_is_let_go(peer: Peer, pool: Pool) -> N
 
 
 async def test_a_call_on_a_stale_connection_is_asked_again_once_and_its_client_sees_nothing(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     happy = Script(steps=[Step(say="x"), Step(finish="stop"), Step(done=True)])
     stale = Script(no_head=True, steps=[Step(cut=True)], then=happy)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from legato.core.errors import broken
-from legato.core.fanout import Fan
+from legato.core.errors import bad_gateway
+from legato.core.fanout import Fanout
 from legato.core.stream import State, Stream
 from legato.dialects.openai import Reader
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for, until
 from tests.core.test_stream import choice, say, still
 from tests.fronts.test_chat_frames import Sink, check_body
@@ -20,14 +20,14 @@ MODELS = ("happy", "tools", "thinking", "slow", "cut", "error-first", "500", "us
 
 
 @pytest.fixture
-async def fanning(tmp_path: Path, scripted: Scripted) -> Any:
+async def fanning(tmp_path: Path, scripted: MockServer) -> Any:
     base = await scripted.start()
     settings = settings_for(tmp_path, base, MODELS, deploy={"n": "fan-out"})
     async with serving(settings) as running:
         yield running
 
 
-async def test_three_choices_of_three_calls(fanning: Running, scripted: Scripted) -> None:
+async def test_three_choices_of_three_calls(fanning: Running, scripted: MockServer) -> None:
     more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
     answer = await ask(fanning.port, fanning.key, chat("happy", n=3, seed=5, **more))
     assert answer.done
@@ -66,14 +66,14 @@ async def test_one_that_fails_before_the_first_chunk(
     assert answer.error["code"] == code
 
 
-async def test_one_that_fails_fails_them_all(fanning: Running, scripted: Scripted) -> None:
+async def test_one_that_fails_fails_them_all(fanning: Running, scripted: MockServer) -> None:
     answer = await ask(fanning.port, fanning.key, chat("cut", n=3, stream=True))
     assert answer.error is not None
     assert answer.error["code"] == "upstream_cut"
     assert b"[DONE]" not in answer.body
 
 
-async def test_a_client_that_leaves_ends_them_all(fanning: Running, scripted: Scripted) -> None:
+async def test_a_client_that_leaves_ends_them_all(fanning: Running, scripted: MockServer) -> None:
     async with await Wire.open(fanning.port) as wire:
         wire.send(request(fanning.key, chat("slow", n=3, stream=True)))
         await wire.head()
@@ -86,7 +86,7 @@ def test_branches_end_in_any_order() -> None:
     sink = Sink(wants_usage=True)
     stream = Stream(still, 0.0)
     stream.attach(sink.writer)
-    fan = Fan(stream, 2, still)
+    fan = Fanout(stream, 2, still)
     reader = Reader()
 
     def push(branch: int, event: bytes) -> None:
@@ -113,6 +113,6 @@ def test_branches_end_in_any_order() -> None:
 
 def test_a_branch_that_breaks() -> None:
     stream = Stream(still, 0.0)
-    fan = Fan(stream, 2, still)
-    fan.branches[0].fail(broken("gone"))
+    fan = Fanout(stream, 2, still)
+    fan.branches[0].fail(bad_gateway("gone"))
     assert stream.state is State.FAILED

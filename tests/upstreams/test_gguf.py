@@ -8,7 +8,7 @@ import pytest
 import tiktoken
 
 from legato.core.token_counting import SLICE
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.upstreams.tokenizers import _CUTS, TokenizerError, load
 from tests.support.engines import MODEL, engines
 
@@ -77,7 +77,7 @@ def test_the_vocabulary_in_a_gguf_file(tmp_path: Path) -> None:
     assert load("name", {"name": model}).count(" hey") == 1
 
 
-async def test_a_gguf_file_counts_as_llama_cpp_does(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_gguf_file_counts_as_llama_cpp_does(tmp_path: Path, scripted: MockServer) -> None:
     base = await scripted.start()
     deployment = {"name": "far", "model": "far", "base_url": base, "tokenizer": MODEL}
     async with engines(tmp_path, {"name": MODEL}, deployments=[deployment]) as legato:

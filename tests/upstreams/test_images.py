@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from legato.core.errors import ApiError
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.upstreams import images
 from tests.conftest import serving, settings_for
 from tests.support.wire import ask, chat
@@ -222,7 +222,7 @@ async def test_plain_http_and_nothing_at_all(shop: Shop) -> None:
 
 @pytest.mark.parametrize("where", ["any", "public"])
 async def test_ollama_is_given_the_image(
-    tmp_path: Path, scripted: Scripted, shop: Shop, where: str
+    tmp_path: Path, scripted: MockServer, shop: Shop, where: str
 ) -> None:
     base = (await scripted.start()).removesuffix("/v1")
     here = {"name": "happy", "model": "happy", "dialect": "ollama", "base_url": base}

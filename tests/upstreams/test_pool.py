@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from legato.core.errors import UpstreamError
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from legato.upstreams.connection import Connection, Endpoint, _timeout
 from legato.upstreams.pool import Pool, _addresses, _race
 from tests.conftest import serving, settings_for, until
@@ -185,7 +185,7 @@ def test_what_a_peer_says_of_keeping(said: str, seconds: float) -> None:
 
 
 async def test_a_peer_that_keeps_for_a_second_is_not_asked_again(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     steps = [Step(say="x"), Step(finish="stop"), Step(done=True)]
     scripted.scripts["brief"] = Script(steps=steps, headers={"keep-alive": "timeout=1"})
@@ -196,7 +196,7 @@ async def test_a_peer_that_keeps_for_a_second_is_not_asked_again(
 
 
 async def test_a_call_that_waits_for_a_connection_leaves_with_its_client(
-    tmp_path: Path, scripted: Scripted
+    tmp_path: Path, scripted: MockServer
 ) -> None:
     deploy = {"max_connections": 1}
     settings = settings_for(tmp_path, await scripted.start(), ["slow"], deploy=deploy)

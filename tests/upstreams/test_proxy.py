@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from legato.mock.server import Scripted
+from legato.mock.server import MockServer
 from legato.server import assembly
 from legato.settings import Deployment, SettingsError
 from legato.upstreams.proxy import Proxy, proxy_for
@@ -108,7 +108,7 @@ def files(authority: trustme.CA, folder: Path) -> dict[str, str]:
     }
 
 
-async def test_through_a_proxy(tmp_path: Path, scripted: Scripted, tunnels: Tunnels) -> None:
+async def test_through_a_proxy(tmp_path: Path, scripted: MockServer, tunnels: Tunnels) -> None:
     base = await scripted.start()
     proxy = tunnels.url.replace("http://", "http://me:p%40ss@")
     settings = settings_for(tmp_path, base, ["happy"], deploy={"proxy": proxy})
@@ -123,7 +123,7 @@ async def test_through_a_proxy(tmp_path: Path, scripted: Scripted, tunnels: Tunn
 
 
 async def test_under_tls_through_a_proxy_with_a_certificate_of_our_own(
-    tmp_path: Path, scripted: Scripted, tunnels: Tunnels, authority: trustme.CA
+    tmp_path: Path, scripted: MockServer, tunnels: Tunnels, authority: trustme.CA
 ) -> None:
     base = await scripted.start(ssl=server_side(authority, asks=True))
     deploy = files(authority, tmp_path) | {"proxy": tunnels.url}
@@ -136,7 +136,7 @@ async def test_under_tls_through_a_proxy_with_a_certificate_of_our_own(
 
 @pytest.mark.parametrize("with_ca", [True, False])
 async def test_under_tls(
-    tmp_path: Path, scripted: Scripted, authority: trustme.CA, with_ca: bool
+    tmp_path: Path, scripted: MockServer, authority: trustme.CA, with_ca: bool
 ) -> None:
     base = await scripted.start(ssl=server_side(authority))
     deploy = {"ca_file": files(authority, tmp_path)["ca_file"]} if with_ca else {}
@@ -150,7 +150,7 @@ async def test_under_tls(
 
 
 async def test_a_certificate_that_is_asked_for_and_not_there(
-    tmp_path: Path, scripted: Scripted, authority: trustme.CA
+    tmp_path: Path, scripted: MockServer, authority: trustme.CA
 ) -> None:
     base = await scripted.start(ssl=server_side(authority, asks=True))
     deploy = {"ca_file": files(authority, tmp_path)["ca_file"]}
@@ -172,7 +172,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 async def test_a_proxy_that_opens_nothing(
-    tmp_path: Path, scripted: Scripted, tunnels: Tunnels, case: str
+    tmp_path: Path, scripted: MockServer, tunnels: Tunnels, case: str
 ) -> None:
     tunnels.answer, status, code, word = REFUSALS[case]
     base = await scripted.start()
@@ -187,7 +187,7 @@ async def test_a_proxy_that_opens_nothing(
 
 
 async def test_a_client_that_leaves_while_the_proxy_hangs(
-    tmp_path: Path, scripted: Scripted, tunnels: Tunnels
+    tmp_path: Path, scripted: MockServer, tunnels: Tunnels
 ) -> None:
     tunnels.answer = b""
     settings = settings_for(
@@ -200,7 +200,7 @@ async def test_a_client_that_leaves_while_the_proxy_hangs(
         await until(lambda: not tunnels.open, "the proxy sees its peer gone")
 
 
-async def test_a_proxy_that_is_not_there(tmp_path: Path, scripted: Scripted) -> None:
+async def test_a_proxy_that_is_not_there(tmp_path: Path, scripted: MockServer) -> None:
     base = await scripted.start()
     settings = settings_for(tmp_path, base, ["happy"], deploy={"proxy": "http://127.0.0.1:9"})
     async with serving(settings) as legato:

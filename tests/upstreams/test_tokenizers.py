@@ -14,9 +14,9 @@ import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from legato.core.dialect import Facts
+from legato.core.dialect import Quirks
 from legato.core.token_counting import SLICE
-from legato.mock.server import Script, Scripted, Step
+from legato.mock.server import MockServer, Script, Step
 from legato.server import assembly
 from legato.settings import SettingsError
 from legato.upstreams.tokenizers import Tokenizer, TokenizerError, load
@@ -94,7 +94,7 @@ CASES: dict[str, tuple[list[Step], tuple[int, int, int], tuple[str, str, str]]] 
 
 @asynccontextmanager
 async def counting(
-    tmp_path: Path, scripted: Scripted, tokenizer: str | Path, **scripts: list[Step]
+    tmp_path: Path, scripted: MockServer, tokenizer: str | Path, **scripts: list[Step]
 ) -> AsyncIterator[Running]:
     scripted.scripts |= {name: Script(steps=steps) for name, steps in scripts.items()}
     base = await scripted.start()
@@ -110,7 +110,7 @@ def tokens(usage: dict[str, Any]) -> tuple[int, int, int]:
 
 
 async def test_what_an_upstream_does_not_say_is_counted(
-    tmp_path: Path, scripted: Scripted, words: Path
+    tmp_path: Path, scripted: MockServer, words: Path
 ) -> None:
     scripts = {name: case[0] for name, case in CASES.items()}
     async with counting(tmp_path, scripted, words, **scripts) as legato:
@@ -134,7 +134,7 @@ async def test_what_an_upstream_does_not_say_is_counted(
 
 
 async def test_a_client_that_leaves_is_counted_as_far_as_it_came(
-    tmp_path: Path, scripted: Scripted, words: Path
+    tmp_path: Path, scripted: MockServer, words: Path
 ) -> None:
     steps = [Step(say="Once upon a time,"), Step(stall=True)]
     async with counting(tmp_path, scripted, words, slow=steps) as legato:
@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_is_counted_as_far_as_it_came(
 
 
 async def test_one_counts_its_own_part_of_an_answer_that_another_goes_on_with(
-    tmp_path: Path, scripted: Scripted, words: Path
+    tmp_path: Path, scripted: MockServer, words: Path
 ) -> None:
     scripted.scripts["half"] = Script(steps=[THOUGHT, Step(say=TEXT), Step(cut=True)])
     scripted.scripts["rest"] = Script(steps=says(Step(say=" And so"), Step(say=" on.")))
@@ -166,7 +166,7 @@ async def test_one_counts_its_own_part_of_an_answer_that_another_goes_on_with(
     routes = [{"model": "public", "deployments": ["half", "rest"]}]
     settings = settings_for(tmp_path, None, deployments=deployments, routes=routes)
     async with serving(settings) as legato:
-        legato.app.upstreams["rest"].facts = Facts(continues="prefill", continues_reasoning=True)
+        legato.app.upstreams["rest"].quirks = Quirks(continues="prefill", continues_reasoning=True)
         answer = await ask(legato.port, legato.key, chat("public"))
         assert answer.json["choices"][0]["message"]["content"] == TEXT + " And so on."
         assert tokens(answer.json["usage"]) == (8, 14 + 4, 4)
@@ -176,7 +176,7 @@ async def test_one_counts_its_own_part_of_an_answer_that_another_goes_on_with(
 
 
 async def test_choices_that_were_asked_for_one_by_one(
-    tmp_path: Path, scripted: Scripted, words: Path
+    tmp_path: Path, scripted: MockServer, words: Path
 ) -> None:
     scripted.scripts["one"] = Script(steps=says(Step(say=TEXT)))
     base = await scripted.start()
@@ -186,7 +186,7 @@ async def test_choices_that_were_asked_for_one_by_one(
         assert tokens(answer.json["usage"]) == (8, 30, 0), "the prompt is the same for all"
 
 
-async def test_a_long_prompt(tmp_path: Path, scripted: Scripted, words: Path) -> None:
+async def test_a_long_prompt(tmp_path: Path, scripted: MockServer, words: Path) -> None:
     async with counting(tmp_path, scripted, words, short=says(Step(say=TEXT))) as legato:
         messages = [{"role": "user", "content": "word " * LONG}]
         answer = await ask(legato.port, legato.key, chat("short", messages=messages))

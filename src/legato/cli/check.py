@@ -15,11 +15,11 @@ from msgspec import Struct
 from legato.cli.conversation import clean
 from legato.cli.terminal import settings, stop
 from legato.core.dialect import Dialect
-from legato.core.errors import ApiError, timed_out
+from legato.core.errors import ApiError, gateway_timeout
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.core.usage import count
-from legato.fronts.chat_aggregate import Collector
+from legato.fronts.chat_aggregate import ChatAggregator
 from legato.gateway.attempt import SPENT
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
@@ -186,13 +186,13 @@ async def _stream(upstream: Upstream, found: Checked, seconds: float) -> None:
     found.reachable = True
     found.auth = found.auth is not False
     found.ok = found.auth
-    meter = stream.meter
-    found.ttft = meter.ttft
+    timings = stream.timings
+    found.ttft = timings.ttft
     found.usage = stream.usage is not None
-    found.reasoning = meter.reasoning > 0
-    tokens = count(stream.usage or {}).completion or meter.pieces
-    if meter.first is not None and meter.last > meter.first:
-        found.tokens_per_second = (tokens - 1) / (meter.last - meter.first)
+    found.reasoning = timings.reasoning > 0
+    tokens = count(stream.usage or {}).completion or timings.pieces
+    if timings.first is not None and timings.last > timings.first:
+        found.tokens_per_second = (tokens - 1) / (timings.last - timings.first)
     found.tools = await _calls(upstream, _FORCED, seconds)
 
 
@@ -210,11 +210,11 @@ async def _calls(upstream: Upstream, fields: dict[str, Any], seconds: float) -> 
 
 async def _ask(
     upstream: Upstream, fields: dict[str, Any], seconds: float
-) -> tuple[Stream, Collector]:
+) -> tuple[Stream, ChatAggregator]:
     """An answer that came through to its end. Raises `ApiError`."""
     body = msgspec.json.encode(fields | {"model": upstream.name, "stream": True})
     stream = Stream(time.monotonic, time.monotonic())
-    collector = Collector()
+    collector = ChatAggregator()
     stream.attach(collector)
     closed = asyncio.Event()
     stream.on_close = closed.set
@@ -224,7 +224,7 @@ async def _ask(
             answer = await upstream.send(body, parse(body), stream, stream.fail, fresh=True)
             await closed.wait()
     except TimeoutError:
-        raise timed_out(f"No whole answer came within {seconds:g} s.") from None
+        raise gateway_timeout(f"No whole answer came within {seconds:g} s.") from None
     finally:
         if answer is not None:
             answer.abort()

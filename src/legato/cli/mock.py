@@ -10,7 +10,7 @@ import typer
 
 from legato.cli.terminal import stop
 from legato.mock.scripts import SCRIPTS
-from legato.mock.server import Script, Scripted
+from legato.mock.server import MockServer, Script
 
 app = typer.Typer(add_completion=False)
 
@@ -34,7 +34,7 @@ def mock(
         _list(scripts)
         return
     try:
-        asyncio.run(_serve(Scripted(scripts, default=default), host, port))
+        asyncio.run(_serve(MockServer(scripts, default=default), host, port))
     except KeyboardInterrupt:
         pass
     except OSError as error:
@@ -62,7 +62,7 @@ def _list(scripts: dict[str, Script]) -> None:
     Console().print(table)
 
 
-async def _serve(server: Scripted, host: str, port: int) -> None:
+async def _serve(server: MockServer, host: str, port: int) -> None:
     url = await server.start(host, port)
     print(f"Scripts are played at {url} (model: the script's name; legato mock --list)", flush=True)
     await asyncio.Event().wait()

@@ -8,10 +8,10 @@ from typing import Any
 
 from legato.core.chunk import Chunk
 from legato.core.json_text import encoded
-from legato.core.merge import Text, fold, plain
+from legato.core.merge import TextBuffer, merge_choice, to_builtins
 
 
-class Backlog:
+class Coalescer:
     """Chunks of one stream, waiting. `size`: bytes of what came in, more than what it holds."""
 
     __slots__ = ("_choices", "_extras", "_finishes", "_texts", "size")
@@ -19,7 +19,7 @@ class Backlog:
     def __init__(self) -> None:
         self._choices: dict[int, dict[str, Any]] = {}
         self._finishes: list[dict[str, Any]] = []
-        self._texts: dict[tuple[int, bool], Text] = {}  # of `_choices`: where plain text goes
+        self._texts: dict[tuple[int, bool], TextBuffer] = {}  # of `_choices`: where plain text goes
         self._extras = b""
         self.size = 0
 
@@ -34,17 +34,19 @@ class Backlog:
             if member.get("finish_reason") is not None:
                 self._finishes.append(member)
             else:
-                fold(self._choices.setdefault(member["index"], {}), member)
+                merge_choice(self._choices.setdefault(member["index"], {}), member)
         if chunk.plain in self._choices:
             name = "reasoning_content" if chunk.thinks else "content"
             text = self._choices[chunk.plain]["delta"].get(name)
-            if isinstance(text, Text):
+            if isinstance(text, TextBuffer):
                 self._texts[chunk.plain, chunk.thinks] = text
 
     def take(self) -> list[Chunk]:
         """All of it in as few chunks as are legal: a delta a choice, then the finishes."""
         choices = self._choices
-        merged = [each for index in sorted(choices) for each in _in_order(plain(choices[index]))]
+        merged = [
+            each for index in sorted(choices) for each in _in_order(to_builtins(choices[index]))
+        ]
         chunks = [
             Chunk([], encoded([member]), extras=self._extras, fields=[member])
             for member in (*merged, *self._finishes)

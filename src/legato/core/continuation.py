@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from legato.core.chunk import Chunk, as_object
 from legato.core.dialect import Delivered
-from legato.core.errors import UpstreamError, broken
-from legato.core.merge import Text
+from legato.core.errors import UpstreamError, bad_gateway
+from legato.core.merge import TextBuffer
 from legato.fastpath.through import Through
 
 #: The code of an upstream that was to go on with an answer, and said something else.
@@ -15,15 +15,15 @@ DIVERGED: Final = "upstream_diverged"
 _JOINED: Final = frozenset({"content", "reasoning_content", "role"})
 
 
-class Kept:
+class DeliveredText:
     """The text of one choice as it went out. `is_exact` is False once something went out that
     cannot be taken up in the middle: a tool call, a second choice, a member nobody knows."""
 
     __slots__ = ("_content", "_reasoning", "is_exact")
 
     def __init__(self) -> None:
-        self._content = Text("")
-        self._reasoning = Text("")
+        self._content = TextBuffer("")
+        self._reasoning = TextBuffer("")
         self.is_exact = True
 
     def add(self, chunk: Chunk) -> None:
@@ -103,7 +103,7 @@ def _rest(said: str, known: str) -> tuple[str, str]:
 
 
 def _diverged() -> UpstreamError:
-    return broken(
+    return bad_gateway(
         "The answer broke off, and when it was asked again it was another one.",
         code=DIVERGED,
     )

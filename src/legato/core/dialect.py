@@ -14,7 +14,7 @@ from legato.fastpath.template import Habit
 #: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
 #: budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template: vLLM's and
 #: SGLang's `chat_template_kwargs`; none: it cannot be told.
-Asks = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
+EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
 
 #: How a server is made to go on with an answer that it did not begin. no: it cannot; prefill: a
 #: last message of the assistant is enough; final-message: it also takes `continue_final_message`;
@@ -22,21 +22,21 @@ Asks = Literal["effort", "thinking", "both", "llama", "openrouter", "template", 
 Continues = Literal["no", "prefill", "final-message", "prefix"]
 
 
-class Facts(Struct, frozen=True):
+class Quirks(Struct, frozen=True):
     """What is particular about one server among those that speak its dialect."""
 
-    asks: Asks = "both"
+    effort_style: EffortStyle = "both"
     most: Literal["high", "max"] = "high"  # the strongest effort that it has a word for
     continues: Continues = "no"
     continues_reasoning: bool = False  # also from inside its thoughts
     continues_under: str | None = None  # such requests go to another path, in place of `/v1`
-    echoes: bool = False  # and says again what it goes on with
+    echoes_prefix: bool = False  # and says again what it goes on with
     has_n: bool = True  # gives several choices in one answer
     includes_usage: bool = True  # takes `stream_options.include_usage`
     running_usage: bool = False  # takes `stream_options.continuous_usage_stats`
     reports_progress: bool = False  # takes llama.cpp's `return_progress`
     max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
-    untaken: frozenset[str] = frozenset()  # parameters that it refuses
+    rejected_parameters: frozenset[str] = frozenset()  # parameters that it refuses
     fetches_images: bool = True  # takes an image by its address
     names: dict[str, str] = {}  # parameters that it calls by other names
     pads: bool = False  # fills its chunks up unless it is told not to
@@ -53,13 +53,13 @@ class Delivered(Struct, frozen=True):
 ESSENTIAL: Final = frozenset({"response_format", "tools", "tool_choice", "functions"})
 
 
-class Asked(Struct):
+class OutgoingRequest(Struct):
     """One request on its way to one upstream. `body` is the client's; `parse` has accepted it."""
 
     body: bytes
     request: ChatRequest
     model: str  # what the upstream calls it
-    facts: Facts
+    quirks: Quirks
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
 
@@ -130,7 +130,7 @@ class Dialect(Protocol):
 
     def headers(self, api_key: str | None) -> list[tuple[str, str]]: ...
 
-    def encode(self, asked: Asked) -> bytes:
+    def encode(self, outgoing: OutgoingRequest) -> bytes:
         """The request's body: always a stream, always with usage.
 
         Raises `ApiError` 400 `unsupported_parameter` for what the upstream cannot take: always for

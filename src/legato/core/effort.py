@@ -13,7 +13,7 @@ BUDGETS: Final[dict[str, int]] = {"minimal": 1024, "low": 2048, "medium": 8192, 
 _MORE: Final = ("xhigh", "max")
 
 
-class Wish(Struct, frozen=True):
+class ReasoningRequest(Struct, frozen=True):
     """`thinks` None: the client said nothing. `budget`: in tokens, where it named a number."""
 
     thinks: bool | None = None
@@ -40,13 +40,13 @@ class Wish(Struct, frozen=True):
         return "high"
 
 
-def wish(request: ChatRequest) -> Wish:
+def reasoning_request(request: ChatRequest) -> ReasoningRequest:
     """`thinking` is the more precise of the two and wins where they say different things."""
     effort, thinking = request.reasoning_effort, request.thinking
     if thinking is not None:
         if thinking.type == "disabled":
-            return Wish(False, "none")
-        return Wish(True, None if effort == "none" else effort, thinking.budget_tokens)
+            return ReasoningRequest(False, "none")
+        return ReasoningRequest(True, None if effort == "none" else effort, thinking.budget_tokens)
     if effort is None:
-        return Wish()
-    return Wish(effort != "none", effort)
+        return ReasoningRequest()
+    return ReasoningRequest(effort != "none", effort)

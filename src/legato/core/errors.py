@@ -77,28 +77,28 @@ def invalid(message: str, *, param: str | None = None, code: str = "invalid_requ
     return ApiError(400, code, message, param=param)
 
 
-def broken(message: str, *, code: str = "upstream_error") -> UpstreamError:
+def bad_gateway(message: str, *, code: str = "upstream_error") -> UpstreamError:
     """The upstream answered, and the answer cannot be relied on: 502."""
     return UpstreamError(502, code, message)
 
 
 def malformed(error: Exception) -> UpstreamError:
-    return broken(f"The upstream sent a malformed event: {error}", code="upstream_malformed")
+    return bad_gateway(f"The upstream sent a malformed event: {error}", code="upstream_malformed")
 
 
-def timed_out(message: str, *, code: str = "upstream_timeout") -> UpstreamError:
+def gateway_timeout(message: str, *, code: str = "upstream_timeout") -> UpstreamError:
     """The upstream said nothing that counts as progress in time: 504."""
     return UpstreamError(504, code, message)
 
 
-def unavailable(message: str, *, code: str = "service_unavailable") -> UpstreamError:
+def service_unavailable(message: str, *, code: str = "service_unavailable") -> UpstreamError:
     """No deployment can take the call now: 503."""
     return UpstreamError(503, code, message)
 
 
 def cannot_continue(reason: str) -> UpstreamError:
     """An answer that broke elsewhere cannot be gone on with exactly."""
-    return broken(
+    return bad_gateway(
         f"The answer broke off, and cannot be taken up: {reason}.", code="cannot_continue"
     )
 
@@ -109,7 +109,7 @@ def internal() -> ApiError:
     )
 
 
-def refused(
+def from_status(
     status: int,
     code: str | None,
     message: str,
@@ -119,7 +119,7 @@ def refused(
 ) -> ApiError:
     """What an upstream's error status means to our client. A 400 is the caller's own and is passed
     on; what concerns our credential or our use of the upstream is ours, and becomes a 502."""
-    status = _meant(status, code, message)
+    status = _actual_status(status, code, message)
     if status in (400, 404, 413, 422):
         if _is_too_long(code, message):
             return ApiError(400, "context_length_exceeded", message, param="messages")
@@ -138,7 +138,7 @@ def refused(
     )
 
 
-def _meant(status: int, code: str | None, message: str) -> int:
+def _actual_status(status: int, code: str | None, message: str) -> int:
     """The status by its usual meaning: some say with a 400 or a 413 what is not the caller's."""
     if status not in (400, 413):
         return status
@@ -161,7 +161,7 @@ _OURS: Final = {
 _SPENT: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
-def in_stream(
+def from_stream_event(
     status: int, code: str | None, message: str, *, retry_after: float | None = None
 ) -> ApiError:
     """An error that came as an event of a stream, by the status that it would have had. Servers
@@ -169,12 +169,12 @@ def in_stream(
     if _is_too_long(code, message):
         status = 400
     if status in _CALLERS or status in _OURS or code in _SPENT:
-        return refused(status, code, message, retry_after=retry_after)
+        return from_status(status, code, message, retry_after=retry_after)
     public = public_status(status)
     return UpstreamError(public, code or "upstream_error", message, retry_after=retry_after)
 
 
-def word(said: Any) -> str | None:
+def error_code(said: Any) -> str | None:
     """An upstream's code for an error, fit for a frame and a ledger."""
     if not isinstance(said, str) or not said.isprintable():
         return None

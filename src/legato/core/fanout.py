@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from legato.core import usage
 from legato.core.chunk import Chunk, Usage
-from legato.core.errors import ApiError, broken
+from legato.core.errors import ApiError, bad_gateway
 from legato.core.stream import Stream
 
 
-class Fan:
+class Fanout:
     """`branches` are filled by one upstream call each; their choices come out of `into` under the
     branch's number. The stream is complete when all of them are, and fails with the first."""
 
@@ -18,14 +18,14 @@ class Fan:
         self.into = into
         self._left = count
         into.expects = count
-        self.branches = [Stream(clock, into.meter.received) for _ in range(count)]
+        self.branches = [Stream(clock, into.timings.received) for _ in range(count)]
         for index, branch in enumerate(self.branches):
             branch.attach(_Branch(self, index))
 
     def push(self, index: int, chunk: Chunk) -> None:
         members = chunk.members()
         if any(member["index"] for member in members):
-            raise broken("The upstream sent more choices than it was asked for.")
+            raise bad_gateway("The upstream sent more choices than it was asked for.")
         fields = [member | {"index": index} for member in members]
         self.into.push(Chunk([], extras=chunk.extras, fields=fields))
 
@@ -47,7 +47,7 @@ class _Branch:
 
     __slots__ = ("_fan", "_index", "fail", "flush")
 
-    def __init__(self, fan: Fan, index: int) -> None:
+    def __init__(self, fan: Fanout, index: int) -> None:
         self._fan = fan
         self._index = index
         self.flush = fan.flush

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from legato.core.errors import broken
+from legato.core.errors import bad_gateway
 
 # Line ends in JSON's white space break a frame; U+2028, U+2029 and U+0085 break clients that split
 # lines the Unicode way. The latter three can stand only inside strings, where they may be escaped.
@@ -47,7 +47,7 @@ def one_line(raw: bytes) -> bytes:
         try:
             raw.decode()
         except UnicodeDecodeError:
-            raise broken("The upstream sent text that is not UTF-8.") from None
+            raise bad_gateway("The upstream sent text that is not UTF-8.") from None
         raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
     return raw
 

@@ -9,7 +9,7 @@ from legato.core.chunk import as_object
 _PIECES: Final = 256
 
 
-class Text:
+class TextBuffer:
     """Text that grows. Joining it at every piece would copy all of it every time."""
 
     __slots__ = ("_blocks", "_pieces")
@@ -32,7 +32,7 @@ class Text:
 _SAID_ONCE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
 
 
-def fold(choice: dict[str, Any], member: dict[str, Any]) -> None:
+def merge_choice(choice: dict[str, Any], member: dict[str, Any]) -> None:
     """Adds a chunk's choice to what has come of it: deltas are joined, the rest is replaced."""
     for name, value in member.items():
         if name == "delta":
@@ -55,10 +55,10 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
     """Text goes on, lists grow, objects are joined member by member, all else is said anew."""
     before = owner.get(name)
     if isinstance(said, str) and name not in _SAID_ONCE:
-        if isinstance(before, Text):
+        if isinstance(before, TextBuffer):
             before.append(said)
         else:
-            owner[name] = Text(said)
+            owner[name] = TextBuffer(said)
     elif isinstance(said, list):
         if not isinstance(before, list):
             before = owner[name] = list[Any]()
@@ -80,15 +80,15 @@ def _join_calls(calls: dict[int, dict[str, Any]], said: list[dict[str, Any]]) ->
             _join(joined, name, value)
 
 
-def plain(value: Any, name: str = "") -> Any:
+def to_builtins(value: Any, name: str = "") -> Any:
     """What was folded, as JSON has it."""
-    if isinstance(value, Text):
+    if isinstance(value, TextBuffer):
         return str(value)
     if isinstance(value, dict):
         members = cast("dict[Any, Any]", value)
         if name == "tool_calls":
-            return [plain(members[index]) for index in sorted(members)]
-        return {key: plain(each, key) for key, each in members.items()}
+            return [to_builtins(members[index]) for index in sorted(members)]
+        return {key: to_builtins(each, key) for key, each in members.items()}
     if isinstance(value, list):
-        return [plain(each) for each in cast("list[Any]", value)]
+        return [to_builtins(each) for each in cast("list[Any]", value)]
     return value

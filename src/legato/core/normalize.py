@@ -7,7 +7,7 @@ see `Stream.push`.
 from typing import Any, Final, cast
 
 from legato.core.chunk import FINISH_REASONS, as_object
-from legato.core.errors import broken
+from legato.core.errors import bad_gateway
 from legato.core.tool_calls import ToolCalls
 
 #: Finish reasons of servers that speak OpenAI's dialect with their own words.
@@ -37,7 +37,9 @@ def finish_reason(reason: str) -> str:
     word = reason.lower()
     known = word if word in FINISH_REASONS else _FINISHES.get(word)
     if known is None:
-        raise broken(f"The upstream ended its answer with `{reason}`.", code="upstream_aborted")
+        raise bad_gateway(
+            f"The upstream ended its answer with `{reason}`.", code="upstream_aborted"
+        )
     return known
 
 
@@ -70,7 +72,7 @@ class ChoiceState:
         logprobs = member.get("logprobs")
         if self.finished:
             if delta or logprobs:
-                raise broken("The upstream went on after the finish of its answer.")
+                raise bad_gateway("The upstream went on after the finish of its answer.")
             return []
         mended: list[dict[str, Any]] = []
         if "reasoning_content" in delta and not _ANSWERS.isdisjoint(delta):
@@ -83,7 +85,7 @@ class ChoiceState:
         waits = self._tools is not None and not self._tools.is_named
         if reason is not None:
             if waits:
-                raise broken("The upstream called a tool without saying which.")
+                raise bad_gateway("The upstream called a tool without saying which.")
             self.finished = True
             last: dict[str, Any] = member | {"delta": {}}
             last["finish_reason"] = finish_reason(str(reason))
@@ -109,7 +111,7 @@ class ChoiceState:
             return {}
         delta = as_object(value)
         if delta is None:
-            raise broken("The upstream sent a `delta` that is not an object.")
+            raise bad_gateway("The upstream sent a `delta` that is not an object.")
         said = {name: each for name, each in delta.items() if each not in (None, "", [], {})}
         said.pop("role", None)
         reasoning = said.pop("reasoning", None)
@@ -118,7 +120,7 @@ class ChoiceState:
         calls = said.get("tool_calls")
         if calls is not None:
             if not isinstance(calls, list):
-                raise broken("The upstream sent `tool_calls` that are not a list.")
+                raise bad_gateway("The upstream sent `tool_calls` that are not a list.")
             if self._tools is None:
                 self._tools = ToolCalls()
             said["tool_calls"] = self._tools.mend(cast("list[Any]", calls))

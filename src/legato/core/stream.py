@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from legato.core.chunk import Chunk, Usage
-from legato.core.continuation import DIVERGED, Kept
-from legato.core.errors import ApiError, UpstreamError, broken
+from legato.core.continuation import DIVERGED, DeliveredText
+from legato.core.errors import ApiError, UpstreamError, bad_gateway
 from legato.core.json_text import encoded, one_line
 from legato.core.normalize import ChoiceState, role
 from legato.core.state import State
 from legato.core.subscriber import Lane, Subscriber
-from legato.core.timings import Meter
+from legato.core.timings import Timings
 from legato.core.usage_tracker import Account
 
 #: What the first choices of an answer begin with, as JSON.
@@ -66,11 +66,11 @@ class Stream(Account):
     )
 
     def __init__(self, clock: Callable[[], float], received: float) -> None:
-        super().__init__(Meter(received))
+        super().__init__(Timings(received))
         self.state = State.WAITING
         self.done = False  # no further state comes behind this one
         self.error: ApiError | None = None
-        self.kept: Kept | None = None  # where another may have to go on
+        self.kept: DeliveredText | None = None  # where another may have to go on
         self.lane: Lane | None = None  # what passes this stream by
         self.expects = 1  # choices without which the answer is not whole
         self.flush = _nothing
@@ -195,10 +195,10 @@ class Stream(Account):
 
     def _carry(self, chunk: Chunk) -> None:
         """Text for a choice that is under way: nothing to mend, nothing to look up."""
-        meter = self.meter
-        meter.content(self.clock())
+        timings = self.timings
+        timings.content(self.clock())
         if chunk.thinks:
-            meter.reasoning += 1
+            timings.reasoning += 1
         if self.kept is not None:
             self.kept.add(chunk)
         if self.tally is not None:
@@ -223,13 +223,15 @@ class Stream(Account):
     def unfinished(self) -> UpstreamError:
         """What it means that the upstream has ended its answer here."""
         if self.state is State.WAITING:
-            return broken("The upstream's answer was empty.", code="upstream_empty")
+            return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
         begun = len(self._choices)
         if begun < self.expects and not self._open:
-            return broken(
+            return bad_gateway(
                 f"The upstream gave {begun} of {self.expects} choices.", code="upstream_incomplete"
             )
-        return broken("The upstream ended its answer without a finish.", code="upstream_incomplete")
+        return bad_gateway(
+            "The upstream ended its answer without a finish.", code="upstream_incomplete"
+        )
 
     def fail(self, error: ApiError) -> None:
         if self.done:
@@ -247,7 +249,7 @@ class Stream(Account):
             return
         theirs = member.get("index") or 0
         if not isinstance(theirs, int):
-            raise broken("The upstream sent a choice whose `index` is not a number.")
+            raise bad_gateway("The upstream sent a choice whose `index` is not a number.")
         choice = self._choices.get(theirs) or ChoiceState(len(self._choices))
         fields = choice.mend(member)
         if not fields and (theirs in self._choices or not choice.begun):
@@ -258,8 +260,8 @@ class Stream(Account):
             self._resume(theirs, choice, fields)
         for mended in fields:
             if mended["delta"]:
-                self.meter.content(self.clock())
-                self.meter.reasoning += "reasoning_content" in mended["delta"]
+                self.timings.content(self.clock())
+                self.timings.reasoning += "reasoning_content" in mended["delta"]
             self._send(mended, extras)
         if choice.finished:
             self._finished(theirs)
@@ -306,7 +308,7 @@ class Stream(Account):
         answers = self.kept is not None and self.kept.answers
         if answers and any("reasoning_content" in each["delta"] for each in said):
             # It began anew, and what it says then would have come after these thoughts.
-            raise broken(
+            raise bad_gateway(
                 "The upstream thought again about an answer that had begun.", code=DIVERGED
             )
         self._resumes = False

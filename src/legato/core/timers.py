@@ -15,7 +15,7 @@ Check = Callable[[float], float | None]
 RESOLUTION: Final = 0.05  # seconds; deadlines are kept to the next multiple of it, never early
 
 
-class Alarm:
+class Timer:
     """A watcher that can be let go of before its time; what it would have called is then free."""
 
     __slots__ = ("check",)
@@ -27,7 +27,7 @@ class Alarm:
         return None if self.check is None else self.check(now)
 
 
-class Wheel:
+class Timers:
     """Times are seconds of whatever clock the driver uses."""
 
     __slots__ = ("_order", "_slots", "on_earlier")

@@ -26,7 +26,7 @@ KEPT: Final = 32
 _NONE: Final = array("d")
 
 
-class Meter:
+class Timings:
     __slots__ = (
         "_counted",
         "_first",

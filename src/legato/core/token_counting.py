@@ -13,7 +13,7 @@ import msgspec
 
 from legato.core.chunk import Chunk, as_object
 from legato.core.dialect import Delivered
-from legato.core.merge import Text
+from legato.core.merge import TextBuffer
 from legato.core.request import ChatRequest
 
 #: Letters that are counted at one go: what an end may have to wait for, a few milliseconds.
@@ -55,7 +55,7 @@ class _Growing:
 
     def __init__(self, count: Callable[[str], int]) -> None:
         self._count = count
-        self._text = Text("")
+        self._text = TextBuffer("")
         self._size = 0
         self._counted = 0
 
@@ -76,7 +76,7 @@ class _Growing:
 
     def _settle(self, text: str, end: int) -> None:
         self._counted += self._count(text[:end])
-        self._text = Text(text[end:])
+        self._text = TextBuffer(text[end:])
         self._size = len(text) - end
 
 

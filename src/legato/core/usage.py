@@ -40,7 +40,7 @@ def tells_reasoning(usage: Usage) -> bool:
     return isinstance(details, OBJECT) and isinstance(details.get("reasoning_tokens"), int)
 
 
-class Seen(Protocol):
+class ObservedTokens(Protocol):
     """What went by of an answer since an upstream began with it, in tokens or near them. Each
     number is asked for only where the upstream has not said it: it may have to be counted."""
 
@@ -52,7 +52,7 @@ class Seen(Protocol):
     def reasoning(self) -> int: ...
 
 
-class Deltas(Struct, frozen=True, gc=False):
+class ObservedChunks(Struct, frozen=True, gc=False):
     """The same where nobody knows the model's tokenizer: chunks with content, those of them with
     reasoning; and the tokens of the prompt, where the upstream told."""
 
@@ -61,7 +61,7 @@ class Deltas(Struct, frozen=True, gc=False):
     prompt: int = 0
 
 
-def shown(usage: Usage | None, seen: Seen) -> Usage:
+def shown(usage: Usage | None, seen: ObservedTokens) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
     from what was seen going by."""
     said = running(None, seen) if usage is None else _whole(usage)
@@ -103,7 +103,7 @@ def _is_odd(number: Any) -> bool:
     return isinstance(number, float) or (isinstance(number, int) and not 0 <= number <= _MOST)
 
 
-def running(usage: Usage | None, seen: Seen) -> Usage:
+def running(usage: Usage | None, seen: ObservedTokens) -> Usage:
     """Usage so far, in the middle of an answer. An upstream's own running total may lag behind."""
     said = count(usage or {})
     prompt = said.prompt or seen.prompt

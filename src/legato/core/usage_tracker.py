@@ -2,9 +2,9 @@
 
 from legato.core import usage
 from legato.core.chunk import Usage
-from legato.core.timings import Meter
+from legato.core.timings import Timings
 from legato.core.token_counting import Tally
-from legato.core.usage import Deltas, Seen
+from legato.core.usage import ObservedChunks, ObservedTokens
 
 
 class Account:
@@ -16,14 +16,14 @@ class Account:
         "_told",
         "before",
         "both_prompts",
-        "meter",
         "prompt_tokens",
         "tally",
+        "timings",
         "usage",
     )
 
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
+    def __init__(self, timings: Timings) -> None:
+        self.timings = timings
         self.usage: Usage | None = None
         self.prompt_tokens = 0  # where it is known before the upstream's usage says it
         self.before: Usage | None = None  # of an upstream that broke, where another went on
@@ -46,15 +46,17 @@ class Account:
         return said if self.before is None else self._since(self.before, said)
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> ObservedTokens:
         """What has come since `before`."""
         return self.tally or self._deltas
 
     @property
-    def _deltas(self) -> Deltas:
+    def _deltas(self) -> ObservedChunks:
         pieces, reasoning = self._counted
-        meter = self.meter
-        return Deltas(meter.pieces - pieces, meter.reasoning - reasoning, self.prompt_tokens)
+        timings = self.timings
+        return ObservedChunks(
+            timings.pieces - pieces, timings.reasoning - reasoning, self.prompt_tokens
+        )
 
     def _since(self, before: Usage, said: Usage) -> Usage:
         return usage.joined(before, said, both_prompts=self.both_prompts)
@@ -66,7 +68,7 @@ class Account:
         said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
         said["prompt_tokens_details"] = {"cached_tokens": usage.count(self.usage or {}).cached}
         self.before = said if self.before is None else self._since(self.before, said)
-        self._counted = (self.meter.pieces, self.meter.reasoning)
+        self._counted = (self.timings.pieces, self.timings.reasoning)
         self._told = (self.before, self._counted)
 
     def say_again(self) -> None:
@@ -82,4 +84,4 @@ class Account:
     def forget_spent(self) -> None:
         """What has come counts for nothing."""
         self.before = self._told = None
-        self._counted = (self.meter.pieces, self.meter.reasoning)
+        self._counted = (self.timings.pieces, self.timings.reasoning)

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from legato.core.chunk import as_object, decoded
-from legato.core.errors import ApiError, broken, in_stream, refused, word
+from legato.core.errors import ApiError, bad_gateway, error_code, from_status, from_stream_event
 
 #: What an error in a stream would have been as a status.
 _STATUSES: Final = {
@@ -21,12 +21,12 @@ _STATUSES: Final = {
 def in_band(fields: Any) -> ApiError:
     """An error that came as an event of a stream."""
     kind, message = _explain(fields)
-    return in_stream(_STATUSES.get(kind or "", 502), _code(kind, message), message)
+    return from_stream_event(_STATUSES.get(kind or "", 502), _code(kind, message), message)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     kind, message = _explain(decoded(body))
-    return refused(status, _code(kind, message), message, retry_after=retry_after)
+    return from_status(status, _code(kind, message), message, retry_after=retry_after)
 
 
 def _code(kind: str | None, message: str) -> str | None:
@@ -40,7 +40,7 @@ def no_stream(body: bytes) -> ApiError:
     fields = decoded(body)
     if (as_object(fields) or {}).get("error"):
         return in_band(fields)
-    return broken("The upstream answered with something that is not a stream of events.")
+    return bad_gateway("The upstream answered with something that is not a stream of events.")
 
 
 def _explain(fields: Any) -> tuple[str | None, str]:
@@ -50,4 +50,4 @@ def _explain(fields: Any) -> tuple[str | None, str]:
     kind = said.get("type")
     message = error if isinstance(error, str) else said.get("message")
     shown = str(message or "the upstream gave no reason")[:500]
-    return word(kind), shown
+    return error_code(kind), shown

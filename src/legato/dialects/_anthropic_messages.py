@@ -7,7 +7,7 @@ import msgspec
 
 from legato.core.chunk import as_object
 from legato.core.dialect import Delivered
-from legato.core.errors import ApiError, UpstreamError, broken, invalid
+from legato.core.errors import ApiError, UpstreamError, bad_gateway, invalid
 
 _DATA_URL: Final = re.compile(r"data:([^;,]+);base64,(.+)", re.DOTALL)
 
@@ -176,4 +176,4 @@ def go_on(turns: list[Block], delivered: Delivered, *, takes_prefill: bool) -> N
 
 
 def _cannot_continue(why: str) -> UpstreamError:
-    return broken(f"The answer cannot be continued here: {why}.", code="cannot_continue")
+    return bad_gateway(f"The answer cannot be continued here: {why}.", code="cannot_continue")

@@ -6,8 +6,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from legato.core.chunk import as_object
-from legato.core.dialect import Asked
-from legato.core.effort import BUDGETS, wish
+from legato.core.dialect import OutgoingRequest
+from legato.core.effort import BUDGETS, reasoning_request
 from legato.core.errors import invalid
 from legato.dialects._anthropic_messages import conversation, go_on
 
@@ -70,45 +70,47 @@ _CLAUDE: Final = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})
 Fields = dict[str, Any]
 
 
-def encode(asked: Asked) -> bytes:
+def encode(outgoing: OutgoingRequest) -> bytes:
     """The request's body (`core.dialect.Dialect.encode`).
 
     Raises `UpstreamError` `cannot_continue` where `asked.delivered` cannot be gone on with exactly.
     """
     said: dict[str, Any] = {
         name: value
-        for name, value in msgspec.json.decode(asked.body).items()
+        for name, value in msgspec.json.decode(outgoing.body).items()
         if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
     }
     if "n" in said:
         raise invalid("The model gives one choice: leave `n` out.", param="n")
-    asked.leave_out(said, asked.facts.untaken | (said.keys() - _TAKEN))
-    claude = _version(asked.model)
-    adapts = asked.facts.asks == "effort" or (asked.facts.asks != "thinking" and claude >= (4, 6))
+    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
+    claude = _version(outgoing.model)
+    adapts = outgoing.quirks.effort_style == "effort" or (
+        outgoing.quirks.effort_style != "thinking" and claude >= (4, 6)
+    )
     config: dict[str, Any] = dict(as_object(said.get("output_config")) or {})
     system, turns = conversation(said["messages"])
-    thinking = _thinking(asked, adapts, config, turns)
+    thinking = _thinking(outgoing, adapts, config, turns)
     _fit_sampling(
-        asked, said, claude, thinks=(thinking or {}).get("type", "disabled") != "disabled"
+        outgoing, said, claude, thinks=(thinking or {}).get("type", "disabled") != "disabled"
     )
-    schema = _schema(asked, said)
+    schema = _schema(outgoing, said)
     if schema is not None:
         config["format"] = {"type": "json_schema", "schema": schema}
-    if asked.delivered is not None:
-        go_on(turns, asked.delivered, takes_prefill=claude < (4, 6))
+    if outgoing.delivered is not None:
+        go_on(turns, outgoing.delivered, takes_prefill=claude < (4, 6))
     body: dict[str, Any] = {
-        "model": asked.model,
+        "model": outgoing.model,
         "max_tokens": _limit(said, adapts, (thinking or {}).get("budget_tokens", 0)),
         "messages": turns,
         "stream": True,
         "system": system,
         "thinking": thinking,
-        "stop_sequences": _stops(asked),
-        "metadata": {"user_id": asked.request.user} if asked.request.user else None,
+        "stop_sequences": _stops(outgoing),
+        "metadata": {"user_id": outgoing.request.user} if outgoing.request.user else None,
     }
     body |= {name: said[name] for name in said if name in _NATIVE}
     body["output_config"] = config
-    body |= _tools(asked, said)
+    body |= _tools(outgoing, said)
     return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
 
 
@@ -128,10 +130,10 @@ def _version(model: str) -> tuple[int, int]:
 # How much
 
 
-def _may_not_think(asked: Asked, turns: list[Fields]) -> bool:
+def _may_not_think(outgoing: OutgoingRequest, turns: list[Fields]) -> bool:
     """With a budget it is a 400 to think where a call is demanded, and in the middle of a turn that
     called tools without the thoughts which led to them: clients seldom send those back."""
-    choice = asked.request.tool_choice
+    choice = outgoing.request.tool_choice
     if choice is not None and choice not in ("auto", "none"):
         return True
     spoken = [turn for turn in turns if turn["role"] == "assistant"]
@@ -142,24 +144,24 @@ def _may_not_think(asked: Asked, turns: list[Fields]) -> bool:
 
 
 def _thinking(
-    asked: Asked, adapts: bool, config: dict[str, Any], turns: list[Fields]
+    outgoing: OutgoingRequest, adapts: bool, config: dict[str, Any], turns: list[Fields]
 ) -> dict[str, Any] | None:
     """`thinking`; the effort that goes with it is put into `config`. In the middle of an answer
     nothing more is thought."""
-    wanted = wish(asked.request)
-    begun = asked.delivered is not None and asked.delivered.content
-    if wanted.thinks is None or asked.facts.asks == "none" or begun:
+    wanted = reasoning_request(outgoing.request)
+    begun = outgoing.delivered is not None and outgoing.delivered.content
+    if wanted.thinks is None or outgoing.quirks.effort_style == "none" or begun:
         return None
     if not wanted.thinks:
         return {"type": "disabled"}
-    if not adapts and _may_not_think(asked, turns):
+    if not adapts and _may_not_think(outgoing, turns):
         return None
     if not adapts:
         budget = wanted.tokens(BUDGETS) or BUDGETS["medium"]
         return {"type": "enabled", "budget_tokens": max(_LEAST_BUDGET, budget)}
     if wanted.effort is not None or wanted.budget is not None:
         word = wanted.word()
-        if word == "xhigh" and _version(asked.model) < (4, 7):
+        if word == "xhigh" and _version(outgoing.model) < (4, 7):
             word = "high"  # 4.6 knows `max`, and not this one
         config.setdefault("effort", "low" if word == "minimal" else word)
     # Its default is `omitted` for some models: thoughts without a word in them.
@@ -176,38 +178,38 @@ def _limit(said: dict[str, Any], adapts: bool, budget: int) -> int:
 
 
 def _fit_sampling(
-    asked: Asked, said: dict[str, Any], claude: tuple[int, int], thinks: bool
+    outgoing: OutgoingRequest, said: dict[str, Any], claude: tuple[int, int], thinks: bool
 ) -> None:
-    untaken: frozenset[str] = frozenset()
+    rejected_parameters: frozenset[str] = frozenset()
     if thinks or claude >= (4, 7):
-        untaken = _SAMPLING
+        rejected_parameters = _SAMPLING
     elif claude >= (4, 1) and "temperature" in said:
-        untaken = frozenset({"top_p"})  # one of the two
-    for name in untaken & {"temperature", "top_p"}:
+        rejected_parameters = frozenset({"top_p"})  # one of the two
+    for name in rejected_parameters & {"temperature", "top_p"}:
         if said.get(name) == 1:
             del said[name]  # as it is there in any case
-    asked.leave_out(said, untaken)
+    outgoing.leave_out(said, rejected_parameters)
     if "temperature" in said:
         said["temperature"] = min(said["temperature"], 1)  # OpenAI's goes to 2
 
 
-def _stops(asked: Asked) -> list[str]:
+def _stops(outgoing: OutgoingRequest) -> list[str]:
     """Only white space is no stop sequence there."""
-    stop = asked.request.stop or []
+    stop = outgoing.request.stop or []
     stops = [stop] if isinstance(stop, str) else stop
     kept = [each for each in stops if each.strip()]
     if len(kept) < len(stops):
-        asked.leave_out({"stop": stops}, frozenset({"stop"}))
+        outgoing.leave_out({"stop": stops}, frozenset({"stop"}))
     return kept
 
 
-def _schema(asked: Asked, said: dict[str, Any]) -> dict[str, Any] | None:
-    wanted = asked.request.response_format
+def _schema(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any] | None:
+    wanted = outgoing.request.response_format
     if wanted is None or wanted.type == "text":
         return None
     schema = wanted.json_schema.schema if wanted.json_schema is not None else None
     if not isinstance(schema, dict):
-        asked.leave_out(said, frozenset({"response_format"}))  # any JSON, without a schema
+        outgoing.leave_out(said, frozenset({"response_format"}))  # any JSON, without a schema
         return None
     return schema
 
@@ -215,12 +217,12 @@ def _schema(asked: Asked, said: dict[str, Any]) -> dict[str, Any] | None:
 # Tools
 
 
-def _tools(asked: Asked, said: dict[str, Any]) -> dict[str, Any]:
+def _tools(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any]:
     tools = [_tool(each) for each in said.get("tools") or ()]
     if not tools:
         return {}
-    choice = _tool_choice(asked, said)
-    if asked.request.parallel_tool_calls is False:
+    choice = _tool_choice(outgoing, said)
+    if outgoing.request.parallel_tool_calls is False:
         choice = choice or {"type": "auto"}
         if choice["type"] != "none":
             choice["disable_parallel_tool_use"] = True
@@ -242,7 +244,7 @@ def _tool(tool: Fields) -> Fields:
     return {name: each for name, each in said.items() if each is not None}
 
 
-def _tool_choice(asked: Asked, said: dict[str, Any]) -> Fields | None:
+def _tool_choice(outgoing: OutgoingRequest, said: dict[str, Any]) -> Fields | None:
     choice = said.get("tool_choice")
     if choice is None:
         return None
@@ -254,5 +256,5 @@ def _tool_choice(asked: Asked, said: dict[str, Any]) -> Fields | None:
         named = as_object((as_object(choice) or {}).get("function")) or {}
         if isinstance(named.get("name"), str):
             return {"type": "tool", "name": named["name"]}
-    asked.leave_out(said, frozenset({"tool_choice"}))
+    outgoing.leave_out(said, frozenset({"tool_choice"}))
     return None

@@ -9,11 +9,11 @@ from msgspec import Struct
 from legato.core.chunk import as_object, decoded
 from legato.core.errors import (
     ApiError,
-    broken,
-    in_stream,
+    bad_gateway,
+    error_code,
+    from_status,
+    from_stream_event,
     malformed,
-    refused,
-    word,
 )
 
 #: HTTP's numbers for google.rpc.Code, where an error tells only the word.
@@ -46,7 +46,7 @@ def in_band(fields: Any) -> ApiError:
     problem = _problem(fields)
     code = _code(problem) or (problem.word or "upstream_error").lower()
     status = problem.status or 502
-    return in_stream(status, code, problem.message, retry_after=problem.retry_after)
+    return from_stream_event(status, code, problem.message, retry_after=problem.retry_after)
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
@@ -54,7 +54,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     if status == 400 and problem.status in (401, 403):
         status = problem.status
     wait = retry_after if retry_after is not None else problem.retry_after
-    return refused(status, _code(problem), problem.message, retry_after=wait)
+    return from_status(status, _code(problem), problem.message, retry_after=wait)
 
 
 def _code(problem: _Problem) -> str | None:
@@ -67,7 +67,7 @@ def no_stream(body: bytes) -> ApiError:
     fields = decoded(body)
     if _said(fields) is not None:
         return in_band(fields)
-    return broken("The upstream answered with something that is not a stream of events.")
+    return bad_gateway("The upstream answered with something that is not a stream of events.")
 
 
 def unstreamed(body: bytes) -> list[bytes]:
@@ -96,7 +96,7 @@ def _problem(fields: Any) -> _Problem:
     message = said if isinstance(said, str) else error.get("message")
     name, code, details = error.get("status"), error.get("code"), error.get("details")
     problem = _Problem(str(message or "the upstream gave no reason")[:500], None, None, None)
-    if (said_word := word(name)) is not None:
+    if (said_word := error_code(name)) is not None:
         problem.word = said_word
         problem.status = _STATUSES.get(said_word)
     if isinstance(code, int) and 400 <= code < 600:

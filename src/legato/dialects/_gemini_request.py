@@ -6,9 +6,9 @@ from typing import Any, Final, cast
 import msgspec
 
 from legato.core.chunk import as_object
-from legato.core.dialect import Asked
-from legato.core.effort import BUDGETS, Wish, wish
-from legato.core.errors import broken
+from legato.core.dialect import OutgoingRequest
+from legato.core.effort import BUDGETS, ReasoningRequest, reasoning_request
+from legato.core.errors import bad_gateway
 from legato.dialects._gemini_messages import conversation
 
 #: The API's own parameters that OpenAI's does not have: they go out as they came.
@@ -68,26 +68,28 @@ _CHOICES: Final = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 Fields = dict[str, Any]
 
 
-def encode(asked: Asked) -> bytes:
+def encode(outgoing: OutgoingRequest) -> bytes:
     """The request's body (`core.dialect.Dialect.encode`)."""
-    if asked.delivered is not None and (asked.delivered.content or asked.delivered.reasoning):
-        raise broken(
+    if outgoing.delivered is not None and (
+        outgoing.delivered.content or outgoing.delivered.reasoning
+    ):
+        raise bad_gateway(
             "The answer cannot be continued here: the model does not go on exactly where another"
             " stopped.",
             code="cannot_continue",
         )
     said: Fields = {
         name: value
-        for name, value in msgspec.json.decode(asked.body).items()
+        for name, value in msgspec.json.decode(outgoing.body).items()
         if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
     }
-    asked.leave_out(said, asked.facts.untaken | (said.keys() - _TAKEN))
-    system, turns = conversation(said["messages"], signed=_generation(asked.model) >= 3)
+    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
+    system, turns = conversation(said["messages"], signed=_generation(outgoing.model) >= 3)
     body: Fields = {"contents": turns}
     body |= {name: said[name] for name in said if name in _NATIVE}
     body["systemInstruction"] = {"parts": system} if system else None
-    body |= _tools(asked, said)
-    body["generationConfig"] = _config(asked, said)
+    body |= _tools(outgoing, said)
+    body["generationConfig"] = _config(outgoing, said)
     return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
 
 
@@ -97,39 +99,41 @@ def _generation(model: str) -> int:
     return int(found[1]) if found else 3
 
 
-def _config(asked: Asked, said: Fields) -> Fields:
+def _config(outgoing: OutgoingRequest, said: Fields) -> Fields:
     config: Fields = dict(as_object(said.get("generationConfig")) or {})
     config |= {there: said[here] for here, there in _GENERATION.items() if here in said}
-    if asked.request.seed is not None:
-        config["seed"] = asked.request.seed % 2**31  # it has 32 bits there
+    if outgoing.request.seed is not None:
+        config["seed"] = outgoing.request.seed % 2**31  # it has 32 bits there
     limit = said.get("max_completion_tokens") or said.get("max_tokens")
     if limit is not None:
         config["maxOutputTokens"] = limit
     if said.get("stop"):
         stop = said["stop"]
         config["stopSequences"] = [stop] if isinstance(stop, str) else stop
-    wanted = asked.request.response_format
+    wanted = outgoing.request.response_format
     if wanted is not None and wanted.type != "text":
         config["responseMimeType"] = "application/json"
         if wanted.json_schema is not None and isinstance(wanted.json_schema.schema, dict):
             config["responseJsonSchema"] = wanted.json_schema.schema
-    thinking = _thinking(asked)
+    thinking = _thinking(outgoing)
     if thinking is not None:
         config["thinkingConfig"] = thinking
     return config
 
 
-def _thinking(asked: Asked) -> Fields | None:
+def _thinking(outgoing: OutgoingRequest) -> Fields | None:
     """`thinkingConfig`: a level from Gemini 3 on, a number of tokens before it."""
-    wanted, asks = wish(asked.request), asked.facts.asks
-    if wanted.thinks is None or asks == "none":
+    wanted, effort_style = reasoning_request(outgoing.request), outgoing.quirks.effort_style
+    if wanted.thinks is None or effort_style == "none":
         return None
-    by_level = asks == "effort" or (asks != "thinking" and _generation(asked.model) >= 3)
-    said = _level(wanted, asked.model) if by_level else _budget(wanted, asked.model)
+    by_level = effort_style == "effort" or (
+        effort_style != "thinking" and _generation(outgoing.model) >= 3
+    )
+    said = _level(wanted, outgoing.model) if by_level else _budget(wanted, outgoing.model)
     return {"includeThoughts": wanted.thinks} | said
 
 
-def _level(wanted: Wish, model: str) -> Fields:
+def _level(wanted: ReasoningRequest, model: str) -> Fields:
     """Models that think by level always think; the least of it has another name for the larger."""
     if wanted.thinks and wanted.effort is None and wanted.budget is None:
         return {}  # as much as it likes
@@ -139,7 +143,7 @@ def _level(wanted: Wish, model: str) -> Fields:
     return {"thinkingLevel": word.upper()}
 
 
-def _budget(wanted: Wish, model: str) -> Fields:
+def _budget(wanted: ReasoningRequest, model: str) -> Fields:
     least, most = next((_BUDGETS[word] for word in _BUDGETS if word in model), (0, 24_576))
     if not wanted.thinks:
         return {"thinkingBudget": least if "pro" in model else 0}
@@ -150,7 +154,7 @@ def _budget(wanted: Wish, model: str) -> Fields:
 # Tools
 
 
-def _tools(asked: Asked, said: Fields) -> Fields:
+def _tools(outgoing: OutgoingRequest, said: Fields) -> Fields:
     tools = cast("list[Fields]", said.get("tools") or [])
     functions = [_declaration(each) for each in tools if each.get("type") == "function"]
     # One of the API's own, such as a search that it runs itself: {"type": "googleSearch"}.
@@ -163,7 +167,7 @@ def _tools(asked: Asked, said: Fields) -> Fields:
     }
     if functions:
         body["tools"].append({"functionDeclarations": functions})
-        body["toolConfig"] = _tool_config(asked, said)
+        body["toolConfig"] = _tool_config(outgoing, said)
     return body
 
 
@@ -177,7 +181,7 @@ def _declaration(tool: Fields) -> Fields:
     return {name: each for name, each in said.items() if each not in _EMPTY}
 
 
-def _tool_config(asked: Asked, said: Fields) -> Fields | None:
+def _tool_config(outgoing: OutgoingRequest, said: Fields) -> Fields | None:
     choice = said.get("tool_choice")
     if choice is None:
         return None
@@ -189,5 +193,5 @@ def _tool_config(asked: Asked, said: Fields) -> Fields | None:
         if isinstance(name, str):
             config = {"mode": "ANY", "allowedFunctionNames": [name]}
             return {"functionCallingConfig": config}
-    asked.leave_out(said, frozenset({"tool_choice"}))
+    outgoing.leave_out(said, frozenset({"tool_choice"}))
     return None

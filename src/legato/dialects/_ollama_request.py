@@ -6,8 +6,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from legato.core.chunk import as_object
-from legato.core.dialect import Asked
-from legato.core.effort import wish
+from legato.core.dialect import OutgoingRequest
+from legato.core.effort import reasoning_request
 from legato.core.errors import ApiError, invalid
 
 _DATA_URL: Final = re.compile(r"data:[^;,]+;base64,(.+)", re.DOTALL)
@@ -61,24 +61,24 @@ _EMPTY: Final[tuple[Any, ...]] = (None, [], {})
 Fields = dict[str, Any]
 
 
-def encode(asked: Asked) -> bytes:
+def encode(outgoing: OutgoingRequest) -> bytes:
     """The request's body (`core.dialect.Dialect.encode`)."""
     said: Fields = {
         name: value
-        for name, value in msgspec.json.decode(asked.body).items()
+        for name, value in msgspec.json.decode(outgoing.body).items()
         if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
     }
     if "n" in said:
         raise invalid("The model gives one choice: leave `n` out.", param="n")
-    asked.leave_out(said, asked.facts.untaken | (said.keys() - _TAKEN))
+    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
     body: Fields = {
-        "model": asked.model,
-        "messages": _conversation(asked, said),
+        "model": outgoing.model,
+        "messages": _conversation(outgoing, said),
         "stream": True,
         "truncate": False,  # a prompt that is too long is refused, and not shortened in silence
-        "think": _think(asked),
-        "format": _format(asked),
-        "tools": _tools(asked, said),
+        "think": _think(outgoing),
+        "format": _format(outgoing),
+        "tools": _tools(outgoing, said),
         "options": _options(said),
     }
     body |= {name: said[name] for name in said if name in _NATIVE}
@@ -93,45 +93,49 @@ def _options(said: Fields) -> Fields:
     return options
 
 
-def _think(asked: Asked) -> bool | str | None:
+def _think(outgoing: OutgoingRequest) -> bool | str | None:
     """A model that knows no levels takes each of them for a yes."""
-    wanted, asks = wish(asked.request), asked.facts.asks
-    if wanted.thinks is None or asks == "none":
+    wanted, effort_style = reasoning_request(outgoing.request), outgoing.quirks.effort_style
+    if wanted.thinks is None or effort_style == "none":
         return None
-    if not wanted.thinks or asks == "thinking" or (wanted.effort is None and wanted.budget is None):
+    if (
+        not wanted.thinks
+        or effort_style == "thinking"
+        or (wanted.effort is None and wanted.budget is None)
+    ):
         return wanted.thinks
     word = wanted.word(most="high")
     return "low" if word == "minimal" else word
 
 
-def _format(asked: Asked) -> Any:
-    wanted = asked.request.response_format
+def _format(outgoing: OutgoingRequest) -> Any:
+    wanted = outgoing.request.response_format
     if wanted is None or wanted.type == "text":
         return None
     schema = wanted.json_schema.schema if wanted.json_schema is not None else None
     return schema if isinstance(schema, dict) and schema else "json"
 
 
-def _tools(asked: Asked, said: Fields) -> list[Fields]:
+def _tools(outgoing: OutgoingRequest, said: Fields) -> list[Fields]:
     tools = cast("list[Fields]", said.get("tools") or [])
     choice = said.get("tool_choice")
     if choice == "none":
         return []
     if choice is not None and tools:
-        asked.leave_out(said, frozenset({"tool_choice"}))  # nothing there makes a model call one
+        outgoing.leave_out(said, frozenset({"tool_choice"}))  # nothing there makes a model call one
     if any(each.get("type") != "function" for each in tools):
-        asked.leave_out(said, frozenset({"tools"}))
+        outgoing.leave_out(said, frozenset({"tools"}))
     return tools
 
 
 # Messages
 
 
-def _conversation(asked: Asked, said: Fields) -> list[Fields]:
+def _conversation(outgoing: OutgoingRequest, said: Fields) -> list[Fields]:
     """Raises `ApiError` 400 for content that the API has no place for."""
     names: dict[str, str] = {}  # of the functions that were called, by the call's id
     messages = [_message(each, names) for each in said["messages"]]
-    delivered = asked.delivered
+    delivered = outgoing.delivered
     if delivered is not None and (delivered.content or delivered.reasoning):
         # A last message of the assistant is gone on with.
         last = messages[-1]

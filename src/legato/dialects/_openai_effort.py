@@ -5,23 +5,23 @@ from typing import Any, Final
 import msgspec
 
 from legato.core.chunk import as_object
-from legato.core.dialect import Asked
-from legato.core.effort import Wish, wish
+from legato.core.dialect import OutgoingRequest
+from legato.core.effort import ReasoningRequest, reasoning_request
 
 #: Tokens of thinking that llama.cpp is given for an effort: its models are small.
 _LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
 
 
-def tell(fields: dict[str, Any], asked: Asked) -> None:
+def tell(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
     """How much is to be thought, in the upstream's own words."""
     fields.pop("reasoning_effort", None)
     fields.pop("thinking", None)
-    wanted = wish(asked.request)
+    wanted = reasoning_request(outgoing.request)
     if wanted.thinks is None:
         return
-    match asked.facts.asks:
+    match outgoing.quirks.effort_style:
         case "effort":
-            fields["reasoning_effort"] = wanted.word(most=asked.facts.most)
+            fields["reasoning_effort"] = wanted.word(most=outgoing.quirks.most)
         case "thinking":
             said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
             if wanted.budget is not None:
@@ -41,7 +41,7 @@ def tell(fields: dict[str, Any], asked: Asked) -> None:
             pass
 
 
-def _for_openrouter(wanted: Wish) -> dict[str, Any]:
+def _for_openrouter(wanted: ReasoningRequest) -> dict[str, Any]:
     if not wanted.thinks:
         return {"enabled": False}
     if wanted.budget is not None:

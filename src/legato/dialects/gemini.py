@@ -8,7 +8,7 @@ from msgspec import Meta, Raw, Struct
 
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
-from legato.core.errors import broken
+from legato.core.errors import bad_gateway
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
 from legato.fastpath.template import Habit
@@ -226,7 +226,7 @@ class Reader:
         known = _FINISHES.get(reason)
         if known is None:
             why = f": {candidate.finish_message[:500]}" if candidate.finish_message else ""
-            raise broken(
+            raise bad_gateway(
                 f"The upstream ended its answer with `{reason[:100]}`{why}.",
                 code="upstream_aborted",
             )

@@ -9,10 +9,10 @@ from legato.core import ndjson
 from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import (
     ApiError,
-    broken,
-    in_stream,
+    bad_gateway,
+    from_status,
+    from_stream_event,
     malformed,
-    refused,
 )
 from legato.dialects._ollama_request import encode
 from legato.fastpath.template import Habit
@@ -200,11 +200,11 @@ def _usage(event: _Event) -> Usage | None:
 
 def in_band(fields: Any) -> ApiError:
     """An error that came as a line of a stream."""
-    return in_stream(502, None, _explain(fields))
+    return from_stream_event(502, None, _explain(fields))
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    return refused(status, None, _explain(decoded(body)), retry_after=retry_after)
+    return from_status(status, None, _explain(decoded(body)), retry_after=retry_after)
 
 
 def no_stream(body: bytes) -> ApiError:
@@ -212,7 +212,7 @@ def no_stream(body: bytes) -> ApiError:
     fields = decoded(body)
     if _said(fields) is not None:
         return in_band(fields)
-    return broken("The upstream answered with something that is not a stream of events.")
+    return bad_gateway("The upstream answered with something that is not a stream of events.")
 
 
 def unstreamed(body: bytes) -> list[bytes]:

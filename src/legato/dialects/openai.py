@@ -7,15 +7,15 @@ from msgspec import Raw, Struct
 
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
-from legato.core.dialect import Asked, Delivered, Facts
+from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import (
     ApiError,
-    broken,
+    bad_gateway,
     cannot_continue,
-    in_stream,
+    error_code,
+    from_status,
+    from_stream_event,
     malformed,
-    refused,
-    word,
 )
 from legato.core.json_text import NO_TEXT, one_line, said
 from legato.core.request import members
@@ -57,47 +57,47 @@ def models(body: bytes) -> list[str]:
     return [str(each["id"]) for each in found if "id" in each]
 
 
-def encode(asked: Asked) -> bytes:
+def encode(outgoing: OutgoingRequest) -> bytes:
     """The upstream's request body: the client's, byte for byte, but for what is ours to say.
 
     Always a stream, always with usage: a client that asked for neither gets a fold of the stream.
     """
-    facts = asked.facts
-    fields: dict[str, Any] = dict(members(asked.body))
-    fields["model"] = asked.model
+    quirks = outgoing.quirks
+    fields: dict[str, Any] = dict(members(outgoing.body))
+    fields["model"] = outgoing.model
     fields["stream"] = True
-    if facts.includes_usage:
-        fields["stream_options"] = _stream_options(facts)
+    if quirks.includes_usage:
+        fields["stream_options"] = _stream_options(quirks)
     else:
         fields.pop("stream_options", None)
-    if facts.asks != "both":
-        effort.tell(fields, asked)
-    if facts.reports_progress:
+    if quirks.effort_style != "both":
+        effort.tell(fields, outgoing)
+    if quirks.reports_progress:
         fields["return_progress"] = True
-    if facts.max_tokens != "as-is":
+    if quirks.max_tokens != "as-is":
         limit = [fields.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
         if limit != [None, None]:
-            fields[facts.max_tokens] = limit[0] or limit[1]
-    for name, theirs in facts.names.items():
+            fields[quirks.max_tokens] = limit[0] or limit[1]
+    for name, theirs in quirks.names.items():
         if name in fields:
             fields[theirs] = fields.pop(name)
-    if facts.untaken:
-        asked.leave_out(fields, facts.untaken)
-    if asked.delivered is not None:
-        _go_on(fields, facts, asked.delivered)
+    if quirks.rejected_parameters:
+        outgoing.leave_out(fields, quirks.rejected_parameters)
+    if outgoing.delivered is not None:
+        _go_on(fields, quirks, outgoing.delivered)
     return msgspec.json.encode(fields)
 
 
-def _stream_options(facts: Facts) -> dict[str, bool]:
+def _stream_options(quirks: Quirks) -> dict[str, bool]:
     options = {"include_usage": True}
-    if facts.running_usage:
+    if quirks.running_usage:
         options["continuous_usage_stats"] = True
-    if facts.pads:
+    if quirks.pads:
         options["include_obfuscation"] = False
     return options
 
 
-def _go_on(fields: dict[str, Any], facts: Facts, delivered: Delivered) -> None:
+def _go_on(fields: dict[str, Any], quirks: Quirks, delivered: Delivered) -> None:
     """The answer so far as a last message of the assistant, which the upstream goes on with.
 
     Raises `UpstreamError` `cannot_continue` where that would not be exact."""
@@ -114,11 +114,11 @@ def _go_on(fields: dict[str, Any], facts: Facts, delivered: Delivered) -> None:
         messages.pop()
     if delivered.reasoning:
         message["reasoning_content"] = delivered.reasoning
-    if facts.continues in ("prefix", "final-message") and message["content"][-1:].isspace():
+    if quirks.continues in ("prefix", "final-message") and message["content"][-1:].isspace():
         raise cannot_continue("chat templates trim white space at the end of a message")
-    if facts.continues == "prefix":
+    if quirks.continues == "prefix":
         message["prefix"] = True
-    elif facts.continues == "final-message":
+    elif quirks.continues == "final-message":
         fields["continue_final_message"] = True
         fields["add_generation_prompt"] = False
     fields["messages"] = [*messages, message]
@@ -335,7 +335,7 @@ def _extras(wire: _Wire) -> bytes:
 
 def in_band(fields: Any) -> ApiError:
     """An error that came as an event of a stream, in the shapes that are about."""
-    return in_stream(*_explain(fields))
+    return from_stream_event(*_explain(fields))
 
 
 def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
@@ -344,7 +344,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     said = as_object((as_object(fields) or {}).get("error")) or {}
     param = said.get("param")
     shown = param if isinstance(param, str) else None
-    return refused(status, code, message, param=shown, retry_after=retry_after)
+    return from_status(status, code, message, param=shown, retry_after=retry_after)
 
 
 def no_stream(body: bytes) -> ApiError:
@@ -353,7 +353,7 @@ def no_stream(body: bytes) -> ApiError:
     said = as_object(fields) or {}
     if said.get("error") or said.get("object") == "error":
         return in_band(fields)
-    return broken("The upstream answered with something that is not a stream of events.")
+    return bad_gateway("The upstream answered with something that is not a stream of events.")
 
 
 def unstreamed(body: bytes) -> list[bytes]:
@@ -376,5 +376,5 @@ def _explain(fields: Any) -> tuple[int, str | None, str]:
     kind = error.get("type")
     message = error.get("message") or error.get("detail") or "the upstream gave no reason"
     status = code if isinstance(code, int) and 400 <= code < 600 else _STATUSES.get(str(kind), 502)
-    named = word(code) or word(kind)
+    named = error_code(code) or error_code(kind)
     return status, named, str(message)[:500]

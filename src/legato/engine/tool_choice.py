@@ -12,18 +12,18 @@ import msgspec
 from msgspec import Raw
 
 from legato.core.chunk import as_object
-from legato.core.dialect import Asked
+from legato.core.dialect import OutgoingRequest
 from legato.core.errors import invalid
 from legato.core.request import ChatRequest, Tool, amended, members
 
 
-def told(asked: Asked, call: str | None) -> bytes:
+def told(outgoing: OutgoingRequest, call: str | None) -> bytes:
     """The request's body for llama.cpp; the same bytes where there is nothing to tell.
 
     `call`: what a tool call begins with in the model's answers, None where that is not known.
     Raises `ApiError` 400 where a function is chosen that is no tool of the request.
     """
-    body, request = asked.body, asked.request
+    body, request = outgoing.body, outgoing.request
     changes: dict[str, Any] = {}
     messages = _mended(body, request)
     if request.tools and request.tool_choice not in (None, "auto", "none"):
@@ -35,7 +35,7 @@ def told(asked: Asked, call: str | None) -> bytes:
             # One call, unless more are wanted: so small a model finds no end of them.
             changes["parallel_tool_calls"] = bool(request.parallel_tool_calls)
             changes["response_format"] = None  # it is about text, and there will be none
-            begun = asked.delivered is not None or request.messages[-1].role == "assistant"
+            begun = outgoing.delivered is not None or request.messages[-1].role == "assistant"
             if call is not None and not begun:
                 messages = [*(messages or _messages(body)), {"role": "assistant", "content": call}]
     if messages is not None:

@@ -18,7 +18,7 @@ from legato.core.stream import Stream
 from legato.core.timings import KEPT
 from legato.fastpath.template import Template
 from legato.fastpath.through import Through
-from legato.fronts.chat_frames import Around, FrameWriter
+from legato.fronts.chat_frames import Around, ChatWriter
 
 #: Bytes of a read whose HTTP chunk has a size of three hexadecimal digits, at least.
 _THREE_DIGITS: Final = 0x100 + 7
@@ -68,13 +68,13 @@ class Lane:
     def __init__(
         self,
         stream: Stream,
-        writer: FrameWriter,
+        writer: ChatWriter,
         template: Template,
         through: Through,
         around: Around,
         write: Callable[[bytes], None],
     ) -> None:
-        meter = stream.meter
+        timings = stream.timings
         # The text is carried in its quotes: they stand at the end of what comes before it, and at
         # the beginning of what comes after it.
         self._head = template.head
@@ -85,8 +85,8 @@ class Lane:
         self._before, self._after = before[:-1], _shared(after[1:])
         self._size = len(before) + len(after) - 2
         self._clock = stream.clock
-        self._times = meter.times
-        self._count = meter.count
+        self._times = timings.times
+        self._count = timings.count
         self._write = write
         self._more = self._told if through.thinks or stream.kept is not None else None
         self._stop = through.stop
@@ -95,7 +95,7 @@ class Lane:
         self._thinks = through.thinks
         self._stream = stream
         self._writer = writer
-        self._began = meter.pieces
+        self._began = timings.pieces
 
     def take(self, data: bytes) -> bool:
         """False where `data` is anything else; then nothing has happened."""
@@ -147,9 +147,9 @@ class Lane:
                 return False
             frames += (before, quoted, after)
             at = stop
-        meter, now = self._stream.meter, self._clock()
+        timings, now = self._stream.timings, self._clock()
         for _ in range(len(frames) // 3):
-            meter.content(now)
+            timings.content(now)
         joined = b"".join(frames)
         self._said += len(joined)
         self._write(b"%x\r\n%b\r\n" % (len(joined), joined))
@@ -159,7 +159,7 @@ class Lane:
         """The same where it has to be looked at, or padded."""
         if self._stop is not None and self._stop in text:
             return False
-        self._stream.meter.content(self._clock())
+        self._stream.timings.content(self._clock())
         if self._more is not None:
             self._more(text)
         size, after = self._size + len(quoted), self._after
@@ -179,13 +179,13 @@ class Lane:
         """Nothing is taken any more. The writer's account is put right."""
         if self._head is not _SHUT:
             self._head, self._more = _SHUT, None
-            self._writer.frames += self._stream.meter.pieces - self._began
+            self._writer.frames += self._stream.timings.pieces - self._began
             self._writer.size += self._said
 
     def _told(self, text: str) -> None:
         stream = self._stream
         if self._thinks:
-            stream.meter.reasoning += 1
+            stream.timings.reasoning += 1
         if stream.kept is not None:
             stream.kept.text(text, self._thinks)
 
@@ -195,7 +195,7 @@ def between(stream: Stream, template: Template, through: Through) -> Lane | None
     writer = stream.subscriber
     if template.plain not in stream.carried or stream.tally is not None:
         return None
-    if not isinstance(writer, FrameWriter) or writer.is_paused:
+    if not isinstance(writer, ChatWriter) or writer.is_paused:
         return None
     around, write = writer.around(through.raw, template.extras), writer.sink.direct()
     if around is None or write is None:

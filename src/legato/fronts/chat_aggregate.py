@@ -6,10 +6,10 @@ import msgspec
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
-from legato.core.merge import fold, plain
+from legato.core.merge import merge_choice, to_builtins
 
 
-class Collector:
+class ChatAggregator:
     """A subscriber that folds; `answer` is the chat.completion object of a complete stream."""
 
     __slots__ = ("_choices", "_extras", "error", "usage")
@@ -28,7 +28,7 @@ class Collector:
         if chunk.extras:
             self._extras = chunk.extras
         for member in chunk.members():
-            fold(self._choices.setdefault(member["index"], {}), member)
+            merge_choice(self._choices.setdefault(member["index"], {}), member)
 
     def flush(self) -> None:
         return None
@@ -61,7 +61,7 @@ class Collector:
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's order and required members; the delta has become the message."""
-    choice = plain(choice)
+    choice = to_builtins(choice)
     delta = choice["delta"]
     message: dict[str, Any] = {
         "role": delta.pop("role", "assistant"),

@@ -8,7 +8,7 @@ import msgspec
 
 from legato.core import padding
 from legato.core.chunk import Chunk, Usage
-from legato.core.coalesce import Backlog
+from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.json_text import encoded, one_line
 
@@ -40,7 +40,7 @@ class Sink(Protocol):
         """The last frames of a stream."""
 
 
-class FrameWriter:
+class ChatWriter:
     """A subscriber that writes frames.
 
     All frames of one turn of the event loop leave in one `send`. The members that are the same in
@@ -87,7 +87,7 @@ class FrameWriter:
         self._on_full = on_full
         self._parts: list[bytes] = []
         self._pads = pads
-        self._backlog: Backlog | None = None  # there while the client cannot take more
+        self._backlog: Coalescer | None = None  # there while the client cannot take more
         self.frames = 0
         self.size = 0
 
@@ -120,7 +120,7 @@ class FrameWriter:
     def pause(self) -> None:
         """The client takes no more for now: what comes is merged."""
         if self._backlog is None:
-            self._backlog = Backlog()
+            self._backlog = Coalescer()
 
     def resume(self) -> None:
         backlog, self._backlog = self._backlog, None

@@ -12,10 +12,10 @@ from legato.core.stream import State, Stream
 from legato.core.token_counting import Tally
 from legato.gateway.eager import Signal
 from legato.gateway.services import Services
-from legato.upstreams import fanout as fan
+from legato.upstreams import fanout
 from legato.upstreams.connection import StaleConnection
-from legato.upstreams.fanout import Fanned
-from legato.upstreams.response import Answer
+from legato.upstreams.fanout import FannedResponse
+from legato.upstreams.response import Response
 from legato.upstreams.upstream import Upstream
 
 #: What a call meets whose engine dies before it has said a word.
@@ -49,17 +49,19 @@ class Order:
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
             return False
-        if upstream.facts.continues == "no":
+        if upstream.quirks.continues == "no":
             return self.replays(upstream, broken)
         # Between tags nobody could tell where the thoughts end that it goes on with.
-        takes_thoughts = upstream.facts.continues_reasoning and upstream.terms.reasoning == "field"
+        takes_thoughts = (
+            upstream.quirks.continues_reasoning and upstream.options.reasoning == "field"
+        )
         return takes_thoughts or self.delivered is None or not self.delivered.reasoning
 
     def replays(self, upstream: Upstream, broken: Upstream) -> bool:
         """The same model says the same again, where nothing is left to chance."""
         request = self.request
         fixed = request.seed is not None and request.temperature == 0
-        return fixed and upstream.terms.replays and upstream.model == broken.model
+        return fixed and upstream.options.replays and upstream.model == broken.model
 
     def take_up(self, stream: Stream) -> bool:
         """Makes this the order for the rest of the answer; False where it cannot be joined."""
@@ -118,7 +120,7 @@ class Attempt:
         self.is_over = False
         self.name = name
         self.upstream: Upstream = services.upstreams[name]
-        self.answer: Answer | Fanned | None = None
+        self.answer: Response | FannedResponse | None = None
         self.asked = services.clock()
         self.is_open = False
         self.is_charged = False  # what it has cost is in the call's row
@@ -157,22 +159,22 @@ class Attempt:
                 await asyncio.ensure_future(self.upstream.recover())
                 fresh = recovered = True
 
-    def _send(self, order: Order, *, fresh: bool) -> Coroutine[Any, Any, Answer | Fanned]:
+    def _send(self, order: Order, *, fresh: bool) -> Coroutine[Any, Any, Response | FannedResponse]:
         upstream, request, delivered = self.upstream, order.request, order.delivered
         if delivered is not None:
             return self._send_rest(order, delivered, fresh=fresh)
-        if request.choices > 1 and not upstream.facts.has_n:
+        if request.choices > 1 and not upstream.quirks.has_n:
             clock = self._services.clock
-            return fan.send(
+            return fanout.send(
                 upstream, order.body, request, self._stream, self.on_fail, clock, fresh=fresh
             )
         return upstream.send(order.body, request, self._stream, self.on_fail, fresh=fresh)
 
-    async def _send_rest(self, order: Order, delivered: Delivered, *, fresh: bool) -> Answer:
+    async def _send_rest(self, order: Order, delivered: Delivered, *, fresh: bool) -> Response:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
         joined without a trace."""
         upstream, request = self.upstream, order.request
-        if upstream.facts.continues == "no":
+        if upstream.quirks.continues == "no":
             self._stream.say_again()
             return await upstream.send(
                 order.body,

@@ -4,7 +4,7 @@
 
 One coroutine a call. It runs in the callbacks that bring what it waits for, without a task. Its
 chunks never wake it: they travel from the upstream's socket to the client's in callbacks
-(`Answer.body` ▸ `Stream.push` ▸ `FrameWriter`), and the coroutine sleeps until the end.
+(`Answer.body` ▸ `Stream.push` ▸ `ChatWriter`), and the coroutine sleeps until the end.
 """
 
 import asyncio
@@ -13,16 +13,16 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from legato.core.errors import ApiError, internal, unavailable
+from legato.core.errors import ApiError, internal, service_unavailable
 from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
-from legato.core.timers import Alarm
-from legato.fronts.chat_aggregate import Collector
+from legato.core.timers import Timer
+from legato.fronts.chat_aggregate import ChatAggregator
 from legato.gateway.dispatch import Asking
 from legato.gateway.eager import Eager, Signal
 from legato.gateway.reply import Reply
 from legato.gateway.services import Client, Services
-from legato.policy.ledger import Ended, Row
+from legato.policy.ledger import Row, SettledCall
 
 
 class Call:
@@ -54,9 +54,9 @@ class Call:
         self._reply = Reply(services, client, self._stream, self._id, int(self._received))
         self._asking = Asking(services, self._stream)
         self._stream.on_close = self._asking.on_broken = self._wake
-        self._alarm = Alarm(self._check)
+        self._alarm = Timer(self._check)
         self._row: Row | None = None
-        self._collector: Collector | None = None  # where the answer is not streamed
+        self._collector: ChatAggregator | None = None  # where the answer is not streamed
         self._gone = False
         self._draining = False  # the client is gone, and the upstream is heard to its end
         self._finished: Signal | None = None
@@ -82,7 +82,9 @@ class Call:
             if self._draining:
                 await self._drain()
             elif not self._gone:
-                self._break(unavailable("The server is shutting down.", code="server_shutdown"))
+                self._break(
+                    service_unavailable("The server is shutting down.", code="server_shutdown")
+                )
         except Exception as error:
             self._services.on_bug(error)
             self._break(internal())
@@ -125,7 +127,9 @@ class Call:
             key = keyring.known(client.digest)
         client.authorization = None  # not held for as long as the answer streams
         if services.ledger.is_full:
-            raise unavailable("The server cannot keep account of more calls now.", code="busy")
+            raise service_unavailable(
+                "The server cannot keep account of more calls now.", code="busy"
+            )
         row = self._row = Row(self._id, self._received, key.id)
         services.ledger.put(self._id, row)
         request = parse(client.body)
@@ -133,7 +137,7 @@ class Call:
         row.streamed = bool(request.stream)
         self._reply.expect(request)
         if not request.stream:
-            self._collector = Collector()
+            self._collector = ChatAggregator()
             self._asking.on_start_over = self._collector.start_over
         return request
 
@@ -147,15 +151,15 @@ class Call:
             self._reply.patience,
             self._asking.find(request.model),
         )
-        services.wheel.watch(self._client.begun + soonest, self._alarm)
+        services.timers.watch(self._client.begun + soonest, self._alarm)
         self._asking.on_asked = self._look_anew
         await self._asking.open(self._client, request, self._row)
 
     def _pass_on(self) -> None:
         """What comes goes to the client, or is collected for it."""
-        terms = self._asking.terms
-        if terms is not None and terms.stall_client_seconds is not None:
-            self._reply.patience = terms.stall_client_seconds
+        options = self._asking.options
+        if options is not None and options.stall_client_seconds is not None:
+            self._reply.patience = options.stall_client_seconds
         if self._collector is None:
             self._commit()  # its head goes out with the frames that this turn has for it
         else:
@@ -181,10 +185,10 @@ class Call:
 
     async def _drain(self) -> None:
         """Nobody listens any more, but what is paid for is heard to its end, and written down."""
-        terms, services = self._asking.terms, self._services
-        limit = services.clock() + (terms.drain_seconds if terms is not None else 0)
-        self._alarm = Alarm(self._give_up)
-        services.wheel.watch(limit, self._alarm)
+        options, services = self._asking.options, self._services
+        limit = services.clock() + (options.drain_seconds if options is not None else 0)
+        self._alarm = Timer(self._give_up)
+        services.timers.watch(limit, self._alarm)
         try:
             await self._over()
         except asyncio.CancelledError:
@@ -216,7 +220,7 @@ class Call:
 
     def _write_down(self, row: Row) -> None:
         services, stream = self._services, self._stream
-        ended = Ended(row, stream, services.clock(), services.on_bug, left=self._draining)
+        ended = SettledCall(row, stream, services.clock(), services.on_bug, left=self._draining)
         try:
             row.upstream_id = self._asking.upstream_id
             row.frames, row.bytes = self._reply.size
@@ -239,9 +243,9 @@ class Call:
     def _look_anew(self) -> None:
         """Another deployment is asked: its timers may be due before those of the last one."""
         self._alarm.check = None
-        self._alarm = Alarm(self._check)
+        self._alarm = Timer(self._check)
         services = self._services
-        services.wheel.watch(services.clock() + self._asking.soonest, self._alarm)
+        services.timers.watch(services.clock() + self._asking.soonest, self._alarm)
 
     def _check(self, now: float) -> float | None:
         """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""

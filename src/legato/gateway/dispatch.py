@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from legato.core.continuation import Kept
-from legato.core.errors import ApiError, UpstreamError, timed_out
+from legato.core.continuation import DeliveredText
+from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
-from legato.core.timers import Alarm
+from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, Order
 from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import Budget
 from legato.policy.routing import Route
-from legato.upstreams.upstream import Terms
+from legato.upstreams.upstream import DeploymentOptions
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
@@ -57,7 +57,7 @@ class Asking:
         self.on_start_over: Callable[[], None] | None = None
         """Forgets what has come of the answer. Where set, its client has seen nothing of it, and
         another deployment may answer from the start."""
-        self._linger: Alarm | None = None  # for the end of the body, once there is a finish
+        self._linger: Timer | None = None  # for the end of the body, once there is a finish
         stream.on_finish = self._on_finish
 
     def find(self, model: str) -> float:
@@ -116,7 +116,7 @@ class Asking:
     def _provide(self, order: Order, route: Route) -> None:
         """There are others that might go on. It may break in the very turn in which it begins."""
         if route.max_continuations:
-            self._stream.kept = Kept()
+            self._stream.kept = DeliveredText()
             self._stream.both_prompts = route.count_both_prompts
         if route.max_continuations or self.on_start_over is not None:
             self._order = order
@@ -228,8 +228,8 @@ class Asking:
         return b"%bx-legato-attempts: %d\r\n" % (attempt.upstream.header, row.attempts)
 
     @property
-    def terms(self) -> Terms | None:
-        return self._attempt.upstream.terms if self._attempt is not None else None
+    def options(self) -> DeploymentOptions | None:
+        return self._attempt.upstream.options if self._attempt is not None else None
 
     @property
     def drains(self) -> bool:
@@ -237,7 +237,7 @@ class Asking:
         attempt = self._attempt
         if attempt is None or attempt.is_over or attempt.answer is None or attempt.answer.is_over:
             return False
-        return attempt.upstream.terms.on_disconnect == "drain"
+        return attempt.upstream.options.on_disconnect == "drain"
 
     @property
     def progress(self) -> float | None:
@@ -283,7 +283,7 @@ class Asking:
         if answer is not None and not answer.is_over:
             if self._stream.state is State.COMPLETE:
                 # The end of the body is on its way; the connection is good for the next call.
-                self._services.wheel.watch(self._services.clock() + LINGER, answer.expire)
+                self._services.timers.watch(self._services.clock() + LINGER, answer.expire)
             else:
                 answer.abort()
 
@@ -304,15 +304,15 @@ class Asking:
         if attempt is None or row is None or attempt.is_charged:
             return
         attempt.is_charged = True
-        if (price := attempt.upstream.terms.price) is not None:
+        if (price := attempt.upstream.options.price) is not None:
             charge(row, self._stream, price, attempt.requests)
 
     # The end of the body
 
     def _on_finish(self) -> None:
         if self._linger is None:
-            self._linger = Alarm(self._check_end)
-            self._services.wheel.watch(self._services.clock() + LINGER, self._linger)
+            self._linger = Timer(self._check_end)
+            self._services.timers.watch(self._services.clock() + LINGER, self._linger)
 
     def _check_end(self, now: float) -> float | None:
         """The answer is whole; only the end of the body has not come, and its usage maybe."""
@@ -336,23 +336,23 @@ class Asking:
         if now >= limit:
             attempt.abort()
             attempt.answer = None
-            attempt.on_fail(timed_out(says, code=code))
+            attempt.on_fail(gateway_timeout(says, code=code))
         return limit
 
     def _limits(self, attempt: Attempt) -> Iterator[tuple[float, str, str]]:
         """Until when the upstream may be silent, for each reason that there is."""
-        terms = attempt.upstream.terms
-        seconds = terms.total_seconds
+        options = attempt.upstream.options
+        seconds = options.total_seconds
         says = f"The upstream's answer was not complete within {seconds:g} s."
         yield attempt.asked + seconds, "upstream_total_timeout", says
         if not attempt.is_open:
-            seconds = terms.first_token_seconds
+            seconds = options.first_token_seconds
             says = f"The upstream gave no first token within {seconds:g} s."
             yield attempt.asked + seconds, "upstream_first_token_timeout", says
         elif not self.is_held:  # with a slow client it is we who do not read
-            seconds = terms.stall_seconds
+            seconds = options.stall_seconds
             says = f"The upstream made no progress for {seconds:g} s."
-            last = max(self._stream.meter.last, attempt.asked, self._resumed)
+            last = max(self._stream.timings.last, attempt.asked, self._resumed)
             yield last + seconds, "upstream_stalled", says
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from legato.core.errors import ApiError
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
-from legato.fronts.chat_aggregate import Collector
-from legato.fronts.chat_frames import KEEP_ALIVE, FrameWriter
+from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_frames import KEEP_ALIVE, ChatWriter
 from legato.gateway.services import Client, Services
 
 
@@ -41,7 +41,7 @@ class Reply:
         self._created = created
         self._model = ""
         self._wants_usage = self._runs_usage = self._pads = False
-        self._writer: FrameWriter | None = None
+        self._writer: ChatWriter | None = None
         self._beat = client.begun  # when the last comment went out
         self._taken = client.begun  # when a slow client last took something
         self._left = 0  # of what had been written, then
@@ -79,7 +79,7 @@ class Reply:
         if self._writer is not None:
             return
         self._client.start(lines)
-        self._writer = FrameWriter(
+        self._writer = ChatWriter(
             identity=self._identity,
             created=self._created,
             model=self._model,
@@ -92,7 +92,7 @@ class Reply:
         )
         self._stream.attach(self._writer)
 
-    def answer(self, lines: bytes, collected: Collector) -> None:
+    def answer(self, lines: bytes, collected: ChatAggregator) -> None:
         """The whole answer at once."""
         body = collected.answer(identity=self._identity, created=self._created, model=self._model)
         self._client.answer(200, lines, body)
@@ -126,8 +126,8 @@ class Reply:
             return now + self._services.heartbeat_seconds
         return min(self._heartbeat(writer, now, progress), self._watch_client(writer, now))
 
-    def _heartbeat(self, writer: FrameWriter, now: float, progress: float | None) -> float:
-        silent_since = max(self._stream.meter.last, self._beat)
+    def _heartbeat(self, writer: ChatWriter, now: float, progress: float | None) -> float:
+        silent_since = max(self._stream.timings.last, self._beat)
         if now >= silent_since + self._services.heartbeat_seconds:
             self._beat = silent_since = now
             if progress is not None and self._stream.state is State.WAITING:
@@ -136,7 +136,7 @@ class Reply:
                 writer.comment(KEEP_ALIVE)
         return silent_since + self._services.heartbeat_seconds
 
-    def _watch_client(self, writer: FrameWriter, now: float) -> float:
+    def _watch_client(self, writer: ChatWriter, now: float) -> float:
         unsent = self._client.unsent
         if not writer.is_paused or unsent != self._left:
             self._taken, self._left = now, unsent

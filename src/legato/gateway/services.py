@@ -5,9 +5,9 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from legato.core.timers import Wheel
+from legato.core.timers import Timers
 from legato.policy.keys import Keyring
-from legato.policy.ledger import Ended, Row
+from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Router
 from legato.upstreams.upstream import Upstream
 
@@ -66,7 +66,7 @@ class Ledger(Protocol):
 
     @property
     def is_full(self) -> bool: ...
-    def put(self, identity: str, entry: Row | Ended) -> None: ...
+    def put(self, identity: str, entry: Row | SettledCall) -> None: ...
 
 
 class Services(Struct):
@@ -76,7 +76,7 @@ class Services(Struct):
     router: Router
     ledger: Ledger
     upstreams: dict[str, Upstream]
-    wheel: Wheel
+    timers: Timers
     clock: Callable[[], float]
     on_bug: Callable[[BaseException], None]
     """Hears of an exception that is nobody's fault but ours."""

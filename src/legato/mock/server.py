@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from legato.core.chunk import as_object, decoded
 from legato.core.errors import ApiError, invalid
-from legato.mock import dialects as voices
+from legato.mock import dialects as mock_dialects
 from legato.mock.steps import Script, Step
 
 
@@ -34,7 +34,7 @@ class Played(Struct):
     at: float = 0.0
 
 
-class Scripted:
+class MockServer:
     """The server. `played` tells, in order, what was asked and what was sent."""
 
     def __init__(self, scripts: dict[str, Script], *, default: str | None = None) -> None:
@@ -76,7 +76,7 @@ class Scripted:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, server: Scripted) -> None:
+    def __init__(self, server: MockServer) -> None:
         self._server = server
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -127,9 +127,9 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, url: bytes, headers: dict[str, str], body: bytes) -> None:
         path = url.decode("latin-1")
-        speaker = voices.of(path)
+        speaker = mock_dialects.of(path)
         if speaker is None:
-            self._plain(200, msgspec.json.encode(voices.listing(path, self._server.scripts)))
+            self._plain(200, msgspec.json.encode(mock_dialects.listing(path, self._server.scripts)))
             return
         request = as_object(decoded(body))
         if request is None:
@@ -183,11 +183,15 @@ class _Play:
     """One script on its way to one client."""
 
     def __init__(
-        self, connection: _Connection, script: Script, voice: voices.Voice, played: Played
+        self,
+        connection: _Connection,
+        script: Script,
+        dialect: mock_dialects.MockDialect,
+        played: Played,
     ) -> None:
         self._connection = connection
         self._script = script
-        self._voice = voice
+        self._dialect = dialect
         self._played = played
         self._packed: list[bytes] = []
 
@@ -198,7 +202,7 @@ class _Play:
         if not script.no_head:
             self._head()
         if script.body is not None:
-            await self._send(voices.body(self._voice, script.body))
+            await self._send(mock_dialects.body(self._dialect, script.body))
         if script.bom:
             await self._send(b"\xef\xbb\xbf")
         for step in script.steps:
@@ -208,7 +212,7 @@ class _Play:
 
     def _head(self) -> None:
         script = self._script
-        kind = self._voice.kind if script.body is None else "application/json"
+        kind = self._dialect.kind if script.body is None else "application/json"
         headers = {"content-type": kind} | script.headers
         if script.gzip:
             headers["content-encoding"] = "gzip"
@@ -244,7 +248,7 @@ class _Play:
             return bytes.fromhex(step.raw_hex)
         self._played.content_tokens += step.say is not None or step.tool is not None
         self._played.reasoning_tokens += step.think is not None
-        return self._voice.say(step)
+        return self._dialect.say(step)
 
     async def _send(self, data: bytes) -> None:
         if self._script.gzip:

@@ -55,7 +55,7 @@ class Row(Struct):
         return self
 
 
-class Ended:
+class SettledCall:
     """A call that is over. Its row is closed when it is asked for: many of them one behind the
     other cost less than each in the last turn of its call."""
 
@@ -104,10 +104,10 @@ def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
     for the end."""
     row.outcome = "cancelled" if left else _outcome(row, stream)
     row.error = stream.error.code if stream.error is not None else None
-    meter = stream.meter
-    row.duration = now - meter.received
-    row.ttft = meter.ttft
-    row.itl_p50, row.itl_p99, row.longest_gap = meter.gaps(0.5, 0.99, 1.0)
+    timings = stream.timings
+    row.duration = now - timings.received
+    row.ttft = timings.ttft
+    row.itl_p50, row.itl_p99, row.longest_gap = timings.gaps(0.5, 0.99, 1.0)
     _tokens(row, stream)
 
 
@@ -120,7 +120,7 @@ def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
         completion = said.completion
         if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
             completion = max(completion, stream.seen.completion)
-    elif stream.meter.pieces:
+    elif stream.timings.pieces:
         seen = stream.seen
         prompt, cached, completion = seen.prompt, 0, seen.completion
     else:
@@ -145,7 +145,7 @@ def _tokens(row: Row, stream: Stream) -> None:
         _tokens_of_two(row, stream)
     elif stream.usage is not None:
         _tokens_said(row, stream, stream.usage)
-    elif stream.meter.pieces:
+    elif stream.timings.pieces:
         seen = stream.seen
         row.completion_tokens, row.completion_from = seen.completion, "counted"
         row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"

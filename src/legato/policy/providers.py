@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from legato.core.dialect import Facts
+from legato.core.dialect import Quirks
 
 
 class Provider(Struct, frozen=True):
@@ -18,7 +18,7 @@ class Provider(Struct, frozen=True):
     title: str
     base_url: str | None
     dialect: str = "openai"
-    facts: Facts = Facts()
+    quirks: Quirks = Quirks()
     reasoning: str | None = None  # where its deltas say what the model thinks
     bills_after_disconnect: bool | None = None  # it writes on, and for money
     key: str | None = None  # the environment variable that usually holds a key
@@ -26,19 +26,21 @@ class Provider(Struct, frozen=True):
 
 
 #: One choice a request; its logprobs are a 400, whatever is asked of them.
-_GROQ: Final = Facts(
-    asks="effort", has_n=False, untaken=frozenset({"logit_bias", "logprobs", "top_logprobs"})
+_GROQ: Final = Quirks(
+    effort_style="effort",
+    has_n=False,
+    rejected_parameters=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
 )
 
 #: What it does not know is a 422. Usage comes unasked, and a prefix is said again.
-_MISTRAL: Final = Facts(
-    asks="none",
+_MISTRAL: Final = Quirks(
+    effort_style="none",
     continues="prefix",
-    echoes=True,
+    echoes_prefix=True,
     includes_usage=False,
     max_tokens="max_tokens",
     names={"seed": "random_seed"},
-    untaken=frozenset(
+    rejected_parameters=frozenset(
         {
             "logit_bias",
             "logprobs",
@@ -61,7 +63,9 @@ _ROWS: Final = (
         "openai",
         "OpenAI",
         "https://api.openai.com/v1",
-        facts=Facts(asks="effort", most="max", max_tokens="max_completion_tokens", pads=True),
+        quirks=Quirks(
+            effort_style="effort", most="max", max_tokens="max_completion_tokens", pads=True
+        ),
         reasoning="not told",
         bills_after_disconnect=False,
         key="OPENAI_API_KEY",
@@ -72,7 +76,7 @@ _ROWS: Final = (
         "Anthropic",
         "https://api.anthropic.com",
         dialect="anthropic",
-        facts=Facts(has_n=False, continues="prefill"),
+        quirks=Quirks(has_n=False, continues="prefill"),
         reasoning="`thinking` blocks",
         bills_after_disconnect=False,
         key="ANTHROPIC_API_KEY",
@@ -83,7 +87,7 @@ _ROWS: Final = (
         "Google Gemini",
         "https://generativelanguage.googleapis.com",
         dialect="gemini",
-        facts=Facts(has_n=False),
+        quirks=Quirks(has_n=False),
         reasoning="parts marked `thought`",
         bills_after_disconnect=True,
         key="GEMINI_API_KEY",
@@ -94,7 +98,7 @@ _ROWS: Final = (
         "Ollama",
         "http://127.0.0.1:11434",
         dialect="ollama",
-        facts=Facts(has_n=False, continues="prefill", fetches_images=False),
+        quirks=Quirks(has_n=False, continues="prefill", fetches_images=False),
         reasoning="`thinking`",
         bills_after_disconnect=False,
         docs="https://docs.ollama.com/api",
@@ -103,7 +107,7 @@ _ROWS: Final = (
         "vllm",
         "vLLM",
         None,
-        facts=Facts(asks="template", continues="final-message", running_usage=True),
+        quirks=Quirks(effort_style="template", continues="final-message", running_usage=True),
         reasoning="`reasoning`, before `reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.vllm.ai",
@@ -112,7 +116,7 @@ _ROWS: Final = (
         "sglang",
         "SGLang",
         None,
-        facts=Facts(asks="template", continues="final-message"),
+        quirks=Quirks(effort_style="template", continues="final-message"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.sglang.ai",
@@ -121,8 +125,8 @@ _ROWS: Final = (
         "llama.cpp",
         "llama.cpp",
         None,
-        facts=Facts(
-            asks="llama",
+        quirks=Quirks(
+            effort_style="llama",
             continues="prefill",
             continues_reasoning=True,
             has_n=False,  # its stream tells the usage of one choice only
@@ -136,8 +140,8 @@ _ROWS: Final = (
         "deepseek",
         "DeepSeek",
         "https://api.deepseek.com",
-        facts=Facts(
-            asks="thinking",
+        quirks=Quirks(
+            effort_style="thinking",
             continues="prefix",
             continues_reasoning=True,
             continues_under="/beta",
@@ -152,7 +156,7 @@ _ROWS: Final = (
         "groq",
         "Groq",
         "https://api.groq.com/openai/v1",
-        facts=_GROQ,
+        quirks=_GROQ,
         reasoning="`reasoning`; Qwen: in `<think>` tags",
         bills_after_disconnect=True,
         key="GROQ_API_KEY",
@@ -162,7 +166,7 @@ _ROWS: Final = (
         "mistral",
         "Mistral",
         "https://api.mistral.ai/v1",
-        facts=_MISTRAL,
+        quirks=_MISTRAL,
         reasoning="`thinking` parts of `content`",
         bills_after_disconnect=True,
         key="MISTRAL_API_KEY",
@@ -172,7 +176,7 @@ _ROWS: Final = (
         "openrouter",
         "OpenRouter",
         "https://openrouter.ai/api/v1",
-        facts=Facts(asks="openrouter"),
+        quirks=Quirks(effort_style="openrouter"),
         reasoning="`reasoning`",
         key="OPENROUTER_API_KEY",
         docs="https://openrouter.ai/docs/api/reference/overview",
@@ -181,7 +185,7 @@ _ROWS: Final = (
         "together",
         "Together",
         "https://api.together.xyz/v1",
-        facts=Facts(asks="effort"),
+        quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning`",
         bills_after_disconnect=False,
         key="TOGETHER_API_KEY",
@@ -191,7 +195,7 @@ _ROWS: Final = (
         "fireworks",
         "Fireworks",
         "https://api.fireworks.ai/inference/v1",
-        facts=Facts(asks="effort"),
+        quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key="FIREWORKS_API_KEY",
@@ -201,7 +205,7 @@ _ROWS: Final = (
         "xai",
         "xAI",
         "https://api.x.ai/v1",
-        facts=Facts(asks="effort"),
+        quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key="XAI_API_KEY",
@@ -211,7 +215,7 @@ _ROWS: Final = (
         "cerebras",
         "Cerebras",
         "https://api.cerebras.ai/v1",
-        facts=Facts(asks="effort"),
+        quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning`",
         key="CEREBRAS_API_KEY",
         docs="https://inference-docs.cerebras.ai/resources/openai",
@@ -220,7 +224,7 @@ _ROWS: Final = (
         "nvidia",
         "NVIDIA NIM",
         "https://integrate.api.nvidia.com/v1",
-        facts=Facts(asks="effort"),
+        quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`, some `reasoning`",
         key="NVIDIA_API_KEY",
         docs="https://docs.api.nvidia.com/nim",
@@ -229,7 +233,7 @@ _ROWS: Final = (
         "moonshot",
         "Moonshot",
         "https://api.moonshot.ai/v1",
-        facts=Facts(asks="thinking", max_tokens="max_tokens"),
+        quirks=Quirks(effort_style="thinking", max_tokens="max_tokens"),
         reasoning="`reasoning_content`",
         key="MOONSHOT_API_KEY",
         docs="https://platform.moonshot.ai/docs",
@@ -239,16 +243,16 @@ _ROWS: Final = (
 PROVIDERS: Final = {row.name: row for row in _ROWS}
 
 #: What holds of whoever speaks a dialect. OpenAI's is spoken by all sorts of servers.
-_OF_DIALECTS: Final = {name: PROVIDERS[name].facts for name in ("anthropic", "gemini", "ollama")}
+_OF_DIALECTS: Final = {name: PROVIDERS[name].quirks for name in ("anthropic", "gemini", "ollama")}
 
 
-def facts_of(provider: str | None, dialect: str | None) -> Facts:
+def quirks_of(provider: str | None, dialect: str | None) -> Quirks:
     """What is known of a deployment by its provider; by its dialect where it names another one than
     its provider's own, or no provider."""
     row = PROVIDERS.get(provider or "")
     if row is not None and dialect in (None, row.dialect):
-        return row.facts
-    return _OF_DIALECTS.get(dialect or "", Facts())
+        return row.quirks
+    return _OF_DIALECTS.get(dialect or "", Quirks())
 
 
 def table() -> str:
@@ -259,14 +263,14 @@ def table() -> str:
 
 
 def _cells(row: Provider) -> list[str]:
-    facts = row.facts
+    quirks = row.quirks
     bills = {None: "unknown", True: "yes", False: "no"}[row.bills_after_disconnect]
     return [
         f"[`{row.name}`]({row.docs})",
         row.base_url or "yours",
         row.dialect,
-        "native" if facts.has_n else "fan-out",
-        facts.continues,
+        "native" if quirks.has_n else "fan-out",
+        quirks.continues,
         row.reasoning or "unknown",
         bills,
         f"`{row.key}`" if row.key else "-",

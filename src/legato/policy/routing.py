@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError, unavailable
+from legato.core.errors import ApiError, service_unavailable
 from legato.policy.health import Health
 
 #: order: as they are named (with weights: by their shares); least-busy: the fewest calls first;
@@ -87,7 +87,9 @@ class Router:
         plan = [name for name in names if health[name].allows(now)]
         if not plan:
             wait = min(health[name].until for name in names) - now
-            error = unavailable("No deployment of this model is healthy.", code="no_deployment")
+            error = service_unavailable(
+                "No deployment of this model is healthy.", code="no_deployment"
+            )
             error.retry_after = max(wait, 1.0)
             raise error
         return plan

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
-from legato.core.timers import Wheel
+from legato.core.timers import Timers
 from legato.gateway.services import Services
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
@@ -50,14 +50,14 @@ FIRST_KEY_FILE = "key"
 CLOCK: Final[Callable[[], float]] = time.monotonic
 
 
-class Alarm:
+class TimerDriver:
     """Drives a wheel from an event loop: one timer, for the earliest deadline of all."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, wheel: Wheel) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timers: Timers) -> None:
         self._loop = loop
-        self._wheel = wheel
+        self._wheel = timers
         self._handle: asyncio.TimerHandle | None = None
-        wheel.on_earlier = self._set
+        timers.on_earlier = self._set
 
     def _set(self, deadline: float) -> None:
         if self._handle is not None:
@@ -84,10 +84,10 @@ class App:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.log = structlog.get_logger("legato")
-        self.wheel = Wheel()
+        self.timers = Timers()
         self.clock = CLOCK
         self.first_key: str | None = None
-        self._alarm = Alarm(loop, self.wheel)
+        self._alarm = TimerDriver(loop, self.timers)
         self._database = Database(sqlite_url(settings.data_dir))
         self.ledger = ledger_store.Writer(self._database, self._on_bug)
         self._alone = FileLock(settings.data_dir / "serve.lock", blocking=False)
@@ -104,7 +104,7 @@ class App:
             ),
             ledger=self.ledger,
             upstreams=self.upstreams,
-            wheel=self.wheel,
+            timers=self.timers,
             clock=self.clock,
             on_bug=self._on_bug,
             gate_seconds=settings.streams.gate_seconds,
@@ -144,7 +144,7 @@ class App:
         self._alone.release()
         await self._database.close()
         self._alarm.stop()
-        self.wheel.clear()
+        self.timers.clear()
 
     def ready(self) -> dict[str, Any]:
         waiting = [engine.model.name for engine in self.engines if not engine.is_up]

@@ -9,12 +9,12 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from legato import dialects
-from legato.core.dialect import Facts
+from legato.core.dialect import Quirks
 from legato.engine.catalog import KNOWN
 from legato.engine.supervisor import Engine, EngineModel, cache_mib
 from legato.policy import prices
 from legato.policy.health import Health
-from legato.policy.providers import PROVIDERS, facts_of
+from legato.policy.providers import PROVIDERS, quirks_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
 from legato.upstreams import tls
@@ -22,7 +22,7 @@ from legato.upstreams.connection import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.proxy import Proxy, proxy_for
 from legato.upstreams.tokenizers import Tokenizer, TokenizerError, load
-from legato.upstreams.upstream import Price, Target, Terms, Upstream
+from legato.upstreams.upstream import DeploymentOptions, Price, Target, Upstream
 
 Clock = Callable[[], float]
 
@@ -35,7 +35,7 @@ def engines(
 ) -> list[Engine]:
     """`model_files`: where the file of each model is."""
     wanted = settings.engine
-    terms = Terms(
+    options = DeploymentOptions(
         first_token_seconds=wanted.first_token_seconds,
         stall_seconds=wanted.stall_seconds,
         total_seconds=wanted.total_seconds,
@@ -48,7 +48,7 @@ def engines(
             log_file=logs / f"{_file_name(model.name)}.log",
             cache=cache_mib(len(settings.engine_models)),
             start_seconds=wanted.start_seconds,
-            terms=terms,
+            options=options,
             on_event=on_event,
         )
         for model in _engine_models(settings, model_files)
@@ -94,7 +94,7 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
     assert base_url is not None  # the settings have been checked
     dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
     endpoint = Endpoint.of(base_url)
-    facts = _facts(wanted)
+    quirks = _facts(wanted)
     pool = Pool(
         endpoint,
         clock=clock,
@@ -110,9 +110,9 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         wanted.name,
         wanted.model,
         dialect=dialect,
-        facts=facts,
-        terms=_terms(wanted),
-        target=Target.of(pool, dialect, wanted.model, wanted.credentials, facts),
+        quirks=quirks,
+        options=_options(wanted),
+        target=Target.of(pool, dialect, wanted.model, wanted.credentials, quirks),
     )
 
 
@@ -133,11 +133,11 @@ def load_tokenizers(
         upstreams[each.name].counter = loaded[name]
 
 
-def _terms(wanted: Deployment) -> Terms:
-    names = set(Terms.__struct_fields__) & set(wanted.__struct_fields__)
+def _options(wanted: Deployment) -> DeploymentOptions:
+    names = set(DeploymentOptions.__struct_fields__) & set(wanted.__struct_fields__)
     provider = PROVIDERS.get(wanted.provider or "")
     paid_for = provider is not None and provider.bills_after_disconnect
-    return Terms(
+    return DeploymentOptions(
         **{name: getattr(wanted, name) for name in names - {"price", "on_disconnect"}},
         on_disconnect=wanted.on_disconnect or ("drain" if paid_for else "cancel"),
         replays=wanted.continues == "replay",
@@ -175,23 +175,25 @@ def _checked(wanted: Deployment, make: Callable[..., Any], *values: Any, key: st
         raise SettingsError(f"deployments `{wanted.name}`: {key}{error}") from None
 
 
-def _facts(wanted: Deployment) -> Facts:
+def _facts(wanted: Deployment) -> Quirks:
     """A provider's or a dialect's, and what the operator knows better."""
-    facts = facts_of(wanted.provider, wanted.dialect)
+    quirks = quirks_of(wanted.provider, wanted.dialect)
     if wanted.n is not None:
-        facts = replace(facts, has_n=wanted.n == "native")
+        quirks = replace(quirks, has_n=wanted.n == "native")
     match wanted.continues:
-        case "prefill" if facts.continues != "no":
-            return facts  # the provider's own way
-        case way if way == facts.continues:
-            return facts
+        case "prefill" if quirks.continues != "no":
+            return quirks  # the provider's own way
+        case way if way == quirks.continues:
+            return quirks
         case "prefill" | "final-message" | "prefix":
             # What is known of the provider's own way is not so of another.
-            return replace(facts, continues=wanted.continues, continues_under=None, echoes=False)
+            return replace(
+                quirks, continues=wanted.continues, continues_under=None, echoes_prefix=False
+            )
         case "no" | "replay":
-            return replace(facts, continues="no")
+            return replace(quirks, continues="no")
         case None:
-            return facts
+            return quirks
 
 
 def routes(
@@ -244,7 +246,7 @@ def _first_price(
     names: Sequence[str], upstreams: Mapping[str, Upstream]
 ) -> dict[str, float] | None:
     """That of the first deployment which has one."""
-    known = (upstreams[name].terms.price for name in names)
+    known = (upstreams[name].options.price for name in names)
     price = next((each for each in known if each is not None), None)
     return price and asdict(price)
 

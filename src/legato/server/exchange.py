@@ -104,13 +104,13 @@ class ChatExchange:
                 self.expects_continue = value.lower() == b"100-continue"
 
     @property
-    def facts(self) -> tuple[bytes | None, ...]:
+    def quirks(self) -> tuple[bytes | None, ...]:
         """What an answer goes by of the headers; of the key, once that is known, its digest."""
         return self.digest, self._origin, self._forwarded
 
-    @facts.setter
-    def facts(self, facts: tuple[bytes | None, ...]) -> None:
-        self.digest, self._origin, self._forwarded = facts
+    @quirks.setter
+    def quirks(self, quirks: tuple[bytes | None, ...]) -> None:
+        self.digest, self._origin, self._forwarded = quirks
 
     def append(self, data: bytes) -> None:
         # Nearly every body comes in one piece; a list is made only for the second.

@@ -19,10 +19,10 @@ from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from legato.core.errors import ApiError
-from legato.core.timers import Alarm
+from legato.core.timers import Timer
 from legato.gateway.call import new_request_id
 from legato.gateway.services import Services
-from legato.server import asgi as cold
+from legato.server import asgi
 from legato.server.exchange import STATUS_LINES, ChatExchange
 from legato.server.limits import Limits
 from legato.server.pipelining import House, Turns
@@ -99,7 +99,7 @@ class LegatoProtocol(Turns):
         self._in_head = False
         self._body_size = 0
         self._begun: float | None = None  # when the request being read began; None between requests
-        self._alarm = Alarm(self._check_idle)
+        self._alarm = Timer(self._check_idle)
         self._repeats: Repeats | None = None  # from the second request on
         self._slow = False  # a watcher for a request that takes its time is set
         self._discarded = 0
@@ -114,7 +114,7 @@ class LegatoProtocol(Turns):
         now = self.services.clock()
         self._idle_since = now
         first = min(self.limits.request_seconds, self.limits.idle_seconds)
-        self.services.wheel.watch(now + first, self._alarm)
+        self.services.timers.watch(now + first, self._alarm)
         if len(connections) > self.limits.connections:
             self._refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
 
@@ -233,7 +233,7 @@ class LegatoProtocol(Turns):
         elif isinstance(cycle, ChatExchange):
             cycle.append(body)
         else:
-            cold.append(cycle, self, body)
+            asgi.append(cycle, self, body)
 
     def on_message_complete(self) -> None:
         self._begun = None
@@ -245,7 +245,7 @@ class LegatoProtocol(Turns):
             if cycle is self._current and not cycle.started:
                 cycle.begin()
         elif not cycle.response_complete:
-            cold.end(cycle)
+            asgi.end(cycle)
 
     def _hot(self, headers: list[tuple[bytes, bytes]]) -> None:
         parser = self._parser
@@ -272,7 +272,7 @@ class LegatoProtocol(Turns):
     def _cold(self, headers: list[tuple[bytes, bytes]]) -> None:
         usual = self._house.state.default_headers
         self._queue(
-            cold.cycle(
+            asgi.cycle(
                 self,
                 self.transport,
                 self._parser,
@@ -314,7 +314,7 @@ class LegatoProtocol(Turns):
                 return
         if not self._slow:
             self._slow = True
-            self.services.wheel.watch(
+            self.services.timers.watch(
                 self._begun + self.limits.request_seconds, self._check_request
             )
 
@@ -369,7 +369,7 @@ class LegatoProtocol(Turns):
         self._over = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.services.wheel.watch(self.services.clock() + DISCARD_SECONDS, self._check_linger)
+            self.services.timers.watch(self.services.clock() + DISCARD_SECONDS, self._check_linger)
         else:
             self.transport.close()
 

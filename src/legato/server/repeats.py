@@ -47,7 +47,7 @@ class Repeats:
         begin += len(head[begin:]) - len(head[begin:].lstrip(b" "))
         stop = begin + len(b"%d" % length)
         if head[begin:stop] == b"%d" % length and b"pgrade" not in lower:
-            self._before, self._after, self._facts = head[:begin], head[stop:] + end, noted.facts
+            self._before, self._after, self._facts = head[:begin], head[stop:] + end, noted.quirks
 
     def body(self, raw: bytes) -> bytes | None:
         """The body of a request with the same head, where it is all of `raw`; else None."""
@@ -68,7 +68,7 @@ class Repeats:
 
     def fill(self, exchange: ChatExchange, body: bytes) -> None:
         """What the parser would have told."""
-        exchange.facts = self._facts
+        exchange.quirks = self._facts
         exchange.body = body
         exchange.length = len(body)
         exchange.more_body = False

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httptools
 from msgspec import Struct
 
-from legato.core.errors import UpstreamError, broken
+from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.stream import Stream
 from legato.fastpath.lane import Lane
 
@@ -74,7 +74,7 @@ class StaleConnection(UpstreamError):
         super().__init__(502, "upstream_unreachable", "The upstream closed a kept connection.")
 
 
-class Keeper(Protocol):
+class ConnectionOwner(Protocol):
     """Whom a connection belongs to."""
 
     def keep(self, connection: "Connection") -> None:
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, pool: Keeper) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         self.transport: asyncio.Transport | None = None
         self._pool = pool
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -237,16 +237,16 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
-            self._lose(broken("The upstream's answer could not be read."))
+            self._lose(bad_gateway("The upstream's answer could not be read."))
             raise  # a bug of ours: the event loop's log has it
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._lose(broken(f"The upstream's answer is not HTTP: {error}"))
+            self._lose(bad_gateway(f"The upstream's answer is not HTTP: {error}"))
             return
         if self._is_heading:
             # By what is read: one header without an end is never shown to `on_header`.
             self._head_size += len(data)
             if self._head_size > HEAD_LIMIT:
-                self._lose(broken("The upstream's answer has too large a head."))
+                self._lose(bad_gateway("The upstream's answer has too large a head."))
                 return
         receiver.stream.flush()
         if self._receiver is receiver:
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
             if self._reused and not self._said:
                 self._lose(StaleConnection())
             else:
-                self._lose(broken("The upstream closed the connection.", code="upstream_cut"))
+                self._lose(bad_gateway("The upstream closed the connection.", code="upstream_cut"))
         self._parser = self._lane = None  # the one knows this connection, the other a call
 
     def _lose(self, error: UpstreamError) -> None:

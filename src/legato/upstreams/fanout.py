@@ -5,11 +5,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from legato.core.errors import ApiError
-from legato.core.fanout import Fan
+from legato.core.fanout import Fanout
 from legato.core.request import ChatRequest, amended
 from legato.core.stream import Stream
 from legato.upstreams.connection import StaleConnection
-from legato.upstreams.response import Answer
+from legato.upstreams.response import Response
 from legato.upstreams.upstream import Upstream
 
 
@@ -22,11 +22,11 @@ async def send(
     clock: Callable[[], float],
     *,
     fresh: bool = False,
-) -> "Fanned":
+) -> "FannedResponse":
     """As `Upstream.send`, for `request.choices` choices. The first of the requests that fails fails
     them all."""
-    fan = Fan(stream, request.choices, clock)
-    fanned = Fanned()
+    fan = Fanout(stream, request.choices, clock)
+    fanned = FannedResponse()
 
     async def one(number: int, branch: Stream, *, fresh: bool) -> None:
         # With one seed for all of them the choices would all be the same.
@@ -57,18 +57,18 @@ async def send(
     return fanned
 
 
-class Fanned:
+class FannedResponse:
     """Several answers, held as one."""
 
     __slots__ = ("_again", "_answers", "_held", "_over")
 
     def __init__(self) -> None:
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, Response] = {}
         self._again: set[asyncio.Task[None]] = set()  # requests that go out once more
         self._held = False
         self._over = False
 
-    def hold(self, number: int, answer: Answer) -> None:
+    def hold(self, number: int, answer: Response) -> None:
         self._answers[number] = answer
         if self._over:
             answer.abort()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
-from legato.core.errors import UpstreamError, broken, timed_out, unavailable
+from legato.core.errors import UpstreamError, bad_gateway, gateway_timeout, service_unavailable
 from legato.upstreams import tls
 from legato.upstreams.connection import Connection, Endpoint
 from legato.upstreams.proxy import Proxy, Tunnel, refused
@@ -93,11 +93,11 @@ class Pool:
         except TimeoutError:
             seconds = f"within {self._connect_seconds:g} s"
             if not has_turn:
-                raise unavailable(
+                raise service_unavailable(
                     f"All connections to the upstream are busy; none came free {seconds}.",
                     code="upstream_busy",
                 ) from None
-            raise timed_out(
+            raise gateway_timeout(
                 f"The upstream took no connection {seconds}.", code="upstream_connect_timeout"
             ) from None
         except (OSError, UnicodeError) as error:
@@ -155,7 +155,7 @@ class Pool:
         try:
             connection = await (self._through(self._proxy) if self._proxy else self._direct())
             if connection.is_closing:
-                raise broken("The upstream closed the connection.", code="upstream_cut")
+                raise bad_gateway("The upstream closed the connection.", code="upstream_cut")
         except BaseException:
             self._dialing -= 1
             self._free()
@@ -336,10 +336,10 @@ def _is_address(host: str) -> bool:
 def _failure(error: OSError | UnicodeError) -> UpstreamError:
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "verify_message", None) or error.reason or "handshake failed"
-        return broken(f"The upstream's TLS failed: {reason}.", code="upstream_tls")
+        return bad_gateway(f"The upstream's TLS failed: {reason}.", code="upstream_tls")
     if isinstance(error, UnicodeError):
         reason = "no such host"
     else:
         # Of one that closes in the midst of the handshake both event loops say nothing at all.
         reason = error.strerror or str(error) or "it hung up in the TLS handshake"
-    return broken(f"The upstream cannot be reached: {reason}.", code="upstream_unreachable")
+    return bad_gateway(f"The upstream cannot be reached: {reason}.", code="upstream_unreachable")

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from legato.core.errors import UpstreamError, broken
+from legato.core.errors import UpstreamError, bad_gateway
 
 #: Bytes of a proxy's answer that are read at most.
 HEAD_LIMIT: Final = 64 * 1024
@@ -139,4 +139,4 @@ class Tunnel(asyncio.Protocol):
 
 
 def refused(reason: str) -> UpstreamError:
-    return broken(f"The proxy gave no way to the upstream: {reason}.", code="upstream_proxy")
+    return bad_gateway(f"The proxy gave no way to the upstream: {reason}.", code="upstream_proxy")

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from legato.core import sse
 from legato.core.chunk import Chunk
 from legato.core.dialect import Decoder, Dialect
-from legato.core.errors import ApiError, UpstreamError, broken, internal
+from legato.core.errors import ApiError, UpstreamError, bad_gateway, internal
 from legato.core.stream import State, Stream
 from legato.fastpath.lane import Lane, between
 from legato.fastpath.template import Habit, Template
@@ -34,7 +34,7 @@ _NO_EVENTS: Final = (b"{", b"[", b"<")
 _BLANK: Final = b"\xef\xbb\xbf\r\n \t"
 
 
-class Pass(Protocol):
+class ChunkTransform(Protocol):
     """What the chunks of an answer go through on their way to the stream."""
 
     def split(self, chunk: Chunk) -> Chunk:
@@ -47,13 +47,13 @@ class Pass(Protocol):
         ...
 
 
-Passes = tuple[Pass, ...]
+ChunkTransforms = tuple[ChunkTransform, ...]
 
 #: Seconds of a `Retry-After` that are believed at most.
 _LONGEST_WAIT: Final = 86_400.0
 
 
-class Answer:
+class Response:
     """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
 
     __slots__ = (
@@ -82,7 +82,7 @@ class Answer:
         stream: Stream,
         on_fail: Callable[[ApiError], None],
         dialect: Dialect,
-        passes: Passes,
+        passes: ChunkTransforms,
         habit: Habit,
     ) -> None:
         """`on_fail` hears where it breaks; `habit` is of the upstream."""
@@ -160,7 +160,7 @@ class Answer:
             self._has_blocks = False
             self._retry_after = _seconds(headers.get("retry-after"))
         elif encoding not in ("identity", "gzip", "deflate", ""):
-            self._fail(broken(f"The upstream's answer is encoded as `{encoding}`."))
+            self._fail(bad_gateway(f"The upstream's answer is encoded as `{encoding}`."))
 
     def body(self, data: bytes) -> None:
         if self._connection is None:
@@ -176,9 +176,9 @@ class Answer:
                 self._known = b""
                 self._bytes(data)
         except zlib.error:
-            self._fail(broken("The upstream's answer is not the gzip it says it is."))
+            self._fail(bad_gateway("The upstream's answer is not the gzip it says it is."))
         except sse.EventTooLarge as error:
-            self._fail(broken(f"The upstream sent too much: {error}."))
+            self._fail(bad_gateway(f"The upstream sent too much: {error}."))
         except ApiError as error:
             self._fail(error)
         except Exception:
@@ -346,8 +346,8 @@ class Answer:
 
     def _fail(self, error: ApiError) -> None:
         self.abort()
-        if self.stream.meter.first is not None and not isinstance(error, UpstreamError):
-            error = broken(error.message, code=error.code)  # it was not refused: it broke off
+        if self.stream.timings.first is not None and not isinstance(error, UpstreamError):
+            error = bad_gateway(error.message, code=error.code)  # it was not refused: it broke off
         self._on_fail(error)
 
     def _no_stream(self, body: bytearray) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from legato.core.continuation import Replay
-from legato.core.dialect import Asked, Delivered, Dialect, Facts
-from legato.core.errors import ApiError, broken
+from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks
+from legato.core.errors import ApiError, bad_gateway
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
 from legato.core.think_tags import Thinking
@@ -18,7 +18,7 @@ from legato.fastpath.template import Habit
 from legato.upstreams import images
 from legato.upstreams.connection import Connection
 from legato.upstreams.pool import Pool
-from legato.upstreams.response import Answer, Pass, Passes
+from legato.upstreams.response import ChunkTransform, ChunkTransforms, Response
 
 #: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
 #: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
@@ -33,7 +33,7 @@ class Price(Struct, frozen=True):
     cached: float
 
 
-class Terms(Struct, frozen=True):
+class DeploymentOptions(Struct, frozen=True):
     """How long a deployment is waited for, and what is done with its answers."""
 
     first_token_seconds: float = 120.0  # from the request to the first chunk that counts
@@ -69,13 +69,15 @@ class Target(Struct):
         dialect: Dialect,
         model: str,
         credentials: tuple[str | None, ...],
-        facts: Facts,
+        quirks: Quirks,
     ) -> "Target":
         path = pool.endpoint.path
         heads = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
-        if facts.continues_under is None:
+        if quirks.continues_under is None:
             return cls(pool, heads, heads)
-        path = path.removesuffix("/v1").removesuffix(facts.continues_under) + facts.continues_under
+        path = (
+            path.removesuffix("/v1").removesuffix(quirks.continues_under) + quirks.continues_under
+        )
         other = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
         return cls(pool, heads, other)
 
@@ -118,8 +120,8 @@ class Upstream:
         model: str,
         *,
         dialect: Dialect = openai,
-        facts: Facts | None = None,
-        terms: Terms | None = None,
+        quirks: Quirks | None = None,
+        options: DeploymentOptions | None = None,
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
@@ -127,9 +129,9 @@ class Upstream:
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
-        self.facts = facts or Facts()
-        self.terms = terms or Terms()
-        self.soonest = self.terms.soonest
+        self.quirks = quirks or Quirks()
+        self.options = options or DeploymentOptions()
+        self.soonest = self.options.soonest
         self.target = target
         self._wait = wait
         self._habit = Habit()
@@ -138,7 +140,7 @@ class Upstream:
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
         self.counter: Counter | None = None
         """Where set: counts tokens that the upstream does not tell."""
-        self.amend: Callable[[Asked], bytes] | None = None
+        self.amend: Callable[[OutgoingRequest], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
 
     @property
@@ -162,41 +164,43 @@ class Upstream:
         fresh: bool = False,
         delivered: Delivered | None = None,
         replay: Replay | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
         broke, before its answer or in the middle of it: another deployment may be asked.
 
         `delivered`: what the client has of the answer, which the upstream is to go on with;
         `replay`: the same, where it is to answer from the start."""
-        asked = Asked(body, request, self.model, self.facts, self.terms.unsupported, delivered)
+        outgoing = OutgoingRequest(
+            body, request, self.model, self.quirks, self.options.unsupported, delivered
+        )
         if self.amend is not None:
-            asked.body = self.amend(asked)
-        if not self.facts.fetches_images and b'"image_url"' in asked.body:
-            fetching = images.inlined(asked.body, self.terms.fetch_images)
-            asked.body = await asyncio.ensure_future(fetching)
-        payload = self.dialect.encode(asked)
+            outgoing.body = self.amend(outgoing)
+        if not self.quirks.fetches_images and b'"image_url"' in outgoing.body:
+            fetching = images.inlined(outgoing.body, self.options.fetch_images)
+            outgoing.body = await asyncio.ensure_future(fetching)
+        payload = self.dialect.encode(outgoing)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
         if target is None:
-            raise broken("The upstream is not running.", code="upstream_unreachable")
+            raise bad_gateway("The upstream is not running.", code="upstream_unreachable")
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await _fresh(target.pool)
         passes = self._passes(delivered, replay)
-        answer = Answer(connection, stream, on_fail, self.dialect, passes, self._habit)
+        answer = Response(connection, stream, on_fail, self.dialect, passes, self._habit)
         heads = target.heads if delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
-    def _passes(self, delivered: Delivered | None, replay: Replay | None) -> Passes:
+    def _passes(self, delivered: Delivered | None, replay: Replay | None) -> ChunkTransforms:
         """What the chunks of an answer go through."""
-        passes: list[Pass] = []
+        passes: list[ChunkTransform] = []
         # Where the text of an answer has begun, its thoughts are over.
-        if self.terms.reasoning != "field" and delivered is None:
-            passes.append(Thinking(opened=self.terms.reasoning == "think-tags-open"))
-        if delivered is not None and self.facts.echoes:
+        if self.options.reasoning != "field" and delivered is None:
+            passes.append(Thinking(opened=self.options.reasoning == "think-tags-open"))
+        if delivered is not None and self.quirks.echoes_prefix:
             replay = Replay(delivered)
         if replay is not None:
             passes.append(replay)

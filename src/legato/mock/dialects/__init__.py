@@ -23,10 +23,10 @@ PATHS: Final = {
 }
 
 
-class Voice(Protocol):
+class MockDialect(Protocol):
     """One answer in a dialect's words: made for one request, it remembers what it has said.
 
-    Each file of this folder has one, under the name `Voice`.
+    Each file of this folder has one, under the name `MockDialect`.
     """
 
     kind: str
@@ -51,11 +51,13 @@ class Voice(Protocol):
         ...
 
 
-def of(path: str) -> type[Voice] | None:
+def of(path: str) -> type[MockDialect] | None:
     """The voice that answers a POST to `path`, or None."""
     for end, name in PATHS.items():
         if path.partition("?")[0].endswith(end):
-            return cast("type[Voice]", importlib.import_module(f"{__name__}.{name}").Voice)
+            return cast(
+                "type[MockDialect]", importlib.import_module(f"{__name__}.{name}").MockDialect
+            )
     return None
 
 
@@ -74,13 +76,13 @@ def listing(path: str, names: Iterable[str]) -> dict[str, Any]:
     return {"object": "list", "data": said, "has_more": False}
 
 
-def body(voice: Voice, text: str) -> bytes:
+def body(dialect: MockDialect, text: str) -> bytes:
     """A script's `body`: in the words of `voice` where it is an error of OpenAI's."""
     try:
         error = as_object((as_object(msgspec.json.decode(text)) or {}).get("error"))
     except msgspec.DecodeError:
         error = None
-    return voice.error(error) if error else text.encode()
+    return dialect.error(error) if error else text.encode()
 
 
 def plain(step: Step) -> list[Step]:

@@ -21,7 +21,7 @@ _REASONS: Final = {
 SIGNATURE: Final = "c2NyaXB0ZWQ="
 
 
-class Voice:
+class MockDialect:
     kind = "text/event-stream"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from legato.mock.dialects._calls import Calls
 from legato.mock.steps import Script, Step
 
 
-class Voice:
+class MockDialect:
     kind = "application/x-ndjson"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from legato.mock.steps import Script, Step
 
 
-class Voice:
+class MockDialect:
     kind = "text/event-stream"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:
