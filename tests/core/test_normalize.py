@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from legato.core.errors import UpstreamError
-from legato.core.normalize import ChoiceState, ToolCalls, finish_reason
+from legato.core.normalize import ChoiceNormalizer, ToolCalls, finish_reason
 from tests.core.test_sse import cut
 from tests.core.test_stream import (
     DONE,
@@ -368,7 +368,7 @@ def test_an_answer_that_is_not_streamed_is_the_same(name: str) -> None:
 
 def test_a_thought_goes_out_before_what_it_led_to() -> None:
     """Nothing that is not text of the answer parts the two."""
-    state = ChoiceState(0)
+    state = ChoiceNormalizer(0)
     delta = {"content": "a", "reasoning": "hm", "reasoning_details": [{"text": "hm"}]}
     mended = state.mend({"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"})
     assert [each["delta"] for each in mended] == [
@@ -378,7 +378,7 @@ def test_a_thought_goes_out_before_what_it_led_to() -> None:
     ]
     assert [each.get("logprobs") for each in mended] == [None, {"content": []}, None]
     del delta["content"]
-    (alone,) = ChoiceState(0).mend({"delta": delta})
+    (alone,) = ChoiceNormalizer(0).mend({"delta": delta})
     assert alone["delta"] == {"reasoning_content": "hm", "reasoning_details": [{"text": "hm"}]}
 
 
@@ -535,6 +535,6 @@ def test_a_call_s_own_object_is_left_alone() -> None:
         "finish_reason": "stop",
     }
     before = json.dumps(member)
-    ChoiceState(0).mend(member)
+    ChoiceNormalizer(0).mend(member)
     ToolCalls().mend([said])
     assert json.dumps(member) == before

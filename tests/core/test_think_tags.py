@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from legato.core.think_tags import Splitter
+from legato.core.think_tags import TagSplitter
 from legato.mock.server import MockServer
 from tests.conftest import serving, settings_for
 from tests.support.wire import ask, chat
@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, str, str]] = {
 
 
 def split(pieces: list[str], *, opened: bool = False) -> tuple[str, str]:
-    splitter = Splitter(opened=opened)
+    splitter = TagSplitter(opened=opened)
     parts = [splitter.feed(piece) for piece in pieces] + [splitter.close()]
     return "".join(part[0] for part in parts), "".join(part[1] for part in parts)
 
@@ -55,7 +55,7 @@ def test_an_answer_that_begins_inside() -> None:
 
 
 def test_at_most_a_partial_tag_is_held_back() -> None:
-    splitter = Splitter()
+    splitter = TagSplitter()
     shown = ""
     text = "<think>" + "thought " * 50
     for letter in text:
@@ -65,7 +65,7 @@ def test_at_most_a_partial_tag_is_held_back() -> None:
 
 def test_white_space_without_end_is_an_answer() -> None:
     """What comes before a tag waits for it, but not for ever."""
-    splitter = Splitter()
+    splitter = TagSplitter()
     shown = "".join(splitter.feed(" ")[1] for _ in range(1_000))
     assert 1_000 - len(shown) <= 256
     assert splitter.feed("<think>a") == ("", "<think>a")

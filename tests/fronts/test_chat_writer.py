@@ -15,6 +15,7 @@ import pytest
 
 from legato.core.chunk import FINISH_REASONS, Chunk
 from legato.core.errors import bad_gateway
+from legato.core.front import AnswerHead, WriterOptions
 from legato.core.json_text import one_line
 from legato.fronts.chat_writer import DONE, KEEP_ALIVE, ChatWriter
 
@@ -204,20 +205,15 @@ class Sink:
     def __init__(self, *, wants_usage: bool = False, model: str = "public") -> None:
         self.sent: list[bytes] = []
         self.closed = 0
-        self.writer = ChatWriter(
-            identity="chatcmpl-1",
-            created=1_700_000_000,
-            model=model,
-            wants_usage=wants_usage,
-            sink=self,
-        )
+        head = AnswerHead("chatcmpl-1", 1_700_000_000, model)
+        self.writer = ChatWriter(head, WriterOptions(shows_usage=wants_usage), self)
 
     @property
     def body(self) -> bytes:
         return b"".join(self.sent)
 
-    def direct(self) -> None:
-        """They are not sent as chunks."""
+    def on_full(self) -> None:
+        """Its client is not slow."""
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "bytes after the end"

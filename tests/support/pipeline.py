@@ -8,15 +8,15 @@ from random import Random
 from typing import Any, Final
 
 import pytest
-from legato.fastpath.template import Habit
 from msgspec import Struct
 
 from legato import dialects
 from legato.core.chunk import Chunk, Usage
 from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, bad_gateway, gateway_timeout
+from legato.core.front import AnswerHead, WriterOptions
 from legato.core.stream import State, Stream
-from legato.core.think_tags import Thinking
+from legato.core.think_tags import ThinkTags
 from legato.fronts.chat_aggregator import ChatAggregator
 from legato.fronts.chat_writer import ChatWriter
 from legato.mock import dialects as mock_dialects
@@ -25,7 +25,7 @@ from legato.mock.steps import Script, Step
 from legato.upstreams.connection import SHARE, Connection
 from legato.upstreams.response import Response
 
-HEAD: dict[str, Any] = {"identity": "chatcmpl-1", "created": 1_700_000_000, "model": "public"}
+HEAD: Final = AnswerHead("chatcmpl-1", 1_700_000_000, "public")
 
 
 #: So many deltas that what is learnt of the first ones is used, and some that are not like them.
@@ -142,7 +142,7 @@ def play(
     there from the `late`th on."""
     _INVENTED.count = 0
     sink = _Sink()
-    writer = ChatWriter(**HEAD, wants_usage=True, sink=sink)
+    writer = ChatWriter(HEAD, WriterOptions(shows_usage=True), sink)
     collector = ChatAggregator()
     client = _Both(writer, collector) if folds else writer
     stream = Stream(lambda: 0.0, 0.0)
@@ -150,10 +150,10 @@ def play(
     number = -1
     for number, piece in enumerate(pieces):
         if number == late:
-            stream.attach(client)
+            stream.subscribe(client)
         source.feed(piece)
     if number < late:
-        stream.attach(client)
+        stream.subscribe(client)
     source.end()
     assert stream.done
     assert sink.closed == 1, "a body ends once"
@@ -161,11 +161,7 @@ def play(
         return Got(b"".join(sink.parts), None)
     if collector.error is not None:
         return Got(b"".join(sink.parts), collector.error.as_json())
-    return Got(b"".join(sink.parts), collector.answer(**HEAD))
-
-
-#: One for all answers of a dialect: what was learnt of one must not change another.
-HABITS: dict[Any, Habit] = {}
+    return Got(b"".join(sink.parts), collector.answer(HEAD))
 
 
 class _Sink:
@@ -178,8 +174,8 @@ class _Sink:
     def write(self, data: bytes) -> None:
         self.parts.append(data)
 
-    def direct(self) -> None:
-        """They are not sent as chunks."""
+    def on_full(self) -> None:
+        """Its client is not slow."""
 
     def finish(self, data: bytes) -> None:
         self.parts.append(data)
@@ -192,10 +188,9 @@ class _Bare:
     def __init__(self, upstream: Sent, stream: Stream) -> None:
         self.upstream = upstream
         self.stream = stream
-        passes = (Thinking(),) if upstream.thinks else ()
+        transforms = (ThinkTags(),) if upstream.thinks else ()
         connection: Any = self
-        habit = HABITS.setdefault(upstream.dialect, Habit())
-        self.answer = Response(connection, stream, stream.fail, upstream.dialect, passes, habit)
+        self.answer = Response(connection, stream, stream.fail, upstream.dialect, transforms)
         self.begin()
 
     def begin(self) -> None:

@@ -85,7 +85,7 @@ def test_branches_end_in_any_order() -> None:
     """A choice that is through before another has begun does not end the stream."""
     sink = Sink(wants_usage=True)
     stream = Stream(still, 0.0)
-    stream.attach(sink.writer)
+    stream.subscribe(sink.writer)
     fan = Fanout(stream, 2, still)
     reader = Reader()
 

@@ -6,11 +6,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from legato.fastpath.template import Habit
-
-from legato.core.continuation import DeliveredText
+from legato.core.front import AnswerHead, WriterOptions
 from legato.core.stream import Stream
-from legato.core.think_tags import Thinking
+from legato.core.think_tags import ThinkTags
 from legato.dialects import openai
 from legato.fronts.chat_writer import ChatWriter
 from legato.upstreams.connection import Connection
@@ -20,12 +18,6 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 
 
 IDENTITY, CREATED = "chatcmpl-41f", 1700000000
-
-
-def of_another(event: bytes) -> bytes:
-    """The same event in another answer."""
-    other = event.replace(IDENTITY.encode(), b"chatcmpl-another")
-    return other.replace(str(CREATED).encode(), b"1700000099")
 
 
 def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
@@ -67,65 +59,60 @@ class Side:
     def forget(self, connection: Connection) -> None: ...
 
 
-class Through:
-    """One answer from an upstream's connection to a client's."""
+class Relay:
+    """One answer from an upstream's connection to a client's. `told` is all that comes of it."""
 
     def __init__(
-        self,
-        habit: Habit | None = None,
-        tags: bool = False,
-        is_chunked: bool = True,
-        keeps: bool = True,
-        **options: Any,
+        self, *, fast_path: bool = True, tags: bool = False, keeps: bool = True, **options: Any
     ) -> None:
-        self.is_chunked = is_chunked
         self.times = itertools.count()
         self.stream = Stream(lambda: next(self.times) / 1000, 0.0)
-        self.stream.kept = DeliveredText() if keeps else None
+        wanted = WriterOptions(**options)
+        self.stream.expect(
+            1, shows_usage=wanted.shows_usage, shows_running_usage=wanted.shows_running_usage
+        )
+        if keeps:
+            self.stream.keep_delivered()
         self.client = Side()
         self.connection = Connection(Side())
         self.connection.transport = Side()  # type: ignore[assignment]
-        self.writer = ChatWriter(
-            identity="chatcmpl-x",
-            created=1,
-            model="m",
-            sink=self,
-            **{"wants_usage": False, **options},
-        )
+        self.writer = ChatWriter(AnswerHead("chatcmpl-x", 1, "m"), wanted, self)
         self.failures: list[Exception] = []
-        habit = habit or Habit()
-        passes = (Thinking(),) if tags else ()
-        read = Response(self.connection, self.stream, self.failures.append, openai, passes, habit)
-        self.connection.send(b"", read)
+        transforms = (ThinkTags(),) if tags else ()
+        response = Response(
+            self.connection,
+            self.stream,
+            self.failures.append,
+            openai,
+            transforms,
+            fast_path=fast_path,
+        )
+        self.connection.send(b"", response)
         self.connection.data_received(HEAD)
-        self.stream.attach(self.writer)
+        self.stream.subscribe(self.writer)
 
     def write(self, data: bytes) -> None:
-        self.client.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.client.write(data)
 
     finish = write
 
-    def direct(self) -> Callable[[bytes], None] | None:
-        return self.client.write if self.is_chunked else None
+    def on_full(self) -> None: ...
 
     @property
     def frames(self) -> bytes:
         """The body that the client reads."""
-        body, left = b"", b"".join(self.client.written)
-        while left:
-            size, _, left = left.partition(b"\r\n")
-            body, left = body + left[: int(size, 16)], left[int(size, 16) + 2 :]
-        return body
+        return b"".join(self.client.written)
 
     @property
     def told(self) -> tuple[Any, ...]:
-        meter, kept = self.stream.timings, self.stream.kept
+        timings, delivered = self.stream.timings, self.stream.delivered
         return (
             self.frames,
             self.stream.state,
             (self.writer.frames, self.writer.size),
-            (meter.pieces, meter.reasoning),
-            kept.delivered if kept is not None else None,
+            (timings.pieces, timings.reasoning),
+            delivered.delivered if delivered is not None else None,
+            [str(each) for each in self.failures],
         )
 
 
@@ -164,9 +151,8 @@ WAYS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
-def played(reads: list[bytes], habit: Habit | None = None, **options: Any) -> Through:
-    through = Through(habit, **options)
+def played(reads: list[bytes], **options: Any) -> Relay:
+    relay = Relay(**options)
     for read in reads:
-        through.connection.data_received(read)
-    assert not through.failures
-    return through
+        relay.connection.data_received(read)
+    return relay
