@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
-from legato.core.request import ChatRequest, parse
+from legato.core.request import ChatRequest, cleaned, parse
 from legato.core.stream import Stream
 from legato.core.timers import Timer
 from legato.fronts.chat_aggregate import ChatAggregator
@@ -132,6 +132,7 @@ class Call:
             )
         row = self._row = Row(self._id, self._received, key.id)
         services.ledger.put(self._id, row)
+        client.body = cleaned(client.body)
         request = parse(client.body)
         row.route = request.model
         row.streamed = bool(request.stream)
