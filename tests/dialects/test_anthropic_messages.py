@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "unsupported_parameter",
     ),
     "a schema that is none": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": True}}},
         "response_format",
         "unsupported_parameter",
     ),

@@ -200,13 +200,21 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     # Formats
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         OLD,
         {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
     ),
     "a schema and an effort": (
         {
-            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            },
             "output_config": {"effort": "max"},
         },
         NEW,

@@ -234,7 +234,6 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
         "unsupported_parameter",
     ),
     "a result without a call": ([said("tool", "3", tool_call_id="c")], "invalid_request"),
-    "a result of nothing": ([*asked("{}"), said("tool", "3")], "invalid_request"),
     "a file that is elsewhere": (seen(type="file", file={"file_id": "f1"}), "invalid_request"),
     "an image that is none": (seen(**image("a.png")), "invalid_request"),
     "an image on a plain line": (seen(**image("http://example.com/a")), "invalid_request"),

@@ -239,12 +239,17 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         config(responseMimeType="application/json"),
     ),
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         BUDGET,
         config(responseMimeType="application/json", responseJsonSchema=SCHEMA),
     ),
     "a schema that is none": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": True}}},
         BUDGET,
         config(responseMimeType="application/json"),
     ),

@@ -125,15 +125,20 @@ REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tools": ({"tools": [SUM]}, {"tools": [SUM]}),
     "tools as it likes": ({"tools": [SUM], "tool_choice": "auto"}, {"tools": [SUM]}),
     "tools, but not now": ({"tools": [SUM], "tool_choice": "none"}, {}),
-    "no tools": ({"tools": [], "tool_choice": "required"}, {}),
+    "no tools": ({"tools": [], "tool_choice": "auto"}, {}),
     # Formats
     "any JSON": ({"response_format": {"type": "json_object"}}, {"format": "json"}),
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         {"format": SCHEMA},
     ),
     "a schema that says nothing": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
         {"format": "json"},
     ),
     "text": ({"response_format": {"type": "text"}}, {}),
@@ -210,7 +215,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             said("tool", "3", tool_call_id="c1"),
             said("tool", text("late"), tool_call_id="c2"),
             said("tool", "?", tool_call_id="c3", name="other"),
-            said("tool", "?"),
+            said("tool", "?", tool_call_id="c4"),
         ],
         [
             *HELLO,
@@ -223,7 +228,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             said("tool", "3", tool_call_id="c1", tool_name="sum"),
             said("tool", "late", tool_call_id="c2", tool_name="now"),
             said("tool", "?", tool_call_id="c3", tool_name="other"),
-            said("tool", "?", tool_call_id=None, tool_name=""),
+            said("tool", "?", tool_call_id="c4", tool_name=""),
         ],
     ),
     "a refusal of its own": (

@@ -125,7 +125,10 @@ class ChatRequest(Struct, gc=False):
 _decode_request = msgspec.json.Decoder(ChatRequest).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
-_NULL: Final = Raw(b"null")
+NULL: Final = Raw(b"null")
+
+#: Parameters that are read here: null counts as absent. What it means elsewhere is not known.
+_TYPED: Final = frozenset(ChatRequest.__struct_fields__)
 
 # The body as text
 
@@ -163,9 +166,13 @@ def _replace_surrogates(body: bytes) -> bytes:
 
 
 def members(body: bytes) -> dict[str, Raw]:
-    """The top-level members of a request body that `parse` has accepted, as raw JSON. A member that
-    is `null` counts as absent."""
-    return {name: value for name, value in _decode_members(body).items() if value != _NULL}
+    """The top-level members of a request body that `parse` has accepted, as raw JSON, without the
+    typed ones that are null."""
+    return {
+        name: value
+        for name, value in _decode_members(body).items()
+        if value != NULL or name not in _TYPED
+    }
 
 
 def amended(body: bytes, **changes: Any) -> bytes:
@@ -238,17 +245,21 @@ def _check_tools(tools: list[Tool]) -> None:
 
 def _check_tool_choice(request: ChatRequest) -> None:
     choice = request.tool_choice
-    if choice in (None, "auto", "none"):
+    if choice is None or choice in ("auto", "none"):
         return
     if not request.tools:
         raise _wrong_value("tool_choice", "is only allowed with `tools`")
-    if isinstance(choice, str) or choice is None or choice.get("type") != "function":
+    if isinstance(choice, str) or choice.get("type") != "function":
         return  # a dialect knows whether its upstream takes it
     name = (as_object(choice.get("function")) or {}).get("name")
     if not isinstance(name, str):
         raise _wrong_value("tool_choice", "`function.name` is required")
-    if not any(tool.function and tool.function.get("name") == name for tool in request.tools):
-        raise _wrong_value("tool_choice", f"`{name}` is not one of `tools`")
+    for tool in request.tools:
+        if tool.type != "function":
+            return  # an upstream's own tool, and it may have this name
+        if tool.function and tool.function.get("name") == name:
+            return
+    raise _wrong_value("tool_choice", f"`{name}` is not one of `tools`")
 
 
 def _missing(param: str) -> ApiError:

@@ -35,7 +35,7 @@ __all__ = [
 END: Final = None
 
 
-def path(model: str) -> str:
+def path(model: str, *, streams: bool = True) -> str:
     return "/api/chat"
 
 
