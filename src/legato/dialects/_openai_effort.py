@@ -17,9 +17,6 @@ def set_effort(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
     """Replaces the client's parameters for reasoning by the upstream's own."""
     fields.pop("reasoning_effort", None)
     fields.pop("thinking", None)
-    for name in ("reasoning", "chat_template_kwargs"):
-        if fields.get(name) == NULL:
-            del fields[name]
     wanted = reasoning_request(outgoing.request)
     if wanted.thinks is None:
         return
@@ -32,14 +29,14 @@ def set_effort(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
                 thinking["budget_tokens"] = wanted.budget
             fields["thinking"] = thinking
         case "openrouter":
-            fields.setdefault("reasoning", _for_openrouter(wanted))
+            if fields.get("reasoning", NULL) == NULL:
+                fields["reasoning"] = _for_openrouter(wanted)
         case "llama" if wanted.thinks:
             budget = wanted.tokens(_LLAMA_BUDGETS)
             if budget is not None:
                 fields.setdefault("thinking_budget_tokens", budget)
         case "llama" | "template":
-            raw = fields.get("chat_template_kwargs")
-            given = as_object(msgspec.json.decode(raw)) if raw is not None else None
+            given = as_object(msgspec.json.decode(fields.get("chat_template_kwargs", NULL)))
             fields["chat_template_kwargs"] = {"enable_thinking": wanted.thinks} | (given or {})
         case _:
             pass
