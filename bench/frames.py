@@ -14,7 +14,7 @@ import msgspec
 
 from bench import plot
 from legato.core.chunk import Chunk
-from legato.fronts.chat_frames import ChatWriter
+from legato.fronts.chat_writer import ChatWriter
 
 ROOT: Final = Path(__file__).parent.parent
 #: English that is always at hand.

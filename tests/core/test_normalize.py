@@ -23,7 +23,7 @@ from tests.core.test_stream import (
     text,
     whole,
 )
-from tests.fronts.test_chat_frames import Json
+from tests.fronts.test_chat_writer import Json
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.padding import BUCKET
-from legato.fronts.chat_frames import ChatWriter
+from legato.fronts.chat_writer import ChatWriter
 from tests.conftest import Running
 from tests.support.wire import ask, chat
 

@@ -19,9 +19,9 @@ from legato.core.state import LEGAL, State
 from legato.core.stream import Stream
 from legato.core.subscriber import Subscriber
 from legato.dialects.openai import END, Reader
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from tests.core.test_sse import cut
-from tests.fronts.test_chat_frames import Body, Json, Sink, check_body, raw
+from tests.fronts.test_chat_writer import Body, Json, Sink, check_body, raw
 
 QUICK = settings(deadline=None, database=None, max_examples=250)
 

@@ -13,7 +13,7 @@ from legato.core.tool_calls import ToolCalls
 from tests.core.test_normalize import call, made, tool
 from tests.core.test_sse import cut
 from tests.core.test_stream import DONE, USAGE, all_ways, collected, finish, play, say, text
-from tests.fronts.test_chat_frames import check_chunk, split_frames
+from tests.fronts.test_chat_writer import check_chunk, split_frames
 
 Json = dict[str, Any]
 

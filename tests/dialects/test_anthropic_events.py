@@ -11,7 +11,7 @@ from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 from legato.core.stream import State, Stream
 from legato.dialects.anthropic import Reader, encode, no_stream, refusal
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import anthropic as wire
 
 

@@ -9,7 +9,7 @@ from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.stream import State, Stream
 from legato.dialects.ollama import END, Reader, no_stream, refusal
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import ollama as wire
 
 

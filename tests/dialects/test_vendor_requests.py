@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from legato.fastpath.template import Habit
 
 from legato import dialects
 from legato.configuration import load
@@ -13,8 +14,7 @@ from legato.core.errors import ApiError
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
-from legato.fastpath.template import Habit
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
 from legato.settings import SettingsError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from legato.core.stream import Stream
-from legato.fronts.chat_frames import ChatWriter
+from legato.fronts.chat_writer import ChatWriter
 from legato.gateway.call import Call
 from legato.server.exchange import ChatExchange
 from legato.server.protocol import LegatoProtocol

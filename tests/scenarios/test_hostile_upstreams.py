@@ -19,7 +19,7 @@ from legato.policy.ledger import Row
 from legato.store.database import Database
 from legato.store.ledger import Writer, summary
 from tests.conftest import Running, serving, settings_for, until
-from tests.fronts.test_chat_frames import check_body
+from tests.fronts.test_chat_writer import check_body
 from tests.scenarios.test_slow_client import narrow
 from tests.support.fault_stage import _narrow as narrow_lines
 from tests.support.wire import Answer, Wire, ask, chat, request

@@ -10,8 +10,8 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
-from tests.fronts.test_chat_aggregate import RESPONSE_SCHEMA, answer_faults
-from tests.fronts.test_chat_frames import check_chunk, schema
+from tests.fronts.test_chat_aggregator import RESPONSE_SCHEMA, answer_faults
+from tests.fronts.test_chat_writer import check_chunk, schema
 from tests.support.stream_order import Heard, Json, Usage
 from tests.support.wire import Answer, ask, chat
 

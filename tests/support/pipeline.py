@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, Final
 
 import pytest
+from legato.fastpath.template import Habit
 from msgspec import Struct
 
 from legato import dialects
@@ -16,9 +17,8 @@ from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, bad_gateway, gateway_timeout
 from legato.core.stream import State, Stream
 from legato.core.think_tags import Thinking
-from legato.fastpath.template import Habit
-from legato.fronts.chat_aggregate import ChatAggregator
-from legato.fronts.chat_frames import ChatWriter
+from legato.fronts.chat_aggregator import ChatAggregator
+from legato.fronts.chat_writer import ChatWriter
 from legato.mock import dialects as mock_dialects
 from legato.mock.scripts import SCRIPTS
 from legato.mock.steps import Script, Step

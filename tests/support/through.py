@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from legato.fastpath.template import Habit
+
 from legato.core.continuation import DeliveredText
 from legato.core.stream import Stream
 from legato.core.think_tags import Thinking
 from legato.dialects import openai
-from legato.fastpath.template import Habit
-from legato.fronts.chat_frames import ChatWriter
+from legato.fronts.chat_writer import ChatWriter
 from legato.upstreams.connection import Connection
 from legato.upstreams.response import Response
 

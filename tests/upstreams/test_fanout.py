@@ -12,7 +12,7 @@ from legato.dialects.openai import Reader
 from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for, until
 from tests.core.test_stream import choice, say, still
-from tests.fronts.test_chat_frames import Sink, check_body
+from tests.fronts.test_chat_writer import Sink, check_body
 from tests.support.wire import Wire, ask, chat, request
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}

@@ -16,10 +16,11 @@ from legato.cli.conversation import clean
 from legato.cli.terminal import settings, stop
 from legato.core.dialect import Dialect
 from legato.core.errors import ApiError, gateway_timeout
+from legato.core.front import AnswerHead
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.core.usage import count
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from legato.gateway.attempt import SPENT
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
@@ -188,9 +189,9 @@ async def _stream(upstream: Upstream, found: Checked, seconds: float) -> None:
     found.ok = found.auth
     timings = stream.timings
     found.ttft = timings.ttft
-    found.usage = stream.usage is not None
+    found.usage = stream.usage.reported is not None
     found.reasoning = timings.reasoning > 0
-    tokens = count(stream.usage or {}).completion or timings.pieces
+    tokens = count(stream.usage.reported or {}).completion or timings.pieces
     if timings.first is not None and timings.last > timings.first:
         found.tokens_per_second = (tokens - 1) / (timings.last - timings.first)
     found.tools = await _calls(upstream, _FORCED, seconds)
@@ -205,7 +206,19 @@ async def _calls(upstream: Upstream, fields: dict[str, Any], seconds: float) -> 
         if error.param != "tool_choice" or free == fields:
             return False
         return await _calls(upstream, free, seconds)
-    return b'"tool_calls":[{' in collector.answer(identity="", created=0, model="")
+    return b'"tool_calls":[{' in collector.answer(AnswerHead("", 0, ""))
+
+
+class _Listener:
+    """Waits for the end of a stream (`core.subscriber.Listener`)."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    def stream_opened(self) -> None: ...
+    def stream_finished(self) -> None: ...
+    def stream_closed(self) -> None:
+        self.closed.set()
 
 
 async def _ask(
@@ -213,16 +226,15 @@ async def _ask(
 ) -> tuple[Stream, ChatAggregator]:
     """An answer that came through to its end. Raises `ApiError`."""
     body = msgspec.json.encode(fields | {"model": upstream.name, "stream": True})
-    stream = Stream(time.monotonic, time.monotonic())
+    listener = _Listener()
+    stream = Stream(time.monotonic, time.monotonic(), listener)
     collector = ChatAggregator()
-    stream.attach(collector)
-    closed = asyncio.Event()
-    stream.on_close = closed.set
+    stream.subscribe(collector)
     answer = None
     try:
         async with asyncio.timeout(seconds):
             answer = await upstream.send(body, parse(body), stream, stream.fail, fresh=True)
-            await closed.wait()
+            await listener.closed.wait()
     except TimeoutError:
         raise gateway_timeout(f"No whole answer came within {seconds:g} s.") from None
     finally:

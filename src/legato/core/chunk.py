@@ -1,7 +1,7 @@
-"""What an upstream said, in one shape for all dialects: OpenAI's chat.completion.chunk.
+"""One event of an upstream in one shape for all dialects: OpenAI's chat.completion.chunk.
 
 A chunk carries its choices twice: typed, as far as order and metering need them, and as JSON bytes
-(`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
+(`raw`), so that what needs no normalizing is not encoded again and unknown members survive.
 """
 
 from typing import Any, Final
@@ -11,23 +11,23 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
 
-#: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
+#: Finish reasons of the contract (section 2, item 3; `function_call` is OpenAI's older form).
 FINISH_REASONS: Final = frozenset(
     {"stop", "length", "tool_calls", "content_filter", "function_call"}
 )
 
 
-#: As a value, so that what has been looked at stays `Any`: a `cast` is a call at run time.
+#: As a value, so that what was checked stays `Any`: a `cast` is a call at run time.
 OBJECT: Any = dict
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
-    """`value` where it is a JSON object; what peers send may be anything."""
+    """`value` where it is a JSON object, else None; a peer may send anything."""
     return value if isinstance(value, OBJECT) else None
 
 
 def decoded(body: bytes) -> Any:
-    """The JSON of a peer; None where it is none."""
+    """The JSON value in `body`; None where it is not JSON."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -46,15 +46,19 @@ class Delta(Struct, gc=False):
     function_call: Raw | UnsetType = UNSET
 
 
+_NULL: Final = Raw(b"null")
+
+
 class Choice(Struct, gc=False):
     delta: Delta | None = None
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
-    usage: Any = UNSET  # of the whole answer, where a server says it here
+    logprobs: Raw | UnsetType = UNSET
+    usage: Any = UNSET  # of the whole answer: some servers put it here
 
     @property
-    def is_plain(self) -> bool:
-        """A delta of text, and nothing else: nothing to mend."""
+    def is_text_only(self) -> bool:
+        """Whether it adds text of one kind and nothing else, so that it needs no normalizing."""
         delta = self.delta
         return (
             delta is not None
@@ -65,24 +69,25 @@ class Choice(Struct, gc=False):
             and delta.function_call is UNSET
             and delta.refusal is UNSET
             and self.usage is UNSET
+            and (self.logprobs is UNSET or self.logprobs == _NULL)
             and bool(delta.content) is not bool(delta.reasoning_content)
         )
 
 
 _decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
-#: OpenAI's usage object, kept as it came: providers add fields of their own.
+#: OpenAI's usage object, kept as it came: providers add members of their own.
 Usage = dict[str, Any]
 
 
 class Chunk(Struct, gc=False):
     """One event of an upstream.
 
-    `raw`: the `choices` array as JSON, or None where it has to be built of `choices`.
+    `raw`: the `choices` array as JSON, or None where it has to be built from `choices`.
     `extras`: further top-level members as JSON, each with its leading comma: `,"service_tier":"x"`.
-    `plain`: the choice to which it adds `text` and nothing else; -1: it may be anything. A plain
-    chunk has its `raw`, on one line; its `choices` may be empty. `thinks`: the text is reasoning.
-    `ends`: the choice that it finishes in its `raw`, on one line too, and adds nothing to.
+    `text_choice`: the choice that it adds `text` to, and nothing else; else -1. Such a chunk has
+    its `raw`, on one line. `is_reasoning`: the text is reasoning.
+    `usage_so_far`: of the answer up to this chunk, where the client wants it in every chunk.
     """
 
     choices: list[Choice]
@@ -90,13 +95,13 @@ class Chunk(Struct, gc=False):
     usage: Usage | None = None
     extras: bytes = b""
     fields: list[dict[str, Any]] | None = None
-    plain: int = -1
+    text_choice: int = -1
     text: str = ""
-    thinks: bool = False
-    ends: int = -1
+    is_reasoning: bool = False
+    usage_so_far: Usage | None = None
 
     def members(self) -> list[dict[str, Any]]:
-        """The choices as plain objects, unknown fields included. Raises `UpstreamError`."""
+        """The choices as plain objects, unknown members included. Raises `UpstreamError`."""
         if self.fields is not None:
             return self.fields
         if self.raw is not None:

@@ -1,4 +1,4 @@
-"""What has been delivered of an answer, kept so that another upstream can go on with it."""
+"""Continues an answer with another upstream: what was delivered of it, and what is left to come."""
 
 from typing import Any, Final
 
@@ -6,47 +6,45 @@ from legato.core.chunk import Chunk, as_object
 from legato.core.dialect import Delivered
 from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.merge import TextBuffer
-from legato.fastpath.through import Through
 
-#: The code of an upstream that was to go on with an answer, and said something else.
+#: The code of an upstream that was to continue an answer, and gave another one.
 DIVERGED: Final = "upstream_diverged"
 
-#: Members of a choice that can be joined without a trace of the seam.
+#: Members of a delta that can be joined without a visible seam.
 _JOINED: Final = frozenset({"content", "reasoning_content", "role"})
 
 
 class DeliveredText:
-    """The text of one choice as it went out. `is_exact` is False once something went out that
-    cannot be taken up in the middle: a tool call, a second choice, a member nobody knows."""
+    """The text of one choice that went out.
 
-    __slots__ = ("_content", "_reasoning", "is_exact")
+    `is_exact` is False once something went out that no other upstream can continue: a tool call, a
+    second choice, logprobs, an unknown member of a delta.
+    """
+
+    __slots__ = ("_content", "_reasoning", "has_content", "is_exact")
 
     def __init__(self) -> None:
         self._content = TextBuffer("")
         self._reasoning = TextBuffer("")
         self.is_exact = True
+        self.has_content = False  # something of the answer itself, not of its reasoning alone
 
-    def add(self, chunk: Chunk) -> None:
-        """A chunk of nothing but text."""
-        if chunk.raw is not None and b'"logprobs":{' in chunk.raw:
-            self.is_exact = False
-        self.text(chunk.text, chunk.thinks)
+    def add(self, text: str, is_reasoning: bool) -> None:
+        if is_reasoning:
+            self._reasoning.append(text)
+        else:
+            self._content.append(text)
+            self.has_content = True
 
-    def text(self, text: str, thinks: bool) -> None:
-        (self._reasoning if thinks else self._content).append(text)
-
-    def member(self, member: dict[str, Any]) -> None:
-        """A choice of a chunk, mended."""
+    def add_member(self, member: dict[str, Any]) -> None:
+        """A normalized choice of a chunk."""
         delta = member["delta"]
         if member["index"] or member.get("logprobs") or not delta.keys() <= _JOINED:
             self.is_exact = False
-        self._content.append(delta.get("content") or "")
-        self._reasoning.append(delta.get("reasoning_content") or "")
-
-    @property
-    def answers(self) -> bool:
-        """Whether something of the answer itself has gone out, and not of thoughts alone."""
-        return bool(str(self._content))
+        if delta.get("reasoning_content"):
+            self.add(delta["reasoning_content"], True)
+        if delta.get("content"):
+            self.add(delta["content"], False)
 
     @property
     def delivered(self) -> Delivered:
@@ -54,8 +52,10 @@ class DeliveredText:
 
 
 class Replay:
-    """Takes away from an answer what was delivered of it before. It has to be the same, byte for
-    byte; where it is not, nobody can tell how it would have gone on."""
+    """A chunk transform that removes from an answer what was delivered of it before.
+
+    Both have to be equal, byte for byte; where they are not, nobody knows how it would continue.
+    """
 
     __slots__ = ("_content", "_reasoning")
 
@@ -65,45 +65,45 @@ class Replay:
 
     @property
     def is_over(self) -> bool:
+        """Whether all that was delivered has come again."""
         return not self._content and not self._reasoning
 
-    def split(self, chunk: Chunk) -> Chunk:
-        """The chunk without what is known. Raises `UpstreamError` where it says something else."""
+    def passes(self, index: int) -> bool:
+        """Whether no later chunk of the choice is changed."""
+        return self.is_over
+
+    def transform(self, chunk: Chunk) -> Chunk:
+        """The chunk without what is known. Raises `UpstreamError` where it differs."""
         if self.is_over:
             return chunk
         members = [self._member(dict(member)) for member in chunk.members()]
         return Chunk([], usage=chunk.usage, extras=chunk.extras, fields=members)
 
-    def rest(self, through: Through, index: int) -> Through | None:
-        """Once all that is known has come, texts go through as they are."""
-        return through if self.is_over else None
-
     def _member(self, member: dict[str, Any]) -> dict[str, Any]:
         delta = dict(as_object(member.get("delta")) or {})
-        said = delta.pop("reasoning", None) or delta.get("reasoning_content")
-        if isinstance(said, str):
-            delta["reasoning_content"], self._reasoning = _rest(said, self._reasoning)
-        said = delta.get("content")
-        if isinstance(said, str) and said:
+        reasoning = delta.pop("reasoning", None) or delta.get("reasoning_content")
+        if isinstance(reasoning, str):
+            delta["reasoning_content"], self._reasoning = _rest(reasoning, self._reasoning)
+        content = delta.get("content")
+        if isinstance(content, str) and content:
             if self._reasoning:
                 raise _diverged()
-            delta["content"], self._content = _rest(said, self._content)
+            delta["content"], self._content = _rest(content, self._content)
         if (member.get("finish_reason") or delta.get("tool_calls")) and not self.is_over:
             raise _diverged()
         return member | {"delta": delta}
 
 
-def _rest(said: str, known: str) -> tuple[str, str]:
-    """(what is new in `said`, what is left of `known`)."""
-    if known.startswith(said):
-        return "", known[len(said) :]
-    if said.startswith(known):
-        return said[len(known) :], ""
+def _rest(text: str, known: str) -> tuple[str, str]:
+    """(what is new in `text`, what is left of `known`)."""
+    if known.startswith(text):
+        return "", known[len(text) :]
+    if text.startswith(known):
+        return text[len(known) :], ""
     raise _diverged()
 
 
 def _diverged() -> UpstreamError:
     return bad_gateway(
-        "The answer broke off, and when it was asked again it was another one.",
-        code=DIVERGED,
+        "The answer broke off, and the answer to the same request was another one.", code=DIVERGED
     )

@@ -9,7 +9,6 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import NULL, ChatRequest
-from legato.fastpath.template import Habit
 
 #: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
 #: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
@@ -131,11 +130,6 @@ class Reader(Protocol):
     identity: str | None
     """The upstream's own id of the answer."""
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        """JSON that all events with text have in this answer, and other answers have not."""
-        ...
-
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None where the event says that the answer is over.
 
@@ -144,14 +138,9 @@ class Reader(Protocol):
         """
         ...
 
-    def recall(self, block: bytes) -> Chunk | None:
-        """The chunk of an event (its lines) that this upstream says word for word in each answer;
-        None where it has to be read."""
-        ...
-
-    def forgets(self, chunk: Chunk) -> bool:
-        """Whether events that differ from this chunk's in their text alone need not be read: no
-        later event means something else because of them."""
+    def is_stateless(self, chunk: Chunk) -> bool:
+        """Whether later events mean the same if an event like this chunk's, with another text, is
+        read once more or not at all."""
         ...
 
 
@@ -176,8 +165,13 @@ class Dialect(Protocol):
 
     @property
     def decoder(self) -> Callable[[], Decoder]: ...
-    def reader(self, habit: Habit) -> Reader:
-        """`habit`: how the upstream has written its answers before this one."""
+    @property
+    def ends_with_body(self) -> bool:
+        """Whether only the end of the body shows that a finish was the last one."""
+        ...
+
+    def reader(self) -> Reader:
+        """For one answer."""
         ...
 
     def refusal(self, status: int, body: bytes, retry_after: float | None) -> ApiError:

@@ -1,4 +1,4 @@
-"""Several answers merged into one stream: `n` choices from an upstream that gives one at a time."""
+"""Merges several answers into one stream: `n` choices of an upstream that gives one at a time."""
 
 from collections.abc import Callable
 
@@ -6,21 +6,21 @@ from legato.core import usage
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError, bad_gateway
 from legato.core.stream import Stream
+from legato.core.subscriber import WriteText
 
 
 class Fanout:
     """`branches` are filled by one upstream call each; their choices come out of `into` under the
-    branch's number. The stream is complete when all of them are, and fails with the first."""
+    branch's number. `into` is complete when all of them are, and fails with the first."""
 
     __slots__ = ("_left", "branches", "into")
 
     def __init__(self, into: Stream, count: int, clock: Callable[[], float]) -> None:
         self.into = into
         self._left = count
-        into.expects = count
         self.branches = [Stream(clock, into.timings.received) for _ in range(count)]
         for index, branch in enumerate(self.branches):
-            branch.attach(_Branch(self, index))
+            branch.subscribe(_Branch(self, index))
 
     def push(self, index: int, chunk: Chunk) -> None:
         members = chunk.members()
@@ -35,7 +35,8 @@ class Fanout:
     def complete(self) -> None:
         self._left -= 1
         if not self._left:
-            self.into.usage = usage.merged([branch.usage for branch in self.branches])
+            total = usage.merged([branch.usage.reported for branch in self.branches])
+            self.into.push(Chunk([], b"[]", usage=total))
             self.into.end()
 
     def fail(self, error: ApiError) -> None:
@@ -45,20 +46,23 @@ class Fanout:
 class _Branch:
     """The subscriber of one branch."""
 
-    __slots__ = ("_fan", "_index", "fail", "flush")
+    __slots__ = ("_fanout", "_index", "fail", "flush")
 
-    def __init__(self, fan: Fanout, index: int) -> None:
-        self._fan = fan
+    def __init__(self, fanout: Fanout, index: int) -> None:
+        self._fanout = fanout
         self._index = index
-        self.flush = fan.flush
-        self.fail = fan.fail
+        self.flush = fanout.flush
+        self.fail = fanout.fail
 
     @property
     def is_paused(self) -> bool:
-        return self._fan.into.is_behind
+        return self._fanout.into.is_behind
 
     def push(self, chunk: Chunk) -> None:
-        self._fan.push(self._index, chunk)
+        self._fanout.push(self._index, chunk)
+
+    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+        return None
 
     def complete(self, usage: Usage, extras: bytes) -> None:
-        self._fan.complete()
+        self._fanout.complete()

@@ -4,6 +4,7 @@ import re
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from legato.core.errors import bad_gateway
 
@@ -17,18 +18,18 @@ _ESCAPES: Final = {
 }
 
 
-#: What `said` raises.
+#: What `decode_string` raises.
 NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
 
 #: The text of a JSON string, quotes and all.
-said: Final = msgspec.json.Decoder(str).decode
+decode_string: Final = msgspec.json.Decoder(str).decode
 
 
 def text_of(quoted: bytes) -> str | None:
     """The text of a JSON string that is one line to every client as it stands; None where these
     bytes are not such a string, and nothing else."""
     try:
-        text = said(quoted)
+        text = decode_string(quoted)
     except NO_TEXT:
         return None
     if quoted.isascii() or text.isprintable():
@@ -55,3 +56,11 @@ def one_line(raw: bytes) -> bytes:
 def encoded(value: Any) -> bytes:
     """`value` as JSON on one line."""
     return one_line(msgspec.json.encode(value))
+
+
+def merged_members(first: bytes, second: bytes) -> bytes:
+    """Two lists of members as `Chunk.extras` has them, as one; of equal names the second counts."""
+    members: dict[str, Raw] = {}
+    for each in (first, second):
+        members |= msgspec.json.decode(b"{%b}" % each[1:], type=dict[str, Raw])
+    return b"," + msgspec.json.encode(members)[1:-1]

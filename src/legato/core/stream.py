@@ -1,11 +1,11 @@
-"""The one object in the middle: what a legal stream is, and who hears of it.
+"""The stream between an upstream and its client: sans-IO, one object per call.
 
-A source fills it (`push`, `end`, `fail`), a subscriber drains it; neither knows the other. The
-legal order is a table; whatever an upstream does, a subscriber sees only what the table allows:
+A source fills it (`push`, `end`, `fail`), subscribers drain it; neither knows the other. Whatever
+an upstream does, a subscriber sees only the legal order:
 
-    role once a choice, deltas, one finish a choice, then the end: complete, failed or cancelled.
+    role once per choice, deltas, one finish per choice, then the end: complete, failed, cancelled
 
-No socket, no clock of its own, no await: a chunk travels from `push` to the subscriber in one call.
+No socket, no timer, no await: a chunk goes from `push` to the subscribers in one call.
 """
 
 from collections.abc import Callable
@@ -16,321 +16,437 @@ import msgspec
 from legato.core.chunk import Chunk, Usage
 from legato.core.continuation import DIVERGED, DeliveredText
 from legato.core.errors import ApiError, UpstreamError, bad_gateway
-from legato.core.json_text import encoded, one_line
-from legato.core.normalize import ChoiceState, role
+from legato.core.json_text import encoded, merged_members, one_line
+from legato.core.normalize import ChoiceNormalizer, Member, role
 from legato.core.state import State
-from legato.core.subscriber import Lane, Subscriber
+from legato.core.subscriber import FastPath, Listener, Subscriber, WriteText
 from legato.core.timings import Timings
-from legato.core.usage_tracker import Account
+from legato.core.token_counting import Tally
+from legato.core.usage_tracker import UsageTracker
 
-#: What the first choices of an answer begin with, as JSON.
+#: The `choices` array that the first choices of an answer begin with, as JSON.
 _ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])
 
 
-def _nothing() -> None:
-    return None
+class _Nobody:
+    """A listener to whom no state matters."""
+
+    def stream_opened(self) -> None: ...
+    def stream_finished(self) -> None: ...
+    def stream_closed(self) -> None: ...
 
 
-class Stream(Account):
-    """One call's answer on its way.
+_NOBODY: Final = _Nobody()
 
-    `clock` gives seconds. `on_open` is called at the first chunk that counts as an answer, and at
-    the first of each upstream that goes on with it; `on_finish` when all choices have their finish
-    and the end has not come in the same read;
-    `on_close` once, at the end, whatever it is. They are called from inside `push`, `end`, ...
+
+class Stream:
+    """One call's answer.
+
+    `clock` gives seconds; `received` is when the request came in, on that clock.
     """
-
-    flush: Callable[[], None]
-    """For the source: it has read all there was; what was pushed goes out now."""
 
     __slots__ = (
         "_choices",
+        "_clock",
         "_early",
-        "_extras",
-        "_open",
-        "_resumes",
-        "carried",
-        "clock",
-        "counts_early",
+        "_fast_path",
+        "_finishes",
+        "_is_resuming",
+        "_listener",
+        "_passing",
+        "_pending",
+        "_shows_running_usage",
+        "_shows_usage",
+        "_subscribers",
+        "_unbegun",
+        "_usage_extras",
+        "delivered",
         "done",
         "error",
-        "expects",
-        "flush",
-        "kept",
-        "lane",
-        "on_close",
-        "on_finish",
-        "on_open",
+        "expected",
         "state",
-        "subscriber",
+        "timings",
+        "usage",
     )
 
-    def __init__(self, clock: Callable[[], float], received: float) -> None:
-        super().__init__(Timings(received))
+    def __init__(
+        self, clock: Callable[[], float], received: float, listener: Listener = _NOBODY
+    ) -> None:
+        self.timings = Timings(received)
+        self.usage = UsageTracker(self.timings)
         self.state = State.WAITING
-        self.done = False  # no further state comes behind this one
+        self.done = False  # the state is final
         self.error: ApiError | None = None
-        self.kept: DeliveredText | None = None  # where another may have to go on
-        self.lane: Lane | None = None  # what passes this stream by
-        self.expects = 1  # choices without which the answer is not whole
-        self.flush = _nothing
-        self.on_open: Callable[[], None] = _nothing
-        self.on_close: Callable[[], None] = _nothing
-        self.on_finish: Callable[[], None] = _nothing
-        self.clock = clock
-        self._resumes = False  # another upstream is to go on, and has not said anything yet
-        self._extras = b""  # of the chunk with the usage
-        self._choices: dict[int, ChoiceState] = {}
-        self._open = 0  # of them without a finish
-        self.carried: tuple[int, ...] = ()  # open choices whose index is theirs: plain text passes
-        self.subscriber: Subscriber | None = None  # nobody before there is one, or any more
-        self._early: list[tuple[Chunk, Usage | None]] | None = []  # before there was a subscriber
-        self.counts_early = False  # somebody will ask for the usage at each chunk
+        self.delivered: DeliveredText | None = None  # where another upstream may have to continue
+        self.expected = 1  # choices without which the answer is not whole
+        self._clock = clock
+        self._listener = listener
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self._early: list[Chunk] | None = []  # chunks that came before there was a subscriber
+        self._shows_usage = True
+        self._shows_running_usage = False
+        self._choices: dict[int, ChoiceNormalizer] = {}  # by the upstream's index
+        self._unbegun: dict[int, ChoiceNormalizer] | None = None  # with unknown members so far
+        self._finishes: dict[int, bytes] = {}  # extras of finishes that are held back, by index
+        self._passing: tuple[int, ...] = ()  # choices whose text needs no normalizing
+        self._pending = b""  # extras of events that had nothing else for the client
+        self._usage_extras = b""  # extras of the chunk with the usage
+        self._is_resuming = False  # another upstream is to continue, and has not begun yet
+        self._fast_path: FastPath | None = None
+
+    # From the call
+
+    def expect(
+        self, choices: int, *, shows_usage: bool = True, shows_running_usage: bool = False
+    ) -> None:
+        """What the client asked for: so many choices; usage in a last chunk, in each chunk."""
+        self.expected = choices
+        self._shows_usage = shows_usage
+        self._shows_running_usage = shows_running_usage
+
+    def keep_delivered(self) -> None:
+        """Keeps the text that goes out, so that another upstream can continue the answer."""
+        self.delivered = DeliveredText()
+
+    def drop_delivered(self) -> None:
+        self.delivered = None
+
+    def count_tokens(self, tally: Tally) -> None:
+        """Counts the text that comes from now on."""
+        self.usage.tally = tally
+
+    def continue_elsewhere(self) -> None:
+        """Another upstream continues the answer: its usage is added to what has been used."""
+        self.usage.close_part()
+        self._forget_upstream()
+        for choice in self._choices.values():
+            choice.drop_held()
+        self._is_resuming = True
+
+    def start_over(self) -> None:
+        """Another upstream answers from the start; nobody has seen anything of the answer."""
+        self.usage.start_over()
+        self._forget_upstream()
+        self.delivered = None
+        self._choices = {}
+        self._is_resuming = False
+        self.state = State.WAITING  # the one way back; no subscriber ever sees it
+
+    def _forget_upstream(self) -> None:
+        self._pending = self._usage_extras = b""
+        self._finishes.clear()
+        self._passing = ()
+        self.leave_fast_path()
+
+    def note_error(self, error: ApiError) -> None:
+        """Why the stream is about to be cancelled."""
+        self.error = error
+
+    def cancel(self) -> None:
+        """The client is gone: what still comes goes nowhere."""
+        self.unsubscribe()
+        self._close(State.CANCELLED)
+
+    def release(self) -> None:
+        """Lets go of everything that refers back to the stream, once the call is settled."""
+        self.unsubscribe()
+        self.delivered = None
+        self._listener = _NOBODY
+        if self.error is not None:
+            self.error.__traceback__ = None  # refers to all frames that the error went through
+
+    # From subscribers
+
+    def subscribe(self, *subscribers: Subscriber) -> None:
+        """Each gets all that has come, then what comes, then the end; also where it is over.
+
+        All subscribers of a stream have to be there before the first of them has got a chunk.
+        """
+        if self._early is None:
+            raise RuntimeError("the stream has been delivered to others already")
+        self._subscribers += subscribers
+        early, self._early = self._early, None
+        for chunk in early:
+            self._deliver(chunk)
+        if self.state is State.COMPLETE:
+            self._deliver_end()
+        elif self.state is State.FAILED and self.error is not None:
+            self._deliver_failure(self.error)
+        else:
+            for each in self._subscribers:
+                each.flush()
+
+    def unsubscribe(self) -> None:
+        """Nobody gets what still comes; it is measured and counted all the same."""
+        self.leave_fast_path()
+        self._subscribers = ()
+        self._early = None
 
     @property
     def is_behind(self) -> bool:
-        """The subscriber has not taken yet what has come."""
-        return self.subscriber is not None and self.subscriber.is_paused
+        """Whether a subscriber has not taken yet what has come."""
+        return any(each.is_paused for each in self._subscribers)
 
-    def go_on(self) -> None:
-        """Another upstream goes on with the answer: its usage comes on top of what there was."""
-        self.add_up()
-        self._forget()
-        for choice in self._choices.values():
-            choice.forget_unsaid()
-        self._resumes = True
+    # The fast path
 
-    def start_over(self) -> None:
-        """Nobody has seen anything of the answer: another upstream says it from the start, and what
-        has come counts for nothing."""
-        self._forget()
-        self.forget_spent()
-        self.kept = None
-        self._choices = {}
-        self._open = 0
-        self._resumes = False
-        self.state = State.WAITING  # the one way back, and no subscriber's
+    def enter_fast_path(
+        self, fast_path: FastPath, chunk: Chunk, raw: tuple[bytes, bytes]
+    ) -> WriteText | None:
+        """What writes frames that differ from that of `chunk` in their text alone, or None.
 
-    def _forget(self) -> None:
-        self.usage = self.tally = None
-        self.prompt_tokens = 0
-        self._extras = b""
-        self.look_at_each()
-        self.carried = ()
+        `raw` is the chunk's, before and after the JSON string of its text. The fast path takes the
+        text of further events to the writer and to `note_text`. It is closed when anything else
+        happens to the stream.
+        """
+        if chunk.text_choice not in self._passing or len(self._subscribers) != 1 or self._pending:
+            return None
+        (subscriber,) = self._subscribers
+        if self._shows_running_usage or subscriber.is_paused:
+            return None
+        write = subscriber.text_writer(raw, chunk.extras)
+        if write is not None:
+            self._fast_path = fast_path
+        return write
 
-    # From the client's side
+    def leave_fast_path(self) -> None:
+        """Closes the fast path; the next chunk is processed normally."""
+        fast_path, self._fast_path = self._fast_path, None
+        if fast_path is not None:
+            fast_path.close()
 
-    def attach(self, subscriber: Subscriber) -> None:
-        """`subscriber` gets all that has come, then what comes; also the end, if it was already."""
-        self.subscriber = subscriber
-        if self.state is not State.FINISHED:
-            self.flush = subscriber.flush
-        early, self._early = self._early, None
-        for chunk, self._then in early or ():
-            subscriber.push(chunk)
-        self._then = None
-        if self.state is State.COMPLETE:
-            subscriber.complete(self.total_usage(), self._extras)
-        elif self.state is State.FAILED and self.error is not None:
-            subscriber.fail(self.error)
-        subscriber.flush()
+    def note_text(self, text: str, index: int, is_reasoning: bool) -> None:
+        """Measures and counts a text of one choice that goes to the subscribers."""
+        timings, usage = self.timings, self.usage
+        timings.content(self._clock())
+        if is_reasoning:
+            timings.reasoning += 1
+        if self.delivered is not None:
+            self.delivered.add(text, is_reasoning)
+        if usage.tally is not None:
+            usage.tally.add(text, index, is_reasoning)
 
-    def cancel(self) -> None:
-        """The client is gone: nobody hears of what may still come."""
-        self.detach()
-        self._close(State.CANCELLED)
-
-    def detach(self) -> None:
-        """Nobody hears of what still comes; it is metered."""
-        self.look_at_each()
-        self.subscriber = None
-        self._early = None
-        self.flush = _nothing
-
-    def look_at_each(self) -> None:
-        """What comes next does not pass this stream by."""
-        if self.lane is not None:
-            self.lane.shut()
-            self.lane = None
-
-    def release(self) -> None:
-        """It is over, and nobody hears of it any more: what holds each other is let go of."""
-        self.detach()
-        self.kept = None
-        self.on_open = self.on_finish = self.on_close = _nothing
-        if self.error is not None:
-            self.error.__traceback__ = None  # holds all that the error went through
-
-    # From the source's side
+    # From the source
 
     def push(self, chunk: Chunk) -> None:
-        """One chunk of the upstream. Raises `UpstreamError` where it cannot be mended."""
-        if chunk.plain in self.carried or (
-            chunk.plain >= 0 and self._begins(chunk.plain, chunk.extras)
-        ):
-            self._carry(chunk)
-            return
-        if chunk.ends in self.carried and self._choices[chunk.ends].finish():
-            self._finish(chunk)
-            return
-        if chunk.usage:  # an empty one says nothing
-            self.usage = chunk.usage
-        choices = chunk.choices
-        if (
-            len(choices) == 1
-            and choices[0].is_plain
-            and (choices[0].index in self.carried or self._begins(choices[0].index, chunk.extras))
-        ):
-            delta = choices[0].delta
-            assert delta is not None
-            chunk.raw = one_line(chunk.raw or msgspec.json.encode(choices))
-            chunk.text = delta.content or delta.reasoning_content or ""
-            chunk.thinks = not delta.content
-            self._carry(chunk)
-        elif chunk.raw != b"[]":
-            for member in chunk.members():
-                self._mend(member, chunk.extras)
-        elif chunk.usage:
-            self._extras = chunk.extras
-
-    def _carry(self, chunk: Chunk) -> None:
-        """Text for a choice that is under way: nothing to mend, nothing to look up."""
-        timings = self.timings
-        timings.content(self.clock())
-        if chunk.thinks:
-            timings.reasoning += 1
-        if self.kept is not None:
-            self.kept.add(chunk)
-        if self.tally is not None:
-            self.tally.add(chunk)
-        if self.subscriber is not None:
-            self.subscriber.push(chunk)
-        elif self._early is not None:
-            self._early.append((chunk, self.running_usage() if self.counts_early else None))
-
-    def end(self) -> None:
-        """The upstream's body ended, or said `[DONE]`. Without a finish that is a failure."""
+        """One chunk of the upstream. Raises `UpstreamError` where it cannot be repaired."""
         if self.done:
             return
-        if self.state is State.FINISHED:
-            self._close(State.COMPLETE)
-            if self.subscriber is not None:
-                self.subscriber.complete(self.total_usage(), self._extras)
-                self.subscriber.flush()
-            return
-        self.fail(self.unfinished())
+        if self._fast_path is not None:
+            self.leave_fast_path()
+        if chunk.usage:  # an empty one says nothing
+            self.usage.reported = chunk.usage
+        choices = chunk.choices
+        if len(choices) == 1 and choices[0].is_text_only and self._takes_text(chunk):
+            self._push_text(chunk)
+        elif chunk.raw == b"[]" or not self._normalize(chunk):
+            self._push_extras(chunk)
 
-    def unfinished(self) -> UpstreamError:
-        """What it means that the upstream has ended its answer here."""
-        if self.state is State.WAITING:
-            return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
-        begun = len(self._choices)
-        if begun < self.expects and not self._open:
-            return bad_gateway(
-                f"The upstream gave {begun} of {self.expects} choices.", code="upstream_incomplete"
-            )
-        return bad_gateway(
-            "The upstream ended its answer without a finish.", code="upstream_incomplete"
-        )
+    def flush(self) -> None:
+        """The source has read all there was: what was pushed goes out now."""
+        for each in self._subscribers:
+            each.flush()
+        if self.state is State.FINISHED:
+            self._listener.stream_finished()
+
+    def end(self) -> None:
+        """The upstream's body ended, or it sent `[DONE]`. Without a finish that is a failure."""
+        if self.done:
+            return
+        if self.state is not State.FINISHED:
+            self.fail(self.unfinished())
+            return
+        try:
+            self._emit_held()
+        except UpstreamError as error:
+            self.fail(error)
+            return
+        self._close(State.COMPLETE)
+        self._deliver_end()
 
     def fail(self, error: ApiError) -> None:
         if self.done:
             return
         self.error = error
         self._close(State.FAILED)
-        if self.subscriber is not None:
-            self.subscriber.fail(error)
-            self.subscriber.flush()
+        self._deliver_failure(error)
 
-    # Inside
+    def unfinished(self) -> UpstreamError:
+        """What it means that the upstream has ended its answer here."""
+        if self.state is State.WAITING:
+            return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
+        begun = len(self._choices)
+        if begun < self.expected and len(self._finishes) == begun:
+            return bad_gateway(
+                f"The upstream gave {begun} of {self.expected} choices.", code="upstream_incomplete"
+            )
+        return bad_gateway(
+            "The upstream ended its answer without a finish.", code="upstream_incomplete"
+        )
 
-    def _mend(self, member: dict[str, Any], extras: bytes) -> None:
-        if self.done:
+    # Chunks
+
+    def _takes_text(self, chunk: Chunk) -> bool:
+        """Whether the chunk's text needs no normalizing; begins its choice where that is new."""
+        index: Any = chunk.choices[0].index
+        if index in self._passing:
+            return True
+        if index in self._choices or index != len(self._choices) or self._unbegun:
+            return False
+        choice = ChoiceNormalizer(index)
+        choice.begun = True
+        self._begin(index, choice, chunk.extras)
+        return True
+
+    def _push_text(self, chunk: Chunk) -> None:
+        """Text for a choice that is under way."""
+        choice = chunk.choices[0]
+        delta, index = choice.delta, choice.index
+        assert delta is not None
+        assert isinstance(index, int)
+        try:
+            chunk.raw = one_line(chunk.raw or msgspec.json.encode(chunk.choices))
+        except UnicodeEncodeError:  # half of a surrogate pair
+            self._normalize(chunk)
             return
+        chunk.text_choice = index
+        chunk.is_reasoning = not delta.content
+        chunk.text = delta.content or delta.reasoning_content or ""
+        if self._pending:
+            chunk.extras = self._take_pending(chunk.extras)
+        self.note_text(chunk.text, index, chunk.is_reasoning)
+        self._emit(chunk)
+
+    def _push_extras(self, chunk: Chunk) -> None:
+        """An event with nothing else for the client. Its unknown members go with the next frame."""
+        if chunk.usage and self._shows_usage:
+            self._usage_extras = chunk.extras
+        else:
+            self._pending = self._with_pending(chunk.extras)
+
+    def _with_pending(self, extras: bytes) -> bytes:
+        pending = self._pending
+        if not pending or pending == extras:
+            return extras
+        return merged_members(pending, extras) if extras else pending
+
+    def _take_pending(self, extras: bytes) -> bytes:
+        extras, self._pending = self._with_pending(extras), b""
+        return extras
+
+    def _normalize(self, chunk: Chunk) -> bool:
+        """False where nothing of the chunk is for the client, now or later."""
+        is_used = False
+        for member in chunk.members():
+            is_used = self._normalize_member(member, chunk.extras) or is_used
+        return is_used
+
+    def _normalize_member(self, member: Member, extras: bytes) -> bool:
         theirs = member.get("index") or 0
         if not isinstance(theirs, int):
             raise bad_gateway("The upstream sent a choice whose `index` is not a number.")
-        choice = self._choices.get(theirs) or ChoiceState(len(self._choices))
-        fields = choice.mend(member)
-        if not fields and (theirs in self._choices or not choice.begun):
-            return  # only a role, or nothing at all: not yet an answer
+        choice = self._choices.get(theirs) or self._new_choice(theirs)
+        members = choice.normalize(member)
         if theirs not in self._choices:
+            if not choice.begun:  # only a role, or nothing at all: not yet an answer
+                if choice.has_unknown:
+                    self._unbegun = (self._unbegun or {}) | {theirs: choice}
+                return False
             self._begin(theirs, choice, extras)
-        elif self._resumes:
-            self._resume(theirs, choice, fields)
-        for mended in fields:
-            if mended["delta"]:
-                self.timings.content(self.clock())
-                self.timings.reasoning += "reasoning_content" in mended["delta"]
-            self._send(mended, extras)
-        if choice.finished:
-            self._finished(theirs)
+        elif self._is_resuming and (members or choice.is_finished):
+            self._resume(members)
+        for each in members:
+            self._send(each, extras)
+        self._set_passing(theirs, choice)
+        if choice.is_finished:
+            self._hold_finish(theirs, extras)
+        return bool(members) or choice.is_finished
 
-    def _finish(self, chunk: Chunk) -> None:
-        """The finish of a choice that is under way, and nothing to mend."""
-        if self.kept is not None or self.tally is not None:
-            self._keep(chunk.members()[0])
-        self._emit(chunk)
-        self._finished(chunk.ends)
+    def _new_choice(self, theirs: int) -> ChoiceNormalizer:
+        unbegun = self._unbegun
+        choice = unbegun.pop(theirs, None) if unbegun else None
+        choice = choice or ChoiceNormalizer(0)
+        choice.index = len(self._choices)
+        return choice
 
-    def _finished(self, theirs: int) -> None:
-        if self.carried == (theirs,):
-            self.carried = ()
-        else:
-            self.carried = tuple([each for each in self.carried if each != theirs])
-        self._open -= 1
-        if not self._open and len(self._choices) >= self.expects:
+    def _hold_finish(self, theirs: int, extras: bytes) -> None:
+        extras = self._take_pending(extras)
+        held = self._finishes.get(theirs, b"")
+        self._finishes[theirs] = merged_members(held, extras) if held and extras else held or extras
+        if len(self._finishes) == len(self._choices) >= self.expected:
             self._to(State.FINISHED)
 
-    def _begins(self, theirs: Any, extras: bytes) -> bool:
-        """Whether text begins a choice whose index is theirs: it need not be mended either."""
-        if theirs in self._choices or theirs != len(self._choices) or self.done:
-            return False
-        choice = ChoiceState(theirs)
-        choice.begun = True
-        self._begin(theirs, choice, extras)
-        return True
-
-    def _begin(self, theirs: int, choice: ChoiceState, extras: bytes) -> None:
+    def _begin(self, theirs: int, choice: ChoiceNormalizer, extras: bytes) -> None:
         self._choices[theirs] = choice
-        self._open += 1
         self._to(State.OPEN)
-        if choice.index == theirs:
-            self.carried += (theirs,)
-        if self.kept is not None or self.tally is not None:
-            self._keep(role(choice.index))
+        self._set_passing(theirs, choice)
         index = choice.index
+        self._keep(role(index))
         raw = _ROLES[index] if index < len(_ROLES) else encoded([role(index)])
-        self._emit(Chunk([], raw, extras=extras))
+        self._emit(Chunk([], raw, extras=self._take_pending(extras)))
 
-    def _resume(self, theirs: int, choice: ChoiceState, said: list[dict[str, Any]]) -> None:
-        """The first that another upstream says of a choice that is under way."""
-        answers = self.kept is not None and self.kept.answers
-        if answers and any("reasoning_content" in each["delta"] for each in said):
-            # It began anew, and what it says then would have come after these thoughts.
-            raise bad_gateway(
-                "The upstream thought again about an answer that had begun.", code=DIVERGED
-            )
-        self._resumes = False
-        if choice.index == theirs:
-            self.carried += (theirs,)
-        self.on_open()
+    def _resume(self, members: list[Member]) -> None:
+        """Another upstream begins to continue the answer."""
+        answers = self.delivered is not None and self.delivered.has_content
+        if answers and any("reasoning_content" in each["delta"] for each in members):
+            # It began anew, and this reasoning would have come before what was delivered.
+            raise bad_gateway("The upstream reasoned again in mid-answer.", code=DIVERGED)
+        self._is_resuming = False
+        self._listener.stream_opened()
 
-    def _send(self, member: dict[str, Any], extras: bytes) -> None:
+    def _set_passing(self, theirs: int, choice: ChoiceNormalizer) -> None:
+        passes = choice.passes_text and choice.index == theirs
+        if passes is not (theirs in self._passing):
+            rest = tuple([each for each in self._passing if each != theirs])
+            self._passing = (*rest, theirs) if passes else rest
+
+    def _send(self, member: Member, extras: bytes) -> None:
+        """One normalized member, as a chunk of its own."""
+        delta = member["delta"]
+        if delta:
+            self.timings.content(self._clock())
+            self.timings.reasoning += "reasoning_content" in delta
         self._keep(member)
+        extras = self._take_pending(extras)
         self._emit(Chunk([], encoded([member]), extras=extras, fields=[member]))
 
-    def _keep(self, member: dict[str, Any]) -> None:
-        if self.kept is not None:
-            self.kept.member(member)
-        if self.tally is not None:
-            self.tally.member(member)
+    def _keep(self, member: Member) -> None:
+        if self.delivered is not None:
+            self.delivered.add_member(member)
+        if self.usage.tally is not None:
+            self.usage.tally.add_member(member)
+
+    def _emit_held(self) -> None:
+        """The finishes, and what else was held back, at the end of the answer."""
+        for theirs, extras in self._finishes.items():
+            for member in self._choices[theirs].close():
+                self._send(member, extras)
+
+    # Delivery
 
     def _emit(self, chunk: Chunk) -> None:
-        if self.subscriber is not None:
-            self.subscriber.push(chunk)
-        elif self._early is not None:
-            self._early.append((chunk, self.running_usage() if self.counts_early else None))
+        if self._shows_running_usage:
+            chunk.usage_so_far = self.usage.so_far()
+        if self._early is not None:
+            self._early.append(chunk)
+        else:
+            self._deliver(chunk)
+
+    def _deliver(self, chunk: Chunk) -> None:
+        for each in self._subscribers:
+            each.push(chunk)
+
+    def _deliver_end(self) -> None:
+        if not self._subscribers:
+            return
+        total: Usage = self.usage.total()
+        for each in self._subscribers:
+            each.complete(total, self._usage_extras)
+
+    def _deliver_failure(self, error: ApiError) -> None:
+        for each in self._subscribers:
+            each.fail(error)
+
+    # States
 
     def _to(self, state: State) -> None:
         before = self.state
@@ -341,20 +457,9 @@ class Stream(Account):
         self.state = state
         self.done = not state.after
         if before is State.WAITING and state is State.OPEN:
-            self.on_open()
-        elif state is State.FINISHED:
-            self.flush = self._await_end
-
-    def _await_end(self) -> None:
-        """All choices have their finish, and the end did not come with them."""
-        subscriber = self.subscriber
-        self.flush = subscriber.flush if subscriber is not None else _nothing
-        self.flush()
-        if self.state is State.FINISHED:
-            self.on_finish()
+            self._listener.stream_opened()
 
     def _close(self, state: State) -> None:
-        if not self.done:
-            self._to(state)
-            self.look_at_each()
-            self.on_close()
+        self._to(state)
+        self.leave_fast_path()
+        self._listener.stream_closed()

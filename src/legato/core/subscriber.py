@@ -1,9 +1,13 @@
-"""Who hears of a stream: what `core/stream.py` asks of them."""
+"""What drains a stream, and what listens to its state: the interfaces of `core/stream.py`."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
+
+#: Takes the JSON string of a text, quotes included, and writes the frame that carries it.
+WriteText = Callable[[bytes], None]
 
 
 class Subscriber(Protocol):
@@ -11,7 +15,7 @@ class Subscriber(Protocol):
 
     @property
     def is_paused(self) -> bool:
-        """It collects, and somebody else is slow to take it."""
+        """Whether it collects because its own consumer is slow."""
         ...
 
     def push(self, chunk: Chunk) -> None: ...
@@ -22,10 +26,29 @@ class Subscriber(Protocol):
 
     def fail(self, error: ApiError) -> None: ...
 
+    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+        """For the fast path: writes frames that differ in one text alone. None where it cannot.
 
-class Lane(Protocol):
-    """Passes text on by itself, as long as nothing else comes."""
+        `raw`: the `choices` array as JSON before and after the JSON string of the text.
+        `extras`: as in `Chunk`.
+        """
+        ...
 
-    @property
-    def has_taken(self) -> bool: ...
-    def shut(self) -> None: ...
+
+class Listener(Protocol):
+    """Is told of the states of one stream. Called from inside `push`, `flush`, `end` and `fail`."""
+
+    def stream_opened(self) -> None:
+        """The first chunk of an upstream that counts as an answer has come."""
+
+    def stream_finished(self) -> None:
+        """All choices have their finish, and the end did not come in the same read."""
+
+    def stream_closed(self) -> None:
+        """The stream is complete, failed or cancelled. Called once."""
+
+
+class FastPath(Protocol):
+    """Takes the text events of a stream without decoding them, until it is closed."""
+
+    def close(self) -> None: ...

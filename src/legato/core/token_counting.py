@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from legato.core.chunk import Chunk, as_object
+from legato.core.chunk import as_object
 from legato.core.dialect import Delivered
 from legato.core.merge import TextBuffer
 from legato.core.request import ChatRequest
@@ -83,7 +83,7 @@ class _Growing:
 class Tally:
     """What goes by of one answer, and the prompt it answers, in tokens (`usage.Seen`)."""
 
-    __slots__ = ("_prompt", "_said", "_thought")
+    __slots__ = ("_answer", "_prompt", "_reasoning")
 
     def __init__(
         self,
@@ -96,26 +96,25 @@ class Tally:
         `told`: the tokens of the prompt, where the upstream has said them; else 0."""
         growing = partial(_Growing, counter.count)
         # By choice, and by what of it: texts that grow side by side are not one text.
-        self._said: defaultdict[tuple[Any, Any], _Growing] = defaultdict(growing)
-        self._thought: defaultdict[Any, _Growing] = defaultdict(growing)
+        self._answer: defaultdict[tuple[Any, Any], _Growing] = defaultdict(growing)
+        self._reasoning: defaultdict[Any, _Growing] = defaultdict(growing)
         self._prompt = told or _begin(counter, request, delivered)
 
-    def add(self, chunk: Chunk) -> None:
-        """A chunk of nothing but text."""
-        index = chunk.plain if chunk.plain >= 0 else chunk.choices[0].index
-        if chunk.thinks:
-            self._thought[index].append(chunk.text)
+    def add(self, text: str, index: int, is_reasoning: bool) -> None:
+        """A text of one choice."""
+        if is_reasoning:
+            self._reasoning[index].append(text)
         else:
-            self._said[index, "content"].append(chunk.text)
+            self._answer[index, "content"].append(text)
 
-    def member(self, member: dict[str, Any]) -> None:
-        """A choice of a chunk, mended."""
+    def add_member(self, member: dict[str, Any]) -> None:
+        """A normalized choice of a chunk."""
         index, delta = member["index"], member["delta"]
-        if thought := delta.get("reasoning_content"):
-            self._thought[index].append(thought)
-        for what, text in _said(delta):
+        if reasoning := delta.get("reasoning_content"):
+            self._reasoning[index].append(reasoning)
+        for owner, text in _texts_of_answer(delta):
             if isinstance(text, str) and text:
-                self._said[index, what].append(text)
+                self._answer[index, owner].append(text)
 
     @property
     def prompt(self) -> int:
@@ -125,26 +124,26 @@ class Tally:
 
     @property
     def completion(self) -> int:
-        return self.reasoning + sum(each.tokens for each in self._said.values())
+        return self.reasoning + sum(each.tokens for each in self._answer.values())
 
     @property
     def reasoning(self) -> int:
-        return sum(each.tokens for each in self._thought.values())
+        return sum(each.tokens for each in self._reasoning.values())
 
 
-def _said(delta: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """(what it belongs to, text): all that a model has written but its thoughts."""
+def _texts_of_answer(delta: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """(what it belongs to, text): all that a model has written, without its reasoning."""
     yield "content", delta.get("content")
     yield "refusal", delta.get("refusal")
-    yield from (("function", text) for text in _call(delta.get("function_call")))
+    yield from (("function", text) for text in _texts_of_call(delta.get("function_call")))
     for call in delta.get("tool_calls") or ():
-        yield from ((call["index"], text) for text in _call(call.get("function")))
+        for owner in ("function", "custom"):
+            yield from ((call["index"], text) for text in _texts_of_call(call.get(owner)))
 
 
-def _call(function: Any) -> Iterator[Any]:
-    said = as_object(function) or {}
-    yield said.get("name")
-    yield said.get("arguments")
+def _texts_of_call(function: Any) -> Iterator[Any]:
+    call = as_object(function) or {}
+    yield from (call.get(name) for name in ("name", "arguments", "input"))
 
 
 def _begin(
@@ -165,7 +164,8 @@ def _texts(request: ChatRequest, delivered: Delivered | None) -> Iterator[str | 
         else:
             yield from (part.text for part in message.content or ())
         for call in message.tool_calls or ():
-            yield from (text for text in _call(call.get("function")) if isinstance(text, str))
+            texts = _texts_of_call(call.get("function"))
+            yield from (text for text in texts if isinstance(text, str))
     for tool in request.tools or ():
         yield msgspec.json.encode(tool.function).decode() if tool.function else None
     if delivered is not None:

@@ -48,17 +48,17 @@ class ToolCalls:
         """Every call that has begun has said what it calls."""
         return all(each.number is not None for each in self._calls)
 
-    def mend(self, calls: list[Any]) -> list[dict[str, Any]]:
+    def normalize(self, calls: list[Any]) -> list[dict[str, Any]]:
         """The pieces that go out now: a call without a name waits for it."""
         objects = [call for each in calls if (call := as_object(each)) is not None]
-        return [piece for call in objects if (piece := self._mend(dict(call))) is not None]
+        return [piece for call in objects if (piece := self._normalize(dict(call))) is not None]
 
     def forget_unnamed(self) -> None:
         """The upstream that has begun them says no more."""
         self._calls = [each for each in self._calls if each.number is not None]
         self._at = {at: each for at, each in self._at.items() if each.number is not None}
 
-    def _mend(self, piece: dict[str, Any]) -> dict[str, Any] | None:
+    def _normalize(self, piece: dict[str, Any]) -> dict[str, Any] | None:
         theirs = piece.pop("index", None)
         theirs = theirs if isinstance(theirs, int) else None
         identity = piece.pop("id", None)

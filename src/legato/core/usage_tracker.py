@@ -1,4 +1,4 @@
-"""What an answer has used of tokens, over all upstreams that have said a part of it."""
+"""Counts what an answer uses of tokens, over all upstreams that give a part of it."""
 
 from legato.core import usage
 from legato.core.chunk import Usage
@@ -7,81 +7,90 @@ from legato.core.token_counting import Tally
 from legato.core.usage import ObservedChunks, ObservedTokens
 
 
-class Account:
-    """The half of a stream that counts."""
+class UsageTracker:
+    """The token usage of one stream.
+
+    `reported`: the usage object of the upstream in hand, if it has sent one.
+    `previous`: what the upstreams before it have used, where it continues their answer.
+    `prompt_tokens`: the prompt's, where they are known before the usage; else 0.
+    `tally`: counts tokens that the upstream does not report, with the model's tokenizer.
+    `both_prompts`: each upstream's prompt counts, not only that of the first.
+    """
 
     __slots__ = (
         "_counted",
-        "_then",
-        "_told",
-        "before",
+        "_parts",
+        "_timings",
         "both_prompts",
+        "previous",
         "prompt_tokens",
+        "reported",
         "tally",
-        "timings",
-        "usage",
     )
 
     def __init__(self, timings: Timings) -> None:
-        self.timings = timings
-        self.usage: Usage | None = None
-        self.prompt_tokens = 0  # where it is known before the upstream's usage says it
-        self.before: Usage | None = None  # of an upstream that broke, where another went on
-        self.both_prompts = False  # each upstream's prompt counts, not the first one's alone
-        self.tally: Tally | None = None  # where tokens can be counted that the upstream does not
-        self._counted = (0, 0)  # pieces and reasoning that `before` has counted
-        self._told: tuple[Usage | None, tuple[int, int]] | None = None  # both, when last added up
-        self._then: Usage | None = None  # usage so far, of a chunk that comes later than it came
+        self._timings = timings
+        self.reported: Usage | None = None
+        self.previous: Usage | None = None
+        self.prompt_tokens = 0
+        self.tally: Tally | None = None
+        self.both_prompts = False
+        self._counted = (0, 0)  # chunks and reasoning chunks that `previous` includes
+        self._parts: tuple[Usage | None, tuple[int, int]] | None = None  # at the last continuation
 
-    def running_usage(self) -> Usage:
-        """Usage so far; for a chunk that came before there was a subscriber, as it was then."""
-        if self._then is not None:
-            return self._then
-        said = usage.running(self.usage, self._deltas)
-        return said if self.before is None else self._since(self.before, said)
+    def so_far(self) -> Usage:
+        """The usage of the answer up to now."""
+        current = usage.running(self.reported, self._chunks)
+        return current if self.previous is None else self._joined(self.previous, current)
 
-    def total_usage(self) -> Usage:
-        """Usage of the whole answer, as its client is shown it."""
-        said = usage.shown(self.usage, self.seen)
-        return said if self.before is None else self._since(self.before, said)
+    def total(self) -> Usage:
+        """The usage of the whole answer, as its client gets it."""
+        current = usage.shown(self.reported, self.observed)
+        return current if self.previous is None else self._joined(self.previous, current)
 
     @property
-    def seen(self) -> ObservedTokens:
-        """What has come since `before`."""
-        return self.tally or self._deltas
+    def observed(self) -> ObservedTokens:
+        """What has come since `previous`."""
+        return self.tally or self._chunks
 
     @property
-    def _deltas(self) -> ObservedChunks:
-        pieces, reasoning = self._counted
-        timings = self.timings
+    def _chunks(self) -> ObservedChunks:
+        chunks, reasoning = self._counted
+        timings = self._timings
         return ObservedChunks(
-            timings.pieces - pieces, timings.reasoning - reasoning, self.prompt_tokens
+            timings.pieces - chunks, timings.reasoning - reasoning, self.prompt_tokens
         )
 
-    def _since(self, before: Usage, said: Usage) -> Usage:
-        return usage.joined(before, said, both_prompts=self.both_prompts)
+    def _joined(self, previous: Usage, current: Usage) -> Usage:
+        return usage.joined(previous, current, both_prompts=self.both_prompts)
 
-    def add_up(self) -> None:
-        """An upstream says no more: the usage of the next one comes on top of what it has used."""
-        seen = self.seen
-        said = usage.running(self.usage, seen)
-        said["completion_tokens_details"] = {"reasoning_tokens": seen.reasoning}
-        said["prompt_tokens_details"] = {"cached_tokens": usage.count(self.usage or {}).cached}
-        self.before = said if self.before is None else self._since(self.before, said)
-        self._counted = (self.timings.pieces, self.timings.reasoning)
-        self._told = (self.before, self._counted)
+    def close_part(self) -> None:
+        """The upstream broke: the usage of the next one is added to what this one has used."""
+        observed = self.observed
+        part = usage.running(self.reported, observed)
+        part["completion_tokens_details"] = {"reasoning_tokens": observed.reasoning}
+        part["prompt_tokens_details"] = {"cached_tokens": usage.count(self.reported or {}).cached}
+        self.previous = part if self.previous is None else self._joined(self.previous, part)
+        self._counted = (self._timings.pieces, self._timings.reasoning)
+        self._parts = (self.previous, self._counted)
+        self.forget_upstream()
 
-    def say_again(self) -> None:
-        """The upstream that goes on says it all from the start: its usage is that of the whole."""
-        self.before, self._counted = None, (0, 0)
+    def expect_whole(self) -> None:
+        """The next upstream gives the answer from its start: its usage is that of the whole."""
+        self.previous, self._counted = None, (0, 0)
 
-    def say_rest(self) -> None:
-        """It says only what is missing, whatever one before it has tried."""
-        if self._told is not None:
-            self.before, self._counted = self._told
-            self.usage = self.tally = None
+    def expect_rest(self) -> None:
+        """The next upstream gives only what is missing, whatever one before it has tried."""
+        if self._parts is not None:
+            self.previous, self._counted = self._parts
+            self.reported = self.tally = None
 
-    def forget_spent(self) -> None:
+    def start_over(self) -> None:
         """What has come counts for nothing."""
-        self.before = self._told = None
-        self._counted = (self.timings.pieces, self.timings.reasoning)
+        self.previous = self._parts = None
+        self._counted = (self._timings.pieces, self._timings.reasoning)
+        self.forget_upstream()
+
+    def forget_upstream(self) -> None:
+        self.reported = self.tally = None
+        self.prompt_tokens = 0

@@ -10,12 +10,12 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import malformed
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
     "decoder",
     "encode",
+    "ends_with_body",
     "headers",
     "models",
     "models_path",
@@ -53,7 +53,11 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+#: A finish is said once.
+ends_with_body: Final = False
+
+
+def reader() -> "Reader":
     return Reader()
 
 
@@ -131,17 +135,10 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        # Thoughts are kept until their block ends: its signature is told with all of them.
+    def is_stateless(self, chunk: Chunk) -> bool:
+        # Reasoning is collected until its block ends and its signature comes.
         delta = chunk.choices[0].delta if chunk.choices else None
         return delta is not None and bool(delta.content)
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

@@ -11,12 +11,12 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
 from legato.core.errors import bad_gateway
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
     "decoder",
     "encode",
+    "ends_with_body",
     "headers",
     "models",
     "models_path",
@@ -63,7 +63,11 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+#: A finish may come again, with more text between.
+ends_with_body: Final = True
+
+
+def reader() -> "Reader":
     return Reader()
 
 
@@ -164,15 +168,8 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        return False
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return True
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

@@ -15,12 +15,12 @@ from legato.core.errors import (
     malformed,
 )
 from legato.dialects._ollama_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
     "decoder",
     "encode",
+    "ends_with_body",
     "headers",
     "models",
     "models_path",
@@ -48,7 +48,11 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = ndjson.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+#: A finish is said once.
+ends_with_body: Final = False
+
+
+def reader() -> "Reader":
     return Reader()
 
 
@@ -106,15 +110,8 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        return False
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return True
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         if self._done:

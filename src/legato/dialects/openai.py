@@ -15,12 +15,10 @@ from legato.core.errors import (
     from_stream_event,
     malformed,
 )
-from legato.core.json_text import NO_TEXT, one_line, said
+from legato.core.json_text import one_line
 from legato.dialects import _openai_shapes as shapes
 from legato.dialects._openai_request import encode
 from legato.dialects._openai_unstreamed import unstreamed
-from legato.fastpath.formula import Formulas
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
@@ -55,8 +53,12 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
-    return Reader(habit.formulas)
+#: A finish is said once.
+ends_with_body: Final = False
+
+
+def reader() -> "Reader":
+    return Reader()
 
 
 def models_path() -> str:
@@ -96,9 +98,6 @@ _HEAD: Final = frozenset(
     }
 )
 
-#: Of an event that says nothing of an answer.
-_SILENCE: Final = Chunk([], b"[]")
-
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
@@ -115,28 +114,21 @@ class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = (
-        "_early",
         "_extras",
-        "_formulas",
         "_open",
-        "constants",
         "identity",
         "progress",
         "prompt_tokens",
     )
 
-    def __init__(self, formulas: Formulas | None = None) -> None:
-        """`formulas`: what this upstream has said in all of its answers."""
-        self._formulas = formulas or Formulas()
-        self._early: dict[str, Raw] = {}  # members we do not know, that came without a choice
+    def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
-        self.constants: tuple[bytes, ...] = ()
 
-    def forgets(self, chunk: Chunk) -> bool:
+    def is_stateless(self, chunk: Chunk) -> bool:
         return True
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
@@ -160,53 +152,13 @@ class Reader:
                 return END
             raise malformed(error) from None
 
-    def recall(self, block: bytes) -> Chunk | None:
-        if self._open:
-            return None
-        if self.identity is not None:
-            return self._formulas.finish(block, self.constants) or self._recall_usage(block)
-        constants = self._formulas.begin(block)
-        if constants is None:
-            return None
-        try:
-            self.identity = said(constants[0])[:200]
-        except NO_TEXT:
-            return None
-        self.constants = constants
-        return _SILENCE
-
-    def _recall_usage(self, block: bytes) -> Chunk | None:
-        raw = self._formulas.usage(block, self.constants)
-        try:
-            usage = _decode_usage(raw) if raw else None
-        except (*NO_TEXT, RecursionError):
-            return None
-        return Chunk([], b"[]", shapes.usage(usage)) if usage else None
-
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
         if not raw.startswith(b"["):
             return self._read_open(b"", data)
-        is_first = self.identity is None
-        if is_first:
-            self._identify(bytes(wire.id), bytes(wire.created))
-        chunk = _chunk(raw, wire.usage, self._one_line(_extras(wire)))
-        if self.identity:
-            self._note(wire, data, chunk, is_first=is_first)
-        return chunk
-
-    def _note(self, wire: _Wire, data: bytes, chunk: Chunk, *, is_first: bool) -> None:
-        """What may be said like this in other answers too."""
-        formulas, line = self._formulas, b"data: %b"  # as nearly every server writes it
-        if chunk.usage:
-            if formulas.usages and wire.usage and chunk.raw == b"[]" and not chunk.extras:
-                usage = bytes(_decode_open(data)["usage"])
-                formulas.note_usage(line % data, usage, self.constants)
-        elif len(chunk.choices) == 1:
-            if chunk.choices[0].finish_reason:
-                formulas.note_finish(line % data, self.constants, chunk)
-            elif is_first:
-                formulas.note_opening(line % data, self.constants, chunk)
+        if self.identity is None:
+            self._identify(bytes(wire.id))
+        return _chunk(raw, wire.usage, self._one_line(_extras(wire)))
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
@@ -214,7 +166,7 @@ class Reader:
         if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
         if self.identity is None:
-            self._identify(*[bytes(fields.get(each, _NOTHING)) for each in ("id", "created")])
+            self._identify(bytes(fields.get("id", _NOTHING)))
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
@@ -222,9 +174,7 @@ class Reader:
         if raw == b"null":
             raw = b"[]"
         usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
-        unknown = self._early | {key: fields[key] for key in fields if key not in _HEAD}
-        # What comes without a choice is shown with the next: Azure's word on the prompt.
-        self._early = unknown if raw == b"[]" else {}
+        unknown = {key: fields[key] for key in fields if key not in _HEAD}
         extras = [
             b"," + msgspec.json.encode(key) + b":" + bytes(said) for key, said in unknown.items()
         ]
@@ -236,11 +186,10 @@ class Reader:
             self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
         return self._extras[1] if extras else b""
 
-    def _identify(self, *constants: bytes) -> None:
-        """The JSON of the answer's id, and of its time; empty where it has none."""
-        identity = msgspec.json.decode(constants[0]) if constants[0] else None
+    def _identify(self, raw: bytes) -> None:
+        """`raw`: the JSON of the answer's id; empty where it has none."""
+        identity = msgspec.json.decode(raw) if raw else None
         self.identity = identity[:200] if isinstance(identity, str) else ""
-        self.constants = tuple([each for each in constants if each])
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}

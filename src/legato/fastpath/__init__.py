@@ -1,1 +1,1 @@
-"""Optional: relays text chunks without decoding them."""
+"""Optional: relays text events without decoding them. Everything works the same without it."""

@@ -1,1 +1,1 @@
-"""Client formats: parse a request, write frames, aggregate, render errors."""
+"""Client formats: parse a request, write frames, aggregate, render errors. One file each."""

@@ -1,272 +1,275 @@
-"""The life of a call, read from top to bottom; the one place where both sides meet.
+"""The life of a call, read from top to bottom.
 
-    authenticate ▸ parse ▸ plan ▸ open (first-token gate, next deployment) ▸ await the end ▸ settle
+    admit ▸ open (first-token gate, fallback) ▸ deliver ▸ await the end ▸ settle
 
-One coroutine a call. It runs in the callbacks that bring what it waits for, without a task. Its
-chunks never wake it: they travel from the upstream's socket to the client's in callbacks
-(`Answer.body` ▸ `Stream.push` ▸ `ChatWriter`), and the coroutine sleeps until the end.
+One asyncio task per call. Chunks never wake it: they go from the upstream's socket to the client's
+in callbacks (`Response.body` ▸ `Stream.push` ▸ writer), while the task waits for the end.
 """
 
 import asyncio
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
-from legato.core.request import ChatRequest, cleaned, parse
+from legato.core.front import AnswerHead, Front
+from legato.core.request import ChatRequest, cleaned
 from legato.core.stream import Stream
 from legato.core.timers import Timer
-from legato.fronts.chat_aggregate import ChatAggregator
-from legato.gateway.dispatch import Asking
-from legato.gateway.eager import Eager, Signal
-from legato.gateway.reply import Reply
+from legato.gateway.dispatch import Dispatch
+from legato.gateway.reply import Reply, refuse
 from legato.gateway.services import Client, Services
+from legato.policy.keys import Key
 from legato.policy.ledger import Row, SettledCall
 
 
 class Call:
-    """One request to `POST /v1/chat/completions`, until it is settled."""
+    """One request to a native endpoint, until it is settled. Listens to its stream."""
 
     __slots__ = (
-        "_alarm",
-        "_asking",
         "_client",
-        "_collector",
-        "_draining",
-        "_finished",
-        "_gone",
+        "_dispatch",
+        "_front",
         "_id",
+        "_is_draining",
+        "_is_gone",
+        "_key",
         "_received",
         "_reply",
         "_row",
-        "_run",
         "_services",
         "_stream",
+        "_task",
+        "_timer",
+        "_waiting",
     )
 
-    def __init__(self, services: Services, client: Client) -> None:
+    def __init__(self, services: Services, client: Client, front: Front, key: Key) -> None:
         self._services = services
         self._client = client
-        self._id = client.request_id.replace("req_", "chatcmpl-", 1)
-        self._stream = Stream(services.clock, client.received)
+        self._front = front
+        self._key = key
+        self._id = front.identity(client.request_id)
         self._received = time.time()
-        self._reply = Reply(services, client, self._stream, self._id, int(self._received))
-        self._asking = Asking(services, self._stream)
-        self._stream.on_close = self._asking.on_broken = self._wake
-        self._alarm = Timer(self._check)
+        self._stream = Stream(services.clock, client.received, self)
+        self._dispatch = Dispatch(services, self._stream, self)
+        self._reply: Reply | None = None  # once the request has been parsed
+        self._timer = Timer(self._check)
         self._row: Row | None = None
-        self._collector: ChatAggregator | None = None  # where the answer is not streamed
-        self._gone = False
-        self._draining = False  # the client is gone, and the upstream is heard to its end
-        self._finished: Signal | None = None
-        self._run: Eager | None = None
+        self._is_gone = False  # the client has left
+        self._is_draining = False  # and the upstream's answer is read to its end
+        self._waiting: asyncio.Future[None] | None = None  # for the stream to close or to break
+        self._task: asyncio.Task[None] | None = None
 
     def start(self, running: set[Any]) -> None:
-        """It is among `running` until it is settled."""
-        self._run = Eager(self._live(), running)
-        self._run.start()
+        """Starts the task; it is a member of `running` until it is done."""
+        task = self._task = _start(self._run())
+        if not task.done():
+            running.add(task)
+            task.add_done_callback(running.discard)
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         try:
             request = self._admit()
             await self._open(request)
             del request
-            self._pass_on()
-            await self._over()
-            self._hand_over()
+            self._deliver()
+            await self._until_over()
+            if self._reply is not None:
+                self._reply.hand_over(self._dispatch.headers)
         except ApiError as error:
-            self._break(error)
-            error.__traceback__ = None  # holds all that the error went through
+            self._fail(error)
+            error.__traceback__ = None  # refers to all frames that the error went through
         except asyncio.CancelledError:
-            if self._draining:
+            if self._is_draining:
                 await self._drain()
-            elif not self._gone:
-                self._break(
+            elif not self._is_gone:
+                self._fail(
                     service_unavailable("The server is shutting down.", code="server_shutdown")
                 )
         except Exception as error:
             self._services.on_bug(error)
-            self._break(internal())
+            self._fail(internal())
         finally:
             self._settle()
 
+    # From the exchange
+
     def cancel(self) -> None:
         """The client is gone: the upstream is told in this very turn, then the call is settled."""
-        self._gone = True
-        asking = self._asking
-        if asking.drains and not self._stream.done:
-            self._draining = True
-            asking.let_go()
-            self._stream.detach()
-            asking.resume()
+        self._is_gone = True
+        dispatch = self._dispatch
+        if dispatch.drains and not self._stream.done:
+            self._is_draining = True
+            dispatch.stop_continuing()
+            self._stream.unsubscribe()
+            dispatch.resume()
         else:
             self._stream.cancel()
-            asking.abort()
-        if self._run is not None:
-            self._run.stop()
+            dispatch.abort()
+        if self._task is not None:
+            self._task.cancel()
 
     def pause(self) -> None:
-        """The client reads slower than the upstream writes: what comes is merged, and past a limit
-        the upstream waits too."""
-        self._reply.pause()
+        """The client reads slower than the upstream writes."""
+        if self._reply is not None:
+            self._reply.pause()
 
     def resume(self) -> None:
-        self._reply.resume()
-        self._asking.resume()
+        if self._reply is not None:
+            self._reply.resume()
+        self._dispatch.resume()
 
     # From top to bottom
 
     def _admit(self) -> ChatRequest:
-        services = self._services
-        client, keyring = self._client, services.keyring
-        if client.digest is None:
-            key = keyring.authenticate(client.authorization)
-            client.digest = key.digest
-        else:
-            key = keyring.known(client.digest)
-        client.authorization = None  # not held for as long as the answer streams
+        services, client = self._services, self._client
         if services.ledger.is_full:
             raise service_unavailable(
                 "The server cannot keep account of more calls now.", code="busy"
             )
-        row = self._row = Row(self._id, self._received, key.id)
+        row = self._row = Row(self._id, self._received, self._key.id)
         services.ledger.put(self._id, row)
         client.body = cleaned(client.body)
-        request = parse(client.body)
+        request = self._front.parse(client.body)
         row.route = request.model
         row.streamed = bool(request.stream)
-        self._reply.expect(request)
-        if not request.stream:
-            self._collector = ChatAggregator()
-            self._asking.on_start_over = self._collector.start_over
+        self._stream.expect(
+            request.choices,
+            shows_usage=request.wants_usage or not request.stream,
+            shows_running_usage=bool(request.stream) and request.wants_running_usage,
+        )
+        head = AnswerHead(self._id, int(self._received), request.model)
+        self._reply = Reply(services, client, self._front, self._stream, head, request)
         return request
 
     async def _open(self, request: ChatRequest) -> None:
-        """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
+        """Returns when an upstream has begun to answer. Raises `ApiError` when none does."""
         assert self._row is not None
-        services = self._services
+        assert self._reply is not None
+        services, reply = self._services, self._reply
         soonest = min(
             services.gate_seconds,
             services.heartbeat_seconds,
-            self._reply.patience,
-            self._asking.find(request.model),
+            reply.stall_seconds,
+            self._dispatch.find(request.model),
         )
-        services.timers.watch(self._client.begun + soonest, self._alarm)
-        self._asking.on_asked = self._look_anew
-        await self._asking.open(self._client, request, self._row)
+        services.timers.watch(self._client.begun + soonest, self._timer)
+        start_over = None if reply.is_streamed else reply.start_over
+        await self._dispatch.open(self._client, request, self._row, start_over)
 
-    def _pass_on(self) -> None:
-        """What comes goes to the client, or is collected for it."""
-        options = self._asking.options
-        if options is not None and options.stall_client_seconds is not None:
-            self._reply.patience = options.stall_client_seconds
-        if self._collector is None:
-            self._commit()  # its head goes out with the frames that this turn has for it
-        else:
-            self._stream.attach(self._collector)
+    def _deliver(self) -> None:
+        """The answer goes to the client, or is folded for it. A streamed answer is committed: from
+        here on its status is 200."""
+        reply, options = self._reply, self._dispatch.options
+        if reply is not None:
+            if options is not None and options.stall_client_seconds is not None:
+                reply.stall_seconds = options.stall_client_seconds
+            reply.deliver(self._dispatch.headers, self._dispatch.hold)
 
-    def _hand_over(self) -> None:
-        """It is over: what was collected goes out."""
-        collector = self._collector
-        if collector is None:
-            return
-        if collector.error is not None:
-            raise collector.error
-        self._reply.answer(self._asking.tried, collector)
-
-    async def _over(self) -> None:
-        """Comes back when the stream is over."""
+    async def _until_over(self) -> None:
+        """Returns when the stream is over."""
         while not self._stream.done:
-            if self._asking.problem is not None:
-                await self._asking.go_on()
+            if self._dispatch.problem is not None:
+                await self._dispatch.continue_elsewhere()
             else:
-                self._finished = Signal()
-                await self._finished
+                self._waiting = asyncio.get_running_loop().create_future()
+                await self._waiting
 
     async def _drain(self) -> None:
-        """Nobody listens any more, but what is paid for is heard to its end, and written down."""
-        options, services = self._asking.options, self._services
-        limit = services.clock() + (options.drain_seconds if options is not None else 0)
-        self._alarm = Timer(self._give_up)
-        services.timers.watch(limit, self._alarm)
+        """Reads an answer that is billed in any case to its end, for the ledger."""
+        options = self._dispatch.options
         try:
-            await self._over()
-        except asyncio.CancelledError:
+            async with asyncio.timeout(options.drain_seconds if options is not None else 0):
+                await self._until_over()
+        except (TimeoutError, asyncio.CancelledError):
             self._stream.cancel()
 
-    def _give_up(self, now: float) -> None:
-        self._stream.cancel()
-
-    def _commit(self) -> None:
-        """From here on the status is 200, and a failure can only be a frame."""
-        self._reply.commit(self._asking.tried, self._asking.hold)
-        if self._client.is_full:
-            self.pause()  # of an answer before this one
-
-    def _break(self, error: ApiError) -> None:
-        """The call failed: as a status where that can still be said, else as the last frame."""
+    def _fail(self, error: ApiError) -> None:
+        """The call failed: as a status where that is still possible, else as the last frame."""
         self._stream.fail(error)
-        if not self._reply.is_committed and not self._gone:
-            self._reply.refuse(self._asking.tried, error)
+        if not self._is_gone and (self._reply is None or not self._reply.is_committed):
+            refuse(self._client, self._front, self._dispatch.headers, error)
 
     def _settle(self) -> None:
-        if self._row is not None:  # somebody that we know has called
-            self._write_down(self._row)
-        self._asking.settle()
+        if self._row is not None:
+            self._write_row(self._row)
+        self._dispatch.settle()
         # Nothing of a call is left to the garbage collector: with many of them it would find late
         # what takes memory now.
         self._stream.release()
-        self._alarm.check = self._run = None
+        self._timer.check = None
+        self._task = self._waiting = None
 
-    def _write_down(self, row: Row) -> None:
+    def _write_row(self, row: Row) -> None:
         services, stream = self._services, self._stream
-        ended = SettledCall(row, stream, services.clock(), services.on_bug, left=self._draining)
+        call = SettledCall(row, stream, services.clock(), services.on_bug, left=self._is_draining)
         try:
-            row.upstream_id = self._asking.upstream_id
-            row.frames, row.bytes = self._reply.size
-            self._asking.charge()
-        except Exception as error:  # what was taken is given back all the same
+            row.upstream_id = self._dispatch.upstream_id
+            if self._reply is not None:
+                row.frames, row.bytes = self._reply.size
+            self._dispatch.charge()
+            row.record_attempts(self._dispatch.attempts)
+        except Exception as error:  # the row is written all the same
             services.on_bug(error)
-        if stream.tally is not None:
-            ended.settled()  # nobody keeps its text
-        services.ledger.put(self._id, ended)
+        if stream.usage.tally is not None:
+            call.settled()  # the tally holds the text of the answer
+        services.ledger.put(self._id, call)
 
-    # Called back
+    # The stream's listener
 
-    def _wake(self) -> None:
-        """The stream is over, or broken: in the turn behind this one, in which its last frames go
-        out."""
-        finished, self._finished = self._finished, None
-        if finished is not None:
-            asyncio.get_running_loop().call_soon(finished.set)
+    def stream_opened(self) -> None:
+        self._dispatch.stream_opened()
 
-    def _look_anew(self) -> None:
+    def stream_finished(self) -> None:
+        self._dispatch.stream_finished()
+
+    def stream_closed(self) -> None:
+        self.wake()
+
+    def wake(self) -> None:
+        """The stream is over, or its upstream broke: the task goes on in the next turn."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    # Timers
+
+    def watch_attempt(self, seconds: float) -> None:
         """Another deployment is asked: its timers may be due before those of the last one."""
-        self._alarm.check = None
-        self._alarm = Timer(self._check)
-        services = self._services
-        services.timers.watch(services.clock() + self._asking.soonest, self._alarm)
+        self._timer.check = None
+        self._timer = Timer(self._check)
+        self._services.timers.watch(self._services.clock() + seconds, self._timer)
 
     def _check(self, now: float) -> float | None:
-        """Gate, first token, stall and heartbeat: what of them is due, and when the next is."""
-        if self._stream.done or self._gone:
+        """Gate, first token, stall, heartbeat: does what is due; when to look again."""
+        if self._stream.done or self._is_gone:
             return None
-        due = [self._asking.check(now)]
-        if self._stream.done:
+        due = [self._dispatch.check(now)]
+        reply = self._reply
+        if self._stream.done or reply is None:
             return None
-        if self._reply.is_streamed:
+        if reply.is_streamed:
             gate = self._client.begun + self._services.gate_seconds
-            if now >= gate:
-                self._commit()
-                self._client.flush()
-            else:
+            if now < gate:
                 due.append(gate)
-            due.append(self._reply.check(now, self._asking.progress))
+            elif not reply.is_committed:
+                self._deliver()
+                self._client.flush()
+            due.append(reply.check(now, self._dispatch.progress))
         return min(due)
 
 
-#: Random bytes of an id, and for how many ids they are asked for at once.
+def _start(run: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(run, loop=loop, eager_start=True)
+    return loop.create_task(run)
+
+
+#: Random bytes of an id, and how many ids are drawn at once.
 _ID_BYTES: Final = 8
 _IDS: Final = 64
 
@@ -282,6 +285,5 @@ _ids = _random()
 
 
 def new_request_id() -> str:
-    """Begins with the time, so that the ledger's index has its new rows side by side: one with a
-    million of them would have them all over the disk."""
+    """Begins with the time, so that new rows are neighbours in the ledger's index."""
     return f"req_{int(time.time()):08x}{next(_ids)}"

@@ -1,15 +1,14 @@
-"""The upstream's half of a call: who is asked, how long for, and who goes on where one breaks."""
+"""The upstream's half of a call: which deployments are asked, fallback, continuation, timers."""
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
-from legato.core.continuation import DeliveredText
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
-from legato.gateway.attempt import Attempt, Order
+from legato.gateway.attempt import Attempt, CallRequest
 from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import Budget
@@ -20,79 +19,99 @@ from legato.upstreams.upstream import DeploymentOptions
 LINGER: Final = 1.0
 
 
-class Asking:
-    """Fills a call's stream from the deployments of its route."""
+class Owner(Protocol):
+    """The call."""
+
+    def wake(self) -> None:
+        """A stream broke that another deployment may continue: see `Dispatch.problem`."""
+
+    def watch_attempt(self, seconds: float) -> None:
+        """Another deployment is asked; the first of its timers is due after so many seconds."""
+
+
+class Dispatch:
+    """Fills a call's stream from the deployments of its route.
+
+    `attempts`: (deployment, error code) of each request to a deployment so far, in order; the code
+    is empty while it has not failed. `problem`: the failure of a stream that may be continued.
+    """
 
     __slots__ = (
         "_attempt",
+        "_finished_at",
+        "_is_held",
         "_linger",
-        "_order",
-        "_resumed",
+        "_owner",
+        "_request",
+        "_resumed_at",
         "_row",
         "_services",
+        "_soonest",
+        "_start_over",
         "_stream",
-        "is_held",
-        "on_asked",
-        "on_broken",
-        "on_start_over",
+        "attempts",
+        "continuations",
         "problem",
         "route",
-        "soonest",
     )
 
-    def __init__(self, services: Services, stream: Stream) -> None:
+    def __init__(self, services: Services, stream: Stream, owner: Owner) -> None:
         self._services = services
         self._stream = stream
-        self._attempt: Attempt | None = None  # the deployment in hand
-        self._order: Order | None = None  # kept where somebody else may have to go on
+        self._owner = owner
+        self._attempt: Attempt | None = None  # the one in hand
+        self._request: CallRequest | None = None  # kept where another deployment may be asked
         self._row: Row | None = None
-        self.soonest = services.heartbeat_seconds
+        self._start_over: Callable[[], None] | None = None
+        self._soonest = services.heartbeat_seconds
+        self._is_held = False  # the upstream is paused for a slow client
+        self._resumed_at = 0.0  # when it last was not any more
+        self._linger: Timer | None = None  # for the end of the body, after the finish
+        self._finished_at = 0.0
+        self.attempts: list[tuple[str, str]] = []
+        self.continuations = 0
+        self.problem: ApiError | None = None
         self.route: Route | None = None
-        self.is_held = False  # the upstream waits for a slow client
-        self._resumed = 0.0  # when it last did not have to any more
-        self.problem: ApiError | None = None  # with which a stream broke that may go on
-        self.on_broken: Callable[[], None] = _nothing
-        self.on_asked: Callable[[], None] = _nothing
-        """Called when another deployment is asked: its timers begin now."""
-        self.on_start_over: Callable[[], None] | None = None
-        """Forgets what has come of the answer. Where set, its client has seen nothing of it, and
-        another deployment may answer from the start."""
-        self._linger: Timer | None = None  # for the end of the body, once there is a finish
-        stream.on_finish = self._on_finish
 
     def find(self, model: str) -> float:
-        """Takes the route of `model`. Gives the seconds after which one of the timers of its
-        deployments may be due. Raises `ApiError` 404 where there is no such route."""
+        """Looks up the route of `model`; the seconds after which the first timer of its deployments
+        may be due. Raises `ApiError` 404 where there is no such route."""
         route = self.route = self._services.router.find(model)
-        first, *others = route.deployments
         upstreams = self._services.upstreams
-        self.soonest = upstreams[first].soonest
-        for name in others:
-            self.soonest = min(self.soonest, upstreams[name].soonest)
-        return self.soonest
+        self._soonest = min([upstreams[name].soonest for name in route.deployments])
+        return self._soonest
 
-    async def open(self, client: Client, request: ChatRequest, row: Row) -> None:
-        """Comes back when an upstream has begun to answer. Raises `ApiError` when none does."""
+    async def open(
+        self,
+        client: Client,
+        request: ChatRequest,
+        row: Row,
+        start_over: Callable[[], None] | None,
+    ) -> None:
+        """Returns when an upstream has begun to answer. Raises `ApiError` when none does.
+
+        `start_over` drops what has come of the answer. Where it is given, the client sees nothing
+        before the end, so that another deployment may answer from the start.
+        """
         route, services = self.route, self._services
         assert route is not None
         self._row = row
-        self._stream.expects = request.choices
-        order = Order(client.body, request)
+        self._start_over = start_over
+        call = CallRequest(client.body, request)
         if len(route.deployments) > 1:
-            self._provide(order, route)
+            self._keep_request(call, route)
         budget: Budget | None = None  # once one has failed
         names = services.router.plan(route, services.clock())
         problem: ApiError | None = None
-        later: dict[str, float] = {}  # who is asked again, and from when on
+        again_at: dict[str, float] = {}  # deployments that are asked again, and when
         while names:
             name = names.pop(0)
-            if budget is not None and not await self._may_ask(name, budget, later.get(name)):
+            if budget is not None and not await self._may_ask(name, budget, again_at.get(name)):
                 continue
             try:
-                await self._ask(name, order)
+                await self._ask(name, call)
                 client.body = b""  # a long prompt need not be held while its answer streams
-                if self._order is not None:
-                    self._keep(order, route, name)
+                self._release_request(name)
                 return
             except ApiError as error:
                 problem = error
@@ -104,52 +123,51 @@ class Asking:
                 budget.asked(name)
                 if isinstance(error, UpstreamError):
                     if (wait := budget.again(name, error, services.clock())) is not None:
-                        later[name] = services.clock() + wait
+                        again_at[name] = services.clock() + wait
                         names.append(name)
                 elif error.code == "context_length_exceeded":
-                    names = [each for each in route.longer(name) if each not in later]
+                    names = [each for each in route.longer(name) if each not in again_at]
                 elif error.code != "unsupported_parameter":
                     raise
         assert problem is not None
         raise problem
 
-    def _provide(self, order: Order, route: Route) -> None:
-        """There are others that might go on. It may break in the very turn in which it begins."""
+    def _keep_request(self, call: CallRequest, route: Route) -> None:
+        """Keeps what another deployment would need to continue the answer."""
         if route.max_continuations:
-            self._stream.kept = DeliveredText()
-            self._stream.both_prompts = route.count_both_prompts
-        if route.max_continuations or self.on_start_over is not None:
-            self._order = order
+            self._stream.keep_delivered()
+            self._stream.usage.both_prompts = route.count_both_prompts
+        if route.max_continuations or self._start_over is not None:
+            self._request = call
+
+    def _release_request(self, name: str) -> None:
+        """Lets go of what only another deployment would need, where none can continue."""
+        if self._request is not None and not self._others(self._request, name):
+            self._stream.drop_delivered()
+            if self._start_over is None:
+                self._request = None
 
     async def _may_ask(self, name: str, budget: Budget, when: float | None) -> bool:
         """Whether one more is asked, after others have failed; waits where it is asked again."""
         services = self._services
         if not budget.allows(name, services.clock()):
             return False
-        if when is not None:
-            await self._wait_until(when)
+        if when is not None and (wait := when - services.clock()) > 0:
+            await asyncio.sleep(wait)
         return services.router.allows(name, services.clock())
 
-    async def _wait_until(self, when: float) -> None:
-        wait = when - self._services.clock()
-        if wait > 0:
-            await asyncio.sleep(wait)
-
-    async def _ask(self, name: str, order: Order) -> None:
-        attempt = self._attempt = Attempt(self._services, self._stream, name, self._fail)
-        self._stream.on_open = attempt.on_open
-        self.is_held = False
-        row = self._row
-        assert row is not None
-        row.deployments = f"{row.deployments},{name}" if row.deployments else name
-        row.errors += "," if row.attempts else ""
-        row.attempts += 1
-        if row.attempts > 1:
-            self.on_asked()
+    async def _ask(self, name: str, call: CallRequest) -> None:
+        attempt = self._attempt = Attempt(self._services, self._stream, name, self._on_broken)
+        self._is_held = False
+        self.attempts.append((name, ""))
+        if len(self.attempts) > 1:
+            self._owner.watch_attempt(self._soonest)
+        if self._row is not None:
+            self._row.record_attempts(self.attempts)
         try:
-            await attempt.open(order)
+            await attempt.open(call)
         except ApiError as error:
-            row.errors += error.code
+            self._note_failure(error)
             attempt.end(error)
             raise
         except BaseException:
@@ -157,75 +175,84 @@ class Asking:
                 attempt.end(None)
             raise
 
-    def _keep(self, order: Order, route: Route, name: str) -> None:
-        """Where another deployment can go on with this answer, all is kept that it needs."""
-        if not self._others(order, route, name):
-            self._stream.kept = None
-            if self.on_start_over is None:
-                self._order = None
+    def _note_failure(self, error: ApiError) -> None:
+        self.attempts[-1] = (self.attempts[-1][0], error.code)
 
-    def _others(self, order: Order, route: Route, name: str) -> list[str]:
-        """Deployments that might go on where `name` breaks, the first first."""
-        mine = self._services.upstreams[name]
+    def _others(self, call: CallRequest, name: str) -> list[str]:
+        """Deployments that might continue where `name` breaks, in the order to ask."""
+        assert self.route is not None
+        upstreams = self._services.upstreams
         return [
             each
-            for each in self._services.router.ordered(route, self._services.clock())
-            if each != name and order.continues(self._services.upstreams[each], mine)
+            for each in self._services.router.ordered(self.route, self._services.clock())
+            if each != name and call.can_continue(upstreams[each], upstreams[name])
         ]
 
-    async def go_on(self) -> None:
-        """The upstream broke in the middle of its answer: another goes on with it, or answers from
-        the start where its client has seen nothing yet; else it fails."""
+    async def continue_elsewhere(self) -> None:
+        """The upstream broke in the middle of its answer: another continues it, or answers from the
+        start where the client has seen nothing yet; else the stream fails."""
         error, self.problem = self.problem, None
-        order, route, row, attempt = self._order, self.route, self._row, self._attempt
+        route, attempt, call = self.route, self._attempt, self._request
         assert error is not None
         assert route is not None
-        assert row is not None
         assert attempt is not None
-        again = order is not None and row.continuations < route.max_continuations
         self.charge()
-        if order is not None and again and order.take_up(self._stream):
-            for name in self._others(order, route, attempt.name):
-                if await self._takes_over(name, order):
-                    row.continuations += 1
-                    return
-            self._stream.say_rest()
-        if order is not None and self.on_start_over is not None:
-            order.delivered = None
-            tried = zip(row.deployments.split(","), row.errors.split(","), strict=True)
-            asked = {name for name, code in tried if code != "cannot_continue"}
-            for name in self._services.router.ordered(route, self._services.clock()):
-                if name in asked or row.attempts >= route.attempts:
-                    continue
-                self.on_start_over()
-                self._stream.start_over()
-                if await self._takes_over(name, order):
-                    return
+        if call is not None:
+            if await self._continued(call, route, attempt.name):
+                return
+            if await self._started_over(call, route):
+                return
         self._stream.fail(error)
 
-    async def _takes_over(self, name: str, order: Order) -> bool:
-        """Where nobody does, the first failure is the one to tell."""
+    async def _continued(self, call: CallRequest, route: Route, broken: str) -> bool:
+        if self.continuations >= route.max_continuations or not call.take_over(self._stream):
+            return False
+        for name in self._others(call, broken):
+            if await self._takes_over(name, call):
+                self.continuations += 1
+                if self._row is not None:
+                    self._row.continuations = self.continuations
+                return True
+        self._stream.usage.expect_rest()
+        return False
+
+    async def _started_over(self, call: CallRequest, route: Route) -> bool:
+        if self._start_over is None:
+            return False
+        call.delivered = None
+        asked = {name for name, code in self.attempts if code != "cannot_continue"}
+        for name in self._services.router.ordered(route, self._services.clock()):
+            if name in asked or len(self.attempts) >= route.attempts:
+                continue
+            self._start_over()
+            self._stream.start_over()
+            if await self._takes_over(name, call):
+                return True
+        return False
+
+    async def _takes_over(self, name: str, call: CallRequest) -> bool:
+        """Where no deployment does, the first failure is the one to report."""
         if not self._services.router.allows(name, self._services.clock()):
             return False
         try:
-            await self._ask(name, order)
+            await self._ask(name, call)
         except ApiError:
             return False
         return True
 
-    def let_go(self) -> None:
-        """Nobody is there any more for whom another would go on."""
-        self._order = None
+    def stop_continuing(self) -> None:
+        """Nobody is there any more for whom another deployment would continue."""
+        self._request = None
 
     # The answer in hand
 
     @property
-    def tried(self) -> bytes:
-        """Headers that tell who answers, and how many have been asked."""
-        attempt, row = self._attempt, self._row
-        if attempt is None or row is None:
+    def headers(self) -> bytes:
+        """Header lines that tell which deployment answers, and how many attempts there were."""
+        if self._attempt is None:
             return b""
-        return b"%bx-legato-attempts: %d\r\n" % (attempt.upstream.header, row.attempts)
+        lines = self._attempt.upstream.header
+        return b"%bx-legato-attempts: %d\r\n" % (lines, len(self.attempts))
 
     @property
     def options(self) -> DeploymentOptions | None:
@@ -233,73 +260,63 @@ class Asking:
 
     @property
     def drains(self) -> bool:
-        """An answer is under way that is to be heard to its end, whoever leaves."""
+        """Whether the answer in hand is read to its end even without a client."""
         attempt = self._attempt
-        if attempt is None or attempt.is_over or attempt.answer is None or attempt.answer.is_over:
+        if attempt is None or attempt.is_over:
+            return False
+        if attempt.response is None or attempt.response.is_over:
             return False
         return attempt.upstream.options.on_disconnect == "drain"
 
     @property
     def progress(self) -> float | None:
-        """How far the upstream is with the prompt, 0 to 1, where it tells."""
-        answer = self._attempt.answer if self._attempt is not None else None
-        return answer.progress if answer is not None else None
+        """How much of the prompt the upstream has processed, 0 to 1, where it tells."""
+        response = self._attempt.response if self._attempt is not None else None
+        return response.progress if response is not None else None
 
     @property
     def upstream_id(self) -> str | None:
-        answer = self._attempt.answer if self._attempt is not None else None
-        return answer.upstream_id if answer is not None else None
+        response = self._attempt.response if self._attempt is not None else None
+        return response.upstream_id if response is not None else None
 
     def abort(self) -> None:
-        """Nobody wants the rest: the upstream sees its peer gone."""
+        """Closes the upstream's connection: nobody wants the rest."""
         if self._attempt is not None:
             self._attempt.abort()
 
     def hold(self) -> None:
-        """More waits for the client than memory is given for."""
-        answer = self._attempt.answer if self._attempt is not None else None
-        if not self.is_held and answer is not None:
-            self.is_held = True
-            answer.pause()
+        """Pauses the upstream: more waits for the client than memory is given for."""
+        response = self._attempt.response if self._attempt is not None else None
+        if not self._is_held and response is not None:
+            self._is_held = True
+            response.pause()
 
     def resume(self) -> None:
-        answer = self._attempt.answer if self._attempt is not None else None
-        if self.is_held and answer is not None:
-            self.is_held = False
-            self._resumed = self._services.clock()
-            answer.resume()
+        response = self._attempt.response if self._attempt is not None else None
+        if self._is_held and response is not None:
+            self._is_held = False
+            self._resumed_at = self._services.clock()
+            response.resume()
 
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
-        self.on_broken = self.on_asked = _nothing
-        self.on_start_over = None
+        self._start_over = self._request = None
         if self._linger is not None:
             self._linger.check = None
         attempt, self._attempt = self._attempt, None
         if attempt is None:
             return
         attempt.end(self._stream.error)
-        answer, attempt.answer = attempt.answer, None
-        if answer is not None and not answer.is_over:
+        response, attempt.response = attempt.response, None
+        if response is not None and not response.is_over:
             if self._stream.state is State.COMPLETE:
                 # The end of the body is on its way; the connection is good for the next call.
-                self._services.timers.watch(self._services.clock() + LINGER, answer.expire)
+                self._services.timers.watch(self._services.clock() + LINGER, response.expire)
             else:
-                answer.abort()
-
-    def _fail(self, error: ApiError) -> None:
-        """An upstream broke in the middle of its answer."""
-        if self._row is not None:
-            self._row.errors += error.code
-        if self._order is not None and self._attempt is not None:
-            self._attempt.end(error)
-            self.problem = error
-            self.on_broken()
-        else:
-            self._stream.fail(error)
+                response.abort()
 
     def charge(self) -> None:
-        """Adds to the call's cost what the answer in hand has cost, where there is a price."""
+        """Adds the cost of the answer in hand to the call's, where there is a price."""
         attempt, row = self._attempt, self._row
         if attempt is None or row is None or attempt.is_charged:
             return
@@ -307,17 +324,43 @@ class Asking:
         if (price := attempt.upstream.options.price) is not None:
             charge(row, self._stream, price, attempt.requests)
 
-    # The end of the body
+    def _on_broken(self, error: ApiError) -> None:
+        """The upstream broke in the middle of its answer."""
+        self._note_failure(error)
+        if self._request is not None and self._attempt is not None:
+            self._attempt.end(error)
+            self.problem = error
+            self._owner.wake()
+        else:
+            self._stream.fail(error)
 
-    def _on_finish(self) -> None:
+    # From the stream
+
+    def stream_opened(self) -> None:
+        if self._attempt is not None:
+            self._attempt.on_open()
+
+    def stream_finished(self) -> None:
+        """All choices have their finish; the end of the body, and maybe more, is to come."""
         if self._linger is None:
+            self._finished_at = self._services.clock()
             self._linger = Timer(self._check_end)
-            self._services.timers.watch(self._services.clock() + LINGER, self._linger)
+            self._services.timers.watch(self._finished_at + self._linger_seconds, self._linger)
+
+    @property
+    def _linger_seconds(self) -> float:
+        """How long the end of the body is waited for after a finish."""
+        upstream = self._attempt.upstream if self._attempt is not None else None
+        if upstream is not None and upstream.dialect.ends_with_body:
+            return upstream.options.stall_seconds  # a finish there need not be the last
+        return LINGER
 
     def _check_end(self, now: float) -> float | None:
-        """The answer is whole; only the end of the body has not come, and its usage maybe."""
-        if self.is_held:  # it is we who do not read
+        if self._is_held:  # it is we who do not read
             return now + LINGER
+        due = max(self._finished_at, self._stream.timings.last) + self._linger_seconds
+        if now < due:
+            return due
         self._linger = None
         if self._stream.state is State.FINISHED:
             self._stream.end()
@@ -328,33 +371,29 @@ class Asking:
     def check(self, now: float) -> float:
         """Gives up an upstream that has been silent for too long; when to look again."""
         stream, attempt = self._stream, self._attempt
-        if attempt is None or attempt.is_over or attempt.answer is None:
-            return now + self.soonest  # connecting has its own limit
+        if attempt is None or attempt.is_over or attempt.response is None:
+            return now + self._soonest  # connecting has a limit of its own
         if stream.state is State.FINISHED:
-            return now + self.soonest  # it has a limit of its own
-        limit, code, says = min(self._limits(attempt))
+            return now + self._soonest  # so has the end of the body
+        limit, code, message = min(self._limits(attempt))
         if now >= limit:
             attempt.abort()
-            attempt.answer = None
-            attempt.on_fail(gateway_timeout(says, code=code))
+            attempt.response = None
+            attempt.on_fail(gateway_timeout(message, code=code))
         return limit
 
     def _limits(self, attempt: Attempt) -> Iterator[tuple[float, str, str]]:
-        """Until when the upstream may be silent, for each reason that there is."""
+        """(until when the upstream may be silent, error code, message), for each timer."""
         options = attempt.upstream.options
         seconds = options.total_seconds
-        says = f"The upstream's answer was not complete within {seconds:g} s."
-        yield attempt.asked + seconds, "upstream_total_timeout", says
+        message = f"The upstream's answer was not complete within {seconds:g} s."
+        yield attempt.asked + seconds, "upstream_total_timeout", message
         if not attempt.is_open:
             seconds = options.first_token_seconds
-            says = f"The upstream gave no first token within {seconds:g} s."
-            yield attempt.asked + seconds, "upstream_first_token_timeout", says
-        elif not self.is_held:  # with a slow client it is we who do not read
+            message = f"The upstream gave no first token within {seconds:g} s."
+            yield attempt.asked + seconds, "upstream_first_token_timeout", message
+        elif not self._is_held:  # with a slow client it is we who do not read
             seconds = options.stall_seconds
-            says = f"The upstream made no progress for {seconds:g} s."
-            last = max(self._stream.timings.last, attempt.asked, self._resumed)
-            yield last + seconds, "upstream_stalled", says
-
-
-def _nothing() -> None:
-    return None
+            message = f"The upstream made no progress for {seconds:g} s."
+            last = max(self._stream.timings.last, attempt.asked, self._resumed_at)
+            yield last + seconds, "upstream_stalled", message

@@ -1,71 +1,81 @@
-"""The client's half of a call: a stream of frames or one answer, heartbeats, and its patience."""
+"""The client's half of a call: a stream of frames or one answer, heartbeats, slow clients."""
 
 from collections.abc import Callable
 
 from legato.core.errors import ApiError
+from legato.core.front import Aggregator, AnswerHead, Front, Writer, WriterOptions
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
-from legato.fronts.chat_aggregate import ChatAggregator
-from legato.fronts.chat_frames import KEEP_ALIVE, ChatWriter
 from legato.gateway.services import Client, Services
 
 
 class Reply:
-    """What one client is answered."""
+    """What one client is sent.
+
+    `stall_seconds`: for how long a client may take nothing at all before it is cut.
+    """
 
     __slots__ = (
+        "_aggregator",
         "_beat",
         "_client",
-        "_created",
-        "_identity",
-        "_left",
-        "_model",
-        "_pads",
-        "_runs_usage",
+        "_front",
+        "_head",
+        "_on_full",
+        "_options",
         "_services",
         "_stream",
         "_taken",
-        "_wants_usage",
+        "_unsent",
         "_writer",
-        "is_streamed",
-        "patience",
+        "stall_seconds",
     )
 
     def __init__(
-        self, services: Services, client: Client, stream: Stream, identity: str, created: int
+        self,
+        services: Services,
+        client: Client,
+        front: Front,
+        stream: Stream,
+        head: AnswerHead,
+        request: ChatRequest,
     ) -> None:
         self._services = services
         self._client = client
+        self._front = front
         self._stream = stream
-        self._identity = identity
-        self._created = created
-        self._model = ""
-        self._wants_usage = self._runs_usage = self._pads = False
-        self._writer: ChatWriter | None = None
-        self._beat = client.begun  # when the last comment went out
+        self._head = head
+        self._writer: Writer | None = None
+        self._aggregator: Aggregator | None = None if request.stream else front.aggregator()
+        self._on_full: Callable[[], None] | None = None
+        self._options = self._writer_options(request) if request.stream else None
+        self._beat = client.begun  # when the last heartbeat went out
         self._taken = client.begun  # when a slow client last took something
-        self._left = 0  # of what had been written, then
-        self.is_streamed = False
-        self.patience = services.stall_client_seconds
-        """Seconds for which a client may take nothing at all."""
+        self._unsent = 0  # bytes, at that time
+        self.stall_seconds = services.stall_client_seconds
 
-    def expect(self, request: ChatRequest) -> None:
-        """How this request wants to be answered."""
-        self._model = request.model
-        self.is_streamed = bool(request.stream)
-        padding, pads = self._services.padding, None
-        if (options := request.stream_options) is not None:
-            self._wants_usage = request.wants_usage
-            self._runs_usage = self._stream.counts_early = request.wants_running_usage
-            pads = options.include_obfuscation
-        # As the client says; else as the server does, which by default looks at the line.
+    def _writer_options(self, request: ChatRequest) -> WriterOptions:
+        services, options = self._services, request.stream_options
+        pads = options.include_obfuscation if options is not None else None
         if pads is None:
-            pads = padding == "on" or (padding == "auto" and self._client.is_secure)
-        self._pads = pads
+            pads = services.padding == "on" or (
+                services.padding == "auto" and self._client.is_secure
+            )
+        return WriterOptions(
+            shows_usage=request.wants_usage,
+            shows_running_usage=request.wants_running_usage,
+            pads=pads,
+            heartbeat=self._front.heartbeat(services.heartbeat, self._client.user_agent),
+            limit=services.backlog_bytes,
+        )
+
+    @property
+    def is_streamed(self) -> bool:
+        return self._aggregator is None
 
     @property
     def is_committed(self) -> bool:
-        """The status is 200 by now, and a failure can only be a frame."""
+        """Whether the status is 200 by now, so that a failure can only be a frame."""
         return self._writer is not None
 
     @property
@@ -73,75 +83,91 @@ class Reply:
         """(frames, bytes) that were sent."""
         return (self._writer.frames, self._writer.size) if self._writer is not None else (0, 0)
 
-    def commit(self, lines: bytes, on_full: Callable[[], None]) -> None:
-        """From here on the status is 200. `on_full` is called while more waits for a slow client
-        than memory is given for."""
-        if self._writer is not None:
-            return
-        self._client.start(lines)
-        self._writer = ChatWriter(
-            identity=self._identity,
-            created=self._created,
-            model=self._model,
-            wants_usage=self._wants_usage,
-            running_usage=self._stream.running_usage if self._runs_usage else None,
-            sink=self._client,
-            pads=self._pads,
-            limit=self._services.backlog_bytes,
-            on_full=on_full,
-        )
-        self._stream.attach(self._writer)
+    def start_over(self) -> None:
+        """Drops what has come of an answer that its client has not seen."""
+        if self._aggregator is not None:
+            self._aggregator.start_over()
 
-    def answer(self, lines: bytes, collected: ChatAggregator) -> None:
-        """The whole answer at once."""
-        body = collected.answer(identity=self._identity, created=self._created, model=self._model)
-        self._client.answer(200, lines, body)
+    def deliver(self, lines: bytes, on_full: Callable[[], None]) -> None:
+        """The answer has begun: it is sent as it comes, or folded.
 
-    def refuse(self, lines: bytes, error: ApiError) -> None:
-        """An error with its status."""
-        wait = error.retry_after or (0.0 if error.status == 429 else None)
-        if wait is not None:
-            lines += b"retry-after: %d\r\n" % max(1, round(wait))
-        self._client.answer(error.status, lines, error.as_json())
+        `lines`: further headers. `on_full` is called while more waits for a slow client than memory
+        is given for.
+        """
+        if self._aggregator is not None:
+            self._stream.subscribe(self._aggregator)
+        elif self._writer is None and self._options is not None:
+            self._on_full = on_full
+            self._client.start(lines)
+            self._writer = self._front.writer(self._head, self._options, self)
+            self._stream.subscribe(self._writer)
+            if self._client.is_full:  # of an earlier answer on the same connection
+                self.pause()
+
+    def hand_over(self, lines: bytes) -> None:
+        """Sends the whole answer. Raises `ApiError` where the stream failed."""
+        aggregator = self._aggregator
+        if aggregator is not None:
+            if aggregator.error is not None:
+                raise aggregator.error
+            self._client.answer(200, lines, aggregator.answer(self._head))
 
     def pause(self) -> None:
-        """The client reads slower than the upstream writes: what comes is merged."""
+        """The client reads slower than the upstream writes: what comes is coalesced."""
         if self._writer is not None:
-            self._stream.look_at_each()
+            self._stream.leave_fast_path()
             self._writer.pause()
 
     def resume(self) -> None:
         if self._writer is not None:
             self._writer.resume()
 
+    # The sink of the writer
+
+    def write(self, data: bytes) -> None:
+        self._client.write(data)
+
+    def finish(self, data: bytes) -> None:
+        self._client.finish(data)
+
+    def on_full(self) -> None:
+        if self._on_full is not None:
+            self._on_full()
+
     # Timers
 
     def check(self, now: float, progress: float | None) -> float:
-        """Sends the heartbeat that is due and cuts a client that takes nothing; when to look again.
+        """Sends the heartbeat that is due, cuts a client that takes nothing; when to look again.
 
-        `progress`: how far the upstream is with the prompt, 0 to 1, where it tells.
+        `progress`: how much of the prompt the upstream has processed, 0 to 1, where it tells.
         """
         writer = self._writer
         if writer is None:
             return now + self._services.heartbeat_seconds
         return min(self._heartbeat(writer, now, progress), self._watch_client(writer, now))
 
-    def _heartbeat(self, writer: ChatWriter, now: float, progress: float | None) -> float:
+    def _heartbeat(self, writer: Writer, now: float, progress: float | None) -> float:
+        seconds = self._services.heartbeat_seconds
         silent_since = max(self._stream.timings.last, self._beat)
-        if now >= silent_since + self._services.heartbeat_seconds:
+        if now >= silent_since + seconds:
             self._beat = silent_since = now
-            if progress is not None and self._stream.state is State.WAITING:
-                writer.comment(b": prefill %d%%\n\n" % round(progress * 100))
-            else:
-                writer.comment(KEEP_ALIVE)
-        return silent_since + self._services.heartbeat_seconds
+            writer.heartbeat(progress if self._stream.state is State.WAITING else None)
+        return silent_since + seconds
 
-    def _watch_client(self, writer: ChatWriter, now: float) -> float:
+    def _watch_client(self, writer: Writer, now: float) -> float:
         unsent = self._client.unsent
-        if not writer.is_paused or unsent != self._left:
-            self._taken, self._left = now, unsent
-        limit = self._taken + self.patience
+        if not writer.is_paused or unsent != self._unsent:
+            self._taken, self._unsent = now, unsent
+        limit = self._taken + self.stall_seconds
         if now >= limit:
-            self._stream.error = ApiError(408, "client_stalled", "The client took nothing.")
+            self._stream.note_error(ApiError(408, "client_stalled", "The client took nothing."))
             self._client.abort()
         return limit
+
+
+def refuse(client: Client, front: Front, lines: bytes, error: ApiError) -> None:
+    """Sends an error with its status."""
+    wait = error.retry_after or (0.0 if error.status == 429 else None)
+    if wait is not None:
+        lines += b"retry-after: %d\r\n" % max(1, round(wait))
+    client.answer(error.status, lines, front.render_error(error))

@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from legato.core.front import Heartbeat
 from legato.core.timers import Timers
 from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, SettledCall
@@ -13,37 +14,33 @@ from legato.upstreams.upstream import Upstream
 
 
 class Client(Protocol):
-    """The client's side of one call, as the server's protocol gives it."""
+    """The client's side of one call, as the server's exchange implements it.
 
-    authorization: bytes | None
-    digest: bytes | None
-    """Of the key, where it is the one of the connection's last request."""
+    `received` and `begun` are seconds of the server's clock: when the request's first bytes came,
+    and when all of it was there and its turn had come.
+    """
+
     body: bytes
     received: float
     begun: float
-    """When all of the request was there, and it was its turn."""
     request_id: str
+    user_agent: bytes | None
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        """A whole answer. `lines`: headers of its own, as they are sent."""
+        """Sends a whole answer. `lines`: further headers, as they are sent."""
 
     def start(self, lines: bytes) -> None:
-        """Commits a 200 and a stream of events; its head goes out with the first of them."""
+        """Commits a 200 with a stream of events; its head goes out with the first of them."""
 
     def flush(self) -> None:
         """Sends the head, where no event came with it."""
 
     def write(self, data: bytes) -> None: ...
-
-    def direct(self) -> Callable[[bytes], None] | None:
-        """What takes chunks of HTTP as `write` makes them; None where it does not."""
-        ...
-
     def finish(self, data: bytes) -> None:
         """Writes the last of a stream, and ends its body."""
 
     def abort(self) -> None:
-        """Closes the connection without another word."""
+        """Closes the connection at once."""
 
     @property
     def unsent(self) -> int:
@@ -52,12 +49,12 @@ class Client(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether more waits for the peer than it should: what comes next had better be merged."""
+        """Whether more waits for the peer than should: what comes next had better be coalesced."""
         ...
 
     @property
     def is_secure(self) -> bool:
-        """Whether the client's line is encrypted, as far as a proxy of ours tells."""
+        """Whether the client's line is encrypted, as far as a trusted proxy tells."""
         ...
 
 
@@ -70,7 +67,7 @@ class Ledger(Protocol):
 
 
 class Services(Struct):
-    """What all calls share."""
+    """What all calls share. `on_bug` is called with an exception that is our own fault."""
 
     keyring: Keyring
     router: Router
@@ -79,9 +76,9 @@ class Services(Struct):
     timers: Timers
     clock: Callable[[], float]
     on_bug: Callable[[BaseException], None]
-    """Hears of an exception that is nobody's fault but ours."""
     gate_seconds: float = 5.0
     heartbeat_seconds: float = 10.0
+    heartbeat: Heartbeat | None = None
     stall_client_seconds: float = 120.0
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"

@@ -1,6 +1,6 @@
 """What is written down of a call: one row each, whatever its outcome, and no word of its text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -49,6 +49,12 @@ class Row(Struct):
     errors: str = ""  # codes, one for each of `deployments`; empty for one that did not fail
     continuations: int = 0
     cost: float | None = None  # US dollars; None: there is no price
+
+    def record_attempts(self, attempts: Sequence[tuple[str, str]]) -> None:
+        """(deployment, error code) of each attempt, in order; no code for one that did not fail."""
+        self.attempts = len(attempts)
+        self.deployments = ",".join([deployment for deployment, _ in attempts])
+        self.errors = ",".join([code.replace(",", "_") for _, code in attempts])
 
     def settled(self) -> "Row":
         """As it is written."""
@@ -114,14 +120,14 @@ def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
 def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
     """Adds what one deployment's part of an answer has cost, each of whose `requests` had the
     prompt paid for."""
-    if stream.usage is not None:
-        said = count(stream.usage)
+    if stream.usage.reported is not None:
+        said = count(stream.usage.reported)
         prompt, cached = said.prompt, min(said.cached, said.prompt)
         completion = said.completion
         if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
-            completion = max(completion, stream.seen.completion)
+            completion = max(completion, stream.usage.observed.completion)
     elif stream.timings.pieces:
-        seen = stream.seen
+        seen = stream.usage.observed
         prompt, cached, completion = seen.prompt, 0, seen.completion
     else:
         prompt = cached = completion = 0
@@ -141,22 +147,22 @@ def _outcome(row: Row, stream: Stream) -> Outcome:
 
 def _tokens(row: Row, stream: Stream) -> None:
     """The upstream's numbers where it gave them; else what was seen going by."""
-    if stream.before is not None:
+    if stream.usage.previous is not None:
         _tokens_of_two(row, stream)
-    elif stream.usage is not None:
-        _tokens_said(row, stream, stream.usage)
+    elif stream.usage.reported is not None:
+        _tokens_said(row, stream, stream.usage.reported)
     elif stream.timings.pieces:
-        seen = stream.seen
+        seen = stream.usage.observed
         row.completion_tokens, row.completion_from = seen.completion, "counted"
         row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
         if seen.prompt:
-            told = stream.prompt_tokens > 0
+            told = stream.usage.prompt_tokens > 0
             row.prompt_tokens = seen.prompt
             row.prompt_from = "partial" if told else "counted"
 
 
 def _tokens_said(row: Row, stream: Stream, usage: Usage) -> None:
-    said, seen = count(usage), stream.seen
+    said, seen = count(usage), stream.usage.observed
     sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
     row.prompt_tokens, row.prompt_from = said.prompt, sure
     row.cached_tokens, row.cached_from = said.cached, sure
@@ -164,7 +170,7 @@ def _tokens_said(row: Row, stream: Stream, usage: Usage) -> None:
     # An upstream's running total may lag behind what it has already sent.
     if sure == "partial" and seen.completion > said.completion:
         row.completion_tokens = seen.completion
-        row.completion_from = sure if stream.tally is None else "counted"
+        row.completion_from = sure if stream.usage.tally is None else "counted"
     if tells_reasoning(usage):
         row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
     else:
@@ -174,7 +180,7 @@ def _tokens_said(row: Row, stream: Stream, usage: Usage) -> None:
 
 def _tokens_of_two(row: Row, stream: Stream) -> None:
     """Of an answer that one upstream began and another went on with: the first never said."""
-    said = count(stream.total_usage())
+    said = count(stream.usage.total())
     for kind in ("prompt", "completion", "reasoning", "cached"):
         number = getattr(said, kind)
         setattr(row, f"{kind}_tokens", number)

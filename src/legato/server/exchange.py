@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
+from legato.core.errors import ApiError
+from legato.fronts.chat import CHAT
 from legato.gateway.call import Call, new_request_id
+from legato.gateway.reply import refuse
 from legato.gateway.services import Services
 from legato.server.limits import Limits
 
@@ -67,6 +70,7 @@ class ChatExchange:
         "request_id",
         "response_complete",
         "started",
+        "user_agent",
     )
 
     def __init__(self, connection: Connection, *, keep_alive: bool, chunked: bool) -> None:
@@ -77,6 +81,7 @@ class ChatExchange:
         self._forwarded: bytes | None = None
         self.authorization: bytes | None = None
         self.digest: bytes | None = None
+        self.user_agent: bytes | None = None
         self.body: bytes = b""
         self._pieces: list[bytes] | None = None
         self._head = b""  # of an answer, as long as nothing of its body has come
@@ -100,6 +105,8 @@ class ChatExchange:
                 self._forwarded = value.lower()
             elif name == b"content-length":
                 self.length = int(value)
+            elif name == b"user-agent":
+                self.user_agent = value
             elif name == b"expect":
                 self.expects_continue = value.lower() == b"100-continue"
 
@@ -128,7 +135,13 @@ class ChatExchange:
         if self._pieces is not None:
             self.body = b"".join(self._pieces)
             self._pieces = None
-        self._call = Call(self._connection.services, self)
+        services = self._connection.services
+        try:
+            key = services.keyring.authenticate(self.authorization)
+        except ApiError as error:
+            refuse(self, CHAT, b"", error)
+            return
+        self._call = Call(services, self, CHAT, key)
         self._call.start(self._connection.running)
 
     def gone(self) -> None:

@@ -259,8 +259,6 @@ class LegatoProtocol(Turns):
             return
         if self._repeats is not None:
             self._repeats.note(cycle)
-        elif self._cycle is not None:  # most connections of streams have one request
-            self._repeats = Repeats()
         self._queue(cycle)
 
     def _path(self) -> bytes:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.stream import Stream
-from legato.fastpath.lane import Lane
+from legato.fastpath.splice import Splice
 
 #: Bytes of a response's head, interim answers before it included, after which no more is read.
 HEAD_LIMIT: Final = 256 * 1024
@@ -62,7 +62,13 @@ class Receiver(Protocol):
         ...
 
     def body(self, data: bytes) -> None: ...
-    def lane(self, read: bytes) -> Lane | None: ...
+    def fast_path(self, body: bytes) -> Splice | None:
+        """What may take the bodies of the HTTP chunks that follow `body`; None where nothing may.
+
+        `body`: that of the last HTTP chunk, whose end is the end of what was read.
+        """
+        ...
+
     def complete(self) -> None: ...
     def lost(self, error: UpstreamError) -> None: ...
 
@@ -101,48 +107,56 @@ _NOTHING: Final = memoryview(b"")
 #: The end of an HTTP chunk with a whole event.
 _CHUNK_ENDS: Final = b"\n\n\r\n"
 
+#: The size of an HTTP chunk by its digits, for usual sizes: canonical, in lower case.
+_SIZES: Final = {b"%x" % size: size for size in range(1, 2048)}
+
+#: Bytes of the longest size line that is looked for: sixteen megabytes.
+_SIZE_LINE: Final = 9
+
 
 class Connection(asyncio.Protocol):
     """One connection; one request on it at a time."""
 
     __slots__ = (
+        "_body",
+        "_fast_path",
         "_head_size",
         "_headers",
-        "_held",
         "_is_due",
         "_is_heading",
-        "_lane",
+        "_is_held",
+        "_is_reused",
+        "_owner",
         "_parser",
-        "_pool",
         "_receiver",
         "_rest",
-        "_reused",
-        "_said",
+        "_was_answered",
         "keep_seconds",
         "transport",
     )
 
-    def __init__(self, pool: ConnectionOwner) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self.transport: asyncio.Transport | None = None
-        self._pool = pool
+        self._owner = owner
         self._parser: Any = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
+        self._body = b""  # the last piece of a body that the parser gave
+        self._fast_path: Splice | None = None  # only between two HTTP chunks
         self._headers: dict[str, str] | None = None  # while they are read
         self._head_size = 0
-        self._is_due = False  # a turn of `_read_on` is on its way
-        self._is_heading = False  # the head of the answer, behind interim ones, has not ended
-        self._held = False  # somebody wants nothing read for now
-        self._lane: Lane | None = None  # for what needs no parsing; only while nothing else comes
-        self._rest = _NOTHING  # of what was read: for the next turns
-        self._reused = False
-        self._said = False  # the peer has said something in answer to this request
+        self._is_due = False  # `_read_on` is scheduled
+        self._is_heading = False  # the final head of the response has not ended
+        self._is_held = False  # reading is paused for a slow client
+        self._rest = _NOTHING  # of what was read: for the next turns of the event loop
+        self._is_reused = False
+        self._was_answered = False  # something came back for this request
         self.keep_seconds = math.inf  # for how long the peer keeps it, where it told
 
     def send(self, request: bytes, receiver: Receiver) -> None:
         assert self.transport is not None
         self._receiver = receiver
-        self._lane = None
-        self._said = False
+        self._fast_path = None
+        self._was_answered = False
         self._is_heading = True
         self._head_size = 0
         self.transport.write(request)
@@ -150,7 +164,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> None:
         """The receiver wants no more. What is still on the way makes the connection useless."""
         if self._receiver is not None:
-            self._receiver = self._lane = None
+            self._receiver = self._fast_path = None
             self.close()
 
     def close(self) -> None:
@@ -159,43 +173,42 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
-        self._held = True
+        self._is_held = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._held:
-            self._held = False
-            self._soon()
+        if self._is_held:
+            self._is_held = False
+            self._schedule()
 
-    def _soon(self) -> None:
+    def _schedule(self) -> None:
         if not self._is_due:
             self._is_due = True
             loop = asyncio.get_running_loop()
-            if self._is_unhurried:
+            if self._is_behind:
                 loop.call_later(SLOW_TURN, self._read_on)
             else:
                 loop.call_soon(self._read_on)
 
     @property
-    def _is_unhurried(self) -> bool:
+    def _is_behind(self) -> bool:
         return self._receiver is not None and self._receiver.stream.is_behind
 
     def _read_on(self) -> None:
-        """A share of what is left of the last read, or the next one."""
+        """Processes a share of what is left of the last read, or reads again."""
         self._is_due = False
-        if self._held or self.is_closing:
+        if self._is_held or self.is_closing:
             return
         if self._rest:
-            size = SLOW_SHARE if self._is_unhurried else SHARE
-            share = bytes(self._rest[:size])
-            if self._lane is not None and (last := share.rfind(_CHUNK_ENDS)) >= 0:
+            share = bytes(self._rest[: SLOW_SHARE if self._is_behind else SHARE])
+            if self._fast_path is not None and (last := share.rfind(_CHUNK_ENDS)) >= 0:
                 share = share[: last + len(_CHUNK_ENDS)]
             self._rest = self._rest[len(share) :]
-            self._take(share)
+            self._process(share)
         if self._rest:
-            self._soon()
-        elif not self._held and self.transport is not None and not self.is_closing:
+            self._schedule()
+        elif not self._is_held and self.transport is not None and not self.is_closing:
             self.transport.resume_reading()
 
     @property
@@ -211,59 +224,64 @@ class Connection(asyncio.Protocol):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, AHEAD)
 
     def data_received(self, data: bytes) -> None:
-        lane = self._lane
-        if lane is not None and lane.take(data):
-            return
         if len(data) > SHARE and self.transport is not None:
             self.transport.pause_reading()
             self._rest = memoryview(data)
             self._read_on()
         else:
-            self._take(data)
+            self._process(data)
 
-    def _take(self, data: bytes) -> None:
-        if self._lane is None or not self._lane.take_all(data):
-            self._read(data)
+    def _process(self, data: bytes) -> None:
+        fast_path, receiver = self._fast_path, self._receiver
+        if fast_path is not None and receiver is not None:
+            taken = _take_chunks(fast_path, data)
+            if taken == len(data):
+                receiver.stream.flush()
+                return
+            if taken:
+                data = data[taken:]
+        self._parse(data)
 
-    def _read(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
-            self.close()  # said without being asked
+            self.close()  # the peer sent something without being asked
             return
-        if self._lane is not None:
-            self._lane.shut()
-            self._lane = None
-        self._said = True
+        self._fast_path = None
+        self._was_answered = True
+        self._body = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             self._lose(bad_gateway("The upstream's answer could not be read."))
-            raise  # a bug of ours: the event loop's log has it
+            raise  # a bug of ours: the event loop logs it
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._lose(bad_gateway(f"The upstream's answer is not HTTP: {error}"))
             return
         if self._is_heading:
-            # By what is read: one header without an end is never shown to `on_header`.
+            # Bytes read are counted: a header without an end is never given to `on_header`.
             self._head_size += len(data)
             if self._head_size > HEAD_LIMIT:
                 self._lose(bad_gateway("The upstream's answer has too large a head."))
                 return
         receiver.stream.flush()
-        if self._receiver is receiver:
-            self._lane = receiver.lane(data)
+        body = self._body
+        is_whole = body and data.endswith(b"%x\r\n%b\r\n" % (len(body), body))
+        if is_whole and self._receiver is receiver:
+            self._fast_path = receiver.fast_path(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
+        self._owner.forget(self)
         rest, self._rest = self._rest, _NOTHING
         if rest:
-            self._read(bytes(rest))
+            self._process(bytes(rest))
         self.transport = None
         if self._receiver is not None:
-            if self._reused and not self._said:
+            if self._is_reused and not self._was_answered:
                 self._lose(StaleConnection())
             else:
                 self._lose(bad_gateway("The upstream closed the connection.", code="upstream_cut"))
-        self._parser = self._lane = None  # the one knows this connection, the other a call
+        self._parser = self._fast_path = None  # the parser refers back to this connection
 
     def _lose(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None
@@ -291,23 +309,55 @@ class Connection(asyncio.Protocol):
             self._receiver.head(status, headers)
 
     def on_body(self, data: bytes) -> None:
+        self._body = data
         if self._receiver is not None:
             self._receiver.body(data)
 
     def on_message_complete(self) -> None:
         if self._is_heading:
-            return  # an interim answer
+            return  # an interim response
         receiver, self._receiver = self._receiver, None
         reusable = receiver is not None and self._parser.should_keep_alive() and not self._rest
         if receiver is not None:
             receiver.complete()
         if reusable:
-            self._reused = True
-            if self._held:
+            self._is_reused = True
+            if self._is_held:
                 self.resume()  # a slow client held it when the answer ended
-            self._pool.keep(self)
+            self._owner.keep(self)
         else:
             self.close()
+
+
+def _take_chunks(fast_path: Splice, data: bytes) -> int:
+    """Gives the bodies of whole HTTP chunks to the fast path; how many bytes it has taken.
+
+    Takes chunks in the form in which nearly all servers write them: the size in lower case
+    without zeros before it, no extension. Others are left to the parser.
+    """
+    taken = 0
+    while taken < len(data):
+        line = data.find(b"\r\n", taken, taken + _SIZE_LINE)
+        if line < 0:
+            break
+        digits = data[taken:line]
+        start = line + 2
+        end = start + (_SIZES.get(digits) or _size(digits))
+        if end == start or not data.startswith(b"\r\n", end):
+            break
+        if not fast_path.take(data[start:end]):
+            break
+        taken = end + 2
+    return taken
+
+
+def _size(digits: bytes) -> int:
+    """The size that canonical digits give; 0 where they are not."""
+    try:
+        size = int(digits, 16)
+    except ValueError:
+        return 0
+    return size if b"%x" % size == digits else 0
 
 
 def _timeout(keep_alive: str) -> float:

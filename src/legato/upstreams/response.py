@@ -1,4 +1,4 @@
-"""One HTTP answer of an upstream, read into a stream."""
+"""Reads one HTTP response of an upstream into a stream."""
 
 import contextlib
 import time
@@ -11,19 +11,15 @@ from legato.core import sse
 from legato.core.chunk import Chunk
 from legato.core.dialect import Decoder, Dialect
 from legato.core.errors import ApiError, UpstreamError, bad_gateway, internal
-from legato.core.stream import State, Stream
-from legato.fastpath.lane import Lane, between
-from legato.fastpath.template import Habit, Template
-from legato.fastpath.through import Through
+from legato.core.state import State
+from legato.core.stream import Stream
+from legato.fastpath.splice import Splice, Splicer
 from legato.upstreams.connection import Connection
 
-#: Bytes of an error answer, or of something that is no stream, that are read at most.
+#: Bytes of an error response, or of a body that is not a stream, that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
 
-#: The last event of nearly all who speak OpenAI's dialect.
-_DONE: Final = b"data: [DONE]"
-
-#: As most of those that stream say that they do.
+#: The content types of a stream of events, as most servers write them.
 _EVENTS: Final = ("text/event-stream", "text/event-stream; charset=utf-8")
 
 #: What a stream of events may begin with, and what JSON and HTML never do: comments, `data`,
@@ -33,48 +29,48 @@ _FIELDS: Final = b":deir"
 _NO_EVENTS: Final = (b"{", b"[", b"<")
 _BLANK: Final = b"\xef\xbb\xbf\r\n \t"
 
+#: Seconds of a `Retry-After` that are believed at most.
+_LONGEST_WAIT: Final = 86_400.0
+
 
 class ChunkTransform(Protocol):
-    """What the chunks of an answer go through on their way to the stream."""
+    """Changes the chunks of a response on their way to the stream."""
 
-    def split(self, chunk: Chunk) -> Chunk:
+    def transform(self, chunk: Chunk) -> Chunk:
         """The chunk, changed or not."""
         ...
 
-    def rest(self, through: Through, index: int) -> Through | None:
-        """What becomes of texts of a choice that come to this pass as `through` says, as long as
-        nothing else comes; None where each has to be looked at."""
+    def passes(self, index: int) -> bool:
+        """Whether no later chunk with nothing but text for this choice is changed."""
         ...
 
 
 ChunkTransforms = tuple[ChunkTransform, ...]
 
-#: Seconds of a `Retry-After` that are believed at most.
-_LONGEST_WAIT: Final = 86_400.0
-
 
 class Response:
-    """Reads one HTTP answer into a stream, and gives the connection back when it is done."""
+    """Reads one HTTP response into a stream, and gives the connection back when it is over."""
 
     __slots__ = (
         "_connection",
         "_decoder",
         "_dialect",
-        "_has_begun",
-        "_has_blocks",
         "_inflate",
-        "_is_between",
+        "_is_events",
         "_is_started",
-        "_known",
+        "_last",
         "_on_fail",
-        "_passes",
         "_reader",
-        "_refused",
+        "_refusal",
         "_retry_after",
+        "_splicer",
         "_status",
-        "_template",
+        "_transforms",
         "stream",
     )
+
+    #: Requests that were sent for it.
+    requests: Final = 1
 
     def __init__(
         self,
@@ -82,58 +78,55 @@ class Response:
         stream: Stream,
         on_fail: Callable[[ApiError], None],
         dialect: Dialect,
-        passes: ChunkTransforms,
-        habit: Habit,
+        transforms: ChunkTransforms = (),
+        *,
+        fast_path: bool = True,
     ) -> None:
-        """`on_fail` hears where it breaks; `habit` is of the upstream."""
+        """`on_fail` is called where the upstream fails, before its answer or during it."""
         self._connection: Connection | None = connection
         self.stream = stream
         self._on_fail = on_fail
         self._dialect = dialect
-        self._decoder: Decoder | None = None  # for what does not come in whole events
-        self._reader = dialect.reader(habit)
-        self._template = Template(habit)
-        self._has_blocks = dialect.decoder is sse.Decoder
-        self._has_begun = False
-        self._is_started = False  # an event has been read
-        self._is_between = True  # nothing is held of an event whose end has not come
-        self._known = b""  # the last body, where it was one event that the template knows
+        self._decoder: Decoder = dialect.decoder()
+        self._reader = dialect.reader()
+        self._transforms = transforms
+        self._is_events = dialect.decoder is sse.Decoder
+        self._splicer = Splicer() if fast_path and self._is_events else None
+        self._last: Chunk | None = None  # what the last event was decoded to
+        self._is_started = False  # a piece of the body has come
         self._status = 0
-        self._passes = passes
-        self._refused: bytearray | None = None  # the body of what is not a stream of events
+        self._refusal: bytearray | None = None  # the body of what is not a stream of events
         self._retry_after: float | None = None
         self._inflate: zlib._Decompress | None = None
 
     @property
     def progress(self) -> float | None:
-        """How far the upstream is with the prompt, 0 to 1, where it tells."""
+        """How much of the prompt the upstream has processed, 0 to 1, where it tells."""
         return self._reader.progress
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt, where the upstream told before its usage; else 0."""
+        """Tokens of the prompt, where the upstream told them before its usage; else 0."""
         return self._reader.prompt_tokens
 
     @property
     def upstream_id(self) -> str | None:
-        """What the upstream calls this answer."""
+        """The upstream's own id of this answer."""
         return self._reader.identity
 
-    requests: Final = 1
-
     def abort(self) -> None:
-        """Nobody wants the rest: the upstream sees its peer gone."""
+        """Closes the connection: nobody wants the rest."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release()
 
     @property
     def is_over(self) -> bool:
-        """The connection has been given back, or given up."""
+        """Whether the connection has been given back, or given up."""
         return self._connection is None
 
     def expire(self, now: float) -> None:
-        """A watcher of the wheel: the end of the body has had its time."""
+        """A timer's check: the end of the body has had its time."""
         self.abort()
 
     def pause(self) -> None:
@@ -153,11 +146,10 @@ class Response:
         encoding = headers.get("content-encoding", "identity").lower()
         if encoding in ("gzip", "deflate"):
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            self._has_blocks = False
+            self._splicer = None
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status != 200 or kind in ("application/json", "text/html"):
-            self._refused = bytearray()
-            self._has_blocks = False
+            self._refusal = bytearray()
             self._retry_after = _seconds(headers.get("retry-after"))
         elif encoding not in ("identity", "gzip", "deflate", ""):
             self._fail(bad_gateway(f"The upstream's answer is encoded as `{encoding}`."))
@@ -165,59 +157,37 @@ class Response:
     def body(self, data: bytes) -> None:
         if self._connection is None:
             return
-        if not self._has_begun:
-            self._has_begun = True
-            if not data.startswith(b"data:"):
-                self._begin(data)
+        self._last = None
         try:
-            if self._has_blocks and data.endswith(b"\n\n"):
-                self._known = data if self._blocks(data[:-2]) else b""
-            else:
-                self._known = b""
-                self._bytes(data)
+            self._read(data)
         except zlib.error:
-            self._fail(bad_gateway("The upstream's answer is not the gzip it says it is."))
+            self._fail(bad_gateway("The upstream's answer is not the gzip it claims to be."))
         except sse.EventTooLarge as error:
             self._fail(bad_gateway(f"The upstream sent too much: {error}."))
         except ApiError as error:
             self._fail(error)
         except Exception:
             self.abort()
-            self._on_fail(internal())  # ours, and nothing that the upstream did
+            self._on_fail(internal())  # a bug of ours
             raise
 
-    def _begin(self, data: bytes) -> None:
-        """Some say an error as JSON, or a page, under the name of a stream of events."""
-        if self._has_blocks and data[:64].lstrip(_BLANK)[:1] in _NO_EVENTS:
-            self._refused = bytearray()
-            self._has_blocks = False
-
-    def lane(self, read: bytes) -> Lane | None:
-        """The short cut for reads like `read`, which has just been read the usual way. None where
-        it does not end with an HTTP chunk with one event that the template knows; where the last
-        short cut has not taken anything, that has to be all of it."""
-        body, self._known = self._known, b""
-        if not body:
+    def fast_path(self, body: bytes) -> Splice | None:
+        chunk, self._last = self._last, None
+        if chunk is None or self._splicer is None or self._connection is None:
             return None
-        chunk = b"%x\r\n%b\r\n" % (len(body), body)
-        last = self.stream.lane
-        if not read.endswith(chunk) or (last is not None and not last.has_taken and read != chunk):
+        if not self._decoder.is_between or not self._reader.is_stateless(chunk):
             return None
-        template = self._template
-        through: Through | None = Through(template.raw, template.thinks)
-        for each in self._passes:
-            through = each.rest(through, template.plain)
-            if through is None:
-                return None
-        return between(self.stream, template, through)
+        if not all(each.passes(chunk.text_choice) for each in self._transforms):
+            return None
+        return self._splicer.enter(self.stream, body, chunk, self._reader.read)
 
     def complete(self) -> None:
         """The body ended as HTTP says that it should."""
         if self._connection is None:
             return
-        if self._refused is not None:
-            self._no_stream(self._refused)
-        elif not self.stream.done and self._last_events(None):
+        if self._refusal is not None:
+            self._read_refusal(self._refusal)
+        elif not self.stream.done and self._read_last_events(None):
             self._end(None)
         self._connection = None
 
@@ -227,116 +197,67 @@ class Response:
             return
         if self._status == 0:
             self._fail(error)
-        elif self._refused is not None:
-            self._no_stream(self._refused)
-        elif self._last_events(error):
+        elif self._refusal is not None:
+            self._read_refusal(self._refusal)
+        elif self._read_last_events(error):
             self._end(error)
         self._connection = None
 
-    # Inside
+    # Events
 
-    def _blocks(self, data: bytes) -> bool:
-        """Whole events, as nearly every server writes them. One like those that came before is
-        only compared with them. Whether the template has them all."""
-        stream, match = self.stream, self._template.match
-        known = True
-        for block in data.split(b"\n\n"):
-            chunk = match(block) if self._is_between else None
-            if chunk is None:
-                known = self._block(block) and known
-                if stream.done or self._connection is None:
-                    return False
-            else:
-                for each in self._passes:
-                    chunk = each.split(chunk)
-                stream.push(chunk)
-        return known
-
-    def _block(self, block: bytes) -> bool:
-        """An event that has to be decoded, or the end of one. Whether the template has it now."""
-        reader = self._reader
-        if block == _DONE and self._is_between:
-            self._chunk(reader.read(b"", _DONE[6:]))
-            return False
-        if self._is_between and (chunk := reader.recall(block)) is not None:
-            if self._template.plain < 0:
-                self._template.expect(reader.constants)
-            if chunk.ends >= 0 or chunk.usage:
-                self._chunk(chunk)
-            return False
-        event = sse.event(block) if self._is_between else None
-        if event is None or not event[1]:
-            self._feed(block + b"\n\n")
-            return False
-        self._is_started = True
-        chunk = reader.read(*event)
-        known = (
-            chunk is not None
-            and bool(chunk.choices)
-            and reader.forgets(chunk)
-            and self._template.learn(block, chunk, reader.constants, self._again)
-        )
-        self._chunk(chunk)
-        return known
-
-    def _again(self, block: bytes) -> Chunk | None:
-        name, data = sse.Decoder().feed(block + b"\n\n")[0]
-        return self._reader.read(name, data)
-
-    def _bytes(self, data: bytes) -> None:
-        """Any bytes of a body."""
+    def _read(self, data: bytes) -> None:
         if self._inflate is not None:
             data = self._inflate.decompress(data)
-        if self._refused is not None:
-            if len(self._refused) < REFUSAL_LIMIT:
-                self._refused += data
-            first = self._refused[:64].lstrip(_BLANK)[:1]
+        if not self._is_started and data:
+            self._is_started = True
+            # Some servers send an error as JSON, or a page, under the name of a stream of events.
+            if self._is_events and data[:64].lstrip(_BLANK)[:1] in _NO_EVENTS:
+                self._refusal = bytearray()
+        if self._refusal is not None:
+            if len(self._refusal) < REFUSAL_LIMIT:
+                self._refusal += data
+            first = self._refusal[:64].lstrip(_BLANK)[:1]
             if self._status != 200 or not first or first not in _FIELDS:
                 return
-            data, self._refused = bytes(self._refused), None  # it was said to be something else
-        self._feed(data)
+            data, self._refusal = bytes(self._refusal), None  # a stream under another name
+        self._push_events(self._decoder.feed(data))
 
-    def _feed(self, data: bytes) -> None:
-        decoder = self._decoder or self._new_decoder()
-        self._events(decoder.feed(data))
-        self._is_between = decoder.is_between
-
-    def _new_decoder(self) -> Decoder:
-        decoder = self._decoder = self._dialect.decoder()
-        if self._is_started and isinstance(decoder, sse.Decoder):
-            decoder.begin()
-        return decoder
-
-    def _chunk(self, chunk: Chunk | None) -> None:
-        if chunk is None:
-            self._end(None)
-            return
-        for each in self._passes:
-            chunk = each.split(chunk)
-        self.stream.push(chunk)
-
-    def _events(self, events: list[tuple[bytes, bytes]]) -> None:
+    def _push_events(self, events: list[sse.Event]) -> None:
         for name, data in events:
             if data or name == b"error":
-                self._chunk(self._reader.read(name, data))
+                self._push_event(name, data)
             if self.stream.done or self._connection is None:
                 return
 
-    def _last_events(self, cut: UpstreamError | None) -> bool:
-        """What the end of the body completes; False where that was a failure."""
-        if self._has_blocks and self._is_between:
-            return True
+    def _push_event(self, name: bytes, data: bytes) -> None:
         try:
-            self._events((self._decoder or self._new_decoder()).close())
+            chunk = self._reader.read(name, data)
+            if chunk is None:
+                self._end(None)
+                return
+            for each in self._transforms:
+                chunk = each.transform(chunk)
+            self.stream.push(chunk)
+        except UpstreamError as error:
+            # Nothing that is not a chunk fails an answer that has its finish.
+            if error.code == "upstream_malformed" and self.stream.state is State.FINISHED:
+                return
+            raise
+        self._last = chunk if chunk.text_choice >= 0 else None
+
+    def _read_last_events(self, cut: UpstreamError | None) -> bool:
+        """What the end of the body completes; False where that was a failure."""
+        try:
+            self._push_events(self._decoder.close())
         except ApiError as error:
-            # Half an event is what a cut leaves; behind the finish it is nobody's loss.
+            # Half an event is what a cut leaves; after the finish it is no loss.
             if cut is None and self.stream.state is not State.FINISHED:
                 self._fail(error)
                 return False
         return True
 
     def _end(self, cut: UpstreamError | None) -> None:
-        """No more will come. Whether that is an answer or a failure, the stream knows."""
+        """No more comes. The stream decides whether that is an answer or a failure."""
         if self.stream.done:
             return
         if self.stream.state is State.FINISHED:
@@ -347,17 +268,17 @@ class Response:
     def _fail(self, error: ApiError) -> None:
         self.abort()
         if self.stream.timings.first is not None and not isinstance(error, UpstreamError):
-            error = bad_gateway(error.message, code=error.code)  # it was not refused: it broke off
+            error = bad_gateway(error.message, code=error.code)  # it broke off: not refused
         self._on_fail(error)
 
-    def _no_stream(self, body: bytearray) -> None:
-        """What came is no stream, or was not said to be one, and has ended."""
+    def _read_refusal(self, body: bytearray) -> None:
+        """A body that is not a stream of events has ended."""
         if self._status != 200:
             self._fail(self._dialect.refusal(self._status, bytes(body), self._retry_after))
             return
         events = self._dialect.unstreamed(bytes(body))
         try:
-            self._events([(b"", data) for data in events])
+            self._push_events([(b"", data) for data in events])
         except ApiError as error:
             self._fail(error)
         else:

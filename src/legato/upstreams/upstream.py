@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -11,10 +12,9 @@ from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, bad_gateway
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
-from legato.core.think_tags import Thinking
+from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
 from legato.core.token_counting import Counter
 from legato.dialects import openai
-from legato.fastpath.template import Habit
 from legato.upstreams import images
 from legato.upstreams.connection import Connection
 from legato.upstreams.pool import Pool
@@ -43,6 +43,7 @@ class DeploymentOptions(Struct, frozen=True):
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     drain_seconds: float = 60.0  # at most, after the client has left
     reasoning: Reasoning = "field"
+    drops_closing_tags: bool = False  # drops each `</think>` that its model writes in its answers
     unsupported: Literal["drop", "error"] = "drop"
     replays: bool = False  # goes on with an answer that broke elsewhere by saying it all again
     fetch_images: images.Fetch = "public"  # for an upstream that does not fetch them itself
@@ -134,7 +135,8 @@ class Upstream:
         self.soonest = self.options.soonest
         self.target = target
         self._wait = wait
-        self._habit = Habit()
+        self.fast_path = True
+        """Relays text events without decoding them."""
         self.credential = 0  # which one is used, modulo their number
         self.recover: Callable[[], Coroutine[Any, Any, None]] | None = None
         """Where set: a call that was dropped unanswered may be asked again once this comes back."""
@@ -187,21 +189,26 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await _fresh(target.pool)
-        passes = self._passes(delivered, replay)
-        answer = Response(connection, stream, on_fail, self.dialect, passes, self._habit)
+        transforms = self._transforms(delivered, replay)
+        answer = Response(
+            connection, stream, on_fail, self.dialect, transforms, fast_path=self.fast_path
+        )
         heads = target.heads if delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
-    def _passes(self, delivered: Delivered | None, replay: Replay | None) -> ChunkTransforms:
-        """What the chunks of an answer go through."""
-        passes: list[ChunkTransform] = []
-        # Where the text of an answer has begun, its thoughts are over.
+    def _transforms(self, delivered: Delivered | None, replay: Replay | None) -> ChunkTransforms:
+        """What changes the chunks of an answer."""
+        transforms: list[ChunkTransform] = []
+        # Where the text of an answer has begun, its reasoning is over.
         if self.options.reasoning != "field" and delivered is None:
-            passes.append(Thinking(opened=self.options.reasoning == "think-tags-open"))
+            opened = self.options.reasoning == "think-tags-open"
+            transforms.append(ThinkTags(partial(TagSplitter, opened=opened)))
+        elif self.options.drops_closing_tags:
+            transforms.append(ThinkTags(ClosingTagFilter))
         if delivered is not None and self.quirks.echoes_prefix:
             replay = Replay(delivered)
         if replay is not None:
-            passes.append(replay)
-        return tuple(passes)
+            transforms.append(replay)
+        return tuple(transforms)

@@ -16,7 +16,7 @@ import pytest
 from legato.core.chunk import FINISH_REASONS, Chunk
 from legato.core.errors import bad_gateway
 from legato.core.json_text import one_line
-from legato.fronts.chat_frames import DONE, KEEP_ALIVE, ChatWriter
+from legato.fronts.chat_writer import DONE, KEEP_ALIVE, ChatWriter
 
 SCHEMAS = Path(__file__).resolve().parents[3] / "shared" / "schemas"
 

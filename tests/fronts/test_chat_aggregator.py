@@ -8,9 +8,9 @@ import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.merge import merge_choice, to_builtins
-from legato.fronts.chat_aggregate import ChatAggregator
+from legato.fronts.chat_aggregator import ChatAggregator
 from tests.core.test_stream import DONE, USAGE, choice, collected, finish, say, text
-from tests.fronts.test_chat_frames import Json, raw, schema
+from tests.fronts.test_chat_writer import Json, raw, schema
 
 RESPONSE_SCHEMA = schema("CreateChatCompletionResponse")
 

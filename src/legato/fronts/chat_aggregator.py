@@ -1,22 +1,28 @@
-"""A stream folded into one answer: what a client gets that did not ask to stream."""
+"""Folds a stream into one chat.completion: the answer of a client that did not ask to stream."""
 
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
+from legato.core.front import AnswerHead
 from legato.core.merge import merge_choice, to_builtins
+from legato.core.subscriber import WriteText
+
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class ChatAggregator:
     """A subscriber that folds; `answer` is the chat.completion object of a complete stream."""
 
-    __slots__ = ("_choices", "_extras", "error", "usage")
+    __slots__ = ("_choices", "_extras", "_last_extras", "error", "usage")
 
     def __init__(self) -> None:
         self._choices: dict[int, dict[str, Any]] = {}
-        self._extras = b""
+        self._extras: dict[str, Raw] = {}
+        self._last_extras = b""  # nearly always the same in every chunk
         self.usage: Usage | None = None
         self.error: ApiError | None = None
 
@@ -25,42 +31,49 @@ class ChatAggregator:
         return False
 
     def push(self, chunk: Chunk) -> None:
-        if chunk.extras:
-            self._extras = chunk.extras
+        self._add_extras(chunk.extras)
         for member in chunk.members():
             merge_choice(self._choices.setdefault(member["index"], {}), member)
+
+    def _add_extras(self, extras: bytes) -> None:
+        if extras and extras != self._last_extras:
+            self._last_extras = extras
+            self._extras |= _decode_members(b"{%b}" % extras[1:])
 
     def flush(self) -> None:
         return None
 
+    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+        return None
+
     def start_over(self) -> None:
-        """What has come is void."""
         self._choices = {}
-        self._extras = b""
+        self._extras = {}
+        self._last_extras = b""
 
     def complete(self, usage: Usage, extras: bytes) -> None:
         self.usage = usage
-        self._extras = extras or self._extras
+        self._add_extras(extras)
 
     def fail(self, error: ApiError) -> None:
         self.error = error
 
-    def answer(self, *, identity: str, created: int, model: str) -> bytes:
+    def answer(self, head: AnswerHead) -> bytes:
         """The body of a 200: OpenAI's CreateChatCompletionResponse."""
-        head: dict[str, Any] = {
-            "id": identity,
+        answer: dict[str, Any] = {
+            "id": head.identity,
             "object": "chat.completion",
-            "created": created,
-            "model": model,
+            "created": head.created,
+            "model": head.model,
             "choices": [_choice(self._choices[index]) for index in sorted(self._choices)],
         }
         if self.usage is not None:
-            head["usage"] = self.usage
-        return msgspec.json.encode(head)[:-1] + self._extras + b"}"
+            answer["usage"] = self.usage
+        return msgspec.json.encode(answer | self._extras)
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's order and required members; the delta has become the message."""
+    """A choice in OpenAI's order, with the required members; the delta becomes the message."""
     choice = to_builtins(choice)
     delta = choice["delta"]
     message: dict[str, Any] = {
@@ -76,7 +89,9 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
             {name: value for name, value in call.items() if name != "index"} for call in calls
         ]
     rest = {
-        k: v for k, v in choice.items() if k not in ("index", "delta", "logprobs", "finish_reason")
+        name: value
+        for name, value in choice.items()
+        if name not in ("index", "delta", "logprobs", "finish_reason")
     }
     return {
         "index": choice["index"],

@@ -1,0 +1,69 @@
+"""A byte pattern of events that differ in one text alone: what stands before and after the text.
+
+It is learnt from one event that was decoded, and tried: the event with another text in the same
+place has to decode to the same chunk with that other text.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from legato.core.chunk import Chunk
+from legato.core.json_text import one_line
+
+#: Stands in the place of the text while a pattern is tried. No upstream writes this.
+_PROBE: Final = b'"~legato: text~"'
+_PROBE_TEXT: Final = "~legato: text~"
+
+#: Reads an event's name and data. Raises `UpstreamError`.
+Read = Callable[[bytes, bytes], Chunk | None]
+
+_DATA: Final = b"data: "
+_NAME: Final = b"event: "
+_END: Final = b"\n\n"
+
+
+class Pattern(Struct, frozen=True, gc=False):
+    """`head` and `tail`: the bytes of the event before and after its text; the text's quotes belong
+    to them.
+
+    `raw`: the `choices` array of its chunk, as JSON before and after the JSON string of the text.
+    """
+
+    head: bytes
+    tail: bytes
+    raw: tuple[bytes, bytes]
+
+
+def has_text(event: bytes, chunk: Chunk) -> bool:
+    """Whether the text of `chunk` stands in `event` exactly once, escaped as we would do it."""
+    return chunk.text_choice >= 0 and event.count(msgspec.json.encode(chunk.text)) == 1
+
+
+def learn(event: bytes, chunk: Chunk, read: Read) -> Pattern | None:
+    """The pattern of `event` (lines with a blank line behind them), or None where it has none.
+
+    `chunk`: what it was decoded to, a chunk of nothing but text that `has_text`. `read` must not
+    change its reader's state for such an event.
+    """
+    prefix, found, data = event.removesuffix(_END).partition(_DATA)
+    if not found or b"\n" in data or b"\r" in event or not event.endswith(_END):
+        return None
+    if prefix and not (prefix.startswith(_NAME) and prefix.find(b"\n") == len(prefix) - 1):
+        return None
+    before, _, after = data.partition(msgspec.json.encode(chunk.text))
+    probe = read(prefix[len(_NAME) : -1], before + _PROBE + after)
+    if probe is None or len(probe.choices) != 1 or probe.extras != chunk.extras or probe.usage:
+        return None
+    choice = probe.choices[0]
+    delta = choice.delta
+    if delta is None or not choice.is_text_only or choice.index != chunk.text_choice:
+        return None
+    text = delta.reasoning_content if chunk.is_reasoning else delta.content
+    raw = one_line(probe.raw or msgspec.json.encode(probe.choices)).split(_PROBE)
+    if text != _PROBE_TEXT or len(raw) != 2:
+        return None
+    head = b'%b%b%b"' % (prefix, _DATA, before)
+    return Pattern(head, b'"%b%b' % (after, _END), (raw[0], raw[1]))

@@ -1,0 +1,97 @@
+"""The fast path: takes the text out of an upstream's event and puts it into a client's frame.
+
+Most chunks of an answer differ from the one before in their text alone. Such an event is compared
+with a pattern and not decoded; its JSON string is carried to the client as it stands. The oracle is
+a run without the fast path: it gives the same bytes, ledger rows and continuations.
+
+With many streams a chunk costs the memory that it touches, which has left the processor's caches
+since the last one. So all that a chunk needs is in one small object.
+"""
+
+from typing import Final
+
+from legato.core.chunk import Chunk
+from legato.core.json_text import text_of
+from legato.core.stream import Stream
+from legato.fastpath.pattern import Pattern, Read, has_text, learn
+
+#: Matches no event.
+_CLOSED: Final = b"\n"
+
+#: Patterns that are learnt of one stream before any event has matched one.
+_FIRST_TRIES: Final = 4
+
+#: Events that have to match for each further pattern that is learnt.
+_MATCHES_PER_TRY: Final = 4
+
+
+class Splice:
+    """Takes events of nothing but text, for as long as nothing else happens to the stream."""
+
+    __slots__ = ("_head", "_index", "_is_reasoning", "_note", "_size", "_tail", "_write", "matches")
+
+    def __init__(self, stream: Stream, chunk: Chunk, pattern: Pattern) -> None:
+        """It is closed from the start where the stream or its subscriber does not allow it."""
+        self._head = _CLOSED
+        self._tail = pattern.tail
+        self._size = len(pattern.head) + len(pattern.tail)
+        self._index = chunk.text_choice
+        self._is_reasoning = chunk.is_reasoning
+        self._note = stream.note_text
+        self._write = stream.enter_fast_path(self, chunk, pattern.raw)
+        self.matches = 0
+        if self._write is not None:
+            self._head = pattern.head
+
+    @property
+    def is_open(self) -> bool:
+        return self._head is not _CLOSED
+
+    def take(self, event: bytes) -> bool:
+        """Takes one event, its blank line included. False where it is anything else; then
+        nothing has happened."""
+        head, tail = self._head, self._tail
+        if not (event.startswith(head) and event.endswith(tail)) or len(event) <= self._size:
+            return False
+        quoted = event[len(head) - 1 : len(event) - len(tail) + 1]
+        text = text_of(quoted)
+        write = self._write
+        if not text or write is None:
+            return False
+        self._note(text, self._index, self._is_reasoning)
+        write(quoted)
+        self.matches += 1
+        return True
+
+    def close(self) -> None:
+        """The next event is decoded."""
+        self._head = _CLOSED
+        self._write = None
+
+
+class Splicer:
+    """Makes the splices of one stream, one after the other."""
+
+    __slots__ = ("_splice", "_tries")
+
+    def __init__(self) -> None:
+        self._splice: Splice | None = None
+        self._tries = _FIRST_TRIES
+
+    def enter(self, stream: Stream, event: bytes, chunk: Chunk, read: Read) -> Splice | None:
+        """The splice for events like `event`, which was just decoded to `chunk`.
+
+        None where each event has to be decoded. What is tried is bounded by what has matched, so
+        that a stream whose events never look alike costs little more than without.
+        """
+        last, self._splice = self._splice, None
+        if last is not None:
+            self._tries += last.matches // _MATCHES_PER_TRY
+        if self._tries <= 0 or not has_text(event, chunk):
+            return None
+        self._tries -= 1
+        pattern = learn(event, chunk, read)
+        if pattern is None:
+            return None
+        splice = self._splice = Splice(stream, chunk, pattern)
+        return splice if splice.is_open else None

@@ -1,0 +1,47 @@
+"""OpenAI's Chat Completions as a client format (`core.front.Front`)."""
+
+import re
+from typing import Final
+
+from legato.core.errors import ApiError
+from legato.core.front import AnswerHead, Heartbeat, Sink, WriterOptions
+from legato.core.request import ChatRequest
+from legato.core.request import parse as parse_request
+from legato.fronts.chat_aggregator import ChatAggregator
+from legato.fronts.chat_writer import ChatWriter
+
+#: OpenAI's Go SDK takes every blank line for the end of an event, also behind a comment, until the
+#: version that is named here.
+_GO: Final = re.compile(rb"OpenAI/Go (\d+)\.(\d+)")
+_GO_MENDED: Final = (3, 43)
+
+
+class ChatFront:
+    """`POST /v1/chat/completions`."""
+
+    name: str = "chat"
+
+    def parse(self, body: bytes) -> ChatRequest:
+        return parse_request(body)
+
+    def identity(self, request_id: str) -> str:
+        return request_id.replace("req_", "chatcmpl-", 1)
+
+    def heartbeat(self, wanted: Heartbeat | None, user_agent: bytes | None) -> Heartbeat:
+        if wanted is not None:
+            return wanted
+        found = _GO.match(user_agent) if user_agent else None
+        fails = found is not None and (int(found[1]), int(found[2])) < _GO_MENDED
+        return "chunk" if fails else "comment"
+
+    def writer(self, head: AnswerHead, options: WriterOptions, sink: Sink) -> ChatWriter:
+        return ChatWriter(head, options, sink)
+
+    def aggregator(self) -> ChatAggregator:
+        return ChatAggregator()
+
+    def render_error(self, error: ApiError) -> bytes:
+        return error.as_json()
+
+
+CHAT: Final = ChatFront()
