@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from legato.fastpath.template import Habit
 
 from legato import dialects
 from legato.configuration import load
 from legato.core.dialect import Delivered, OutgoingRequest
 from legato.core.errors import ApiError
+from legato.core.front import AnswerHead
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
@@ -337,14 +337,14 @@ def part(text: str, signature: str | None = None, finish: str | None = None) -> 
 def folded(*events: bytes) -> dict[str, Any]:
     """The message of an answer that is not streamed."""
     collector, stream = ChatAggregator(), Stream(lambda: 0.0, 0.0)
-    stream.attach(collector)
-    reader = gemini.reader(Habit())
+    stream.subscribe(collector)
+    reader = gemini.reader()
     for event in events:
         chunk = reader.read(b"", event)
         assert chunk is not None
         stream.push(chunk)
     stream.end()
-    answer = json.loads(collector.answer(identity="x", created=0, model="m"))
+    answer = json.loads(collector.answer(AnswerHead("x", 0, "m")))
     return answer["choices"][0]["message"]
 
 

@@ -24,7 +24,7 @@ from legato.core.dialect import Quirks
 from legato.core.errors import service_unavailable
 from legato.dialects import openai
 from legato.engine import chat_templates, tool_choice
-from legato.upstreams.connection import Endpoint
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import DeploymentOptions, Target, Upstream
 
@@ -239,7 +239,7 @@ class Engine:
         said = await child.stdout.readline()
         try:
             answer = json.loads(said)
-            endpoint = Endpoint.of(answer["address"] + "/v1")
+            endpoint = Endpoint.parse(answer["address"] + "/v1")
             await _healthy(endpoint, self.key)
         except (ValueError, KeyError, OSError):
             code = await child.wait()
