@@ -147,6 +147,8 @@ class Upstream:
         self.quirks = quirks or Quirks()
         self.options = options or DeploymentOptions()
         self.soonest = self.options.soonest
+        if not self.quirks.fetches_images:
+            images.load_client()
         self.target = target
         self._wait = wait
         self.fast_path = True
