@@ -42,6 +42,22 @@ def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **members}
 
 
+def file(data: str) -> dict[str, Any]:
+    return {"type": "file", "file": {"file_data": data}}
+
+
+def document(source: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "document", "source": source}
+
+
+def base64(kind: str, data: str) -> dict[str, Any]:
+    return {"type": "base64", "media_type": kind, "data": data}
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 # messages, what `system` becomes, turns
 MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
     "the system's": (
@@ -131,6 +147,95 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         None,
         [said("user", text("Hello")), said("assistant", text("Yes"))],
     ),
+    "files": (
+        [
+            said(
+                "user",
+                [
+                    file("data:text/plain;base64,xb0="),
+                    file("data:text/markdown;charset=utf-8;base64,YQ=="),
+                    file("data:image/jpg;base64,iVBORw0="),
+                    file("data:application/x-pdf;base64,JVBERg=="),
+                    file("https://example.com/a.pdf"),
+                ],
+            )
+        ],
+        None,
+        [
+            said(
+                "user",
+                [
+                    document({"type": "text", "media_type": "text/plain", "data": "Ž"}),
+                    document({"type": "text", "media_type": "text/plain", "data": "a"}),
+                    {"type": "image", "source": base64("image/jpeg", "iVBORw0=")},
+                    document(base64("application/pdf", "JVBERg==")),
+                    document({"type": "url", "url": "https://example.com/a.pdf"}),
+                ],
+            )
+        ],
+    ),
+    "types of images": (
+        [
+            said(
+                "user",
+                [
+                    picture("data:image/jpg;base64,AA=="),
+                    picture("DATA:IMAGE/PNG;BASE64,AA=="),
+                    picture("data:image/x-png;name=a.png;base64,AA=="),
+                    picture("data:image/webp;base64,AA=="),
+                ],
+            )
+        ],
+        None,
+        [
+            said(
+                "user",
+                [
+                    {"type": "image", "source": base64(kind, "AA==")}
+                    for kind in ("image/jpeg", "image/png", "image/png", "image/webp")
+                ],
+            )
+        ],
+    ),
+    "the system alone": ([said("system", "a")], None, [said("user", text("a"))]),
+    "the system alone, kept": (
+        [said("system", [text("a")[0] | KEPT]), said("assistant", "")],
+        None,
+        [said("user", [text("a")[0] | KEPT])],
+    ),
+    "an empty message between two of the user": (
+        [*HELLO, said("user", ""), said("user", "Yes")],
+        None,
+        [said("user", text("Hello", "Yes"))],
+    ),
+    "an empty message at the end of the user's": (
+        [*HELLO, said("user", "")],
+        None,
+        [said("user", text("Hello"))],
+    ),
+    "an empty message in the middle": (
+        [*HELLO, said("assistant", "Yes"), said("user", " "), said("user", "Ah")],
+        None,
+        [said("user", text("Hello")), said("assistant", text("Yes")), said("user", text("Ah"))],
+    ),
+    "a refusal beside text": (
+        [*HELLO, said("assistant", "Hm.", refusal="No."), *HELLO],
+        None,
+        [
+            said("user", text("Hello")),
+            said("assistant", text("Hm.", "No.")),
+            said("user", text("Hello")),
+        ],
+    ),
+    "no refusal": (
+        [*HELLO, said("assistant", "Hm.", refusal=None), *HELLO],
+        None,
+        [
+            said("user", text("Hello")),
+            said("assistant", text("Hm.")),
+            said("user", text("Hello")),
+        ],
+    ),
     "a refusal of its own": (
         [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
         None,
@@ -199,6 +304,71 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"messages": seen(type="image_url", image_url={"url": "a.png"})},
         "messages",
         "invalid_request",
+    ),
+    "a file of another kind": (
+        {"messages": [said("user", [file("data:application/zip;base64,AA==")])]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a text that is none": (
+        {"messages": [said("user", [file("data:text/plain;base64,/w==")])]},
+        "messages",
+        "invalid_request",
+    ),
+    "an image of the system's": (
+        {"messages": [said("system", [IMAGE]), *HELLO]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an image of an earlier answer": (
+        {"messages": [*HELLO, said("assistant", "Here", images=[IMAGE])]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an earlier answer in audio": (
+        {"messages": [*HELLO, said("assistant", None, audio={"id": "a1"}), *HELLO]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        {"messages": [*HELLO, said("assistant", None, function_call={"name": "f"})]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an empty message": (
+        {"messages": [said("user", [*text("", " ")])]},
+        "messages[0].content",
+        "unsupported_parameter",
+    ),
+    "an empty message behind an answer": (
+        {"messages": [*HELLO, said("assistant", "Yes"), said("user", None)]},
+        "messages[2].content",
+        "unsupported_parameter",
+    ),
+    "an empty message before an empty answer": (
+        {"messages": [said("user", ""), said("assistant", "")]},
+        "messages[0].content",
+        "unsupported_parameter",
+    ),
+    "an empty answer alone": (
+        {"messages": [said("assistant", "")]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call without an id": (
+        {"messages": [said("assistant", None, tool_calls=[{"function": CALL["function"]}])]},
+        "messages",
+        "invalid_request",
+    ),
+    "a call without a name": (
+        {"messages": [said("assistant", None, tool_calls=[{"id": "c", "function": {}}])]},
+        "messages",
+        "invalid_request",
+    ),
+    "a custom tool": (
+        {"tools": [SUM, {"type": "custom", "custom": {"name": "f"}}]},
+        "tools[1]",
+        "unsupported_parameter",
     ),
     "arguments that are no JSON": ({"messages": called("{")}, "messages", "invalid_request"),
     "arguments that are a list": ({"messages": called("[1]")}, "messages", "invalid_request"),

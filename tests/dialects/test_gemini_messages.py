@@ -196,6 +196,57 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
         None,
         [user({"text": "Hello"}), model({"text": "Yes"})],
     ),
+    "types of images": (
+        [
+            said(
+                "user",
+                [
+                    image("data:image/jpg;base64,AA=="),
+                    image("DATA:IMAGE/PNG;BASE64,AA=="),
+                    image("data:image/pjpeg;name=a.jpg;base64,AA=="),
+                    {"type": "file", "file": {"file_data": "data:image/jpg;base64,AA=="}},
+                ],
+            )
+        ],
+        BUDGET,
+        None,
+        [
+            user(
+                *(
+                    {"inlineData": {"mimeType": kind, "data": "AA=="}}
+                    for kind in ("image/jpeg", "image/png", "image/jpeg", "image/jpeg")
+                )
+            )
+        ],
+    ),
+    "an image of an earlier answer": (
+        [
+            *HELLO,
+            said("assistant", "Here", images=[image("data:image/png;base64,iVBORw0=")]),
+            *HELLO,
+        ],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Here"}, PIXELS), user({"text": "Hello"})],
+    ),
+    "an empty message in the middle": (
+        [*HELLO, said("assistant", "Yes"), said("user", ""), said("user", "Ah")],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Yes"}), user({"text": "Ah"})],
+    ),
+    "an empty message at the end of the user's": (
+        [*HELLO, said("user", "")],
+        BUDGET,
+        None,
+        [user({"text": "Hello"})],
+    ),
+    "a refusal beside text": (
+        [*HELLO, said("assistant", "Hm.", refusal="No."), *HELLO],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Hm."}, {"text": "No."}), user({"text": "Hello"})],
+    ),
     "a refusal of its own": (
         [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
         BUDGET,
@@ -221,8 +272,52 @@ def asked(arguments: Any) -> list[dict[str, Any]]:
     return [said("assistant", None, tool_calls=[call("c", "sum", arguments)])]
 
 
+#: Messages without content, and the member that is named.
+EMPTY: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "an empty message": ([said("user", text(""))], "messages[0].content"),
+    "an empty message behind the system's": (
+        [said("system", "a"), said("user", None)],
+        "messages[1].content",
+    ),
+    "an empty message behind an answer": (
+        [*HELLO, said("assistant", "Yes"), said("user", "")],
+        "messages[2].content",
+    ),
+    "an empty answer alone": ([said("assistant", "")], "messages"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_messages_without_content_are_named(name: str) -> None:
+    messages, param = EMPTY[name]
+    with pytest.raises(ApiError) as caught:
+        encoded({"messages": messages})
+    error = caught.value
+    assert (error.status, error.param, error.code) == (400, param, "unsupported_parameter")
+
+
 # messages, the code of what is wrong with them
 REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "an image of the system's": (
+        [said("system", [image("data:image/png;base64,AA==")]), *HELLO],
+        "unsupported_parameter",
+    ),
+    "an earlier answer in audio": (
+        [*HELLO, said("assistant", None, audio={"id": "a1"})],
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        [*HELLO, said("assistant", None, function_call={"name": "f"})],
+        "unsupported_parameter",
+    ),
+    "sound without data": (
+        seen(type="input_audio", input_audio={"format": "wav"}),
+        "invalid_request",
+    ),
+    "a call without a name": (
+        [said("assistant", None, tool_calls=[{"id": "c", "function": {}}])],
+        "invalid_request",
+    ),
     "content of another kind": (seen(type="video_url", video_url={}), "unsupported_parameter"),
     "a function's message": ([said("function", "3", name="f")], "unsupported_parameter"),
     "an image that a tool returns": (

@@ -231,6 +231,14 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             said("tool", "?", tool_call_id="c4", tool_name=""),
         ],
     ),
+    "an image of an earlier answer": (
+        [*HELLO, said("assistant", "Here", images=[image("data:image/jpg;base64,AA==")])],
+        [*HELLO, said("assistant", "Here", images=["AA=="])],
+    ),
+    "a refusal beside text": (
+        [*HELLO, said("assistant", "Hm.", refusal="No.")],
+        [*HELLO, said("assistant", "Hm.\nNo.")],
+    ),
     "a refusal of its own": (
         [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
         [*HELLO, said("assistant", "No.")],
@@ -269,6 +277,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a tool of another kind": (
         {"tools": [SUM, {"type": "web_search"}]},
         "tools",
+        "unsupported_parameter",
+    ),
+    "an earlier answer in audio": (
+        {"messages": [said("assistant", None, audio={"id": "a1"})]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        {"messages": [said("assistant", None, function_call={"name": "f"})]},
+        "messages",
         "unsupported_parameter",
     ),
     "a function's message": (
