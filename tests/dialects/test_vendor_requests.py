@@ -11,7 +11,7 @@ from legato.configuration import load
 from legato.core.dialect import Delivered, OutgoingRequest
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead
-from legato.core.request import parse
+from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
 from legato.fronts.chat_aggregator import ChatAggregator
@@ -93,6 +93,79 @@ def test_mistral_is_given_a_prefix() -> None:
     assert there["messages"] == [{"role": "user", "content": "Hello"}, prefix]
     assert there["max_tokens"] == 5
     assert "continue_final_message" not in there
+
+
+# Null
+
+
+@pytest.mark.parametrize("provider", [*PROVIDERS])
+def test_null_counts_as_absent(provider: str) -> None:
+    """Of every parameter that has another name or shape there, or that is not taken."""
+    row = PROVIDERS[provider]
+    typed = set(ChatRequest.__struct_fields__) - {"model", "messages"}
+    names = typed | row.quirks.rejected_parameters | row.quirks.names.keys()
+    nulls = dict.fromkeys(names | {"reasoning", "chat_template_kwargs"})
+    for unsupported in ("drop", "error"):
+        there = sent(provider, nulls, unsupported=unsupported)
+        kept = {name: there.pop(name) for name in nulls if name in there and there[name] is None}
+        assert there == sent(provider)
+        assert not kept.keys() & (typed | row.quirks.rejected_parameters)
+
+
+@pytest.mark.parametrize("provider", ["openai", "mistral", "moonshot", "deepseek"])
+@pytest.mark.parametrize("given", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_beside_null_for_the_other_is_the_limit(provider: str, given: str) -> None:
+    limits: dict[str, Any] = dict.fromkeys(("max_tokens", "max_completion_tokens"))
+    there = sent(provider, limits | {given: 5})
+    name = PROVIDERS[provider].quirks.max_tokens
+    assert {each: there.get(each) for each in limits} == limits | {name: 5}
+
+
+def test_null_for_reasoning_leaves_room_for_the_effort() -> None:
+    there = sent("openrouter", {"reasoning": None, "reasoning_effort": "low"})
+    assert there["reasoning"] == {"effort": "low"}
+    there = sent("vllm", {"chat_template_kwargs": None, "reasoning_effort": "low"})
+    assert there["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+# Logprobs without alternatives
+
+
+@pytest.mark.parametrize(
+    ("members", "asked", "hidden"),
+    [
+        ({"logprobs": True, "top_logprobs": 0}, 1, True),
+        ({"logprobs": True}, 1, True),
+        ({"logprobs": True, "top_logprobs": None}, 1, True),
+        ({"logprobs": True, "top_logprobs": 3}, 3, False),
+        ({"logprobs": False, "top_logprobs": 0}, 0, False),
+        ({}, None, False),
+    ],
+)
+def test_llama_cpp_gives_logprobs_with_an_alternative(
+    members: dict[str, Any], asked: int | None, hidden: bool
+) -> None:
+    assert sent("llama.cpp", members).get("top_logprobs") == asked
+    body = json.dumps(chat("public", **members)).encode()
+    quirks = PROVIDERS["llama.cpp"].quirks
+    outgoing = OutgoingRequest(body, parse(body), "theirs", quirks)
+    assert outgoing.hides_alternatives is hidden
+    assert sent("vllm", members).get("top_logprobs") == members.get("top_logprobs")
+
+
+# Answers in one piece
+
+
+@pytest.mark.parametrize("provider", [*PROVIDERS])
+def test_an_upstream_that_may_not_stream_is_not_asked_to(provider: str) -> None:
+    asks = {"stream": True, "stream_options": {"include_usage": True}}
+    there = sent(provider, asks, streams=False)
+    streamed = {"stream", "stream_options", "return_progress"}
+    assert {name: there[name] for name in streamed & there.keys()} in ({"stream": False}, {})
+    usual = sent(provider, asks)
+    assert {k: v for k, v in usual.items() if k not in streamed} == {
+        k: v for k, v in there.items() if k not in streamed
+    }
 
 
 # `legato models check`
