@@ -389,9 +389,9 @@ def test_members_keep_what_nobody_knows_byte_by_byte() -> None:
     )
     data += b"}"
     parse(data)
-    kept = members(data)
-    assert list(kept) == [*HELLO, *unknown]
-    assert {name: bytes(kept[name]) for name in unknown} == unknown
+    found = members(data)
+    assert list(found) == [*HELLO, *unknown]
+    assert {name: bytes(found[name]) for name in unknown} == unknown
 
 
 def test_messages_of_all_kinds() -> None:

@@ -38,7 +38,7 @@ THOUGHT = {"type": "thinking", "thinking": "Let me", "signature": "EqQB"}
 HIDDEN = {"type": "redacted_thinking", "data": "EmwK"}
 
 
-def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
+def message(role: str, content: Any, **members: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **members}
 
 
@@ -61,49 +61,49 @@ def picture(url: str) -> dict[str, Any]:
 # messages, what `system` becomes, turns
 MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
     "the system's": (
-        [said("system", "Be brief."), *HELLO, said("developer", text("In", "Czech."))],
+        [message("system", "Be brief."), *HELLO, message("developer", text("In", "Czech."))],
         "Be brief.\n\nIn\n\nCzech.",
-        [said("user", text("Hello"))],
+        [message("user", text("Hello"))],
     ),
     "the system's, kept": (
-        [said("system", [text("Be brief.")[0] | KEPT]), *HELLO],
+        [message("system", [text("Be brief.")[0] | KEPT]), *HELLO],
         [text("Be brief.")[0] | KEPT],
-        [said("user", text("Hello"))],
+        [message("user", text("Hello"))],
     ),
     "turns of one": (
-        [*HELLO, said("user", text("you")), said("assistant", "Yes?"), said("user", "Ah")],
+        [*HELLO, message("user", text("you")), message("assistant", "Yes?"), message("user", "Ah")],
         None,
         [
-            said("user", text("Hello", "you")),
-            said("assistant", text("Yes?")),
-            said("user", text("Ah")),
+            message("user", text("Hello", "you")),
+            message("assistant", text("Yes?")),
+            message("user", text("Ah")),
         ],
     ),
-    "nothing said": (
-        [*HELLO, said("assistant", ""), said("user", [*text("", " \n"), IMAGE])],
+    "no content": (
+        [*HELLO, message("assistant", ""), message("user", [*text("", " \n"), IMAGE])],
         None,
-        [said("user", [*text("Hello"), IMAGE_THERE])],
+        [message("user", [*text("Hello"), IMAGE_THERE])],
     ),
     "things to look at": (
-        [said("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
+        [message("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
         None,
-        [said("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
+        [message("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
     ),
     "tools": (
         [
             *HELLO,
-            said("assistant", None, tool_calls=[CALL, BARE]),
-            said("tool", "3", tool_call_id="call:1"),
-            said("tool", [*text("late"), IMAGE], tool_call_id="c2"),
-            said("user", "So?"),
-            said("assistant", "Hm", tool_calls=[BARE]),
-            said("tool", "", tool_call_id="c2"),
+            message("assistant", None, tool_calls=[CALL, BARE]),
+            message("tool", "3", tool_call_id="call:1"),
+            message("tool", [*text("late"), IMAGE], tool_call_id="c2"),
+            message("user", "So?"),
+            message("assistant", "Hm", tool_calls=[BARE]),
+            message("tool", "", tool_call_id="c2"),
         ],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", [CALL_THERE, BARE_THERE]),
-            said(
+            message("user", text("Hello")),
+            message("assistant", [CALL_THERE, BARE_THERE]),
+            message(
                 "user",
                 [
                     {"type": "tool_result", "tool_use_id": "call_1", "content": text("3")},
@@ -115,14 +115,14 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
                     *text("So?"),
                 ],
             ),
-            said("assistant", [*text("Hm"), BARE_THERE]),
-            said("user", [{"type": "tool_result", "tool_use_id": "c2"}]),
+            message("assistant", [*text("Hm"), BARE_THERE]),
+            message("user", [{"type": "tool_result", "tool_use_id": "c2"}]),
         ],
     ),
     "thoughts go back first, signed": (
         [
             *HELLO,
-            said(
+            message(
                 "assistant",
                 "Yes",
                 reasoning_content="Let me",
@@ -138,18 +138,18 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         ],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", [THOUGHT, HIDDEN, *text("Yes"), CALL_THERE]),
+            message("user", text("Hello")),
+            message("assistant", [THOUGHT, HIDDEN, *text("Yes"), CALL_THERE]),
         ],
     ),
     "details that are none": (
-        [*HELLO, said("assistant", "Yes", reasoning_details=7)],
+        [*HELLO, message("assistant", "Yes", reasoning_details=7)],
         None,
-        [said("user", text("Hello")), said("assistant", text("Yes"))],
+        [message("user", text("Hello")), message("assistant", text("Yes"))],
     ),
     "files": (
         [
-            said(
+            message(
                 "user",
                 [
                     file("data:text/plain;base64,xb0="),
@@ -162,7 +162,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         ],
         None,
         [
-            said(
+            message(
                 "user",
                 [
                     document({"type": "text", "media_type": "text/plain", "data": "Ž"}),
@@ -176,7 +176,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
     ),
     "types of images": (
         [
-            said(
+            message(
                 "user",
                 [
                     picture("data:image/jpg;base64,AA=="),
@@ -188,7 +188,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         ],
         None,
         [
-            said(
+            message(
                 "user",
                 [
                     {"type": "image", "source": base64(kind, "AA==")}
@@ -197,49 +197,53 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
             )
         ],
     ),
-    "the system alone": ([said("system", "a")], None, [said("user", text("a"))]),
+    "the system alone": ([message("system", "a")], None, [message("user", text("a"))]),
     "the system alone, kept": (
-        [said("system", [text("a")[0] | KEPT]), said("assistant", "")],
+        [message("system", [text("a")[0] | KEPT]), message("assistant", "")],
         None,
-        [said("user", [text("a")[0] | KEPT])],
+        [message("user", [text("a")[0] | KEPT])],
     ),
     "an empty message between two of the user": (
-        [*HELLO, said("user", ""), said("user", "Yes")],
+        [*HELLO, message("user", ""), message("user", "Yes")],
         None,
-        [said("user", text("Hello", "Yes"))],
+        [message("user", text("Hello", "Yes"))],
     ),
     "an empty message at the end of the user's": (
-        [*HELLO, said("user", "")],
+        [*HELLO, message("user", "")],
         None,
-        [said("user", text("Hello"))],
+        [message("user", text("Hello"))],
     ),
     "an empty message in the middle": (
-        [*HELLO, said("assistant", "Yes"), said("user", " "), said("user", "Ah")],
-        None,
-        [said("user", text("Hello")), said("assistant", text("Yes")), said("user", text("Ah"))],
-    ),
-    "a refusal beside text": (
-        [*HELLO, said("assistant", "Hm.", refusal="No."), *HELLO],
+        [*HELLO, message("assistant", "Yes"), message("user", " "), message("user", "Ah")],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", text("Hm.", "No.")),
-            said("user", text("Hello")),
+            message("user", text("Hello")),
+            message("assistant", text("Yes")),
+            message("user", text("Ah")),
+        ],
+    ),
+    "a refusal beside text": (
+        [*HELLO, message("assistant", "Hm.", refusal="No."), *HELLO],
+        None,
+        [
+            message("user", text("Hello")),
+            message("assistant", text("Hm.", "No.")),
+            message("user", text("Hello")),
         ],
     ),
     "no refusal": (
-        [*HELLO, said("assistant", "Hm.", refusal=None), *HELLO],
+        [*HELLO, message("assistant", "Hm.", refusal=None), *HELLO],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", text("Hm.")),
-            said("user", text("Hello")),
+            message("user", text("Hello")),
+            message("assistant", text("Hm.")),
+            message("user", text("Hello")),
         ],
     ),
     "a refusal of its own": (
-        [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
+        [*HELLO, message("assistant", [{"type": "refusal", "refusal": "No."}])],
         None,
-        [said("user", text("Hello")), said("assistant", text("No."))],
+        [message("user", text("Hello")), message("assistant", text("No."))],
     ),
 }
 
@@ -254,11 +258,11 @@ def test_messages_become_turns_of_blocks(name: str) -> None:
 
 def called(arguments: Any) -> list[dict[str, Any]]:
     function = {"name": "sum", "arguments": arguments}
-    return [said("assistant", None, tool_calls=[{"id": "c", "function": function}])]
+    return [message("assistant", None, tool_calls=[{"id": "c", "function": function}])]
 
 
 def seen(**part: Any) -> list[dict[str, Any]]:
-    return [said("user", [part])]
+    return [message("user", [part])]
 
 
 # members, the member that is named, its code
@@ -291,7 +295,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "unsupported_parameter",
     ),
     "a function's message": (
-        {"messages": [said("function", "3", name="f")]},
+        {"messages": [message("function", "3", name="f")]},
         "messages",
         "unsupported_parameter",
     ),
@@ -306,62 +310,62 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_request",
     ),
     "a file of another kind": (
-        {"messages": [said("user", [file("data:application/zip;base64,AA==")])]},
+        {"messages": [message("user", [file("data:application/zip;base64,AA==")])]},
         "messages",
         "unsupported_parameter",
     ),
     "a text that is none": (
-        {"messages": [said("user", [file("data:text/plain;base64,/w==")])]},
+        {"messages": [message("user", [file("data:text/plain;base64,/w==")])]},
         "messages",
         "invalid_request",
     ),
     "an image of the system's": (
-        {"messages": [said("system", [IMAGE]), *HELLO]},
+        {"messages": [message("system", [IMAGE]), *HELLO]},
         "messages",
         "unsupported_parameter",
     ),
     "an image of an earlier answer": (
-        {"messages": [*HELLO, said("assistant", "Here", images=[IMAGE])]},
+        {"messages": [*HELLO, message("assistant", "Here", images=[IMAGE])]},
         "messages",
         "unsupported_parameter",
     ),
     "an earlier answer in audio": (
-        {"messages": [*HELLO, said("assistant", None, audio={"id": "a1"}), *HELLO]},
+        {"messages": [*HELLO, message("assistant", None, audio={"id": "a1"}), *HELLO]},
         "messages",
         "unsupported_parameter",
     ),
     "a call of the old form": (
-        {"messages": [*HELLO, said("assistant", None, function_call={"name": "f"})]},
+        {"messages": [*HELLO, message("assistant", None, function_call={"name": "f"})]},
         "messages",
         "unsupported_parameter",
     ),
     "an empty message": (
-        {"messages": [said("user", [*text("", " ")])]},
+        {"messages": [message("user", [*text("", " ")])]},
         "messages[0].content",
         "unsupported_parameter",
     ),
     "an empty message behind an answer": (
-        {"messages": [*HELLO, said("assistant", "Yes"), said("user", None)]},
+        {"messages": [*HELLO, message("assistant", "Yes"), message("user", None)]},
         "messages[2].content",
         "unsupported_parameter",
     ),
     "an empty message before an empty answer": (
-        {"messages": [said("user", ""), said("assistant", "")]},
+        {"messages": [message("user", ""), message("assistant", "")]},
         "messages[0].content",
         "unsupported_parameter",
     ),
     "an empty answer alone": (
-        {"messages": [said("assistant", "")]},
+        {"messages": [message("assistant", "")]},
         "messages",
         "unsupported_parameter",
     ),
     "a call without an id": (
-        {"messages": [said("assistant", None, tool_calls=[{"function": CALL["function"]}])]},
+        {"messages": [message("assistant", None, tool_calls=[{"function": CALL["function"]}])]},
         "messages",
         "invalid_request",
     ),
     "a call without a name": (
-        {"messages": [said("assistant", None, tool_calls=[{"id": "c", "function": {}}])]},
+        {"messages": [message("assistant", None, tool_calls=[{"id": "c", "function": {}}])]},
         "messages",
         "invalid_request",
     ),
@@ -374,7 +378,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "arguments that are a list": ({"messages": called("[1]")}, "messages", "invalid_request"),
     "deep arguments": ({"messages": called("[" * 99_999)}, "messages", "invalid_request"),
     "a call of another kind": (
-        {"messages": [said("assistant", None, tool_calls=[{"id": "c", "custom": {}}])]},
+        {"messages": [message("assistant", None, tool_calls=[{"id": "c", "custom": {}}])]},
         "messages",
         "unsupported_parameter",
     ),

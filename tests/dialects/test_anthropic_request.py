@@ -29,8 +29,8 @@ def encoded(
     return json.loads(encode(OutgoingRequest(body, parse(body), model, facts or Quirks(), **more)))
 
 
-def text(*said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": each} for each in said]
+def text(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": each} for each in texts]
 
 
 def test_a_request_byte_by_byte() -> None:

@@ -107,9 +107,9 @@ def test_null_counts_as_absent(provider: str) -> None:
     nulls = dict.fromkeys(names | {"reasoning", "chat_template_kwargs"})
     for unsupported in ("drop", "error"):
         there = sent(provider, nulls, unsupported=unsupported)
-        kept = {name: there.pop(name) for name in nulls if name in there and there[name] is None}
+        unknown = {name: there.pop(name) for name in nulls if name in there and there[name] is None}
         assert there == sent(provider)
-        assert not kept.keys() & (typed | row.quirks.rejected_parameters)
+        assert not unknown.keys() & (typed | row.quirks.rejected_parameters)
 
 
 @pytest.mark.parametrize("provider", ["openai", "mistral", "moonshot", "deepseek"])
@@ -197,7 +197,7 @@ CALLS: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [CA
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "3"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
-# what has been said, and whether the model may think about what comes next
+# the history, and whether the model may think about what comes next
 HISTORIES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "a question": ([USER], True),
     "calls without thoughts": ([USER, CALLS, RESULT], False),
@@ -321,7 +321,7 @@ def test_claude_knew_max_before_xhigh() -> None:
 def test_for_all_others_it_is_as_high(provider: str, model: str, effort: str) -> None:
     more, high = (sent(provider, {"reasoning_effort": each}, model) for each in (effort, "high"))
     assert more == high
-    assert more != sent(provider, {}, model), "it was told at all"
+    assert more != sent(provider, {}, model), "it is sent at all"
 
 
 # How a deployment goes on
@@ -351,16 +351,16 @@ WAYS: list[tuple[str | None, str | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "provider", "way"), WAYS)
+@pytest.mark.parametrize(("setting", "provider", "way"), WAYS)
 def test_the_operator_says_how_it_goes_on(
-    tmp_path: Path, said: str | None, provider: str | None, way: str
+    tmp_path: Path, setting: str | None, provider: str | None, way: str
 ) -> None:
-    more = {"continue": said} if said else {}
+    more = {"continue": setting} if setting else {}
     if provider:
         more["provider"] = provider
     found = upstream(tmp_path, **more)
     assert found.quirks.continues == way
-    assert found.options.replays is (said == "replay")
+    assert found.options.replays is (setting == "replay")
 
 
 BASES: dict[str, str] = {
@@ -400,8 +400,8 @@ def test_a_way_that_there_is_not(tmp_path: Path) -> None:
 
 
 def part(text: str, signature: str | None = None, finish: str | None = None) -> bytes:
-    said = {"text": text} | ({"thoughtSignature": signature} if signature else {})
-    candidate: dict[str, Any] = {"content": {"parts": [said]}}
+    fields = {"text": text} | ({"thoughtSignature": signature} if signature else {})
+    candidate: dict[str, Any] = {"content": {"parts": [fields]}}
     if finish:
         candidate["finishReason"] = finish
     return json.dumps({"candidates": [candidate]}).encode()
@@ -421,8 +421,8 @@ def folded(*events: bytes) -> dict[str, Any]:
     return answer["choices"][0]["message"]
 
 
-def signature_of(said: dict[str, Any]) -> str:
-    return said["extra_content"]["google"]["thought_signature"]
+def signature_of(owner: dict[str, Any]) -> str:
+    return owner["extra_content"]["google"]["thought_signature"]
 
 
 def test_a_later_signature_takes_the_place_of_an_earlier_one() -> None:

@@ -10,15 +10,15 @@ from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import NULL, ChatRequest
 
-#: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
-#: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
-#: budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template: vLLM's and
-#: SGLang's `chat_template_kwargs`; none: it cannot be told.
+#: Which parameters a server has for reasoning. effort: `reasoning_effort`, as OpenAI has it;
+#: thinking: `thinking: {type, budget_tokens}`; both: either, as the client sends it; llama:
+#: llama.cpp's budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template:
+#: vLLM's and SGLang's `chat_template_kwargs`; none: it has none.
 EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
 
-#: How a server is made to go on with an answer that it did not begin. no: it cannot; prefill: a
-#: last message of the assistant is enough; final-message: it also takes `continue_final_message`;
-#: prefix: that message says `prefix: true`.
+#: How a server is made to continue an answer that it did not begin. no: it cannot; prefill: a last
+#: message of the assistant is enough; final-message: it also takes `continue_final_message`;
+#: prefix: that message has `prefix: true`.
 Continues = Literal["no", "prefill", "final-message", "prefix"]
 
 
@@ -26,25 +26,25 @@ class Quirks(Struct, frozen=True):
     """What is particular about one server among those that speak its dialect."""
 
     effort_style: EffortStyle = "both"
-    most: Literal["high", "max"] = "high"  # the strongest effort that it has a word for
+    most: Literal["high", "max"] = "high"  # the strongest effort that it has
     continues: Continues = "no"
-    continues_reasoning: bool = False  # also from inside its thoughts
+    continues_reasoning: bool = False  # also in the middle of its reasoning
     continues_under: str | None = None  # such requests go to another path, in place of `/v1`
-    echoes_prefix: bool = False  # and says again what it goes on with
+    echoes_prefix: bool = False  # and repeats what it continues
     has_n: bool = True  # gives several choices in one answer
     includes_usage: bool = True  # takes `stream_options.include_usage`
     running_usage: bool = False  # takes `stream_options.continuous_usage_stats`
     reports_progress: bool = False  # takes llama.cpp's `return_progress`
     max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
     rejected_parameters: frozenset[str] = frozenset()  # parameters that it refuses
-    fetches_images: bool = True  # takes an image by its address
+    fetches_images: bool = True  # takes an image by its URL
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
-    names: dict[str, str] = {}  # parameters that it calls by other names
-    pads: bool = False  # fills its chunks up unless it is told not to
+    names: dict[str, str] = {}  # parameters for which it has other names
+    pads: bool = False  # pads its chunks unless it is asked not to
 
 
 class Delivered(Struct, frozen=True):
-    """What a client has been given of an answer that another upstream is to go on with."""
+    """What a client has of an answer that another upstream is to continue."""
 
     content: str = ""
     reasoning: str = ""
@@ -100,9 +100,9 @@ class OutgoingRequest(Struct):
         it has, in words."""
         choice = self.request.tool_choice
         value = choice if isinstance(choice, str) else (choice or {}).get("type")
+        which = f"the `tool_choice` `{value}`" if value else "a `tool_choice` without a `type`"
         return invalid(
-            f"The model `{self.request.model}` does not take the `tool_choice` `{value}`: it takes"
-            f" {taken}.",
+            f"The model `{self.request.model}` does not take {which}: it takes {taken}.",
             param="tool_choice",
             code="unsupported_parameter",
         )

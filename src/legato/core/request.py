@@ -1,4 +1,4 @@
-"""A chat request: OpenAI's parameters, typed and checked; the rest of the body is kept as it came.
+"""A chat request: OpenAI's parameters, typed and checked; the rest of the body stays as it came.
 
 Only what this server acts on is typed. Everything else passes to upstreams of the same dialect byte
 for byte, so that a parameter invented tomorrow works today.

@@ -13,6 +13,7 @@ from legato.dialects._openai_messages import (
     assistant_parts,
     content_parts,
     image_url,
+    kind,
     no_content,
     text_of,
     tool_call,
@@ -80,7 +81,7 @@ def _text_blocks(parts: list[Block], role: str) -> list[Block]:
     """The same where the API takes nothing but text."""
     for each in parts:
         if text_of(each) is None:
-            raise unsupported(f"content of type `{each.get('type')}` in a message of role `{role}`")
+            raise unsupported(f"content of {kind(each)} in a message of role `{role}`")
     return _blocks(parts)
 
 
@@ -94,8 +95,8 @@ def _block(part: Block) -> Block:
                 block = _image(image_url(part))
             case "file":
                 block = _file(as_object(part.get("file")) or {})
-            case kind:
-                raise unsupported(f"content of type `{kind}`")
+            case _:
+                raise unsupported(f"content of {kind(part)}")
     if part.get("cache_control") is not None:
         block["cache_control"] = part["cache_control"]
     return block
@@ -113,23 +114,23 @@ def _file(file: Block) -> Block:
     if found is None:
         source = _remote(file.get("file_data"))
     else:
-        kind, data = found
-        if kind.startswith("image/"):
-            return {"type": "image", "source": _inline(kind, data)}
-        if kind.startswith("text/"):
+        media, data = found
+        if media.startswith("image/"):
+            return {"type": "image", "source": _inline(media, data)}
+        if media.startswith("text/"):
             source = {"type": "text", "media_type": "text/plain", "data": _decoded(data)}
-        elif kind == "application/pdf":
-            source = _inline(kind, data)
+        elif media == "application/pdf":
+            source = _inline(media, data)
         else:
-            raise unsupported(f"a file of type `{kind[:100]}`")
+            raise unsupported(f"a file of type `{media[:100]}`")
     block: Block = {"type": "document", "source": source}
     if isinstance(file.get("filename"), str):
         block["title"] = file["filename"]
     return block
 
 
-def _inline(kind: str, data: str) -> Block:
-    return {"type": "base64", "media_type": kind, "data": data}
+def _inline(media: str, data: str) -> Block:
+    return {"type": "base64", "media_type": media, "data": data}
 
 
 def _remote(url: Any) -> Block:

@@ -9,6 +9,7 @@ from legato.dialects._openai_messages import (
     assistant_parts,
     content_parts,
     image_url,
+    kind,
     no_content,
     text_of,
     tool_call,
@@ -92,9 +93,7 @@ def _system(message: Part) -> list[Part]:
     content = content_parts(message.get("content"))
     for each in content:
         if text_of(each) is None:
-            raise unsupported(
-                f"content of type `{each.get('type')}` in a message of role `{message['role']}`"
-            )
+            raise unsupported(f"content of {kind(each)} in a message of role `{message['role']}`")
     return _parts(content)
 
 
@@ -113,8 +112,8 @@ def _part(part: Part) -> Part:
             return _inline(f"audio/{audio.get('format') or 'wav'}", data)
         case "file":
             return _media((as_object(part.get("file")) or {}).get("file_data"))
-        case kind:
-            raise unsupported(f"content of type `{kind}`")
+        case _:
+            raise unsupported(f"content of {kind(part)}")
 
 
 def _media(url: Any) -> Part:
@@ -122,15 +121,15 @@ def _media(url: Any) -> Part:
     if found is not None:
         return _inline(*found)
     if isinstance(url, str) and url.startswith(("https://", "gs://")):
-        kind = _TYPES.get(url.partition("?")[0].rpartition(".")[2].lower())
-        return {"fileData": {"fileUri": url} | ({"mimeType": kind} if kind else {})}
+        media = _TYPES.get(url.partition("?")[0].rpartition(".")[2].lower())
+        return {"fileData": {"fileUri": url} | ({"mimeType": media} if media else {})}
     raise invalid(
         "An image or a file is a `data:` URL in base64, or an `https:` URL.", param="messages"
     )
 
 
-def _inline(kind: str, data: str) -> Part:
-    return {"inlineData": {"mimeType": kind, "data": data}}
+def _inline(media: str, data: str) -> Part:
+    return {"inlineData": {"mimeType": media, "data": data}}
 
 
 # An earlier answer

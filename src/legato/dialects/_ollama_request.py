@@ -13,6 +13,7 @@ from legato.dialects._openai_messages import (
     assistant_parts,
     content_parts,
     image_url,
+    kind,
     text_of,
     tool_call,
     unsupported,
@@ -184,7 +185,7 @@ def _content(parts: list[Fields]) -> tuple[str, list[str]]:
         elif each.get("type") == "image_url":
             images.append(_image(image_url(each)))
         else:
-            raise unsupported(f"content of type `{each.get('type')}`")
+            raise unsupported(f"content of {kind(each)}")
     return "\n".join(texts), images
 
 

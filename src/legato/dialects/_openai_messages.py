@@ -27,6 +27,12 @@ def unsupported(what: str, param: str = "messages") -> ApiError:
     return invalid(f"The model does not take {what}.", param=param, code="unsupported_parameter")
 
 
+def kind(fields: Fields) -> str:
+    """The `type` of a part or a call, for a message."""
+    value = fields.get("type")
+    return f"type `{value[:100]}`" if isinstance(value, str) else "no type"
+
+
 def content_parts(content: Any) -> list[Fields]:
     """A message's content as a list of parts."""
     if isinstance(content, str):
@@ -72,7 +78,7 @@ def tool_call(call: Fields) -> Call:
     """Raises `ApiError` 400 for a call of another type than `function`, and for half of one."""
     function = as_object(call.get("function"))
     if function is None:
-        raise unsupported(f"a tool call of type `{call.get('type')}`")
+        raise unsupported(f"a tool call of {kind(call)}")
     name, identity = function.get("name"), call.get("id")
     if not isinstance(name, str) or not name:
         raise invalid("A tool call has no `function.name`.", param="messages")
