@@ -391,3 +391,17 @@ async def test_a_byte_order_mark_is_skipped(
     answer = await ask(legato.port, legato.key, body)
     assert answer.status == 200, answer.body
     assert len(scripted.played) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_is_not_there(
+    legato: Running, scripted: MockServer, stream: bool
+) -> None:
+    answer = await send(legato, "nope", {}, stream)
+    assert answer.status == 404
+    error = answer.json["error"]
+    assert (error["type"], error["code"]) == ("not_found_error", "model_not_found")
+    async with legato.client() as client:
+        listed = await client.get("/v1/models/nope")
+    assert (listed.status_code, listed.json()["error"]["code"]) == (404, "model_not_found")
+    assert scripted.played == []
