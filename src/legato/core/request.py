@@ -153,7 +153,9 @@ def cleaned(body: bytes) -> bytes:
     and leaves open what a lone surrogate means (section 8.2).
     """
     body = body.removeprefix(_BOM)
-    return _replace_surrogates(body) if b"\\ud" in body or b"\\uD" in body else body
+    if b"\\u" in body and (b"\\ud" in body or b"\\uD" in body):
+        return _replace_surrogates(body)
+    return body
 
 
 def _replace_surrogates(body: bytes) -> bytes:
@@ -168,11 +170,12 @@ def _replace_surrogates(body: bytes) -> bytes:
 def members(body: bytes) -> dict[str, Raw]:
     """The top-level members of a request body that `parse` has accepted, as raw JSON, without the
     typed ones that are null."""
-    return {
-        name: value
-        for name, value in _decode_members(body).items()
-        if value != NULL or name not in _TYPED
-    }
+    fields = _decode_members(body)
+    if b"null" in body:
+        for name in _TYPED & fields.keys():
+            if fields[name] == NULL:
+                del fields[name]
+    return fields
 
 
 def amended(body: bytes, **changes: Any) -> bytes:
