@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from legato.core.chunk import as_object
+from legato.core.chunk import as_object, decoded
 from legato.core.request import NULL
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -18,15 +18,24 @@ _NONE = (b"null", b"{}")
 def unstreamed(body: bytes) -> list[bytes]:
     """See `core.dialect.Dialect.unstreamed`. The event has each choice whole: its `message` becomes
     a delta with the same members, and all that is not known here stays as it is."""
-    try:
-        fields = _decode_members(body)
-        choices = _decode_choices(fields.get("choices", b"null"))
-        if not any("message" in choice for choice in choices):
-            return []
-        whole = [_with_delta(choice) for choice in choices]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    for read in (bytes, _reencoded):  # the latter for what strict decoding alone refuses
+        try:
+            return _events(read(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    return []
+
+
+def _reencoded(body: bytes) -> bytes:
+    return msgspec.json.encode(decoded(body))
+
+
+def _events(body: bytes) -> list[bytes]:
+    fields = _decode_members(body)
+    choices = _decode_choices(fields.get("choices", b"null"))
+    if not any("message" in choice for choice in choices):
         return []
-    return [msgspec.json.encode(fields | {"choices": whole})]
+    return [msgspec.json.encode(fields | {"choices": [_with_delta(each) for each in choices]})]
 
 
 def _with_delta(choice: dict[str, Raw]) -> dict[str, Any]:
