@@ -241,9 +241,9 @@ def _check_tools(tools: list[Tool]) -> None:
         if not name:
             raise _missing(f"{where}.name")
         if not isinstance(name, str):
-            raise _wrong_value(f"{where}.name", "expected `str`")
+            raise _wrong_value(f"{where}.name", "is not a string")
         if parameters is not None and as_object(parameters) is None:
-            raise _wrong_value(f"{where}.parameters", "expected `object`")
+            raise _wrong_value(f"{where}.parameters", "is not an object")
 
 
 def _check_tool_choice(request: ChatRequest) -> None:
@@ -256,13 +256,13 @@ def _check_tool_choice(request: ChatRequest) -> None:
         return  # a dialect knows whether its upstream takes it
     name = (as_object(choice.get("function")) or {}).get("name")
     if not isinstance(name, str):
-        raise _wrong_value("tool_choice", "`function.name` is required")
+        raise _wrong_value("tool_choice", "has no `function.name`")
     for tool in request.tools:
         if tool.type != "function":
             return  # an upstream's own tool, and it may have this name
         if tool.function and tool.function.get("name") == name:
             return
-    raise _wrong_value("tool_choice", f"`{name}` is not one of `tools`")
+    raise _wrong_value("tool_choice", f"names `{name}`, which is not one of `tools`")
 
 
 def _missing(param: str) -> ApiError:
@@ -270,7 +270,7 @@ def _missing(param: str) -> ApiError:
 
 
 def _wrong_value(param: str, reason: str) -> ApiError:
-    return invalid(f"`{param}`: {reason}.", param=param, code="invalid_value")
+    return invalid(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
 def _explain(problem: str) -> ApiError:
