@@ -33,7 +33,8 @@ from legato.policy.routing import Route, Router
 from legato.server.limits import Limits
 from legato.server.pipelining import House
 from legato.server.protocol import LegatoProtocol
-from legato.upstreams.connection import Connection, Endpoint
+from legato.upstreams.connection import Connection
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import Target, Upstream
 

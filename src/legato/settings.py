@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 
 from legato import dialects
 from legato.policy.providers import PROVIDERS
+from legato.upstreams.endpoint import Endpoint
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -44,6 +45,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 class Streams(Struct, frozen=True, forbid_unknown_fields=True):
     gate_seconds: Seconds = 5.0
     heartbeat_seconds: Seconds = 10.0
+    heartbeat: Literal["comment", "chunk"] | None = None  # None: as the client can take it
     stall_client_seconds: Seconds = 120.0
     backlog_bytes: Annotated[int, Meta(ge=65536)] = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
@@ -72,6 +74,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     stall_client_seconds: Seconds | None = None
     on_disconnect: Literal["cancel", "drain"] | None = None  # None: drain where it is paid for
     drain_seconds: Seconds = 60.0
+    streams: bool = True  # False: the upstream is asked for answers in one piece
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None
     unsupported: Literal["drop", "error"] = "drop"
@@ -95,6 +98,15 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     def credentials(self) -> tuple[str | None, ...]:
         """The keys that are used in turn; one None where none is needed."""
         return (*((self.api_key,) if self.api_key else ()), *self.api_keys) or (None,)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """By its own base URL or its provider's. Raises ValueError where there is no usable one."""
+        provider = PROVIDERS.get(self.provider or "")
+        base_url = self.base_url or (provider.base_url if provider else None)
+        if base_url is None:
+            raise ValueError("is required: the provider has no default")
+        return Endpoint.parse(base_url)
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,12 +204,10 @@ def _check_deployment(path: str, wanted: Deployment) -> None:
     if wanted.dialect is not None and wanted.dialect not in dialects.NAMES:
         there = ", ".join(dialects.NAMES)
         raise SettingsError(f"{where}: dialect: `{wanted.dialect}` is not one of {there}")
-    provider = PROVIDERS.get(wanted.provider or "")
-    base_url = wanted.base_url or (provider.base_url if provider else None)
-    if base_url is None:
-        raise SettingsError(f"{where}: base_url: is required, as no provider says it")
-    if not re.match(r"https?://[^/\s]+", base_url):
-        raise SettingsError(f"{where}: base_url: `{base_url}` is not an http:// or https:// URL")
+    try:
+        _ = wanted.endpoint
+    except ValueError as error:
+        raise SettingsError(f"{where}: base_url: {error}") from None
     for key in wanted.credentials:
         if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key):
             raise SettingsError(f"{where}: api_key: has a character that no header takes")

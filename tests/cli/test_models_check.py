@@ -26,8 +26,8 @@ async def checked(
     base = await server.start()
     at_it = [{"name": f"d{number}", "base_url": base} for number in range(len(deployments))]
     wanted = [
-        here | said | ({"base_url": base.removesuffix("/v1")} if "dialect" in said else {})
-        for here, said in zip(at_it, deployments, strict=True)
+        here | more | ({"base_url": base.removesuffix("/v1")} if "dialect" in more else {})
+        for here, more in zip(at_it, deployments, strict=True)
     ]
     try:
         chosen = settings_for(tmp_path, None, deployments=wanted).deployments

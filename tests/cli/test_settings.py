@@ -83,6 +83,7 @@ def test_a_flag_goes_before_the_environment_before_the_file(
         ("LEGATO_MODELS", "/m", lambda s: s.models == "/m"),
         ("LEGATO_SERVER_IDLE_SECONDS", "7.5", lambda s: s.server.idle_seconds == 7.5),
         ("LEGATO_STREAMS_GATE_SECONDS", "1", lambda s: s.streams.gate_seconds == 1.0),
+        ("LEGATO_STREAMS_HEARTBEAT", "chunk", lambda s: s.streams.heartbeat == "chunk"),
         ("LEGATO_ENGINE_SLOTS", "3", lambda s: s.engine.slots == 3),
         ("LEGATO_SERVER_CORS_ORIGINS", "a,b", lambda s: s.server.cors_origins == ("a", "b")),
         ("LEGATO_API_KEY", "x", lambda s: s == Settings()),
@@ -161,6 +162,20 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         {},
         ["FILE:10: routes[1].deployments[0]: expected `str`"],
     ),
+    "heartbeat": (
+        "[streams]\nheartbeat = 'event'\n",
+        {},
+        {},
+        ["FILE:2: streams.heartbeat: invalid enum value 'event'"],
+    ),
+    "streams": (DEPLOYMENT + "streams = 'no'\n", {}, {}, ["FILE:5: deployments[0].streams: "]),
+    "user info": (
+        DEPLOYMENT.replace("//h", "//me:s3cret@h"),
+        {},
+        {},
+        ["FILE: deployments `a`: base_url: may have no user name or password"],
+    ),
+    "port": (DEPLOYMENT.replace("//h", "//h:x"), {}, {}, ["FILE: deployments `a`: base_url: "]),
     "url": (DEPLOYMENT.replace("http:", "ftp:"), {}, {}, ["FILE", "`a`", "base_url", "http://"]),
     "api key": (DEPLOYMENT + "api_key = 'a b'\n", {}, {}, ["FILE", "`a`", "api_key"]),
     "twice": (DEPLOYMENT * 2, {}, {}, ["FILE", "deployments.name", "`a` is there twice"]),
@@ -198,6 +213,13 @@ def test_a_mistake_is_named_where_it_was_made(file: Path, name: str) -> None:
     said = mistake(file, text, flags, **environment)
     for part in parts:
         assert part in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("kind", ["comment", "chunk"])
+def test_the_kinds_of_heartbeat(file: Path, kind: str) -> None:
+    assert read(file, f"[streams]\nheartbeat = '{kind}'\n").streams.heartbeat == kind
+    assert read(file, "").streams.heartbeat is None
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
 def requests(seed: str, count: int) -> Iterator[dict[str, Any]]:
     draw = random.Random(seed)
     for _ in range(count):
-        said = draw.sample(list(MORE), draw.randrange(6))
-        tree = {"model": "m", "messages": MESSAGES} | {name: MORE[name] for name in said}
+        names = draw.sample(list(MORE), draw.randrange(6))
+        tree = {"model": "m", "messages": MESSAGES} | {name: MORE[name] for name in names}
         tree = copy.deepcopy(tree)
         for _ in range(draw.randrange(3)):
             owner, key = draw.choice(list(places(tree)))
@@ -107,12 +107,15 @@ def test_whatever_is_asked_for_goes_out_or_is_refused(
             continue
         for model in ("m", "claude-opus-4-8", "gemini-2.5-flash"):
             try:
-                said = dialect.encode(OutgoingRequest(body, request, model, Quirks(), unsupported))
+                encoded = dialect.encode(
+                    OutgoingRequest(body, request, model, Quirks(), unsupported)
+                )
             except ApiError as error:
                 refused.append(error)
             else:
-                assert isinstance(json.loads(said), dict)
+                assert isinstance(json.loads(encoded), dict)
                 sent += 1
     assert sent > 100
     assert all(each.status == 400 for each in refused)
     assert not any(isinstance(each, UpstreamError) for each in refused)
+    assert not any("None" in each.message or "{'" in each.message for each in refused)

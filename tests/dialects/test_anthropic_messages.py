@@ -38,56 +38,72 @@ THOUGHT = {"type": "thinking", "thinking": "Let me", "signature": "EqQB"}
 HIDDEN = {"type": "redacted_thinking", "data": "EmwK"}
 
 
-def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
+def message(role: str, content: Any, **members: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **members}
+
+
+def file(data: str) -> dict[str, Any]:
+    return {"type": "file", "file": {"file_data": data}}
+
+
+def document(source: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "document", "source": source}
+
+
+def base64(kind: str, data: str) -> dict[str, Any]:
+    return {"type": "base64", "media_type": kind, "data": data}
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 # messages, what `system` becomes, turns
 MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
     "the system's": (
-        [said("system", "Be brief."), *HELLO, said("developer", text("In", "Czech."))],
+        [message("system", "Be brief."), *HELLO, message("developer", text("In", "Czech."))],
         "Be brief.\n\nIn\n\nCzech.",
-        [said("user", text("Hello"))],
+        [message("user", text("Hello"))],
     ),
     "the system's, kept": (
-        [said("system", [text("Be brief.")[0] | KEPT]), *HELLO],
+        [message("system", [text("Be brief.")[0] | KEPT]), *HELLO],
         [text("Be brief.")[0] | KEPT],
-        [said("user", text("Hello"))],
+        [message("user", text("Hello"))],
     ),
     "turns of one": (
-        [*HELLO, said("user", text("you")), said("assistant", "Yes?"), said("user", "Ah")],
+        [*HELLO, message("user", text("you")), message("assistant", "Yes?"), message("user", "Ah")],
         None,
         [
-            said("user", text("Hello", "you")),
-            said("assistant", text("Yes?")),
-            said("user", text("Ah")),
+            message("user", text("Hello", "you")),
+            message("assistant", text("Yes?")),
+            message("user", text("Ah")),
         ],
     ),
-    "nothing said": (
-        [*HELLO, said("assistant", ""), said("user", [*text("", " \n"), IMAGE])],
+    "no content": (
+        [*HELLO, message("assistant", ""), message("user", [*text("", " \n"), IMAGE])],
         None,
-        [said("user", [*text("Hello"), IMAGE_THERE])],
+        [message("user", [*text("Hello"), IMAGE_THERE])],
     ),
     "things to look at": (
-        [said("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
+        [message("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
         None,
-        [said("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
+        [message("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
     ),
     "tools": (
         [
             *HELLO,
-            said("assistant", None, tool_calls=[CALL, BARE]),
-            said("tool", "3", tool_call_id="call:1"),
-            said("tool", [*text("late"), IMAGE], tool_call_id="c2"),
-            said("user", "So?"),
-            said("assistant", "Hm", tool_calls=[BARE]),
-            said("tool", "", tool_call_id="c2"),
+            message("assistant", None, tool_calls=[CALL, BARE]),
+            message("tool", "3", tool_call_id="call:1"),
+            message("tool", [*text("late"), IMAGE], tool_call_id="c2"),
+            message("user", "So?"),
+            message("assistant", "Hm", tool_calls=[BARE]),
+            message("tool", "", tool_call_id="c2"),
         ],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", [CALL_THERE, BARE_THERE]),
-            said(
+            message("user", text("Hello")),
+            message("assistant", [CALL_THERE, BARE_THERE]),
+            message(
                 "user",
                 [
                     {"type": "tool_result", "tool_use_id": "call_1", "content": text("3")},
@@ -99,14 +115,14 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
                     *text("So?"),
                 ],
             ),
-            said("assistant", [*text("Hm"), BARE_THERE]),
-            said("user", [{"type": "tool_result", "tool_use_id": "c2"}]),
+            message("assistant", [*text("Hm"), BARE_THERE]),
+            message("user", [{"type": "tool_result", "tool_use_id": "c2"}]),
         ],
     ),
     "thoughts go back first, signed": (
         [
             *HELLO,
-            said(
+            message(
                 "assistant",
                 "Yes",
                 reasoning_content="Let me",
@@ -122,19 +138,112 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         ],
         None,
         [
-            said("user", text("Hello")),
-            said("assistant", [THOUGHT, HIDDEN, *text("Yes"), CALL_THERE]),
+            message("user", text("Hello")),
+            message("assistant", [THOUGHT, HIDDEN, *text("Yes"), CALL_THERE]),
         ],
     ),
     "details that are none": (
-        [*HELLO, said("assistant", "Yes", reasoning_details=7)],
+        [*HELLO, message("assistant", "Yes", reasoning_details=7)],
         None,
-        [said("user", text("Hello")), said("assistant", text("Yes"))],
+        [message("user", text("Hello")), message("assistant", text("Yes"))],
+    ),
+    "files": (
+        [
+            message(
+                "user",
+                [
+                    file("data:text/plain;base64,xb0="),
+                    file("data:text/markdown;charset=utf-8;base64,YQ=="),
+                    file("data:image/jpg;base64,iVBORw0="),
+                    file("data:application/x-pdf;base64,JVBERg=="),
+                    file("https://example.com/a.pdf"),
+                ],
+            )
+        ],
+        None,
+        [
+            message(
+                "user",
+                [
+                    document({"type": "text", "media_type": "text/plain", "data": "Ž"}),
+                    document({"type": "text", "media_type": "text/plain", "data": "a"}),
+                    {"type": "image", "source": base64("image/jpeg", "iVBORw0=")},
+                    document(base64("application/pdf", "JVBERg==")),
+                    document({"type": "url", "url": "https://example.com/a.pdf"}),
+                ],
+            )
+        ],
+    ),
+    "types of images": (
+        [
+            message(
+                "user",
+                [
+                    picture("data:image/jpg;base64,AA=="),
+                    picture("DATA:IMAGE/PNG;BASE64,AA=="),
+                    picture("data:image/x-png;name=a.png;base64,AA=="),
+                    picture("data:image/webp;base64,AA=="),
+                ],
+            )
+        ],
+        None,
+        [
+            message(
+                "user",
+                [
+                    {"type": "image", "source": base64(kind, "AA==")}
+                    for kind in ("image/jpeg", "image/png", "image/png", "image/webp")
+                ],
+            )
+        ],
+    ),
+    "the system alone": ([message("system", "a")], None, [message("user", text("a"))]),
+    "the system alone, kept": (
+        [message("system", [text("a")[0] | KEPT]), message("assistant", "")],
+        None,
+        [message("user", [text("a")[0] | KEPT])],
+    ),
+    "an empty message between two of the user": (
+        [*HELLO, message("user", ""), message("user", "Yes")],
+        None,
+        [message("user", text("Hello", "Yes"))],
+    ),
+    "an empty message at the end of the user's": (
+        [*HELLO, message("user", "")],
+        None,
+        [message("user", text("Hello"))],
+    ),
+    "an empty message in the middle": (
+        [*HELLO, message("assistant", "Yes"), message("user", " "), message("user", "Ah")],
+        None,
+        [
+            message("user", text("Hello")),
+            message("assistant", text("Yes")),
+            message("user", text("Ah")),
+        ],
+    ),
+    "a refusal beside text": (
+        [*HELLO, message("assistant", "Hm.", refusal="No."), *HELLO],
+        None,
+        [
+            message("user", text("Hello")),
+            message("assistant", text("Hm.", "No.")),
+            message("user", text("Hello")),
+        ],
+    ),
+    "no refusal": (
+        [*HELLO, message("assistant", "Hm.", refusal=None), *HELLO],
+        None,
+        [
+            message("user", text("Hello")),
+            message("assistant", text("Hm.")),
+            message("user", text("Hello")),
+        ],
     ),
     "a refusal of its own": (
-        [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
+        [*HELLO, message("assistant", [{"type": "refusal", "refusal": "No."}])],
         None,
-        [said("user", text("Hello")), said("assistant", text("No."))],
+        [message("user", text("Hello")), message("assistant", text("No."))],
     ),
 }
 
@@ -149,11 +258,11 @@ def test_messages_become_turns_of_blocks(name: str) -> None:
 
 def called(arguments: Any) -> list[dict[str, Any]]:
     function = {"name": "sum", "arguments": arguments}
-    return [said("assistant", None, tool_calls=[{"id": "c", "function": function}])]
+    return [message("assistant", None, tool_calls=[{"id": "c", "function": function}])]
 
 
 def seen(**part: Any) -> list[dict[str, Any]]:
-    return [said("user", [part])]
+    return [message("user", [part])]
 
 
 # members, the member that is named, its code
@@ -165,7 +274,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "unsupported_parameter",
     ),
     "a schema that is none": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": True}}},
         "response_format",
         "unsupported_parameter",
     ),
@@ -186,7 +295,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "unsupported_parameter",
     ),
     "a function's message": (
-        {"messages": [said("function", "3", name="f")]},
+        {"messages": [message("function", "3", name="f")]},
         "messages",
         "unsupported_parameter",
     ),
@@ -200,11 +309,76 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "messages",
         "invalid_request",
     ),
+    "a file of another kind": (
+        {"messages": [message("user", [file("data:application/zip;base64,AA==")])]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a text that is none": (
+        {"messages": [message("user", [file("data:text/plain;base64,/w==")])]},
+        "messages",
+        "invalid_request",
+    ),
+    "an image of the system's": (
+        {"messages": [message("system", [IMAGE]), *HELLO]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an image of an earlier answer": (
+        {"messages": [*HELLO, message("assistant", "Here", images=[IMAGE])]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an earlier answer in audio": (
+        {"messages": [*HELLO, message("assistant", None, audio={"id": "a1"}), *HELLO]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        {"messages": [*HELLO, message("assistant", None, function_call={"name": "f"})]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "an empty message": (
+        {"messages": [message("user", [*text("", " ")])]},
+        "messages[0].content",
+        "unsupported_parameter",
+    ),
+    "an empty message behind an answer": (
+        {"messages": [*HELLO, message("assistant", "Yes"), message("user", None)]},
+        "messages[2].content",
+        "unsupported_parameter",
+    ),
+    "an empty message before an empty answer": (
+        {"messages": [message("user", ""), message("assistant", "")]},
+        "messages[0].content",
+        "unsupported_parameter",
+    ),
+    "an empty answer alone": (
+        {"messages": [message("assistant", "")]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call without an id": (
+        {"messages": [message("assistant", None, tool_calls=[{"function": CALL["function"]}])]},
+        "messages",
+        "invalid_request",
+    ),
+    "a call without a name": (
+        {"messages": [message("assistant", None, tool_calls=[{"id": "c", "function": {}}])]},
+        "messages",
+        "invalid_request",
+    ),
+    "a custom tool": (
+        {"tools": [SUM, {"type": "custom", "custom": {"name": "f"}}]},
+        "tools[1]",
+        "unsupported_parameter",
+    ),
     "arguments that are no JSON": ({"messages": called("{")}, "messages", "invalid_request"),
     "arguments that are a list": ({"messages": called("[1]")}, "messages", "invalid_request"),
     "deep arguments": ({"messages": called("[" * 99_999)}, "messages", "invalid_request"),
     "a call of another kind": (
-        {"messages": [said("assistant", None, tool_calls=[{"id": "c", "custom": {}}])]},
+        {"messages": [message("assistant", None, tool_calls=[{"id": "c", "custom": {}}])]},
         "messages",
         "unsupported_parameter",
     ),

@@ -29,8 +29,8 @@ def encoded(
     return json.loads(encode(OutgoingRequest(body, parse(body), model, facts or Quirks(), **more)))
 
 
-def text(*said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": each} for each in said]
+def text(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": each} for each in texts]
 
 
 def test_a_request_byte_by_byte() -> None:
@@ -200,13 +200,21 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     # Formats
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         OLD,
         {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
     ),
     "a schema and an effort": (
         {
-            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            },
             "output_config": {"effort": "max"},
         },
         NEW,

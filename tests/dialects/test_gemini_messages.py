@@ -14,11 +14,11 @@ def no_garbage() -> None:
     """Nothing here opens anything: no need to collect garbage after every case."""
 
 
-def text(*said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": each} for each in said]
+def text(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": each} for each in texts]
 
 
-def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
+def message(role: str, content: Any, **members: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **members}
 
 
@@ -39,13 +39,13 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "m
 
 
 def call(identity: str, name: str, arguments: Any, signature: str | None = None) -> dict[str, Any]:
-    said = {
+    fields = {
         "id": identity,
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }
     extra = {"extra_content": {"google": {"thought_signature": signature}}}
-    return said | extra if signature else said
+    return fields | extra if signature else fields
 
 
 def called(identity: str, name: str, signature: str | None = None, **args: Any) -> dict[str, Any]:
@@ -59,36 +59,44 @@ def returned(identity: str, name: str, **response: Any) -> dict[str, Any]:
 
 SKIPPED = "skip_thought_signature_validator"
 TWO_CALLS = [call("c1", "sum", '{"a": 1}'), call("c2", "now", "")]
-RESULTS = [said("tool", '{"sum": 3}', tool_call_id="c1"), said("tool", "late", tool_call_id="c2")]
+RESULTS = [
+    message("tool", '{"sum": 3}', tool_call_id="c1"),
+    message("tool", "late", tool_call_id="c2"),
+]
 
 # messages, of which model, the system's parts, turns
 MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]] = {
     "the system's": (
-        [said("system", "Be brief."), *HELLO, said("developer", text("In", "Czech."))],
+        [message("system", "Be brief."), *HELLO, message("developer", text("In", "Czech."))],
         BUDGET,
         [{"text": "Be brief."}, {"text": "In"}, {"text": "Czech."}],
         [user({"text": "Hello"})],
     ),
     "the system's alone": (
-        [said("system", "Be brief.")],
+        [message("system", "Be brief.")],
         BUDGET,
         None,
         [user({"text": "Be brief."})],
     ),
     "turns of one": (
-        [*HELLO, said("user", text("you")), said("assistant", "Yes?"), said("user", "Ah")],
+        [*HELLO, message("user", text("you")), message("assistant", "Yes?"), message("user", "Ah")],
         BUDGET,
         None,
         [user({"text": "Hello"}, {"text": "you"}), model({"text": "Yes?"}), user({"text": "Ah"})],
     ),
-    "nothing said": (
-        [*HELLO, said("assistant", ""), said("assistant", None), said("user", text("", " "))],
+    "no content": (
+        [
+            *HELLO,
+            message("assistant", ""),
+            message("assistant", None),
+            message("user", text("", " ")),
+        ],
         BUDGET,
         None,
         [user({"text": "Hello"}, {"text": " "})],
     ),
     "things to see and to hear": (
-        [said("user", [*text("What?"), image("data:image/png;base64,iVBORw0="), FILE, SOUND])],
+        [message("user", [*text("What?"), image("data:image/png;base64,iVBORw0="), FILE, SOUND])],
         BUDGET,
         None,
         [
@@ -102,7 +110,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
     ),
     "things elsewhere": (
         [
-            said(
+            message(
                 "user",
                 [
                     image("https://example.com/a.PNG?b=c.d"),
@@ -124,7 +132,12 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
         ],
     ),
     "tools": (
-        [*HELLO, said("assistant", "Hm", tool_calls=TWO_CALLS), *RESULTS, said("user", "So?")],
+        [
+            *HELLO,
+            message("assistant", "Hm", tool_calls=TWO_CALLS),
+            *RESULTS,
+            message("user", "So?"),
+        ],
         BUDGET,
         None,
         [
@@ -136,12 +149,12 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
     ),
     "what a function returns": (
         [
-            said("assistant", None, tool_calls=[call("c", "f", {"a": [1]})]),
-            said("tool", "", tool_call_id="c"),
-            said("assistant", None, tool_calls=[call("c", "g", "{}")]),
-            said("tool", text("[1]", "{}"), tool_call_id="c"),
-            said("assistant", None, tool_calls=[call("d", "f", None)]),
-            said("tool", "[1, 2]", tool_call_id="d"),
+            message("assistant", None, tool_calls=[call("c", "f", {"a": [1]})]),
+            message("tool", "", tool_call_id="c"),
+            message("assistant", None, tool_calls=[call("c", "g", "{}")]),
+            message("tool", text("[1]", "{}"), tool_call_id="c"),
+            message("assistant", None, tool_calls=[call("d", "f", None)]),
+            message("tool", "[1, 2]", tool_call_id="d"),
         ],
         BUDGET,
         None,
@@ -156,7 +169,7 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
     ),
     "signatures go back where they were": (
         [
-            said(
+            message(
                 "assistant",
                 "Hm",
                 extra_content={"google": {"thought_signature": "UzA="}},
@@ -178,9 +191,9 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
     ),
     "what another model called": (
         [
-            said("assistant", "Hm", tool_calls=TWO_CALLS),
+            message("assistant", "Hm", tool_calls=TWO_CALLS),
             *RESULTS,
-            said("assistant", None, tool_calls=[call("c3", "sum", "{}", "UzM=")]),
+            message("assistant", None, tool_calls=[call("c3", "sum", "{}", "UzM=")]),
         ],
         LEVEL,
         None,
@@ -191,13 +204,64 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], str, Any, list[dict[str, Any]]]]
         ],
     ),
     "signatures that are none": (
-        [*HELLO, said("assistant", "Yes", extra_content={"google": {"thought_signature": 7}})],
+        [*HELLO, message("assistant", "Yes", extra_content={"google": {"thought_signature": 7}})],
         LEVEL,
         None,
         [user({"text": "Hello"}), model({"text": "Yes"})],
     ),
+    "types of images": (
+        [
+            message(
+                "user",
+                [
+                    image("data:image/jpg;base64,AA=="),
+                    image("DATA:IMAGE/PNG;BASE64,AA=="),
+                    image("data:image/pjpeg;name=a.jpg;base64,AA=="),
+                    {"type": "file", "file": {"file_data": "data:image/jpg;base64,AA=="}},
+                ],
+            )
+        ],
+        BUDGET,
+        None,
+        [
+            user(
+                *(
+                    {"inlineData": {"mimeType": kind, "data": "AA=="}}
+                    for kind in ("image/jpeg", "image/png", "image/jpeg", "image/jpeg")
+                )
+            )
+        ],
+    ),
+    "an image of an earlier answer": (
+        [
+            *HELLO,
+            message("assistant", "Here", images=[image("data:image/png;base64,iVBORw0=")]),
+            *HELLO,
+        ],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Here"}, PIXELS), user({"text": "Hello"})],
+    ),
+    "an empty message in the middle": (
+        [*HELLO, message("assistant", "Yes"), message("user", ""), message("user", "Ah")],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Yes"}), user({"text": "Ah"})],
+    ),
+    "an empty message at the end of the user's": (
+        [*HELLO, message("user", "")],
+        BUDGET,
+        None,
+        [user({"text": "Hello"})],
+    ),
+    "a refusal beside text": (
+        [*HELLO, message("assistant", "Hm.", refusal="No."), *HELLO],
+        BUDGET,
+        None,
+        [user({"text": "Hello"}), model({"text": "Hm."}, {"text": "No."}), user({"text": "Hello"})],
+    ),
     "a refusal of its own": (
-        [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
+        [*HELLO, message("assistant", [{"type": "refusal", "refusal": "No."}])],
         BUDGET,
         None,
         [user({"text": "Hello"}), model({"text": "No."})],
@@ -214,27 +278,70 @@ def test_messages_become_turns_of_parts(name: str) -> None:
 
 
 def seen(**part: Any) -> list[dict[str, Any]]:
-    return [said("user", [part])]
+    return [message("user", [part])]
 
 
 def asked(arguments: Any) -> list[dict[str, Any]]:
-    return [said("assistant", None, tool_calls=[call("c", "sum", arguments)])]
+    return [message("assistant", None, tool_calls=[call("c", "sum", arguments)])]
+
+
+#: Messages without content, and the member that is named.
+EMPTY: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "an empty message": ([message("user", text(""))], "messages[0].content"),
+    "an empty message behind the system's": (
+        [message("system", "a"), message("user", None)],
+        "messages[1].content",
+    ),
+    "an empty message behind an answer": (
+        [*HELLO, message("assistant", "Yes"), message("user", "")],
+        "messages[2].content",
+    ),
+    "an empty answer alone": ([message("assistant", "")], "messages"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_messages_without_content_are_named(name: str) -> None:
+    messages, param = EMPTY[name]
+    with pytest.raises(ApiError) as caught:
+        encoded({"messages": messages})
+    error = caught.value
+    assert (error.status, error.param, error.code) == (400, param, "unsupported_parameter")
 
 
 # messages, the code of what is wrong with them
 REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "an image of the system's": (
+        [message("system", [image("data:image/png;base64,AA==")]), *HELLO],
+        "unsupported_parameter",
+    ),
+    "an earlier answer in audio": (
+        [*HELLO, message("assistant", None, audio={"id": "a1"})],
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        [*HELLO, message("assistant", None, function_call={"name": "f"})],
+        "unsupported_parameter",
+    ),
+    "sound without data": (
+        seen(type="input_audio", input_audio={"format": "wav"}),
+        "invalid_request",
+    ),
+    "a call without a name": (
+        [message("assistant", None, tool_calls=[{"id": "c", "function": {}}])],
+        "invalid_request",
+    ),
     "content of another kind": (seen(type="video_url", video_url={}), "unsupported_parameter"),
-    "a function's message": ([said("function", "3", name="f")], "unsupported_parameter"),
+    "a function's message": ([message("function", "3", name="f")], "unsupported_parameter"),
     "an image that a tool returns": (
-        [*asked("{}"), said("tool", [image("https://example.com/a")], tool_call_id="c")],
+        [*asked("{}"), message("tool", [image("https://example.com/a")], tool_call_id="c")],
         "unsupported_parameter",
     ),
     "a call of another kind": (
-        [said("assistant", None, tool_calls=[{"id": "c", "custom": {}}])],
+        [message("assistant", None, tool_calls=[{"id": "c", "custom": {}}])],
         "unsupported_parameter",
     ),
-    "a result without a call": ([said("tool", "3", tool_call_id="c")], "invalid_request"),
-    "a result of nothing": ([*asked("{}"), said("tool", "3")], "invalid_request"),
+    "a result without a call": ([message("tool", "3", tool_call_id="c")], "invalid_request"),
     "a file that is elsewhere": (seen(type="file", file={"file_id": "f1"}), "invalid_request"),
     "an image that is none": (seen(**image("a.png")), "invalid_request"),
     "an image on a plain line": (seen(**image("http://example.com/a")), "invalid_request"),

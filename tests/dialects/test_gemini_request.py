@@ -76,6 +76,7 @@ def test_headers(key: str | None) -> None:
 )
 def test_the_model_is_in_the_path(name: str, there: str) -> None:
     assert path(name) == f"/v1beta/{there}:streamGenerateContent?alt=sse"
+    assert path(name, streams=False) == f"/v1beta/{there}:generateContent"
 
 
 def test_the_models_that_there_are() -> None:
@@ -224,6 +225,16 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"tools": [{"googleSearch": {}}, {"codeExecution": {}}, *TOOLS["tools"]]},
     ),
     "no tools": ({"tools": [], "tool_choice": "auto"}, BUDGET, {}),
+    "tools of its own, but not now": (
+        {"tools": [{"type": "googleSearch"}], "tool_choice": "none"},
+        BUDGET,
+        {},
+    ),
+    "tools of its own as it likes": (
+        {"tools": [{"type": "googleSearch"}], "tool_choice": "auto"},
+        BUDGET,
+        {"tools": [{"googleSearch": {}}]},
+    ),
     "tools as it likes": ({"tools": [SUM], "tool_choice": "auto"}, BUDGET, calling(mode="AUTO")),
     "tools, but not now": ({"tools": [SUM], "tool_choice": "none"}, BUDGET, calling(mode="NONE")),
     "some tool": ({"tools": [SUM], "tool_choice": "required"}, BUDGET, calling(mode="ANY")),
@@ -239,12 +250,17 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         config(responseMimeType="application/json"),
     ),
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         BUDGET,
         config(responseMimeType="application/json", responseJsonSchema=SCHEMA),
     ),
     "a schema that is none": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": True}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": True}}},
         BUDGET,
         config(responseMimeType="application/json"),
     ),
@@ -275,6 +291,21 @@ def test_the_operator_knows_better_how_it_is_told_to_think(
 
 # members, the member that is named, its code
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a custom tool": (
+        {"tools": [SUM, {"type": "custom", "custom": {"name": "f"}}]},
+        "tools[1]",
+        "unsupported_parameter",
+    ),
+    "another API's tool": (
+        {"tools": [{"type": "web_search", "search_context_size": "low"}]},
+        "tools[0]",
+        "unsupported_parameter",
+    ),
+    "a call of a tool of its own": (
+        {"tools": [{"type": "googleSearch"}], "tool_choice": "required"},
+        "tool_choice",
+        "unsupported_parameter",
+    ),
     "functions": ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
     "a choice among tools": (
         {"tools": [SUM], "tool_choice": {"type": "allowed_tools"}},

@@ -125,15 +125,20 @@ REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tools": ({"tools": [SUM]}, {"tools": [SUM]}),
     "tools as it likes": ({"tools": [SUM], "tool_choice": "auto"}, {"tools": [SUM]}),
     "tools, but not now": ({"tools": [SUM], "tool_choice": "none"}, {}),
-    "no tools": ({"tools": [], "tool_choice": "required"}, {}),
+    "no tools": ({"tools": [], "tool_choice": "auto"}, {}),
     # Formats
     "any JSON": ({"response_format": {"type": "json_object"}}, {"format": "json"}),
     "a schema": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
         {"format": SCHEMA},
     ),
     "a schema that says nothing": (
-        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
         {"format": "json"},
     ),
     "text": ({"response_format": {"type": "text"}}, {}),
@@ -154,12 +159,12 @@ def test_the_operator_knows_better_how_it_is_told_to_think(asks: Any, wanted: An
     assert encoded({"reasoning_effort": "low"}, Quirks(effort_style=asks)).get("think") == wanted
 
 
-def said(role: str, content: Any, **members: Any) -> dict[str, Any]:
+def message(role: str, content: Any, **members: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **members}
 
 
-def text(*said: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": each} for each in said]
+def text(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": each} for each in texts]
 
 
 def image(url: Any) -> dict[str, Any]:
@@ -178,16 +183,16 @@ def called(identity: str, name: str, **arguments: Any) -> dict[str, Any]:
 # messages, and what becomes of them
 MESSAGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "the system's": (
-        [said("developer", text("Be", "brief.")), said("system", "In Czech."), *HELLO],
-        [said("system", "Be\nbrief."), said("system", "In Czech."), *HELLO],
+        [message("developer", text("Be", "brief.")), message("system", "In Czech."), *HELLO],
+        [message("system", "Be\nbrief."), message("system", "In Czech."), *HELLO],
     ),
-    "nothing said": (
-        [*HELLO, said("assistant", None), said("user", [])],
-        [*HELLO, said("assistant", ""), said("user", "")],
+    "no content": (
+        [*HELLO, message("assistant", None), message("user", [])],
+        [*HELLO, message("assistant", ""), message("user", "")],
     ),
     "images": (
         [
-            said(
+            message(
                 "user",
                 [
                     *text("What?"),
@@ -196,39 +201,47 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
                 ],
             )
         ],
-        [said("user", "What?", images=["iVBORw0=", "/9j/"])],
+        [message("user", "What?", images=["iVBORw0=", "/9j/"])],
     ),
     "tools": (
         [
             *HELLO,
-            said(
+            message(
                 "assistant",
                 "Hm",
                 reasoning_content="Let me",
                 tool_calls=[call('{"a": 1}'), call("", "c2", "now")],
             ),
-            said("tool", "3", tool_call_id="c1"),
-            said("tool", text("late"), tool_call_id="c2"),
-            said("tool", "?", tool_call_id="c3", name="other"),
-            said("tool", "?"),
+            message("tool", "3", tool_call_id="c1"),
+            message("tool", text("late"), tool_call_id="c2"),
+            message("tool", "?", tool_call_id="c3", name="other"),
+            message("tool", "?", tool_call_id="c4"),
         ],
         [
             *HELLO,
-            said(
+            message(
                 "assistant",
                 "Hm",
                 thinking="Let me",
                 tool_calls=[called("c1", "sum", a=1), called("c2", "now")],
             ),
-            said("tool", "3", tool_call_id="c1", tool_name="sum"),
-            said("tool", "late", tool_call_id="c2", tool_name="now"),
-            said("tool", "?", tool_call_id="c3", tool_name="other"),
-            said("tool", "?", tool_call_id=None, tool_name=""),
+            message("tool", "3", tool_call_id="c1", tool_name="sum"),
+            message("tool", "late", tool_call_id="c2", tool_name="now"),
+            message("tool", "?", tool_call_id="c3", tool_name="other"),
+            message("tool", "?", tool_call_id="c4", tool_name=""),
         ],
     ),
+    "an image of an earlier answer": (
+        [*HELLO, message("assistant", "Here", images=[image("data:image/jpg;base64,AA==")])],
+        [*HELLO, message("assistant", "Here", images=["AA=="])],
+    ),
+    "a refusal beside text": (
+        [*HELLO, message("assistant", "Hm.", refusal="No.")],
+        [*HELLO, message("assistant", "Hm.\nNo.")],
+    ),
     "a refusal of its own": (
-        [*HELLO, said("assistant", [{"type": "refusal", "refusal": "No."}])],
-        [*HELLO, said("assistant", "No.")],
+        [*HELLO, message("assistant", [{"type": "refusal", "refusal": "No."}])],
+        [*HELLO, message("assistant", "No.")],
     ),
 }
 
@@ -240,11 +253,11 @@ def test_messages_in_its_words(name: str) -> None:
 
 
 def seen(part: dict[str, Any]) -> dict[str, Any]:
-    return {"messages": [said("user", [part])]}
+    return {"messages": [message("user", [part])]}
 
 
 def asked(**each: Any) -> dict[str, Any]:
-    return {"messages": [said("assistant", None, tool_calls=[each])]}
+    return {"messages": [message("assistant", None, tool_calls=[each])]}
 
 
 # members, the member that is named, its code
@@ -266,8 +279,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "tools",
         "unsupported_parameter",
     ),
+    "an earlier answer in audio": (
+        {"messages": [message("assistant", None, audio={"id": "a1"})]},
+        "messages",
+        "unsupported_parameter",
+    ),
+    "a call of the old form": (
+        {"messages": [message("assistant", None, function_call={"name": "f"})]},
+        "messages",
+        "unsupported_parameter",
+    ),
     "a function's message": (
-        {"messages": [said("function", "3", name="f")]},
+        {"messages": [message("function", "3", name="f")]},
         "messages",
         "unsupported_parameter",
     ),
@@ -331,21 +354,21 @@ def test_what_the_operator_says_is_not_taken_is_left_out() -> None:
 
 def test_an_answer_is_gone_on_with_where_it_stopped() -> None:
     sent = encoded(delivered=Delivered("Once upon "))
-    assert sent["messages"] == [*HELLO, said("assistant", "Once upon ")]
+    assert sent["messages"] == [*HELLO, message("assistant", "Once upon ")]
     sent = encoded(delivered=Delivered("Once", "Let me think."))
-    assert sent["messages"] == [*HELLO, said("assistant", "Once", thinking="Let me think.")]
+    assert sent["messages"] == [*HELLO, message("assistant", "Once", thinking="Let me think.")]
 
 
 def test_what_the_client_began_is_gone_on_with_in_the_same_message() -> None:
-    messages = [*HELLO, said("assistant", "Once", reasoning_content="Let")]
+    messages = [*HELLO, message("assistant", "Once", reasoning_content="Let")]
     sent = encoded({"messages": messages}, delivered=Delivered(" upon", " me"))
-    assert sent["messages"] == [*HELLO, said("assistant", "Once upon", thinking="Let me")]
+    assert sent["messages"] == [*HELLO, message("assistant", "Once upon", thinking="Let me")]
 
 
 def test_an_answer_does_not_go_on_in_a_message_that_called_tools() -> None:
-    messages = [*HELLO, said("assistant", "Hm", tool_calls=[call("{}")])]
+    messages = [*HELLO, message("assistant", "Hm", tool_calls=[call("{}")])]
     sent = encoded({"messages": messages}, delivered=Delivered("Once"))
-    assert sent["messages"][-1] == said("assistant", "Once")
+    assert sent["messages"][-1] == message("assistant", "Once")
 
 
 def test_an_answer_of_which_nothing_was_delivered_is_asked_for_again() -> None:

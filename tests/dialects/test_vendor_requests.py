@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from legato.fastpath.template import Habit
 
 from legato import dialects
 from legato.configuration import load
 from legato.core.dialect import Delivered, OutgoingRequest
 from legato.core.errors import ApiError
-from legato.core.request import parse
+from legato.core.front import AnswerHead
+from legato.core.request import ChatRequest, parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
 from legato.fronts.chat_aggregator import ChatAggregator
@@ -95,6 +95,79 @@ def test_mistral_is_given_a_prefix() -> None:
     assert "continue_final_message" not in there
 
 
+# Null
+
+
+@pytest.mark.parametrize("provider", [*PROVIDERS])
+def test_null_counts_as_absent(provider: str) -> None:
+    """Of every parameter that has another name or shape there, or that is not taken."""
+    row = PROVIDERS[provider]
+    typed = set(ChatRequest.__struct_fields__) - {"model", "messages"}
+    names = typed | row.quirks.rejected_parameters | row.quirks.names.keys()
+    nulls = dict.fromkeys(names | {"reasoning", "chat_template_kwargs"})
+    for unsupported in ("drop", "error"):
+        there = sent(provider, nulls, unsupported=unsupported)
+        unknown = {name: there.pop(name) for name in nulls if name in there and there[name] is None}
+        assert there == sent(provider)
+        assert not unknown.keys() & (typed | row.quirks.rejected_parameters)
+
+
+@pytest.mark.parametrize("provider", ["openai", "mistral", "moonshot", "deepseek"])
+@pytest.mark.parametrize("given", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_beside_null_for_the_other_is_the_limit(provider: str, given: str) -> None:
+    limits: dict[str, Any] = dict.fromkeys(("max_tokens", "max_completion_tokens"))
+    there = sent(provider, limits | {given: 5})
+    name = PROVIDERS[provider].quirks.max_tokens
+    assert {each: there.get(each) for each in limits} == limits | {name: 5}
+
+
+def test_null_for_reasoning_leaves_room_for_the_effort() -> None:
+    there = sent("openrouter", {"reasoning": None, "reasoning_effort": "low"})
+    assert there["reasoning"] == {"effort": "low"}
+    there = sent("vllm", {"chat_template_kwargs": None, "reasoning_effort": "low"})
+    assert there["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+# Logprobs without alternatives
+
+
+@pytest.mark.parametrize(
+    ("members", "asked", "hidden"),
+    [
+        ({"logprobs": True, "top_logprobs": 0}, 1, True),
+        ({"logprobs": True}, 1, True),
+        ({"logprobs": True, "top_logprobs": None}, 1, True),
+        ({"logprobs": True, "top_logprobs": 3}, 3, False),
+        ({"logprobs": False, "top_logprobs": 0}, 0, False),
+        ({}, None, False),
+    ],
+)
+def test_llama_cpp_gives_logprobs_with_an_alternative(
+    members: dict[str, Any], asked: int | None, hidden: bool
+) -> None:
+    assert sent("llama.cpp", members).get("top_logprobs") == asked
+    body = json.dumps(chat("public", **members)).encode()
+    quirks = PROVIDERS["llama.cpp"].quirks
+    outgoing = OutgoingRequest(body, parse(body), "theirs", quirks)
+    assert outgoing.hides_alternatives is hidden
+    assert sent("vllm", members).get("top_logprobs") == members.get("top_logprobs")
+
+
+# Answers in one piece
+
+
+@pytest.mark.parametrize("provider", [*PROVIDERS])
+def test_an_upstream_that_may_not_stream_is_not_asked_to(provider: str) -> None:
+    asks = {"stream": True, "stream_options": {"include_usage": True}}
+    there = sent(provider, asks, streams=False)
+    streamed = {"stream", "stream_options", "return_progress"}
+    assert {name: there[name] for name in streamed & there.keys()} in ({"stream": False}, {})
+    usual = sent(provider, asks)
+    assert {k: v for k, v in usual.items() if k not in streamed} == {
+        k: v for k, v in there.items() if k not in streamed
+    }
+
+
 # `legato models check`
 
 
@@ -124,7 +197,7 @@ CALLS: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [CA
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "3"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
-# what has been said, and whether the model may think about what comes next
+# the history, and whether the model may think about what comes next
 HISTORIES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "a question": ([USER], True),
     "calls without thoughts": ([USER, CALLS, RESULT], False),
@@ -248,7 +321,7 @@ def test_claude_knew_max_before_xhigh() -> None:
 def test_for_all_others_it_is_as_high(provider: str, model: str, effort: str) -> None:
     more, high = (sent(provider, {"reasoning_effort": each}, model) for each in (effort, "high"))
     assert more == high
-    assert more != sent(provider, {}, model), "it was told at all"
+    assert more != sent(provider, {}, model), "it is sent at all"
 
 
 # How a deployment goes on
@@ -278,16 +351,16 @@ WAYS: list[tuple[str | None, str | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "provider", "way"), WAYS)
+@pytest.mark.parametrize(("setting", "provider", "way"), WAYS)
 def test_the_operator_says_how_it_goes_on(
-    tmp_path: Path, said: str | None, provider: str | None, way: str
+    tmp_path: Path, setting: str | None, provider: str | None, way: str
 ) -> None:
-    more = {"continue": said} if said else {}
+    more = {"continue": setting} if setting else {}
     if provider:
         more["provider"] = provider
     found = upstream(tmp_path, **more)
     assert found.quirks.continues == way
-    assert found.options.replays is (said == "replay")
+    assert found.options.replays is (setting == "replay")
 
 
 BASES: dict[str, str] = {
@@ -327,8 +400,8 @@ def test_a_way_that_there_is_not(tmp_path: Path) -> None:
 
 
 def part(text: str, signature: str | None = None, finish: str | None = None) -> bytes:
-    said = {"text": text} | ({"thoughtSignature": signature} if signature else {})
-    candidate: dict[str, Any] = {"content": {"parts": [said]}}
+    fields = {"text": text} | ({"thoughtSignature": signature} if signature else {})
+    candidate: dict[str, Any] = {"content": {"parts": [fields]}}
     if finish:
         candidate["finishReason"] = finish
     return json.dumps({"candidates": [candidate]}).encode()
@@ -337,19 +410,19 @@ def part(text: str, signature: str | None = None, finish: str | None = None) -> 
 def folded(*events: bytes) -> dict[str, Any]:
     """The message of an answer that is not streamed."""
     collector, stream = ChatAggregator(), Stream(lambda: 0.0, 0.0)
-    stream.attach(collector)
-    reader = gemini.reader(Habit())
+    stream.subscribe(collector)
+    reader = gemini.reader()
     for event in events:
         chunk = reader.read(b"", event)
         assert chunk is not None
         stream.push(chunk)
     stream.end()
-    answer = json.loads(collector.answer(identity="x", created=0, model="m"))
+    answer = json.loads(collector.answer(AnswerHead("x", 0, "m")))
     return answer["choices"][0]["message"]
 
 
-def signature_of(said: dict[str, Any]) -> str:
-    return said["extra_content"]["google"]["thought_signature"]
+def signature_of(owner: dict[str, Any]) -> str:
+    return owner["extra_content"]["google"]["thought_signature"]
 
 
 def test_a_later_signature_takes_the_place_of_an_earlier_one() -> None:

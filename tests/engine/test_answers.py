@@ -157,6 +157,68 @@ async def test_probabilities_come_with_their_pieces_of_text(engine: Running) -> 
                 assert said == (choice["delta"].get("content") or "")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("more", [{"top_logprobs": 0}, {"top_logprobs": None}, {}])
+async def test_probabilities_come_without_alternatives(
+    engine: Running, more: dict[str, Any], stream: bool
+) -> None:
+    answer = await say(engine, logprobs=True, max_tokens=4, stream=stream, **more)
+    if stream:
+        assert answer.done
+        tokens = tokens_of(answer)
+    else:
+        tokens = answer.json["choices"][0]["logprobs"]["content"]
+    assert len(tokens) == 4
+    assert "".join(token["token"] for token in tokens) == text_of(answer)
+    for token in tokens:
+        assert bytes(token["bytes"]).decode() == token["token"]
+        assert token["logprob"] <= 0
+        assert token["top_logprobs"] == []
+
+
+async def test_a_refusal_in_the_history_is_read(engine: Running) -> None:
+    """It is as long a prompt as the same words in `content`."""
+    lengths = []
+    for answered in ({"content": "No, no."}, {"content": None, "refusal": "No, no."}):
+        history = [{"role": "user", "content": "Hi"}, {"role": "assistant", **answered}]
+        messages = [*history, {"role": "user", "content": "Why?"}]
+        answer = await say(engine, messages=messages, max_tokens=1, **counted(False))
+        lengths.append(usage_of(answer)["prompt_tokens"])
+    assert lengths[0] == lengths[1]
+
+
+NOT_TAKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "an image": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "data:,"}}],
+                }
+            ]
+        },
+        "messages[0].content",
+    ),
+    "a custom tool": ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0]"),
+    "functions": ({"functions": [{"name": "f"}]}, "functions"),
+    "a result without an id": (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "42"}]},
+        "messages[1].tool_call_id",
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("case", NOT_TAKEN)
+async def test_what_it_does_not_take_is_the_callers_error(
+    engine: Running, case: str, stream: bool
+) -> None:
+    more, param = NOT_TAKEN[case]
+    answer = await say(engine, stream=stream, **more)
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == param
+
+
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("number", [1, 5])
 async def test_an_answer_is_no_longer_than_it_may_be(

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Json | bytes, int, str, str | None, str | None]] = {
         chat("400"),
         *(400, "invalid_request_error", "bad_param", None),
     ),
-    "unknown model": (chat("nobody"), 404, "not_found_error", "invalid_model", "model"),
+    "unknown model": (chat("nobody"), 404, "not_found_error", "model_not_found", "model"),
     "body over the limit": (
         b" " * 10_001,
         *(413, "invalid_request_error", "request_too_large", None),

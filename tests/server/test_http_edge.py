@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[Any, int, str | None, str | None]] = {
         "invalid_request",
         "stream_options",
     ),
-    "unknown model": (chat("nothing"), 404, "invalid_model", "model"),
+    "unknown model": (chat("nothing"), 404, "model_not_found", "model"),
     "50 MB body": (b" " * 50_000_000, 413, "request_too_large", None),
 }
 

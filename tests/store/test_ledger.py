@@ -89,7 +89,7 @@ async def test_refused_calls_and_strangers(legato: Running) -> None:
     rows = await rows_of(legato)
     assert [(row["outcome"], row["error"]) for row in rows] == [
         ("refused", "invalid_json"),
-        ("refused", "invalid_model"),
+        ("refused", "model_not_found"),
         ("refused", "invalid_value"),
     ]
 

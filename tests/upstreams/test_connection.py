@@ -10,7 +10,8 @@ import pytest
 
 from legato.core.errors import UpstreamError
 from legato.mock.server import MockServer, Script, Step
-from legato.upstreams.connection import HEAD_LIMIT, Connection, Endpoint, StaleConnection
+from legato.upstreams.connection import HEAD_LIMIT, Connection, StaleConnection
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from tests.conftest import serving, settings_for, until
 from tests.support.wire import ask, chat
@@ -335,26 +336,3 @@ async def test_a_call_on_a_stale_connection_is_asked_again_once_and_its_client_s
             assert answer.text() == "x"
             assert len(scripted.played) == attempts
         assert [row["attempts"] for row in await legato.rows()] == [1, 1]
-
-
-URLS: dict[str, tuple[Endpoint, str]] = {
-    "http://a": (Endpoint("a", 80), "a"),
-    "http://a:8080/v1/": (Endpoint("a", 8080, "/v1"), "a:8080"),
-    "https://a/v1": (Endpoint("a", 443, "/v1", tls=True), "a"),
-    "https://a:80": (Endpoint("a", 80, tls=True), "a:80"),
-    "http://[::1]:9/v1": (Endpoint("::1", 9, "/v1"), "[::1]:9"),
-    "https://[fd00::1]": (Endpoint("fd00::1", 443, tls=True), "[fd00::1]"),
-}
-
-
-@pytest.mark.parametrize("url", URLS)
-def test_where_an_upstream_is(url: str) -> None:
-    endpoint, authority = URLS[url]
-    assert Endpoint.of(url) == endpoint
-    assert endpoint.authority == authority
-
-
-@pytest.mark.parametrize("url", ["ftp://a", "a", "http://", "http://[::1", "http://a:x"])
-def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ValueError):
-        Endpoint.of(url)

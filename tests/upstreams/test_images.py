@@ -5,6 +5,8 @@ import asyncio
 import base64
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,8 +36,8 @@ class Shop:
         self.port = 0
 
     def has(self, path: str, *, status: str = "200 OK", body: bytes = PNG, **headers: str) -> str:
-        said = {"content_type": "image/png", "content_length": str(len(body))} | headers
-        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in said.items())
+        lines = {"content_type": "image/png", "content_length": str(len(body))} | headers
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
         self.answers[path] = f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body
         return self.base + path
 
@@ -70,15 +72,15 @@ async def shop() -> AsyncIterator[Shop]:
 def body(*urls: Any) -> bytes:
     parts = [{"type": "text", "text": "What is it?"}]
     parts += [{"type": "image_url", "image_url": url} for url in urls]
-    said = {"model": "m", "messages": [{"role": "user", "content": parts}], "seed": 7}
-    return json.dumps(said).encode()
+    fields = {"model": "m", "messages": [{"role": "user", "content": parts}], "seed": 7}
+    return json.dumps(fields).encode()
 
 
 def urls_of(request: bytes) -> list[str]:
-    said = json.loads(request)
-    assert said["seed"] == 7
-    assert said["messages"][0]["content"][0]["text"] == "What is it?"
-    return [each["image_url"]["url"] for each in said["messages"][0]["content"][1:]]
+    fields = json.loads(request)
+    assert fields["seed"] == 7
+    assert fields["messages"][0]["content"][0]["text"] == "What is it?"
+    return [each["image_url"]["url"] for each in fields["messages"][0]["content"][1:]]
 
 
 async def refusal(*urls: Any, where: images.Fetch = "any") -> str:
@@ -134,6 +136,19 @@ def test_a_body_without_addresses_stays_as_it_is() -> None:
         assert asyncio.run(images.inlined(sent, "public")) is sent
 
 
+async def test_an_image_has_the_registered_name_of_its_type(shop: Shop) -> None:
+    url = shop.has("/a.jpg", content_type="Image/JPG; q=1")
+    (made,) = urls_of(await images.inlined(body(url), "any"))
+    assert made.startswith("data:image/jpeg;base64,")
+
+
+async def test_an_image_of_an_earlier_answer_is_fetched_too(shop: Shop) -> None:
+    image = {"type": "image_url", "image_url": {"url": shop.has("/a.png")}}
+    answer = {"role": "assistant", "content": "Here.", "images": [image]}
+    made = await images.inlined(json.dumps({"messages": [answer]}).encode(), "any")
+    assert json.loads(made)["messages"][0]["images"][0]["image_url"]["url"] == DATA
+
+
 # What is not
 
 ADDRESSES = [
@@ -147,12 +162,78 @@ ADDRESSES = [
     "https://169.254.169.254/latest/meta-data",
     "https://[fe80::1]/a.png",
     "https://0.0.0.0/a.png",
+    "https://[64:ff9b::7f00:1]/a.png",
+    "https://[64:ff9b::808:808]/a.png",
 ]
 
 
 @pytest.mark.parametrize("url", ADDRESSES)
 async def test_only_public_addresses_are_asked(url: str) -> None:
     assert "is at no public address" in await refusal(url, where="public")
+
+
+PUBLIC = [
+    "8.8.8.8",
+    "1.1.1.1",
+    "2606:4700::1111",
+    "2a00:1450:4001:80b::200e",
+    "64:ff9b:2::1",
+    "::ffff:8.8.8.8",
+]
+NOT_PUBLIC = [
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.64.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "172.31.255.255",
+    "192.0.2.1",
+    "192.168.0.1",
+    "198.18.0.1",
+    "224.0.0.1",
+    "239.1.2.3",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::7f00:1",
+    "::ffff:10.0.0.1",
+    "::ffff:224.0.0.1",
+    "64:ff9b::1.2.3.4",
+    "64:ff9b::a00:1",
+    "64:ff9b:1::1",
+    "64:ff9b:1:ffff:ffff::",
+    "2001::1",
+    "2001:db8::1",
+    "2002:7f00:1::",
+    "2002:a00:1::1",
+    "fc00::1",
+    "fd12:3456::1",
+    "fe80::1%lo",
+    "fec0::1",
+    "ff02::1",
+    "ff0e::1",
+]
+
+
+def test_which_addresses_are_public() -> None:
+    assert [each for each in PUBLIC if not images.is_public(each)] == []
+    assert [each for each in NOT_PUBLIC if images.is_public(each)] == []
+
+
+@pytest.mark.parametrize(("dialect", "is_loaded"), [("ollama", True), ("openai", False)])
+def test_the_client_is_imported_where_a_deployment_needs_it(dialect: str, is_loaded: bool) -> None:
+    """And at the start: the import would hold up every stream of the event loop."""
+    program = f"""
+import sys
+from legato.server import assembly
+from legato.settings import Deployment
+wanted = Deployment("a", "m", dialect="{dialect}", base_url="http://127.0.0.1:1")
+assert "httpx" not in sys.modules
+assembly.upstream(wanted, lambda: 0.0)
+print("httpx" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == (str(is_loaded), "")
 
 
 async def test_a_way_round_by_a_redirect_is_none(
@@ -176,10 +257,10 @@ async def test_a_way_round_by_a_redirect_is_none(
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not there": ({"status": "404 Not Found"}, "is not there: 404"),
-    "a page": ({"content_type": "text/html"}, "it says `text/html`"),
+    "a page": ({"content_type": "text/html"}, "is not an image, but `text/html`"),
     "cut": ({"content_length": "4000"}, "cannot be fetched: RemoteProtocolError"),
     "elsewhere, nobody says where": ({"status": "302 Found"}, "is not there: 302"),
-    "round and round": ({"status": "302 Found", "location": "/a.png"}, "is always elsewhere"),
+    "round and round": ({"status": "302 Found", "location": "/a.png"}, "Too many redirects"),
     "a file": ({"status": "302 Found", "location": "file:///etc/passwd"}, "or an `https:` URL"),
     "no port": ({"status": "302 Found", "location": "http://a:b/"}, "cannot be fetched"),
 }
@@ -241,3 +322,26 @@ async def test_ollama_is_given_the_image(
             assert not scripted.played
         (row,) = await legato.rows()
         assert row["outcome"] == ("complete" if where == "any" else "refused")
+
+
+@pytest.mark.parametrize("seed", [None, 5, 2**63 - 1])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_for_several_choices_it_is_fetched_once(
+    tmp_path: Path, scripted: MockServer, shop: Shop, stream: bool, seed: int | None
+) -> None:
+    base = (await scripted.start()).removesuffix("/v1")
+    here = {"name": "happy", "model": "happy", "dialect": "ollama", "base_url": base}
+    content = [{"type": "image_url", "image_url": {"url": shop.has("/a.png")}}]
+    messages = [{"role": "user", "content": content}]
+    wish = chat("happy", stream=stream, n=4, seed=seed, messages=messages)
+    flags: dict[str, Any] = {"deployments": [here | {"fetch_images": "any"}]}
+    async with serving(settings_for(tmp_path, None, **flags)) as legato:
+        answer = await ask(legato.port, legato.key, wish)
+    assert answer.status == 200
+    assert shop.asked == [("/a.png", f"localhost:{shop.port}")]
+    sent = [each.request for each in scripted.played]
+    images_sent = [each["messages"][0]["images"] for each in sent]
+    assert images_sent == [[base64.b64encode(PNG).decode()]] * 4
+    seeds = [each.get("options", {}).get("seed") for each in sent]
+    assert all(each is None or -(2**63) <= each < 2**63 for each in seeds)
+    assert len(set(seeds)) == (1 if seed is None else 4)

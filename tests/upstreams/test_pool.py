@@ -12,7 +12,8 @@ import pytest
 
 from legato.core.errors import UpstreamError
 from legato.mock.server import MockServer, Script, Step
-from legato.upstreams.connection import Connection, Endpoint, _timeout
+from legato.upstreams.connection import Connection, _timeout
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool, _addresses, _race
 from tests.conftest import serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
@@ -300,7 +301,7 @@ async def test_the_first_address_is_taken_where_it_can_be(
 async def test_a_host_that_is_an_ipv6_address(peer: Peer) -> None:
     there = Peer()
     await there.start("::1")
-    pool = Pool(Endpoint.of(f"http://[::1]:{there.port}/v1"), clock=time.monotonic)
+    pool = Pool(Endpoint.parse(f"http://[::1]:{there.port}/v1"), clock=time.monotonic)
     await gone(pool, await pool.connect())
     await there.stop()
 

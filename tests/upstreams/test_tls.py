@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from legato.core.errors import UpstreamError
 from legato.upstreams import tls
-from legato.upstreams.connection import Endpoint
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.proxy import Proxy, proxy_for
 from tests.conftest import until

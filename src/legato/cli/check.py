@@ -22,7 +22,6 @@ from legato.core.stream import Stream
 from legato.core.usage import count
 from legato.fronts.chat_aggregator import ChatAggregator
 from legato.gateway.attempt import SPENT
-from legato.policy.providers import PROVIDERS
 from legato.server import assembly
 from legato.settings import Deployment, SettingsError
 from legato.upstreams.upstream import Upstream
@@ -86,7 +85,7 @@ async def check_all(wanted: Sequence[Deployment], seconds: float) -> list[Checke
     """In their order. Those of one server are asked one after the other: none slows another."""
     servers: dict[str, list[Deployment]] = {}
     for each in wanted:
-        servers.setdefault(_base_url(each), []).append(each)
+        servers.setdefault(each.endpoint.authority, []).append(each)
 
     async def in_turn(server: list[Deployment]) -> list[Checked]:
         return [await check_one(each, seconds) for each in server]
@@ -112,16 +111,11 @@ async def check_one(wanted: Deployment, seconds: float) -> Checked:
 # The list of models
 
 
-def _base_url(wanted: Deployment) -> str:
-    provider = PROVIDERS.get(wanted.provider or "")
-    return (wanted.base_url or (provider.base_url if provider else None) or "").rstrip("/")
-
-
 async def _list_models(
     wanted: Deployment, dialect: Dialect, found: Checked, seconds: float
 ) -> None:
     """Each key is tried: a bad one among several shows only when the others are used up."""
-    url = _base_url(wanted) + dialect.models_path()
+    url = wanted.endpoint.url(dialect.models_path())
     keys = wanted.credentials
     async with _client(wanted, seconds) as client:
         for number, key in enumerate(keys, 1):
@@ -129,7 +123,8 @@ async def _list_models(
                 response = await client.get(url, headers=dialect.headers(key))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 found.reachable = False
-                found.problems.append(f"{url} cannot be reached: {error or 'no answer in time'}")
+                shown = url.partition("?")[0]
+                found.problems.append(f"{shown} cannot be reached: {error or 'no answer in time'}")
                 return
             except httpx.HTTPError as error:
                 found.problems.append(f"its list of models did not come: {_name(error)}")

@@ -34,7 +34,8 @@ port = 8000
 
 [streams]
 gate_seconds = 5.0                # the status waits at most so long for the first token
-heartbeat_seconds = 10.0          # a comment after so much silence
+heartbeat_seconds = 10.0          # a heartbeat after so much silence
+# heartbeat = "comment"           # or "chunk"; default: a chunk for clients that fail on comments
 # stall_client_seconds = 120.0    # a client that takes nothing for so long is cut
 # backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
 # padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
@@ -69,6 +70,7 @@ slots = 8                         # answers that one model writes at a time
 # stall_client_seconds = 120.0    # as in [streams], for this deployment
 # on_disconnect = "drain"         # what is paid for is heard to its end; "cancel" is the usual
 # drain_seconds = 60.0            # at most
+# streams = false                 # the upstream may not stream: it answers in one piece
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
 # n = "native"                    # "fan-out": an upstream that gives one choice a request
 # unsupported = "drop"            # "error": a parameter that the upstream does not take is a 400

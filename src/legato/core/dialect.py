@@ -1,23 +1,24 @@
 """What a dialect is: one wire format, both ways. Each file of `dialects/` is one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
-from legato.core.request import ChatRequest
+from legato.core.request import NULL, ChatRequest
 
-#: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
-#: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
-#: budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template: vLLM's and
-#: SGLang's `chat_template_kwargs`; none: it cannot be told.
+#: Which parameters a server has for reasoning. effort: `reasoning_effort`, as OpenAI has it;
+#: thinking: `thinking: {type, budget_tokens}`; both: either, as the client sends it; llama:
+#: llama.cpp's budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template:
+#: vLLM's and SGLang's `chat_template_kwargs`; none: it has none.
 EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
 
-#: How a server is made to go on with an answer that it did not begin. no: it cannot; prefill: a
-#: last message of the assistant is enough; final-message: it also takes `continue_final_message`;
-#: prefix: that message says `prefix: true`.
+#: How a server is made to continue an answer that it did not begin. no: it cannot; prefill: a last
+#: message of the assistant is enough; final-message: it also takes `continue_final_message`;
+#: prefix: that message has `prefix: true`.
 Continues = Literal["no", "prefill", "final-message", "prefix"]
 
 
@@ -25,24 +26,25 @@ class Quirks(Struct, frozen=True):
     """What is particular about one server among those that speak its dialect."""
 
     effort_style: EffortStyle = "both"
-    most: Literal["high", "max"] = "high"  # the strongest effort that it has a word for
+    most: Literal["high", "max"] = "high"  # the strongest effort that it has
     continues: Continues = "no"
-    continues_reasoning: bool = False  # also from inside its thoughts
+    continues_reasoning: bool = False  # also in the middle of its reasoning
     continues_under: str | None = None  # such requests go to another path, in place of `/v1`
-    echoes_prefix: bool = False  # and says again what it goes on with
+    echoes_prefix: bool = False  # and repeats what it continues
     has_n: bool = True  # gives several choices in one answer
     includes_usage: bool = True  # takes `stream_options.include_usage`
     running_usage: bool = False  # takes `stream_options.continuous_usage_stats`
     reports_progress: bool = False  # takes llama.cpp's `return_progress`
     max_tokens: Literal["as-is", "max_tokens", "max_completion_tokens"] = "as-is"
     rejected_parameters: frozenset[str] = frozenset()  # parameters that it refuses
-    fetches_images: bool = True  # takes an image by its address
-    names: dict[str, str] = {}  # parameters that it calls by other names
-    pads: bool = False  # fills its chunks up unless it is told not to
+    fetches_images: bool = True  # takes an image by its URL
+    needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
+    names: dict[str, str] = {}  # parameters for which it has other names
+    pads: bool = False  # pads its chunks unless it is asked not to
 
 
 class Delivered(Struct, frozen=True):
-    """What a client has been given of an answer that another upstream is to go on with."""
+    """What a client has of an answer that another upstream is to continue."""
 
     content: str = ""
     reasoning: str = ""
@@ -61,17 +63,49 @@ class OutgoingRequest(Struct):
     quirks: Quirks
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
+    streams: bool = True  # False: the upstream gives its answer in one piece
+
+    @property
+    def hides_alternatives(self) -> bool:
+        """The upstream is asked for alternatives that the client does not want."""
+        request = self.request
+        return self.quirks.needs_alternatives and bool(
+            request.logprobs and not request.top_logprobs
+        )
+
+    def parameters(self, taken: Set[str], defaults: dict[str, Any]) -> dict[str, Any]:
+        """The client's parameters, without those that are null or have a default value, and without
+        what is not among `taken`. Raises `ApiError` as `leave_out` does."""
+        fields = {
+            name: value
+            for name, value in msgspec.json.decode(self.body).items()
+            if value is not None and not (name in defaults and value == defaults[name])
+        }
+        self.leave_out(fields, self.quirks.rejected_parameters | (fields.keys() - taken))
+        return fields
 
     def leave_out(self, fields: dict[str, Any], names: frozenset[str]) -> None:
-        """Takes parameters out of `fields` that the upstream does not take. Raises `ApiError`."""
+        """Removes parameters from `fields` that the upstream does not take. Raises `ApiError`."""
         for name in names & fields.keys():
-            if self.unsupported == "error" or name in ESSENTIAL:
+            if fields[name] != NULL and (self.unsupported == "error" or name in ESSENTIAL):
                 raise invalid(
                     f"The model `{self.request.model}` does not take `{name}`: leave it out.",
                     param=name,
                     code="unsupported_parameter",
                 )
             del fields[name]
+
+    def refuse_tool_choice(self, taken: str) -> ApiError:
+        """The 400 for a `tool_choice` that the upstream has no equivalent of. `taken`: which values
+        it has, in words."""
+        choice = self.request.tool_choice
+        value = choice if isinstance(choice, str) else (choice or {}).get("type")
+        which = f"the `tool_choice` `{value}`" if value else "a `tool_choice` without a `type`"
+        return invalid(
+            f"The model `{self.request.model}` does not take {which}: it takes {taken}.",
+            param="tool_choice",
+            code="unsupported_parameter",
+        )
 
 
 class Decoder(Protocol):
@@ -113,17 +147,19 @@ class Reader(Protocol):
 class Dialect(Protocol):
     """The module of a dialect. Functions have no state and do no I/O."""
 
-    def path(self, model: str) -> str:
-        """Of the request, relative to a deployment's `base_url`."""
+    def path(self, model: str, *, streams: bool = True) -> str:
+        """Of the request, relative to a deployment's `base_url`. It may have a query.
+
+        `streams`: as in `OutgoingRequest`."""
         ...
 
     def headers(self, api_key: str | None) -> list[tuple[str, str]]: ...
 
     def encode(self, outgoing: OutgoingRequest) -> bytes:
-        """The request's body: always a stream, always with usage.
+        """The request's body: a stream unless `outgoing.streams` is False, always with usage.
 
         Raises `ApiError` 400 `unsupported_parameter` for what the upstream cannot take: always for
-        `response_format` and `tools`, for the rest where `asked.unsupported` is `error`.
+        `response_format` and `tools`, for the rest where `outgoing.unsupported` is `error`.
         """
         ...
 
@@ -148,8 +184,8 @@ class Dialect(Protocol):
         ...
 
     def unstreamed(self, body: bytes) -> list[bytes]:
-        """The data of the events that would have said what a 200 says that is JSON and no stream:
-        a server that does not stream has answered in one piece. Empty where it is no answer."""
+        """The data of the events of a stream with the same content as `body`, which is the JSON of
+        an answer in one piece. Empty where it is no answer."""
         ...
 
     def models_path(self) -> str: ...

@@ -1,15 +1,24 @@
-"""Messages as Anthropic's Messages API has them: turns of blocks, the system apart."""
+"""Messages as Anthropic's Messages API has them: turns of blocks, the system prompt apart."""
 
+import base64
+import binascii
 import re
 from typing import Any, Final, cast
 
-import msgspec
-
 from legato.core.chunk import as_object
 from legato.core.dialect import Delivered
-from legato.core.errors import ApiError, UpstreamError, bad_gateway, invalid
-
-_DATA_URL: Final = re.compile(r"data:([^;,]+);base64,(.+)", re.DOTALL)
+from legato.core.errors import UpstreamError, bad_gateway, invalid
+from legato.core.media_types import parse_data_url
+from legato.dialects._openai_messages import (
+    assistant_parts,
+    content_parts,
+    image_url,
+    kind,
+    no_content,
+    text_of,
+    tool_call,
+    unsupported,
+)
 
 Block = dict[str, Any]
 
@@ -17,28 +26,38 @@ Block = dict[str, Any]
 def conversation(messages: list[Block]) -> tuple[str | list[Block], list[Block]]:
     """The `system` parameter, and turns of user and assistant, one after the other.
 
-    Raises `ApiError` 400 for content that the API has no block for.
+    Raises `ApiError` 400 for content that the API has no block for, and where no content is left.
     """
     system: list[Block] = []
     turns: list[Block] = []
-    for message in messages:
+    empty: int | None = None  # the last message of the user, where it has no content
+    for index, message in enumerate(messages):
         match message["role"]:
             case "system" | "developer":
-                system += _blocks(message.get("content"))
+                system += _text_blocks(content_parts(message.get("content")), message["role"])
+                continue
             case "user":
-                _add(turns, "user", _blocks(message.get("content")))
+                role, blocks = "user", _blocks(content_parts(message.get("content")))
+                empty = index
             case "assistant":
-                _add(turns, "assistant", _assistant(message))
+                role, blocks = "assistant", _assistant(message)
             case "tool":
-                _add(turns, "user", [_tool_result(message)])
-            case role:
-                raise _untaken(f"a message of role `{role}`")
-    return _joined(system), turns
+                role, blocks = "user", [_tool_result(message)]
+            case other:
+                raise unsupported(f"a message of role `{other}`")
+        if blocks:
+            _add(turns, role, blocks)
+            empty = None
+    if empty is not None and (not turns or turns[-1]["role"] == "assistant"):
+        raise no_content(empty)
+    if turns:
+        return _joined(system), turns
+    if not system:
+        raise no_content(None)
+    return "", [{"role": "user", "content": system}]
 
 
 def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:
-    if not blocks:
-        return
     if turns and turns[-1]["role"] == role:
         turns[-1]["content"] += blocks
     else:
@@ -46,51 +65,87 @@ def _add(turns: list[Block], role: str, blocks: list[Block]) -> None:
 
 
 def _joined(system: list[Block]) -> str | list[Block]:
-    """As blocks only where they say something that text does not, such as what is to be cached."""
+    """As blocks only where they have more than text, such as what is to be cached."""
     if any(each.keys() != {"type", "text"} for each in system):
         return system
     return "\n\n".join(each["text"] for each in system)
 
 
-def _blocks(content: Any) -> list[Block]:
-    """A message's content. Blocks without text are refused there: they are left out."""
-    parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    blocks = [_block(as_object(each) or {}) for each in parts or ()]
+def _blocks(parts: list[Block]) -> list[Block]:
+    """The API refuses blocks without text: they are left out."""
+    blocks = [_block(each) for each in parts]
     return [each for each in blocks if each["type"] != "text" or each["text"].strip()]
 
 
+def _text_blocks(parts: list[Block], role: str) -> list[Block]:
+    """The same where the API takes nothing but text."""
+    for each in parts:
+        if text_of(each) is None:
+            raise unsupported(f"content of {kind(each)} in a message of role `{role}`")
+    return _blocks(parts)
+
+
 def _block(part: Block) -> Block:
-    match part.get("type"):
-        case "text":
-            block: Block = {"type": "text", "text": part.get("text") or ""}
-        case "refusal":
-            block = {"type": "text", "text": str(part.get("refusal") or "")}
-        case "image_url":
-            image = part.get("image_url")
-            url = (as_object(image) or {"url": image}).get("url")
-            block = {"type": "image", "source": _source(url)}
-        case "file":
-            file = as_object(part.get("file")) or {}
-            block = {"type": "document", "source": _source(file.get("file_data"))}
-            if isinstance(file.get("filename"), str):
-                block["title"] = file["filename"]
-        case kind:
-            raise _untaken(f"content of type `{kind}`")
+    text = text_of(part)
+    if text is not None:
+        block: Block = {"type": "text", "text": text}
+    else:
+        match part.get("type"):
+            case "image_url":
+                block = _image(image_url(part))
+            case "file":
+                block = _file(as_object(part.get("file")) or {})
+            case _:
+                raise unsupported(f"content of {kind(part)}")
     if part.get("cache_control") is not None:
         block["cache_control"] = part["cache_control"]
     return block
 
 
-def _source(url: Any) -> Block:
-    if isinstance(url, str):
-        data = _DATA_URL.fullmatch(url)
-        if data is not None:
-            return {"type": "base64", "media_type": data[1], "data": data[2]}
-        if url.startswith(("https://", "http://")):
-            return {"type": "url", "url": url}
+def _image(url: Any) -> Block:
+    found = parse_data_url(url)
+    source = _remote(url) if found is None else _inline(*found)
+    return {"type": "image", "source": source}
+
+
+def _file(file: Block) -> Block:
+    """PDF goes out as it is, text as text, an image as an image: the API takes no other file."""
+    found = parse_data_url(file.get("file_data"))
+    if found is None:
+        source = _remote(file.get("file_data"))
+    else:
+        media, data = found
+        if media.startswith("image/"):
+            return {"type": "image", "source": _inline(media, data)}
+        if media.startswith("text/"):
+            source = {"type": "text", "media_type": "text/plain", "data": _decoded(data)}
+        elif media == "application/pdf":
+            source = _inline(media, data)
+        else:
+            raise unsupported(f"a file of type `{media[:100]}`")
+    block: Block = {"type": "document", "source": source}
+    if isinstance(file.get("filename"), str):
+        block["title"] = file["filename"]
+    return block
+
+
+def _inline(media: str, data: str) -> Block:
+    return {"type": "base64", "media_type": media, "data": data}
+
+
+def _remote(url: Any) -> Block:
+    if isinstance(url, str) and url.startswith(("https://", "http://")):
+        return {"type": "url", "url": url}
     raise invalid(
         "An image or a file is a `data:` URL in base64, or an `https:` URL.", param="messages"
     )
+
+
+def _decoded(data: str) -> str:
+    try:
+        return base64.b64decode(data, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise invalid("A text file is not UTF-8 in base64.", param="messages") from None
 
 
 def _assistant(message: Block) -> list[Block]:
@@ -100,7 +155,7 @@ def _assistant(message: Block) -> list[Block]:
     for each in cast("list[Any]", details) if isinstance(details, list) else ():
         thoughts += _thought(as_object(each) or {})
     calls = [_tool_use(each) for each in message.get("tool_calls") or ()]
-    return thoughts + _blocks(message.get("content")) + calls
+    return thoughts + _text_blocks(assistant_parts(message), "assistant") + calls
 
 
 #: What a block of thinking consists of. Other vendors' details have other types.
@@ -117,44 +172,30 @@ def _thought(detail: Block) -> list[Block]:
 
 
 def _tool_use(call: Block) -> Block:
-    function = as_object(call.get("function"))
-    if function is None:
-        raise _untaken(f"a tool call of type `{call.get('type')}`")
-    arguments = function.get("arguments") or "{}"
-    if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, RecursionError):
-            arguments = None
-    if not isinstance(arguments, dict):
-        raise invalid("The `arguments` of a tool call are no JSON object.", param="messages")
+    found = tool_call(call)
+    if not found.identity:
+        raise invalid("A tool call has no `id`.", param="messages")
     return {
         "type": "tool_use",
-        "id": _tool_id(call.get("id")),
-        "name": function.get("name"),
-        "input": arguments,
+        "id": _tool_id(found.identity),
+        "name": found.name,
+        "input": found.arguments,
     }
 
 
 def _tool_result(message: Block) -> Block:
-    result = {"type": "tool_result", "tool_use_id": _tool_id(message.get("tool_call_id"))}
-    content = _blocks(message.get("content"))
+    result = {"type": "tool_result", "tool_use_id": _tool_id(message["tool_call_id"])}
+    content = _blocks(content_parts(message.get("content")))
     return result | {"content": content} if content else result
 
 
-def _tool_id(identity: Any) -> str:
+def _tool_id(identity: str) -> str:
     """Fewer letters are allowed there than some servers use in theirs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", str(identity or ""))
-
-
-def _untaken(what: str) -> ApiError:
-    return invalid(
-        f"The model does not take {what}.", param="messages", code="unsupported_parameter"
-    )
+    return re.sub(r"[^A-Za-z0-9_-]", "_", identity)
 
 
 def go_on(turns: list[Block], delivered: Delivered, *, takes_prefill: bool) -> None:
-    """The answer so far as the last turn, which the model goes on with.
+    """Adds the answer so far as the last turn, which the model continues.
 
     Raises `UpstreamError` `cannot_continue` where the two would not join exactly.
     """
@@ -164,7 +205,7 @@ def go_on(turns: list[Block], delivered: Delivered, *, takes_prefill: bool) -> N
     if not text:
         return
     if not takes_prefill:
-        raise _cannot_continue("this model does not go on with what it did not begin")
+        raise _cannot_continue("this model does not continue an answer that it did not begin")
     if text != text.rstrip():
         raise _cannot_continue("it may not end in white space")
     assistants = bool(turns) and turns[-1]["role"] == "assistant"

@@ -1,7 +1,7 @@
 """A chat request as Anthropic's Messages API has it (platform.claude.com/docs/en/api/messages)."""
 
 import re
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -10,10 +10,11 @@ from legato.core.dialect import OutgoingRequest
 from legato.core.effort import BUDGETS, reasoning_request
 from legato.core.errors import invalid
 from legato.dialects._anthropic_messages import conversation, go_on
+from legato.dialects._openai_messages import unsupported
 
-#: Tokens for an answer where the client sets no limit, which has to be set there.
+#: Tokens for an answer where the client sets no limit: the API requires one.
 _ROOM: Final = 4096
-#: The same for models that decide themselves how much to think, out of the same number.
+#: The same for models that decide themselves how many of these tokens they think.
 _ADAPTIVE_ROOM: Final = 32_000
 #: The least budget for thinking.
 _LEAST_BUDGET: Final = 1024
@@ -34,7 +35,7 @@ _NATIVE: Final = frozenset(
         "top_p",
     }
 )
-#: What is said there in other words, or is ours to say.
+#: What has another name or shape there, or is set by us.
 _TAKEN: Final = _NATIVE | {
     "max_completion_tokens",
     "max_tokens",
@@ -51,8 +52,8 @@ _TAKEN: Final = _NATIVE | {
     "tools",
     "user",
 }
-#: Values that ask for nothing: a parameter that is not taken does no harm with them.
-_NEUTRAL: Final[dict[str, Any]] = {
+#: Default values: a parameter that is not taken is left out with them, and no error.
+_DEFAULTS: Final[dict[str, Any]] = {
     "n": 1,
     "logprobs": False,
     "top_logprobs": 0,
@@ -67,50 +68,46 @@ _SAMPLING: Final = frozenset({"temperature", "top_p", "top_k"})
 #: `claude-3-5-haiku-20241022`, `claude-opus-4-20250514`, `anthropic.claude-sonnet-5`.
 _CLAUDE: Final = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
 
+_CHOICES: Final = {"auto": "auto", "none": "none", "required": "any"}
+
 Fields = dict[str, Any]
 
 
 def encode(outgoing: OutgoingRequest) -> bytes:
     """The request's body (`core.dialect.Dialect.encode`).
 
-    Raises `UpstreamError` `cannot_continue` where `asked.delivered` cannot be gone on with exactly.
+    Raises `UpstreamError` `cannot_continue` where `outgoing.delivered` cannot be continued exactly.
     """
-    said: dict[str, Any] = {
-        name: value
-        for name, value in msgspec.json.decode(outgoing.body).items()
-        if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
-    }
-    if "n" in said:
+    if outgoing.request.choices > 1:
         raise invalid("The model gives one choice: leave `n` out.", param="n")
-    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
+    wanted = outgoing.parameters(_TAKEN, _DEFAULTS)
     claude = _version(outgoing.model)
     adapts = outgoing.quirks.effort_style == "effort" or (
         outgoing.quirks.effort_style != "thinking" and claude >= (4, 6)
     )
-    config: dict[str, Any] = dict(as_object(said.get("output_config")) or {})
-    system, turns = conversation(said["messages"])
+    config: Fields = dict(as_object(wanted.get("output_config")) or {})
+    system, turns = conversation(wanted["messages"])
     thinking = _thinking(outgoing, adapts, config, turns)
-    _fit_sampling(
-        outgoing, said, claude, thinks=(thinking or {}).get("type", "disabled") != "disabled"
-    )
-    schema = _schema(outgoing, said)
+    thinks = (thinking or {}).get("type", "disabled") != "disabled"
+    _fit_sampling(outgoing, wanted, claude, thinks=thinks)
+    schema = _schema(outgoing, wanted)
     if schema is not None:
         config["format"] = {"type": "json_schema", "schema": schema}
     if outgoing.delivered is not None:
         go_on(turns, outgoing.delivered, takes_prefill=claude < (4, 6))
-    body: dict[str, Any] = {
+    body: Fields = {
         "model": outgoing.model,
-        "max_tokens": _limit(said, adapts, (thinking or {}).get("budget_tokens", 0)),
+        "max_tokens": _limit(wanted, adapts, (thinking or {}).get("budget_tokens", 0)),
         "messages": turns,
-        "stream": True,
+        "stream": outgoing.streams,
         "system": system,
         "thinking": thinking,
         "stop_sequences": _stops(outgoing),
         "metadata": {"user_id": outgoing.request.user} if outgoing.request.user else None,
     }
-    body |= {name: said[name] for name in said if name in _NATIVE}
+    body |= {name: wanted[name] for name in wanted if name in _NATIVE}
     body["output_config"] = config
-    body |= _tools(outgoing, said)
+    body |= _tools(outgoing, wanted)
     return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
 
 
@@ -118,9 +115,9 @@ _EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 
 def _version(model: str) -> tuple[int, int]:
-    """Of Claude; (0, 0) where the name says none: others serve their models behind this API too.
+    """Of Claude; (0, 0) where the name has none: others serve their models behind this API too.
 
-    From 4.6 on models think by effort and not by budget, and do not go on with an answer that they
+    From 4.6 on models think by effort and not by budget, and do not continue an answer that they
     did not begin. From 4.7 on their sampling is fixed.
     """
     found = _CLAUDE.search(model)
@@ -136,16 +133,15 @@ def _may_not_think(outgoing: OutgoingRequest, turns: list[Fields]) -> bool:
     choice = outgoing.request.tool_choice
     if choice is not None and choice not in ("auto", "none"):
         return True
-    spoken = [turn for turn in turns if turn["role"] == "assistant"]
-    said: Any = spoken[-1]["content"] if spoken else []
-    blocks = cast("list[Any]", said) if isinstance(said, list) else []
-    kinds = [(as_object(block) or {}).get("type") for block in blocks]
+    answers = [turn for turn in turns if turn["role"] == "assistant"]
+    blocks: list[Fields] = answers[-1]["content"] if answers else []
+    kinds = [block.get("type") for block in blocks]
     return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
 
 
 def _thinking(
-    outgoing: OutgoingRequest, adapts: bool, config: dict[str, Any], turns: list[Fields]
-) -> dict[str, Any] | None:
+    outgoing: OutgoingRequest, adapts: bool, config: Fields, turns: list[Fields]
+) -> Fields | None:
     """`thinking`; the effort that goes with it is put into `config`. In the middle of an answer
     nothing more is thought."""
     wanted = reasoning_request(outgoing.request)
@@ -162,54 +158,54 @@ def _thinking(
     if wanted.effort is not None or wanted.budget is not None:
         word = wanted.word()
         if word == "xhigh" and _version(outgoing.model) < (4, 7):
-            word = "high"  # 4.6 knows `max`, and not this one
+            word = "high"  # 4.6 has `max`, and not this one
         config.setdefault("effort", "low" if word == "minimal" else word)
     # Its default is `omitted` for some models: thoughts without a word in them.
     return {"type": "adaptive", "display": "summarized"}
 
 
-def _limit(said: dict[str, Any], adapts: bool, budget: int) -> int:
-    """`max_tokens`, which counts thoughts too and has to be more than their budget. The body knows
-    it better than the request: of an answer under way it has what is left."""
-    limit: int | None = said.get("max_completion_tokens") or said.get("max_tokens")
+def _limit(wanted: Fields, adapts: bool, budget: int) -> int:
+    """`max_tokens`, which counts thoughts too and has to be more than their budget. It is taken
+    from the body, not from the typed request: a continuation has only the rest of its limit."""
+    limit: int | None = wanted.get("max_completion_tokens") or wanted.get("max_tokens")
     if limit is None:
         return _ADAPTIVE_ROOM if adapts else _ROOM + budget
     return limit if limit > budget else limit + budget
 
 
 def _fit_sampling(
-    outgoing: OutgoingRequest, said: dict[str, Any], claude: tuple[int, int], thinks: bool
+    outgoing: OutgoingRequest, wanted: Fields, claude: tuple[int, int], thinks: bool
 ) -> None:
     rejected_parameters: frozenset[str] = frozenset()
     if thinks or claude >= (4, 7):
         rejected_parameters = _SAMPLING
-    elif claude >= (4, 1) and "temperature" in said:
+    elif claude >= (4, 1) and "temperature" in wanted:
         rejected_parameters = frozenset({"top_p"})  # one of the two
     for name in rejected_parameters & {"temperature", "top_p"}:
-        if said.get(name) == 1:
-            del said[name]  # as it is there in any case
-    outgoing.leave_out(said, rejected_parameters)
-    if "temperature" in said:
-        said["temperature"] = min(said["temperature"], 1)  # OpenAI's goes to 2
+        if wanted.get(name) == 1:
+            del wanted[name]  # the default
+    outgoing.leave_out(wanted, rejected_parameters)
+    if "temperature" in wanted:
+        wanted["temperature"] = min(wanted["temperature"], 1)  # OpenAI's goes to 2
 
 
 def _stops(outgoing: OutgoingRequest) -> list[str]:
-    """Only white space is no stop sequence there."""
+    """The API refuses a stop sequence of white space."""
     stop = outgoing.request.stop or []
     stops = [stop] if isinstance(stop, str) else stop
-    kept = [each for each in stops if each.strip()]
-    if len(kept) < len(stops):
+    taken = [each for each in stops if each.strip()]
+    if len(taken) < len(stops):
         outgoing.leave_out({"stop": stops}, frozenset({"stop"}))
-    return kept
+    return taken
 
 
-def _schema(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any] | None:
-    wanted = outgoing.request.response_format
-    if wanted is None or wanted.type == "text":
+def _schema(outgoing: OutgoingRequest, wanted: Fields) -> Fields | None:
+    form = outgoing.request.response_format
+    if form is None or form.type == "text":
         return None
-    schema = wanted.json_schema.schema if wanted.json_schema is not None else None
+    schema = form.json_schema.schema if form.json_schema is not None else None
     if not isinstance(schema, dict):
-        outgoing.leave_out(said, frozenset({"response_format"}))  # any JSON, without a schema
+        outgoing.leave_out(wanted, frozenset({"response_format"}))  # any JSON, without a schema
         return None
     return schema
 
@@ -217,11 +213,11 @@ def _schema(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any] |
 # Tools
 
 
-def _tools(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any]:
-    tools = [_tool(each) for each in said.get("tools") or ()]
+def _tools(outgoing: OutgoingRequest, wanted: Fields) -> Fields:
+    tools = [_tool(index, each) for index, each in enumerate(wanted.get("tools") or ())]
     if not tools:
         return {}
-    choice = _tool_choice(outgoing, said)
+    choice = _tool_choice(outgoing)
     if outgoing.request.parallel_tool_calls is False:
         choice = choice or {"type": "auto"}
         if choice["type"] != "none":
@@ -229,32 +225,29 @@ def _tools(outgoing: OutgoingRequest, said: dict[str, Any]) -> dict[str, Any]:
     return {"tools": tools, "tool_choice": choice}
 
 
-def _tool(tool: Fields) -> Fields:
-    function = as_object(tool.get("function"))
-    if function is None:
+def _tool(index: int, tool: Fields) -> Fields:
+    if tool["type"] != "function":
+        if "custom" in tool:  # OpenAI's; a tool of this API has its members beside its type
+            raise unsupported("a tool of type `custom`", f"tools[{index}]")
         return tool  # one of the API's own, such as a search that it runs itself
-    nothing: Fields = {"type": "object", "properties": {}}
-    said: Fields = {
+    function = as_object(tool.get("function")) or {}
+    empty: Fields = {"type": "object", "properties": {}}
+    fields: Fields = {
         "name": function.get("name"),
         "description": function.get("description"),
-        "input_schema": function.get("parameters") or nothing,
+        "input_schema": function.get("parameters") or empty,
         "strict": function.get("strict") or None,
         "cache_control": tool.get("cache_control"),
     }
-    return {name: each for name, each in said.items() if each is not None}
+    return {name: each for name, each in fields.items() if each is not None}
 
 
-def _tool_choice(outgoing: OutgoingRequest, said: dict[str, Any]) -> Fields | None:
-    choice = said.get("tool_choice")
+def _tool_choice(outgoing: OutgoingRequest) -> Fields | None:
+    choice = outgoing.request.tool_choice
     if choice is None:
         return None
-    if isinstance(choice, str):
-        kind = {"auto": "auto", "none": "none", "required": "any"}.get(choice)
-        if kind is not None:
-            return {"type": kind}
-    else:
-        named = as_object((as_object(choice) or {}).get("function")) or {}
-        if isinstance(named.get("name"), str):
-            return {"type": "tool", "name": named["name"]}
-    outgoing.leave_out(said, frozenset({"tool_choice"}))
-    return None
+    if isinstance(choice, str) and choice in _CHOICES:
+        return {"type": _CHOICES[choice]}
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return {"type": "tool", "name": choice["function"]["name"]}
+    raise outgoing.refuse_tool_choice("`auto`, `none`, `required` and the name of a function")

@@ -10,6 +10,7 @@ from legato.core.dialect import OutgoingRequest
 from legato.core.effort import BUDGETS, ReasoningRequest, reasoning_request
 from legato.core.errors import bad_gateway
 from legato.dialects._gemini_messages import conversation
+from legato.dialects._openai_messages import unsupported
 
 #: The API's own parameters that OpenAI's does not have: they go out as they came.
 _NATIVE: Final = frozenset({"cachedContent", "generationConfig", "labels", "safetySettings"})
@@ -25,7 +26,7 @@ _GENERATION: Final = {
     "logprobs": "responseLogprobs",
     "top_logprobs": "logprobs",
 }
-#: What is said there in other words, or is ours to say.
+#: What has another name or shape there, or is set by us.
 _TAKEN: Final = (
     _NATIVE
     | _GENERATION.keys()
@@ -45,8 +46,8 @@ _TAKEN: Final = (
         "tools",
     }
 )
-#: Values that ask for nothing: not every model takes them.
-_NEUTRAL: Final[dict[str, Any]] = {
+#: Default values: not every model takes the parameter.
+_DEFAULTS: Final[dict[str, Any]] = {
     "n": 1,
     "logprobs": False,
     "top_logprobs": 0,
@@ -69,7 +70,7 @@ Fields = dict[str, Any]
 
 
 def encode(outgoing: OutgoingRequest) -> bytes:
-    """The request's body (`core.dialect.Dialect.encode`)."""
+    """The request's body (`core.dialect.Dialect.encode`). The path says whether it is a stream."""
     if outgoing.delivered is not None and (
         outgoing.delivered.content or outgoing.delivered.reasoning
     ):
@@ -78,18 +79,13 @@ def encode(outgoing: OutgoingRequest) -> bytes:
             " stopped.",
             code="cannot_continue",
         )
-    said: Fields = {
-        name: value
-        for name, value in msgspec.json.decode(outgoing.body).items()
-        if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
-    }
-    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
-    system, turns = conversation(said["messages"], signed=_generation(outgoing.model) >= 3)
+    wanted = outgoing.parameters(_TAKEN, _DEFAULTS)
+    system, turns = conversation(wanted["messages"], signed=_generation(outgoing.model) >= 3)
     body: Fields = {"contents": turns}
-    body |= {name: said[name] for name in said if name in _NATIVE}
+    body |= {name: wanted[name] for name in wanted if name in _NATIVE}
     body["systemInstruction"] = {"parts": system} if system else None
-    body |= _tools(outgoing, said)
-    body["generationConfig"] = _config(outgoing, said)
+    body |= _tools(outgoing, wanted)
+    body["generationConfig"] = _config(outgoing, wanted)
     return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
 
 
@@ -99,22 +95,22 @@ def _generation(model: str) -> int:
     return int(found[1]) if found else 3
 
 
-def _config(outgoing: OutgoingRequest, said: Fields) -> Fields:
-    config: Fields = dict(as_object(said.get("generationConfig")) or {})
-    config |= {there: said[here] for here, there in _GENERATION.items() if here in said}
+def _config(outgoing: OutgoingRequest, wanted: Fields) -> Fields:
+    config: Fields = dict(as_object(wanted.get("generationConfig")) or {})
+    config |= {theirs: wanted[ours] for ours, theirs in _GENERATION.items() if ours in wanted}
     if outgoing.request.seed is not None:
         config["seed"] = outgoing.request.seed % 2**31  # it has 32 bits there
-    limit = said.get("max_completion_tokens") or said.get("max_tokens")
+    limit = wanted.get("max_completion_tokens") or wanted.get("max_tokens")
     if limit is not None:
         config["maxOutputTokens"] = limit
-    if said.get("stop"):
-        stop = said["stop"]
+    if wanted.get("stop"):
+        stop = wanted["stop"]
         config["stopSequences"] = [stop] if isinstance(stop, str) else stop
-    wanted = outgoing.request.response_format
-    if wanted is not None and wanted.type != "text":
+    form = outgoing.request.response_format
+    if form is not None and form.type != "text":
         config["responseMimeType"] = "application/json"
-        if wanted.json_schema is not None and isinstance(wanted.json_schema.schema, dict):
-            config["responseJsonSchema"] = wanted.json_schema.schema
+        if form.json_schema is not None and isinstance(form.json_schema.schema, dict):
+            config["responseJsonSchema"] = form.json_schema.schema
     thinking = _thinking(outgoing)
     if thinking is not None:
         config["thinkingConfig"] = thinking
@@ -129,8 +125,8 @@ def _thinking(outgoing: OutgoingRequest) -> Fields | None:
     by_level = effort_style == "effort" or (
         effort_style != "thinking" and _generation(outgoing.model) >= 3
     )
-    said = _level(wanted, outgoing.model) if by_level else _budget(wanted, outgoing.model)
-    return {"includeThoughts": wanted.thinks} | said
+    amount = _level(wanted, outgoing.model) if by_level else _budget(wanted, outgoing.model)
+    return {"includeThoughts": wanted.thinks} | amount
 
 
 def _level(wanted: ReasoningRequest, model: str) -> Fields:
@@ -154,44 +150,43 @@ def _budget(wanted: ReasoningRequest, model: str) -> Fields:
 # Tools
 
 
-def _tools(outgoing: OutgoingRequest, said: Fields) -> Fields:
-    tools = cast("list[Fields]", said.get("tools") or [])
-    functions = [_declaration(each) for each in tools if each.get("type") == "function"]
-    # One of the API's own, such as a search that it runs itself: {"type": "googleSearch"}.
-    body: Fields = {
-        "tools": [
-            {each["type"]: each.get(each["type"]) or {}}
-            for each in tools
-            if each.get("type") != "function"
-        ]
-    }
+def _tools(outgoing: OutgoingRequest, wanted: Fields) -> Fields:
+    tools = cast("list[Fields]", wanted.get("tools") or [])
+    functions = [_declaration(each) for each in tools if each["type"] == "function"]
+    others = [_own_tool(n, each) for n, each in enumerate(tools) if each["type"] != "function"]
+    choice = outgoing.request.tool_choice
     if functions:
-        body["tools"].append({"functionDeclarations": functions})
-        body["toolConfig"] = _tool_config(outgoing, said)
-    return body
+        config = {"functionCallingConfig": _calling(outgoing)} if choice is not None else None
+        return {"tools": [*others, {"functionDeclarations": functions}], "toolConfig": config}
+    if choice == "none":
+        return {}
+    if others and choice not in (None, "auto"):
+        raise outgoing.refuse_tool_choice("`auto` and `none` where no tool is a function")
+    return {"tools": others}
 
 
 def _declaration(tool: Fields) -> Fields:
     function = as_object(tool.get("function")) or {}
-    said: Fields = {
+    fields: Fields = {
         "name": function.get("name"),
         "description": function.get("description"),
         "parametersJsonSchema": function.get("parameters"),
     }
-    return {name: each for name, each in said.items() if each not in _EMPTY}
+    return {name: each for name, each in fields.items() if each not in _EMPTY}
 
 
-def _tool_config(outgoing: OutgoingRequest, said: Fields) -> Fields | None:
-    choice = said.get("tool_choice")
-    if choice is None:
-        return None
-    if isinstance(choice, str):
-        if choice in _CHOICES:
-            return {"functionCallingConfig": {"mode": _CHOICES[choice]}}
-    else:
-        name = (as_object((as_object(choice) or {}).get("function")) or {}).get("name")
-        if isinstance(name, str):
-            config = {"mode": "ANY", "allowedFunctionNames": [name]}
-            return {"functionCallingConfig": config}
-    outgoing.leave_out(said, frozenset({"tool_choice"}))
-    return None
+def _own_tool(index: int, tool: Fields) -> Fields:
+    """One of the API's own, such as a search that it runs itself: {"type": "googleSearch"}."""
+    kind: str = tool["type"]
+    if kind == "custom" or tool.keys() - {"type", kind}:
+        raise unsupported(f"a tool of type `{kind}`", f"tools[{index}]")
+    return {kind: tool.get(kind) or {}}
+
+
+def _calling(outgoing: OutgoingRequest) -> Fields:
+    choice = outgoing.request.tool_choice
+    if isinstance(choice, str) and choice in _CHOICES:
+        return {"mode": _CHOICES[choice]}
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return {"mode": "ANY", "allowedFunctionNames": [choice["function"]["name"]]}
+    raise outgoing.refuse_tool_choice("`auto`, `none`, `required` and the name of a function")

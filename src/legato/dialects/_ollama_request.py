@@ -1,6 +1,5 @@
 """A chat request as Ollama's own API has it (docs.ollama.com/api/chat)."""
 
-import re
 from typing import Any, Final, cast
 
 import msgspec
@@ -8,14 +7,22 @@ import msgspec
 from legato.core.chunk import as_object
 from legato.core.dialect import OutgoingRequest
 from legato.core.effort import reasoning_request
-from legato.core.errors import ApiError, invalid
-
-_DATA_URL: Final = re.compile(r"data:[^;,]+;base64,(.+)", re.DOTALL)
+from legato.core.errors import invalid
+from legato.core.media_types import parse_data_url
+from legato.dialects._openai_messages import (
+    assistant_parts,
+    content_parts,
+    image_url,
+    kind,
+    text_of,
+    tool_call,
+    unsupported,
+)
 
 #: The API's own parameters that OpenAI's does not have: they go out as they came.
 _NATIVE: Final = frozenset({"keep_alive", "logprobs", "shift", "top_logprobs", "truncate"})
 
-#: Members of `options`, by the names that clients of OpenAI's API say them with.
+#: Members of `options`, by the names that clients of OpenAI's API have for them.
 _OPTIONS: Final = {
     "temperature": "temperature",
     "top_p": "top_p",
@@ -29,7 +36,7 @@ _OPTIONS: Final = {
     "frequency_penalty": "frequency_penalty",
     "repeat_penalty": "repeat_penalty",
 }
-#: What is said there in other words, or is ours to say.
+#: What has another name or shape there, or is set by us.
 _TAKEN: Final = (
     _NATIVE
     | _OPTIONS.keys()
@@ -46,8 +53,8 @@ _TAKEN: Final = (
         "tools",
     }
 )
-#: Values that ask for nothing.
-_NEUTRAL: Final[dict[str, Any]] = {
+#: Default values: the parameter is left out with them.
+_DEFAULTS: Final[dict[str, Any]] = {
     "n": 1,
     "logprobs": False,
     "top_logprobs": 0,
@@ -63,38 +70,33 @@ Fields = dict[str, Any]
 
 def encode(outgoing: OutgoingRequest) -> bytes:
     """The request's body (`core.dialect.Dialect.encode`)."""
-    said: Fields = {
-        name: value
-        for name, value in msgspec.json.decode(outgoing.body).items()
-        if value is not None and not (name in _NEUTRAL and value == _NEUTRAL[name])
-    }
-    if "n" in said:
+    if outgoing.request.choices > 1:
         raise invalid("The model gives one choice: leave `n` out.", param="n")
-    outgoing.leave_out(said, outgoing.quirks.rejected_parameters | (said.keys() - _TAKEN))
+    wanted = outgoing.parameters(_TAKEN, _DEFAULTS)
     body: Fields = {
         "model": outgoing.model,
-        "messages": _conversation(outgoing, said),
-        "stream": True,
+        "messages": _conversation(outgoing, wanted),
+        "stream": outgoing.streams,
         "truncate": False,  # a prompt that is too long is refused, and not shortened in silence
         "think": _think(outgoing),
         "format": _format(outgoing),
-        "tools": _tools(outgoing, said),
-        "options": _options(said),
+        "tools": _tools(outgoing, wanted),
+        "options": _options(wanted),
     }
-    body |= {name: said[name] for name in said if name in _NATIVE}
+    body |= {name: wanted[name] for name in wanted if name in _NATIVE}
     return msgspec.json.encode({name: each for name, each in body.items() if each not in _EMPTY})
 
 
-def _options(said: Fields) -> Fields:
-    options: Fields = dict(as_object(said.get("options")) or {})
-    options |= {there: said[here] for here, there in _OPTIONS.items() if here in said}
+def _options(wanted: Fields) -> Fields:
+    options: Fields = dict(as_object(wanted.get("options")) or {})
+    options |= {theirs: wanted[ours] for ours, theirs in _OPTIONS.items() if ours in wanted}
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]  # only a list is taken
     return options
 
 
 def _think(outgoing: OutgoingRequest) -> bool | str | None:
-    """A model that knows no levels takes each of them for a yes."""
+    """A model without levels takes each of them for `true`."""
     wanted, effort_style = reasoning_request(outgoing.request), outgoing.quirks.effort_style
     if wanted.thinks is None or effort_style == "none":
         return None
@@ -109,35 +111,36 @@ def _think(outgoing: OutgoingRequest) -> bool | str | None:
 
 
 def _format(outgoing: OutgoingRequest) -> Any:
-    wanted = outgoing.request.response_format
-    if wanted is None or wanted.type == "text":
+    form = outgoing.request.response_format
+    if form is None or form.type == "text":
         return None
-    schema = wanted.json_schema.schema if wanted.json_schema is not None else None
+    schema = form.json_schema.schema if form.json_schema is not None else None
     return schema if isinstance(schema, dict) and schema else "json"
 
 
-def _tools(outgoing: OutgoingRequest, said: Fields) -> list[Fields]:
-    tools = cast("list[Fields]", said.get("tools") or [])
-    choice = said.get("tool_choice")
+def _tools(outgoing: OutgoingRequest, wanted: Fields) -> list[Fields]:
+    tools = cast("list[Fields]", wanted.get("tools") or [])
+    choice = outgoing.request.tool_choice
     if choice == "none":
         return []
-    if choice is not None and tools:
-        outgoing.leave_out(said, frozenset({"tool_choice"}))  # nothing there makes a model call one
-    if any(each.get("type") != "function" for each in tools):
-        outgoing.leave_out(said, frozenset({"tools"}))
+    if choice not in (None, "auto"):
+        raise outgoing.refuse_tool_choice("`auto` and `none`")
+    for each in tools:
+        if each["type"] != "function":
+            raise unsupported(f"a tool of type `{each['type']}`", "tools")
     return tools
 
 
 # Messages
 
 
-def _conversation(outgoing: OutgoingRequest, said: Fields) -> list[Fields]:
+def _conversation(outgoing: OutgoingRequest, wanted: Fields) -> list[Fields]:
     """Raises `ApiError` 400 for content that the API has no place for."""
     names: dict[str, str] = {}  # of the functions that were called, by the call's id
-    messages = [_message(each, names) for each in said["messages"]]
+    messages = [_message(each, names) for each in wanted["messages"]]
     delivered = outgoing.delivered
     if delivered is not None and (delivered.content or delivered.reasoning):
-        # A last message of the assistant is gone on with.
+        # The model continues a last message of the assistant.
         last = messages[-1]
         if last["role"] != "assistant" or "tool_calls" in last:
             last = {"role": "assistant", "content": ""}
@@ -149,71 +152,54 @@ def _conversation(outgoing: OutgoingRequest, said: Fields) -> list[Fields]:
 
 
 def _message(message: Fields, names: dict[str, str]) -> Fields:
-    content, images = _content(message.get("content"))
     role = message["role"]
-    said: Fields = {"role": "system" if role == "developer" else role, "content": content}
+    if role == "function":
+        raise unsupported("a message of role `function`")
+    is_answer = role == "assistant"
+    parts = assistant_parts(message) if is_answer else content_parts(message.get("content"))
+    content, images = _content(parts)
+    fields: Fields = {"role": "system" if role == "developer" else role, "content": content}
     if images:
-        said["images"] = images
-    if role == "assistant":
+        fields["images"] = images
+    if is_answer:
         if message.get("reasoning_content"):
-            said["thinking"] = message["reasoning_content"]
+            fields["thinking"] = message["reasoning_content"]
         calls = [_call(each, names) for each in message.get("tool_calls") or ()]
         if calls:
-            said["tool_calls"] = calls
+            fields["tool_calls"] = calls
     elif role == "tool":
-        said["tool_call_id"] = message.get("tool_call_id")
-        said["tool_name"] = names.get(str(message.get("tool_call_id"))) or message.get("name") or ""
-    elif role == "function":
-        raise _untaken("a message of role `function`")
-    return said
+        identity: str = message["tool_call_id"]
+        fields["tool_call_id"] = identity
+        fields["tool_name"] = names.get(identity) or message.get("name") or ""
+    return fields
 
 
-def _content(content: Any) -> tuple[str, list[str]]:
-    """Text and images, apart; what stood where among them is not told there."""
-    if not isinstance(content, list):
-        return content or "", []
+def _content(parts: list[Fields]) -> tuple[str, list[str]]:
+    """Text and images, apart: the API has no place for their order."""
     texts: list[str] = []
     images: list[str] = []
-    for each in cast("list[Fields]", content):
-        match each["type"]:
-            case "text":
-                texts.append(each.get("text") or "")
-            case "refusal":
-                texts.append(str(each.get("refusal") or ""))
-            case "image_url":
-                images.append(_image(each.get("image_url")))
-            case kind:
-                raise _untaken(f"content of type `{kind}`")
+    for each in parts:
+        text = text_of(each)
+        if text is not None:
+            texts.append(text)
+        elif each.get("type") == "image_url":
+            images.append(_image(image_url(each)))
+        else:
+            raise unsupported(f"content of {kind(each)}")
     return "\n".join(texts), images
 
 
-def _image(image: Any) -> str:
-    url = (as_object(image) or {"url": image}).get("url")
-    data = _DATA_URL.fullmatch(url) if isinstance(url, str) else None
-    if data is None:
+def _image(url: Any) -> str:
+    found = parse_data_url(url)
+    if found is None:
         raise invalid("An image is a `data:` URL in base64, or an `https:` URL.", param="messages")
-    return data[1]
+    return found[1]
 
 
 def _call(call: Fields, names: dict[str, str]) -> Fields:
-    function = as_object(call.get("function"))
-    if function is None:
-        raise _untaken(f"a tool call of type `{call.get('type')}`")
-    arguments = function.get("arguments") or "{}"
-    if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments)
-        except (msgspec.DecodeError, RecursionError):
-            arguments = None
-    if not isinstance(arguments, dict):
-        raise invalid("The `arguments` of a tool call are no JSON object.", param="messages")
-    name, identity = function.get("name"), call.get("id")
-    names[str(identity)] = str(name)
-    said: Fields = {"function": {"name": name, "arguments": arguments}}
-    return said | {"id": identity} if isinstance(identity, str) else said
-
-
-def _untaken(what: str) -> ApiError:
-    return invalid(
-        f"The model does not take {what}.", param="messages", code="unsupported_parameter"
-    )
+    found = tool_call(call)
+    fields: Fields = {"function": {"name": found.name, "arguments": found.arguments}}
+    if found.identity is None:
+        return fields
+    names[found.identity] = found.name
+    return fields | {"id": found.identity}

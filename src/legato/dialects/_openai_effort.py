@@ -1,4 +1,4 @@
-"""How much is to be thought, as servers that speak OpenAI's dialect are told it."""
+"""The parameters for reasoning of servers that speak OpenAI's dialect."""
 
 from typing import Any, Final
 
@@ -7,13 +7,14 @@ import msgspec
 from legato.core.chunk import as_object
 from legato.core.dialect import OutgoingRequest
 from legato.core.effort import ReasoningRequest, reasoning_request
+from legato.core.request import NULL
 
-#: Tokens of thinking that llama.cpp is given for an effort: its models are small.
+#: Budgets for llama.cpp, in tokens, by effort: its models are small.
 _LLAMA_BUDGETS: Final = {"minimal": 32, "low": 64, "medium": 256, "high": 1024}
 
 
-def tell(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
-    """How much is to be thought, in the upstream's own words."""
+def set_effort(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
+    """Replaces the client's parameters for reasoning by the upstream's own."""
     fields.pop("reasoning_effort", None)
     fields.pop("thinking", None)
     wanted = reasoning_request(outgoing.request)
@@ -23,19 +24,19 @@ def tell(fields: dict[str, Any], outgoing: OutgoingRequest) -> None:
         case "effort":
             fields["reasoning_effort"] = wanted.word(most=outgoing.quirks.most)
         case "thinking":
-            said: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
+            thinking: dict[str, Any] = {"type": "enabled" if wanted.thinks else "disabled"}
             if wanted.budget is not None:
-                said["budget_tokens"] = wanted.budget
-            fields["thinking"] = said
+                thinking["budget_tokens"] = wanted.budget
+            fields["thinking"] = thinking
         case "openrouter":
-            fields.setdefault("reasoning", _for_openrouter(wanted))
+            if fields.get("reasoning", NULL) == NULL:
+                fields["reasoning"] = _for_openrouter(wanted)
         case "llama" if wanted.thinks:
             budget = wanted.tokens(_LLAMA_BUDGETS)
             if budget is not None:
                 fields.setdefault("thinking_budget_tokens", budget)
         case "llama" | "template":
-            raw = fields.get("chat_template_kwargs")
-            given = as_object(msgspec.json.decode(raw)) if raw is not None else None
+            given = as_object(msgspec.json.decode(fields.get("chat_template_kwargs", NULL)))
             fields["chat_template_kwargs"] = {"enable_thinking": wanted.thinks} | (given or {})
         case _:
             pass

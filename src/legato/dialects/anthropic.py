@@ -40,7 +40,7 @@ _FINISHES: Final = {
 }
 
 
-def path(model: str) -> str:
+def path(model: str, *, streams: bool = True) -> str:
     return "/v1/messages"
 
 

@@ -48,10 +48,11 @@ _FINISHES: Final = {
 }
 
 
-def path(model: str) -> str:
+def path(model: str, *, streams: bool = True) -> str:
     name = quote(model, safe="/@._-~")
     name = name if "/" in name else f"models/{name}"
-    return f"/v1beta/{name}:streamGenerateContent?alt=sse"
+    method = "streamGenerateContent?alt=sse" if streams else "generateContent"
+    return f"/v1beta/{name}:{method}"
 
 
 def headers(api_key: str | None) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ __all__ = [
 END: Final = None
 
 
-def path(model: str) -> str:
+def path(model: str, *, streams: bool = True) -> str:
     return "/api/chat"
 
 
@@ -213,8 +213,10 @@ def no_stream(body: bytes) -> ApiError:
 
 
 def unstreamed(body: bytes) -> list[bytes]:
-    """The same lines as in a stream: at most the type of the content is another."""
+    """The lines of a stream, or one object, which may stand on several lines."""
+    whole = as_object(decoded(body))
     lines = [line for each in body.splitlines() if (line := each.strip())]
+    lines = lines if whole is None else [body]
     first = as_object(decoded(lines[0])) if lines else None
     return lines if "message" in (first or {}) else []
 

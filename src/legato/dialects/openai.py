@@ -1,26 +1,38 @@
 """OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from legato.core import sse
 from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
-from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import (
     ApiError,
     bad_gateway,
-    cannot_continue,
     error_code,
     from_status,
     from_stream_event,
     malformed,
 )
 from legato.core.json_text import one_line
-from legato.core.request import members
-from legato.dialects import _openai_effort as effort
 from legato.dialects import _openai_shapes as shapes
+from legato.dialects._openai_request import encode
+from legato.dialects._openai_unstreamed import unstreamed
+
+__all__ = [
+    "Reader",
+    "decoder",
+    "encode",
+    "headers",
+    "models",
+    "models_path",
+    "no_stream",
+    "path",
+    "reader",
+    "refusal",
+    "unstreamed",
+]
 
 #: What an event says when it says that the answer is over.
 END: Final = None
@@ -29,7 +41,7 @@ END: Final = None
 _STATUSES: Final = {"invalid_request_error": 400, "BadRequestError": 400}
 
 
-def path(model: str) -> str:
+def path(model: str, *, streams: bool = True) -> str:
     return "/chat/completions"
 
 
@@ -57,73 +69,6 @@ def models(body: bytes) -> list[str]:
     fields = as_object(msgspec.json.decode(body)) or {}
     found = [as_object(each) or {} for each in fields.get("data") or ()]
     return [str(each["id"]) for each in found if "id" in each]
-
-
-def encode(outgoing: OutgoingRequest) -> bytes:
-    """The upstream's request body: the client's, byte for byte, but for what is ours to say.
-
-    Always a stream, always with usage: a client that asked for neither gets a fold of the stream.
-    """
-    quirks = outgoing.quirks
-    fields: dict[str, Any] = dict(members(outgoing.body))
-    fields["model"] = outgoing.model
-    fields["stream"] = True
-    if quirks.includes_usage:
-        fields["stream_options"] = _stream_options(quirks)
-    else:
-        fields.pop("stream_options", None)
-    if quirks.effort_style != "both":
-        effort.tell(fields, outgoing)
-    if quirks.reports_progress:
-        fields["return_progress"] = True
-    if quirks.max_tokens != "as-is":
-        limit = [fields.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
-        if limit != [None, None]:
-            fields[quirks.max_tokens] = limit[0] or limit[1]
-    for name, theirs in quirks.names.items():
-        if name in fields:
-            fields[theirs] = fields.pop(name)
-    if quirks.rejected_parameters:
-        outgoing.leave_out(fields, quirks.rejected_parameters)
-    if outgoing.delivered is not None:
-        _go_on(fields, quirks, outgoing.delivered)
-    return msgspec.json.encode(fields)
-
-
-def _stream_options(quirks: Quirks) -> dict[str, bool]:
-    options = {"include_usage": True}
-    if quirks.running_usage:
-        options["continuous_usage_stats"] = True
-    if quirks.pads:
-        options["include_obfuscation"] = False
-    return options
-
-
-def _go_on(fields: dict[str, Any], quirks: Quirks, delivered: Delivered) -> None:
-    """The answer so far as a last message of the assistant, which the upstream goes on with.
-
-    Raises `UpstreamError` `cannot_continue` where that would not be exact."""
-    messages = msgspec.json.decode(fields["messages"], type=list[Raw])
-    message: dict[str, Any] = {"role": "assistant", "content": delivered.content}
-    last = msgspec.json.decode(messages[-1])
-    if last["role"] == "assistant":
-        # It is itself an answer that the client wants gone on with.
-        if not isinstance(last.get("content"), str) or last.keys() - {"role", "content", "prefix"}:
-            raise cannot_continue("its last message is an answer that nothing can be added to")
-        if delivered.reasoning:
-            raise cannot_continue("thoughts do not come behind an answer")
-        message = last | {"content": last["content"] + delivered.content}
-        messages.pop()
-    if delivered.reasoning:
-        message["reasoning_content"] = delivered.reasoning
-    if quirks.continues in ("prefix", "final-message") and message["content"][-1:].isspace():
-        raise cannot_continue("chat templates trim white space at the end of a message")
-    if quirks.continues == "prefix":
-        message["prefix"] = True
-    elif quirks.continues == "final-message":
-        fields["continue_final_message"] = True
-        fields["add_generation_prompt"] = False
-    fields["messages"] = [*messages, message]
 
 
 # The members that every chunk has, and the ones that are ours to say. Others survive as `extras`.
@@ -303,13 +248,6 @@ def no_stream(body: bytes) -> ApiError:
     if said.get("error") or said.get("object") == "error":
         return in_band(fields)
     return bad_gateway("The upstream answered with something that is not a stream of events.")
-
-
-def unstreamed(body: bytes) -> list[bytes]:
-    """A `chat.completion` is an event whose choices have a `message` in the place of a delta."""
-    choices = (as_object(decoded(body)) or {}).get("choices")
-    said = cast("list[Any]", choices) if isinstance(choices, list) else []
-    return [body] if any("message" in (as_object(each) or {}) for each in said) else []
 
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:

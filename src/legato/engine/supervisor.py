@@ -24,7 +24,7 @@ from legato.core.dialect import Quirks
 from legato.core.errors import service_unavailable
 from legato.dialects import openai
 from legato.engine import chat_templates, tool_choice
-from legato.upstreams.connection import Endpoint
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import DeploymentOptions, Target, Upstream
 
@@ -44,6 +44,8 @@ LLAMA: Final = Quirks(
     reports_progress=True,
     continues="prefill",
     continues_reasoning=True,
+    needs_alternatives=True,
+    rejected_parameters=frozenset({"function_call", "functions"}),  # it reads neither
 )
 
 #: Bytes of an engine's log, beyond which the next start begins it anew.
@@ -137,7 +139,9 @@ class Engine:
             options=options or DeploymentOptions(),
         )
         self.upstream.recover = self.recover
-        self.upstream.amend = partial(tool_choice.told, call=chat_templates.call_of(model.template))
+        self.upstream.amend = partial(
+            tool_choice.adapt_request, call=chat_templates.call_of(model.template)
+        )
         self.on_ready: Callable[[], None] = lambda: None
         """Called when a child can be asked; it is another one each time."""
         self.key = ""
@@ -235,7 +239,7 @@ class Engine:
         said = await child.stdout.readline()
         try:
             answer = json.loads(said)
-            endpoint = Endpoint.of(answer["address"] + "/v1")
+            endpoint = Endpoint.parse(answer["address"] + "/v1")
             await _healthy(endpoint, self.key)
         except (ValueError, KeyError, OSError):
             code = await child.wait()

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
 from legato.core.front import AnswerHead, Front
-from legato.core.request import ChatRequest
+from legato.core.request import ChatRequest, cleaned
 from legato.core.stream import Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
@@ -132,6 +132,7 @@ class Call:
             )
         row = self._row = Row(self._id, self._received, self._key.id)
         services.ledger.put(self._id, row)
+        client.body = cleaned(client.body)
         request = self._front.parse(client.body)
         row.route = request.model
         row.streamed = bool(request.stream)

@@ -63,7 +63,9 @@ class MockServer:
         name = model if model in self.scripts else self._default
         if name is None:
             known = ", ".join(self.scripts)
-            raise ApiError(404, "invalid_model", f"There is no script `{model}`; there are {known}")
+            raise ApiError(
+                404, "model_not_found", f"There is no script `{model}`; there are {known}"
+            )
         script = self._next.get(model) or self.scripts[name]
         if script.then is not None:
             self._next[model] = script.then

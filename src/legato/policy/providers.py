@@ -131,6 +131,7 @@ _ROWS: Final = (
             continues_reasoning=True,
             has_n=False,  # its stream tells the usage of one choice only
             reports_progress=True,
+            needs_alternatives=True,
         ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,

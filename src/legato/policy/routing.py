@@ -70,7 +70,7 @@ class Router:
         if route is None:
             raise ApiError(
                 404,
-                "invalid_model",
+                "model_not_found",
                 f"There is no model `{model}` here; GET /v1/models lists those there are.",
                 param="model",
             )

@@ -109,6 +109,7 @@ class App:
             on_bug=self._on_bug,
             gate_seconds=settings.streams.gate_seconds,
             heartbeat_seconds=settings.streams.heartbeat_seconds,
+            heartbeat=settings.streams.heartbeat,
             stall_client_seconds=settings.streams.stall_client_seconds,
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,

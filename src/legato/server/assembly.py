@@ -18,7 +18,7 @@ from legato.policy.providers import PROVIDERS, quirks_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
 from legato.upstreams import tls
-from legato.upstreams.connection import Endpoint
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.proxy import Proxy, proxy_for
 from legato.upstreams.tokenizers import Tokenizer, TokenizerError, load
@@ -90,10 +90,8 @@ def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[
 def upstream(wanted: Deployment, clock: Clock) -> Upstream:
     """Raises `SettingsError` where it names files or a proxy that cannot be used."""
     provider = PROVIDERS.get(wanted.provider or "")
-    base_url = wanted.base_url or (provider.base_url if provider else None)
-    assert base_url is not None  # the settings have been checked
     dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
-    endpoint = Endpoint.of(base_url)
+    endpoint = wanted.endpoint
     quirks = _facts(wanted)
     pool = Pool(
         endpoint,
@@ -112,7 +110,9 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
         dialect=dialect,
         quirks=quirks,
         options=_options(wanted),
-        target=Target.of(pool, dialect, wanted.model, wanted.credentials, quirks),
+        target=Target.of(
+            pool, dialect, wanted.model, wanted.credentials, quirks, streams=wanted.streams
+        ),
     )
 
 

@@ -7,10 +7,8 @@ import asyncio
 import math
 import socket
 from typing import Any, Final, Protocol, cast
-from urllib.parse import urlsplit
 
 import httptools
-from msgspec import Struct
 
 from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.stream import Stream
@@ -25,30 +23,6 @@ _READ: Final = {
     name.encode(): name
     for name in ("content-encoding", "content-type", "keep-alive", "retry-after")
 }
-
-
-class Endpoint(Struct, frozen=True):
-    """Where an upstream listens. `path` is the base URL's, without a slash at its end."""
-
-    host: str
-    port: int
-    path: str = ""
-    tls: bool = False
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = 443 if self.tls else 80
-        return host if self.port == usual else f"{host}:{self.port}"
-
-    @classmethod
-    def of(cls, url: str) -> "Endpoint":
-        """Raises ValueError where `url` is no http(s) URL with a host."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"`{url}` is not an http:// or https:// URL")
-        tls = parts.scheme == "https"
-        return cls(parts.hostname, parts.port or (443 if tls else 80), parts.path.rstrip("/"), tls)
 
 
 class Receiver(Protocol):

@@ -1,12 +1,15 @@
-"""`n` choices of an upstream that gives one at a time: as many requests, one answer."""
+"""Fan-out: `n` choices of an upstream that gives one a request, as `n` requests and one answer."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from msgspec.structs import replace
+
+from legato.core.dialect import OutgoingRequest
 from legato.core.errors import ApiError
 from legato.core.fanout import Fanout
-from legato.core.request import ChatRequest, amended
+from legato.core.request import LEAST_INT, ChatRequest, amended
 from legato.core.stream import Stream
 from legato.upstreams.connection import StaleConnection
 from legato.upstreams.response import Response
@@ -23,24 +26,22 @@ async def send(
     *,
     fresh: bool = False,
 ) -> "FannedResponse":
-    """As `Upstream.send`, for `request.choices` choices. The first of the requests that fails fails
-    them all."""
+    """As `Upstream.send`, for `request.choices` choices. The first request that fails fails them
+    all."""
+    one_choice = replace(request, n=None)
+    outgoing = await upstream.prepare(amended(body, n=None), one_choice)
     fan = Fanout(stream, request.choices, clock)
     fanned = FannedResponse()
 
     async def one(number: int, branch: Stream, *, fresh: bool) -> None:
-        # With one seed for all of them the choices would all be the same.
-        seed = None if request.seed is None else request.seed + number
-        mine = amended(body, n=None, seed=seed)
-
         def failed(error: ApiError) -> None:
             if isinstance(error, StaleConnection) and not fresh:
-                fanned.ask_again(one(number, branch, fresh=True), on_fail)
+                fanned.send_again(one(number, branch, fresh=True), on_fail)
             else:
                 on_fail(error)
 
-        answer = await upstream.send(mine, request, branch, failed, fresh=fresh)
-        fanned.hold(number, answer)
+        mine = _with_seed(outgoing, number)
+        fanned.add(number, await upstream.send_prepared(mine, branch, failed, fresh=fresh))
 
     sent = [
         asyncio.ensure_future(one(number, branch, fresh=fresh))
@@ -57,8 +58,18 @@ async def send(
     return fanned
 
 
+def _with_seed(outgoing: OutgoingRequest, number: int) -> OutgoingRequest:
+    """The request of one branch. With one seed for all of them the choices would be the same."""
+    seed = outgoing.request.seed
+    if seed is None:
+        return outgoing
+    seed = (seed + number - LEAST_INT) % 2**64 + LEAST_INT
+    body = amended(outgoing.body, seed=seed)
+    return replace(outgoing, body=body, request=replace(outgoing.request, seed=seed))
+
+
 class FannedResponse:
-    """Several answers, held as one."""
+    """Several responses, held as one."""
 
     __slots__ = ("_again", "_answers", "_held", "_over")
 
@@ -68,17 +79,17 @@ class FannedResponse:
         self._held = False
         self._over = False
 
-    def hold(self, number: int, answer: Response) -> None:
+    def add(self, number: int, answer: Response) -> None:
         self._answers[number] = answer
         if self._over:
             answer.abort()
         elif self._held:
             answer.pause()
 
-    def ask_again(
+    def send_again(
         self, request: Coroutine[Any, Any, None], on_fail: Callable[[ApiError], None]
     ) -> None:
-        """One of them met a kept connection that was closed; the others are under way."""
+        """One of them found its idle connection closed; the others are under way."""
         if self._over:
             request.close()
             return
@@ -100,8 +111,8 @@ class FannedResponse:
     @property
     def progress(self) -> float | None:
         """That of the slowest."""
-        told = [each.progress for each in self._answers.values() if each.progress is not None]
-        return min(told) if told else None
+        known = [each.progress for each in self._answers.values() if each.progress is not None]
+        return min(known) if known else None
 
     @property
     def prompt_tokens(self) -> int:
@@ -109,8 +120,8 @@ class FannedResponse:
 
     @property
     def upstream_id(self) -> str | None:
-        told = [each.upstream_id for _, each in sorted(self._answers.items())]
-        return ",".join([each for each in told if each]) or None
+        known = [each.upstream_id for _, each in sorted(self._answers.items())]
+        return ",".join([each for each in known if each]) or None
 
     @property
     def is_over(self) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar, cast
 
 from legato.core.errors import UpstreamError, bad_gateway, gateway_timeout, service_unavailable
 from legato.upstreams import tls
-from legato.upstreams.connection import Connection, Endpoint
+from legato.upstreams.connection import Connection
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.proxy import Proxy, Tunnel, refused
 
 #: Seconds for which one address is tried alone, before the next one is tried too (RFC 8305, 5).

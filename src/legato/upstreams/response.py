@@ -16,8 +16,11 @@ from legato.core.stream import Stream
 from legato.fastpath.splice import Splice, Splicer
 from legato.upstreams.connection import Connection
 
-#: Bytes of an error response, or of a body that is not a stream, that are read at most.
+#: Bytes of an error response that are read at most.
 REFUSAL_LIMIT: Final = 256 * 1024
+
+#: Bytes that an answer in one piece may have. It may hold images.
+ANSWER_LIMIT: Final = 64 * 1024 * 1024
 
 #: The content types of a stream of events, as most servers write them.
 _EVENTS: Final = ("text/event-stream", "text/event-stream; charset=utf-8")
@@ -214,13 +217,19 @@ class Response:
             if self._is_events and data[:64].lstrip(_BLANK)[:1] in _NO_EVENTS:
                 self._refusal = bytearray()
         if self._refusal is not None:
-            if len(self._refusal) < REFUSAL_LIMIT:
-                self._refusal += data
+            self._take_refusal(self._refusal, data)
             first = self._refusal[:64].lstrip(_BLANK)[:1]
             if self._status != 200 or not first or first not in _FIELDS:
                 return
             data, self._refusal = bytes(self._refusal), None  # a stream under another name
         self._push_events(self._decoder.feed(data))
+
+    def _take_refusal(self, body: bytearray, data: bytes) -> None:
+        """An answer in one piece is needed whole; of an error, what fits is enough."""
+        if self._status == 200 and len(body) + len(data) > ANSWER_LIMIT:
+            raise sse.EventTooLarge(f"an answer is larger than {ANSWER_LIMIT} bytes")
+        if self._status == 200 or len(body) < REFUSAL_LIMIT:
+            body += data
 
     def _push_events(self, events: list[sse.Event]) -> None:
         for name, data in events:

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from legato.core.continuation import Replay
 from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, bad_gateway
+from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
 from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
@@ -17,12 +19,17 @@ from legato.core.token_counting import Counter
 from legato.dialects import openai
 from legato.upstreams import images
 from legato.upstreams.connection import Connection
+from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.response import ChunkTransform, ChunkTransforms, Response
 
 #: How a model says what it thinks. field: in a member of its deltas; think-tags: between `<think>`
 #: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
+
+
+#: The `accept` header, by whether the upstream streams.
+_ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 
 class Price(Struct, frozen=True):
@@ -45,6 +52,7 @@ class DeploymentOptions(Struct, frozen=True):
     reasoning: Reasoning = "field"
     drops_closing_tags: bool = False  # drops each `</think>` that its model writes in its answers
     unsupported: Literal["drop", "error"] = "drop"
+    streams: bool = True  # False: it gives its answer in one piece
     replays: bool = False  # goes on with an answer that broke elsewhere by saying it all again
     fetch_images: images.Fetch = "public"  # for an upstream that does not fetch them itself
     price: Price | None = None
@@ -71,27 +79,33 @@ class Target(Struct):
         model: str,
         credentials: tuple[str | None, ...],
         quirks: Quirks,
+        *,
+        streams: bool = True,
     ) -> "Target":
-        path = pool.endpoint.path
-        heads = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
-        if quirks.continues_under is None:
-            return cls(pool, heads, heads)
-        path = (
-            path.removesuffix("/v1").removesuffix(quirks.continues_under) + quirks.continues_under
+        path, accepts = dialect.path(model, streams=streams), _ACCEPTS[streams]
+        usual = pool.endpoint
+        heads = tuple(
+            cls._head(usual, path, accepts, dialect.headers(each)) for each in credentials
         )
-        other = tuple(cls._head(pool, path, dialect, model, each) for each in credentials)
-        return cls(pool, heads, other)
+        under = quirks.continues_under
+        if under is None:
+            return cls(pool, heads, heads)
+        other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
+        continuing = (
+            cls._head(other, path, accepts, dialect.headers(each)) for each in credentials
+        )
+        return cls(pool, heads, tuple(continuing))
 
     @staticmethod
-    def _head(pool: Pool, path: str, dialect: Dialect, model: str, api_key: str | None) -> bytes:
+    def _head(endpoint: Endpoint, path: str, accepts: str, headers: list[tuple[str, str]]) -> bytes:
         lines = [
-            f"POST {path}{dialect.path(model)} HTTP/1.1",
-            f"host: {pool.endpoint.authority}",
+            f"POST {endpoint.target(path)} HTTP/1.1",
+            f"host: {endpoint.authority}",
             "user-agent: legato",
             "content-type: application/json",
-            "accept: text/event-stream",
+            f"accept: {accepts}",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in dialect.headers(api_key)),
+            *(f"{name}: {value}" for name, value in headers),
             "content-length: ",
         ]
         return "\r\n".join(lines).encode("latin-1")
@@ -133,6 +147,8 @@ class Upstream:
         self.quirks = quirks or Quirks()
         self.options = options or DeploymentOptions()
         self.soonest = self.options.soonest
+        if not self.quirks.fetches_images:
+            images.load_client()
         self.target = target
         self._wait = wait
         self.fast_path = True
@@ -167,19 +183,44 @@ class Upstream:
         delivered: Delivered | None = None,
         replay: Replay | None = None,
     ) -> Response:
-        """Sends a request. What comes back goes into `stream`; `on_fail` hears where the upstream
-        broke, before its answer or in the middle of it: another deployment may be asked.
+        """Sends a request. The response goes into `stream`; `on_fail` is called where the upstream
+        fails, before its answer or during it: another deployment may be asked.
 
-        `delivered`: what the client has of the answer, which the upstream is to go on with;
+        `delivered`: what the client has of the answer, which the upstream is to continue;
         `replay`: the same, where it is to answer from the start."""
+        outgoing = await self.prepare(body, request, delivered)
+        return await self.send_prepared(outgoing, stream, on_fail, fresh=fresh, replay=replay)
+
+    async def prepare(
+        self, body: bytes, request: ChatRequest, delivered: Delivered | None = None
+    ) -> OutgoingRequest:
+        """The request with what this upstream needs in its body. Raises `ApiError`."""
+        options = self.options
         outgoing = OutgoingRequest(
-            body, request, self.model, self.quirks, self.options.unsupported, delivered
+            body,
+            request,
+            self.model,
+            self.quirks,
+            options.unsupported,
+            delivered,
+            options.streams,
         )
         if self.amend is not None:
             outgoing.body = self.amend(outgoing)
         if not self.quirks.fetches_images and b'"image_url"' in outgoing.body:
-            fetching = images.inlined(outgoing.body, self.options.fetch_images)
-            outgoing.body = await asyncio.ensure_future(fetching)
+            outgoing.body = await images.inlined(outgoing.body, options.fetch_images)
+        return outgoing
+
+    async def send_prepared(
+        self,
+        outgoing: OutgoingRequest,
+        stream: Stream,
+        on_fail: Callable[[ApiError], None],
+        *,
+        fresh: bool = False,
+        replay: Replay | None = None,
+    ) -> Response:
+        """As `send`. `outgoing` may be sent several times."""
         payload = self.dialect.encode(outgoing)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
@@ -189,18 +230,21 @@ class Upstream:
         connection = None if fresh else target.pool.idle()
         if connection is None:
             connection = await _fresh(target.pool)
-        transforms = self._transforms(delivered, replay)
+        transforms = self._transforms(outgoing, replay)
         answer = Response(
             connection, stream, on_fail, self.dialect, transforms, fast_path=self.fast_path
         )
-        heads = target.heads if delivered is None else target.continuing
+        heads = target.heads if outgoing.delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
-    def _transforms(self, delivered: Delivered | None, replay: Replay | None) -> ChunkTransforms:
+    def _transforms(self, outgoing: OutgoingRequest, replay: Replay | None) -> ChunkTransforms:
         """What changes the chunks of an answer."""
         transforms: list[ChunkTransform] = []
+        delivered = outgoing.delivered
+        if outgoing.hides_alternatives:
+            transforms.append(NoAlternatives())
         # Where the text of an answer has begun, its reasoning is over.
         if self.options.reasoning != "field" and delivered is None:
             opened = self.options.reasoning == "think-tags-open"

@@ -20,6 +20,7 @@ PATHS: Final = {
     "/v1/messages": "anthropic",
     "/api/chat": "ollama",
     ":streamGenerateContent": "gemini",
+    ":generateContent": "gemini",
 }
 
 

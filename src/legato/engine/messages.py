@@ -1,0 +1,70 @@
+"""Messages that llama.cpp would refuse, or would lose a part of, in a form that it takes."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from legato.core.chunk import as_object
+from legato.core.errors import invalid
+from legato.core.request import ChatRequest, Message, members
+
+
+def adapt_messages(body: bytes, request: ChatRequest) -> list[Any] | None:
+    """The messages of `body` with what llama.cpp needs changed; None where nothing does.
+
+    Raises `ApiError` 400 for content that is not text: the engine's models read nothing else, and
+    llama.cpp answers it with a 500.
+    """
+    messages: list[Any] | None = None
+    for index, message in enumerate(request.messages):
+        changes = _text_content(message, index) | _parsable_calls(message)
+        if changes:
+            messages = messages or raw_messages(body)
+            messages[index] = msgspec.json.decode(messages[index]) | changes
+    return messages
+
+
+def raw_messages(body: bytes) -> list[Any]:
+    return msgspec.json.decode(members(body)["messages"], type=list[Raw])
+
+
+def _text_content(message: Message, index: int) -> dict[str, Any]:
+    """A refusal of an earlier answer is its text: templates print nothing but `content`."""
+    content = message.content
+    if not isinstance(content, list):
+        return {"content": message.refusal} if message.refusal and not content else {}
+    has_refusal = False
+    for part in content:
+        has_refusal |= part.type == "refusal"
+        if part.type not in ("text", "refusal"):
+            raise invalid(
+                f"The model takes text alone, and not content of type `{part.type}`.",
+                param=f"messages[{index}].content",
+                code="unsupported_parameter",
+            )
+    if not has_refusal:
+        return {}
+    texts = [part.text or part.refusal or "" for part in content]
+    return {"content": [{"type": "text", "text": text} for text in texts]}
+
+
+def _parsable_calls(message: Message) -> dict[str, Any]:
+    """llama.cpp parses the arguments of earlier calls, and fails at an empty string, which some
+    clients send, and at what is left of them in an answer that was cut."""
+    calls = message.tool_calls or []
+    parsable = [_with_arguments(call) for call in calls]
+    return {"tool_calls": parsable} if parsable != calls else {}
+
+
+def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    function = as_object(call.get("function")) or {}
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        msgspec.json.decode(arguments)
+        return call
+    except (msgspec.DecodeError, RecursionError):
+        quoted = msgspec.json.encode(arguments).decode() if arguments.strip() else "{}"
+        return call | {"function": function | {"arguments": quoted}}
