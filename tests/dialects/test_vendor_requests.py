@@ -13,7 +13,6 @@ from legato.core.errors import ApiError
 from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.dialects import gemini
-from legato.fastpath.template import Habit
 from legato.fronts.chat_aggregate import ChatAggregator
 from legato.policy.providers import PROVIDERS
 from legato.server import assembly
@@ -338,7 +337,7 @@ def folded(*events: bytes) -> dict[str, Any]:
     """The message of an answer that is not streamed."""
     collector, stream = ChatAggregator(), Stream(lambda: 0.0, 0.0)
     stream.attach(collector)
-    reader = gemini.reader(Habit())
+    reader = gemini.reader()
     for event in events:
         chunk = reader.read(b"", event)
         assert chunk is not None

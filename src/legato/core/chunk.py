@@ -10,12 +10,16 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
+from legato.core.json_text import decode_leniently
 
 #: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
 FINISH_REASONS: Final = frozenset(
     {"stop", "length", "tool_calls", "content_filter", "function_call"}
 )
 
+
+#: What strict decoding raises for a body that is not JSON, or not of the type that is asked for.
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 #: As a value, so that what has been looked at stays `Any`: a `cast` is a call at run time.
 OBJECT: Any = dict
@@ -27,11 +31,14 @@ def as_object(value: Any) -> dict[str, Any] | None:
 
 
 def decoded(body: bytes) -> Any:
-    """The JSON of a peer; None where it is none."""
+    """The JSON of a peer, read leniently (`decode_leniently`); None where it is none."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    except NOT_JSON:
+        try:
+            return decode_leniently(body)
+        except (ValueError, RecursionError):
+            return None
 
 
 class Delta(Struct, gc=False):
@@ -50,6 +57,7 @@ class Choice(Struct, gc=False):
     delta: Delta | None = None
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
+    message: Any = UNSET  # in place of the delta, where a server has not streamed
     usage: Any = UNSET  # of the whole answer, where a server says it here
 
     @property
@@ -65,6 +73,7 @@ class Choice(Struct, gc=False):
             and delta.function_call is UNSET
             and delta.refusal is UNSET
             and self.usage is UNSET
+            and self.message is UNSET
             and bool(delta.content) is not bool(delta.reasoning_content)
         )
 
@@ -102,6 +111,6 @@ class Chunk(Struct, gc=False):
         if self.raw is not None:
             try:
                 return _decode_members(self.raw)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise malformed(error) from None
         return msgspec.to_builtins(self.choices)

@@ -8,7 +8,6 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import ChatRequest
-from legato.fastpath.template import Habit
 
 #: How a server is told how much to think. effort: `reasoning_effort`, as OpenAI has it; thinking:
 #: `thinking: {type, budget_tokens}`; both: either, in the client's own words; llama: llama.cpp's
@@ -97,11 +96,6 @@ class Reader(Protocol):
     identity: str | None
     """The upstream's own id of the answer."""
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        """JSON that all events with text have in this answer, and other answers have not."""
-        ...
-
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None where the event says that the answer is over.
 
@@ -110,14 +104,9 @@ class Reader(Protocol):
         """
         ...
 
-    def recall(self, block: bytes) -> Chunk | None:
-        """The chunk of an event (its lines) that this upstream says word for word in each answer;
-        None where it has to be read."""
-        ...
-
-    def forgets(self, chunk: Chunk) -> bool:
-        """Whether events that differ from this chunk's in their text alone need not be read: no
-        later event means something else because of them."""
+    def is_stateless(self, chunk: Chunk) -> bool:
+        """Whether later events mean the same whether or not the event of `chunk`, which has just
+        been read, is read again with another text."""
         ...
 
 
@@ -140,9 +129,7 @@ class Dialect(Protocol):
 
     @property
     def decoder(self) -> Callable[[], Decoder]: ...
-    def reader(self, habit: Habit) -> Reader:
-        """`habit`: how the upstream has written its answers before this one."""
-        ...
+    def reader(self) -> Reader: ...
 
     def refusal(self, status: int, body: bytes, retry_after: float | None) -> ApiError:
         """An answer with an error status. A 400 is the caller's own and is an `ApiError`; what

@@ -6,41 +6,16 @@ see `Stream.push`.
 
 from typing import Any, Final, cast
 
-from legato.core.chunk import FINISH_REASONS, as_object
+from legato.core.chunk import as_object
 from legato.core.errors import bad_gateway
+from legato.core.finish import finish_reason as finish_reason
 from legato.core.tool_calls import ToolCalls
-
-#: Finish reasons of servers that speak OpenAI's dialect with their own words.
-_FINISHES: Final = {
-    "end": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_use": "tool_calls",
-    "safety": "content_filter",
-    "recitation": "content_filter",
-}
 
 #: Members of a choice that are looked at one by one.
 _KNOWN: Final = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
 #: Members of a delta that are the answer itself.
 _ANSWERS: Final = frozenset({"content", "tool_calls", "function_call", "refusal"})
-
-
-def finish_reason(reason: str) -> str:
-    """The contract's word for `reason`. One that says "it broke", or nothing we know, is a failure:
-    a finish is never invented."""
-    word = reason.lower()
-    known = word if word in FINISH_REASONS else _FINISHES.get(word)
-    if known is None:
-        raise bad_gateway(
-            f"The upstream ended its answer with `{reason}`.", code="upstream_aborted"
-        )
-    return known
 
 
 def role(index: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import malformed
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
@@ -53,7 +52,7 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+def reader() -> "Reader":
     return Reader()
 
 
@@ -131,17 +130,8 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        # Thoughts are kept until their block ends: its signature is told with all of them.
-        delta = chunk.choices[0].delta if chunk.choices else None
-        return delta is not None and bool(delta.content)
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

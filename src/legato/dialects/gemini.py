@@ -11,7 +11,6 @@ from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
 from legato.core.errors import bad_gateway
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
@@ -62,7 +61,7 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+def reader() -> "Reader":
     return Reader()
 
 
@@ -163,15 +162,8 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        return False
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

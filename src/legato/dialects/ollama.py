@@ -15,7 +15,6 @@ from legato.core.errors import (
     malformed,
 )
 from legato.dialects._ollama_request import encode
-from legato.fastpath.template import Habit
 
 __all__ = [
     "Reader",
@@ -48,7 +47,7 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = ndjson.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
+def reader() -> "Reader":
     return Reader()
 
 
@@ -106,15 +105,8 @@ class Reader:
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
 
-    @property
-    def constants(self) -> tuple[bytes, ...]:
-        return ()
-
-    def forgets(self, chunk: Chunk) -> bool:
-        return False
-
-    def recall(self, block: bytes) -> Chunk | None:
-        return None
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         if self._done:

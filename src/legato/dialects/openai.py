@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object, decoded
 from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import (
     ApiError,
@@ -17,12 +17,10 @@ from legato.core.errors import (
     from_stream_event,
     malformed,
 )
-from legato.core.json_text import NO_TEXT, one_line, said
+from legato.core.json_text import Path, decode_leniently, one_line
 from legato.core.request import members
 from legato.dialects import _openai_effort as effort
 from legato.dialects import _openai_shapes as shapes
-from legato.fastpath.formula import Formulas
-from legato.fastpath.template import Habit
 
 #: What an event says when it says that the answer is over.
 END: Final = None
@@ -43,8 +41,8 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-def reader(habit: Habit) -> "Reader":
-    return Reader(habit.formulas)
+def reader() -> "Reader":
+    return Reader()
 
 
 def models_path() -> str:
@@ -151,8 +149,23 @@ _HEAD: Final = frozenset(
     }
 )
 
-#: Of an event that says nothing of an answer.
-_SILENCE: Final = Chunk([], b"[]")
+#: Strings in which the half of a surrogate pair waits for the next event: texts, and arguments.
+_TEXTS: Final[frozenset[Path]] = frozenset(
+    ("choices", place, *path)
+    for place in ("delta", "message")
+    for path in (
+        ("content",),
+        ("content", "text"),
+        ("content", "thinking"),
+        ("content", "thinking", "text"),
+        ("reasoning_content",),
+        ("reasoning",),
+        ("refusal",),
+        ("tool_calls", "function", "arguments"),
+        ("tool_calls", "custom", "input"),
+        ("function_call", "arguments"),
+    )
+)
 
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
@@ -172,27 +185,24 @@ class Reader:
     __slots__ = (
         "_early",
         "_extras",
-        "_formulas",
         "_open",
-        "constants",
+        "_stateful",
         "identity",
         "progress",
         "prompt_tokens",
     )
 
-    def __init__(self, formulas: Formulas | None = None) -> None:
-        """`formulas`: what this upstream has said in all of its answers."""
-        self._formulas = formulas or Formulas()
+    def __init__(self) -> None:
         self._early: dict[str, Raw] = {}  # members we do not know, that came without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
+        self._stateful: Chunk | None = None  # the last one that took of `_early`, or added to it
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
-        self.constants: tuple[bytes, ...] = ()
 
-    def forgets(self, chunk: Chunk) -> bool:
-        return True
+    def is_stateless(self, chunk: Chunk) -> bool:
+        return chunk is not self._stateful
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
@@ -206,84 +216,65 @@ class Reader:
                 try:
                     wire = _decode_wire(data)
                 except msgspec.ValidationError:
-                    self._open = True
+                    self._open = data.lstrip()[:1] == b"{"
                 else:
                     return self._read_wire(wire, data)
             return self._read_open(name, data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if data.strip() == b"[DONE]":
-                return END
-            raise malformed(error) from None
-
-    def recall(self, block: bytes) -> Chunk | None:
-        if self._open:
-            return None
-        if self.identity is not None:
-            return self._formulas.finish(block, self.constants) or self._recall_usage(block)
-        constants = self._formulas.begin(block)
-        if constants is None:
-            return None
-        try:
-            self.identity = said(constants[0])[:200]
-        except NO_TEXT:
-            return None
-        self.constants = constants
-        return _SILENCE
-
-    def _recall_usage(self, block: bytes) -> Chunk | None:
-        raw = self._formulas.usage(block, self.constants)
-        try:
-            usage = _decode_usage(raw) if raw else None
-        except (*NO_TEXT, RecursionError):
-            return None
-        return Chunk([], b"[]", shapes.usage(usage)) if usage else None
+        except NOT_JSON as error:
+            return self._read_odd(name, data, error)
 
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
-        if not raw.startswith(b"["):
+        extras = _extras(wire)
+        if not raw.startswith(b"[") or (extras and raw == b"[]"):
             return self._read_open(b"", data)
-        is_first = self.identity is None
-        if is_first:
-            self._identify(bytes(wire.id), bytes(wire.created))
-        chunk = _chunk(raw, wire.usage, self._one_line(_extras(wire)))
-        if self.identity:
-            self._note(wire, data, chunk, is_first=is_first)
-        return chunk
-
-    def _note(self, wire: _Wire, data: bytes, chunk: Chunk, *, is_first: bool) -> None:
-        """What may be said like this in other answers too."""
-        formulas, line = self._formulas, b"data: %b"  # as nearly every server writes it
-        if chunk.usage:
-            if formulas.usages and wire.usage and chunk.raw == b"[]" and not chunk.extras:
-                usage = bytes(_decode_open(data)["usage"])
-                formulas.note_usage(line % data, usage, self.constants)
-        elif len(chunk.choices) == 1:
-            if chunk.choices[0].finish_reason:
-                formulas.note_finish(line % data, self.constants, chunk)
-            elif is_first:
-                formulas.note_opening(line % data, self.constants, chunk)
+        if self.identity is None:
+            self._identify(wire.id)
+        return _chunk(raw, wire.usage, self._one_line(extras))
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
         error = bytes(fields.get("error", b"null"))
         if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
+        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
+        raw = bytes(fields.get("choices", b"[]"))
+        chunk = _chunk(b"[]" if raw == b"null" else raw, usage, b"")
         if self.identity is None:
-            self._identify(*[bytes(fields.get(each, _NOTHING)) for each in ("id", "created")])
+            self._identify(fields.get("id", _NOTHING))
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
-        raw = bytes(fields.get("choices", b"[]"))
-        if raw == b"null":
-            raw = b"[]"
-        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
-        unknown = self._early | {key: fields[key] for key in fields if key not in _HEAD}
+        unknown = {key: fields[key] for key in fields if key not in _HEAD}
         # What comes without a choice is shown with the next: Azure's word on the prompt.
-        self._early = unknown if raw == b"[]" else {}
+        if self._early:
+            self._stateful, unknown = chunk, self._early | unknown
+        self._early = unknown if chunk.raw == b"[]" else {}
+        if self._early:
+            self._stateful, self._open = chunk, True
         extras = [
-            b"," + msgspec.json.encode(key) + b":" + bytes(said) for key, said in unknown.items()
+            b"," + msgspec.json.encode(key) + b":" + bytes(value) for key, value in unknown.items()
         ]
-        return _chunk(raw, usage, self._one_line(b"".join(extras)))
+        chunk.extras = self._one_line(b"".join(extras))
+        return chunk
+
+    def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
+        """An event that is no chunk as it stands. Raises `UpstreamError` where it is none at all:
+        `error` says why."""
+        match data.strip():
+            case b"[DONE]":
+                return END
+            case b"" | b"null" if name != b"error":
+                return Chunk([], b"[]")
+        try:
+            fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
+            chunk = self._read_open(name, msgspec.json.encode(whole))
+        except (*NOT_JSON, ValueError):
+            raise malformed(error) from None
+        if chunk.raw != b"[]" and whole != fields:
+            shapes.join_parts(fields["choices"])
+            chunk.choices, chunk.raw, chunk.fields = [], None, fields["choices"]
+        return chunk
 
     def _one_line(self, extras: bytes) -> bytes:
         """They are nearly always the same in every chunk, and then looked through once."""
@@ -291,11 +282,10 @@ class Reader:
             self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
         return self._extras[1] if extras else b""
 
-    def _identify(self, *constants: bytes) -> None:
-        """The JSON of the answer's id, and of its time; empty where it has none."""
-        identity = msgspec.json.decode(constants[0]) if constants[0] else None
+    def _identify(self, raw: Raw) -> None:
+        """`raw`: the JSON of the answer's id; empty where it has none."""
+        identity = msgspec.json.decode(raw) if bytes(raw) else None
         self.identity = identity[:200] if isinstance(identity, str) else ""
-        self.constants = tuple([each for each in constants if each])
 
     def _note_progress(self, raw: Raw) -> None:
         progress = as_object(msgspec.json.decode(raw)) or {}
@@ -313,6 +303,10 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
         except msgspec.ValidationError:
             raw = shapes.with_text(raw)
             choices = _decode_choices(raw)
+        if not choices:
+            raw = b"[]"
+        elif choices[0].message:
+            raw = shapes.with_text(raw)
     if not usage:
         for each in choices:
             usage = as_object(each.usage) or usage
@@ -320,9 +314,9 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
 
 
 def _groq_usage(fields: dict[str, Raw]) -> Usage | None:
-    said = fields.get("x_groq")
-    said = as_object(msgspec.json.decode(said)) if said is not None else None
-    return as_object((said or {}).get("usage"))
+    raw = fields.get("x_groq")
+    details = as_object(msgspec.json.decode(raw)) if raw is not None else None
+    return as_object((details or {}).get("usage"))
 
 
 def _extras(wire: _Wire) -> bytes:
@@ -359,8 +353,8 @@ def no_stream(body: bytes) -> ApiError:
 def unstreamed(body: bytes) -> list[bytes]:
     """A `chat.completion` is an event whose choices have a `message` in the place of a delta."""
     choices = (as_object(decoded(body)) or {}).get("choices")
-    said = cast("list[Any]", choices) if isinstance(choices, list) else []
-    return [body] if any("message" in (as_object(each) or {}) for each in said) else []
+    members = cast("list[Any]", choices) if isinstance(choices, list) else []
+    return [body] if any("message" in (as_object(each) or {}) for each in members) else []
 
 
 def _explain(fields: Any) -> tuple[int, str | None, str]:

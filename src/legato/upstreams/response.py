@@ -91,7 +91,7 @@ class Response:
         self._on_fail = on_fail
         self._dialect = dialect
         self._decoder: Decoder | None = None  # for what does not come in whole events
-        self._reader = dialect.reader(habit)
+        self._reader = dialect.reader()
         self._template = Template(habit)
         self._has_blocks = dialect.decoder is sse.Decoder
         self._has_begun = False
@@ -258,12 +258,6 @@ class Response:
         if block == _DONE and self._is_between:
             self._chunk(reader.read(b"", _DONE[6:]))
             return False
-        if self._is_between and (chunk := reader.recall(block)) is not None:
-            if self._template.plain < 0:
-                self._template.expect(reader.constants)
-            if chunk.ends >= 0 or chunk.usage:
-                self._chunk(chunk)
-            return False
         event = sse.event(block) if self._is_between else None
         if event is None or not event[1]:
             self._feed(block + b"\n\n")
@@ -273,8 +267,8 @@ class Response:
         known = (
             chunk is not None
             and bool(chunk.choices)
-            and reader.forgets(chunk)
-            and self._template.learn(block, chunk, reader.constants, self._again)
+            and reader.is_stateless(chunk)
+            and self._template.learn(block, chunk, (), self._again)
         )
         self._chunk(chunk)
         return known
