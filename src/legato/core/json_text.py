@@ -54,9 +54,15 @@ def decode_leniently(body: bytes, texts: Container[Path] = ()) -> Any:
       strings at the paths `texts`: the other half may come with the next event
 
     Slow: for what strict decoding has refused. Raises `ValueError` or `RecursionError` for
-    everything else that is not JSON, also for a body that is not UTF-8. A byte order mark is skipped.
+    everything else that is not JSON, and for a body that is not UTF-8. A byte order mark is
+    skipped.
     """
     return _cleaned(json.loads(body.decode("utf-8-sig"), parse_constant=_as_none), texts, ())
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value with `without_surrogates` applied to all of its strings."""
+    return _cleaned(value, (), ())
 
 
 def _as_none(constant: str) -> None:

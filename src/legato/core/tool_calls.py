@@ -9,8 +9,8 @@ from legato.core.chunk import as_object, decoded
 from legato.core.json_text import without_surrogates
 from legato.core.merge import merge_call, to_builtins
 
-#: Members that hold the name of what is called, each called after its type, and the member of them
-#: that comes in pieces. Calls of other types may look like anything: they are passed on as they are.
+#: Types of calls that have a name: it is in the member that is called after the type, beside the
+#: text that comes in pieces. Calls of other types are passed on as they are.
 _TEXTS: Final = {"function": "arguments", "custom": "input"}
 
 
