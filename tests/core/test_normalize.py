@@ -370,7 +370,7 @@ def test_a_thought_goes_out_before_what_it_led_to() -> None:
     """Nothing that is not text of the answer parts the two."""
     state = ChoiceNormalizer(0)
     delta = {"content": "a", "reasoning": "hm", "reasoning_details": [{"text": "hm"}]}
-    mended = state.mend({"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"})
+    mended = state.normalize({"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"})
     assert [each["delta"] for each in mended] == [
         {"reasoning_content": "hm"},
         {"content": "a", "reasoning_details": [{"text": "hm"}]},
@@ -378,7 +378,7 @@ def test_a_thought_goes_out_before_what_it_led_to() -> None:
     ]
     assert [each.get("logprobs") for each in mended] == [None, {"content": []}, None]
     del delta["content"]
-    (alone,) = ChoiceNormalizer(0).mend({"delta": delta})
+    (alone,) = ChoiceNormalizer(0).normalize({"delta": delta})
     assert alone["delta"] == {"reasoning_content": "hm", "reasoning_details": [{"text": "hm"}]}
 
 
@@ -535,6 +535,6 @@ def test_a_call_s_own_object_is_left_alone() -> None:
         "finish_reason": "stop",
     }
     before = json.dumps(member)
-    ChoiceNormalizer(0).mend(member)
-    ToolCalls().mend([said])
+    ChoiceNormalizer(0).normalize(member)
+    ToolCalls().normalize([said])
     assert json.dumps(member) == before

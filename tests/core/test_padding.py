@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from legato.core.chunk import Chunk
+from legato.core.front import AnswerHead, WriterOptions
 from legato.core.padding import BUCKET
 from legato.fronts.chat_writer import ChatWriter
 from tests.conftest import Running
@@ -16,20 +17,14 @@ class Sink:
     def __init__(self, sent: list[bytes]) -> None:
         self.write = self.finish = sent.append
 
-    def direct(self) -> None:
-        """They are not sent as chunks."""
+    def on_full(self) -> None:
+        """Its client is not slow."""
 
 
 def sizes(words: list[str], *, pads: bool) -> list[int]:
     sent: list[bytes] = []
-    writer = ChatWriter(
-        identity="chatcmpl-1",
-        created=1,
-        model="m",
-        wants_usage=False,
-        pads=pads,
-        sink=Sink(sent),
-    )
+    head = AnswerHead("chatcmpl-1", 1, "m")
+    writer = ChatWriter(head, WriterOptions(pads=pads), Sink(sent))
     for word in words:
         raw = b'[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]' % word.encode()
         writer.push(Chunk([], raw))

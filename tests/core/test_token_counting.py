@@ -39,7 +39,7 @@ def tally(counter: Words, **more: Any) -> Tally:
 
 
 def plain(text: str, *, thinks: bool = False, index: int = 0) -> Chunk:
-    return Chunk([], b"[]", plain=index, text=text, thinks=thinks)
+    return Chunk([], b"[]", text_choice=index, text=text, thinks=thinks)
 
 
 def member(delta: dict[str, Any], index: int = 0) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def test_all_that_a_model_writes_counts(name: str) -> None:
     deltas, completion, reasoning = MEMBERS[name]
     counted = tally(Words())
     for delta in deltas:
-        counted.member(member(delta))
+        counted.add_member(member(delta))
     assert (counted.completion, counted.reasoning) == (completion, reasoning)
 
 
@@ -142,7 +142,7 @@ def test_choices_side_by_side_are_texts_of_their_own() -> None:
     counted = tally(Words())
     for piece in ("on", "e two"):
         for index in range(3):
-            counted.member(member({"content": piece}, index))
+            counted.add_member(member({"content": piece}, index))
             counted.add(plain(piece, index=index, thinks=True))
     assert counted.completion == 3 * 4
     assert counted.reasoning == 3 * 2

@@ -304,7 +304,7 @@ def test_a_slow_client_gets_the_same_calls(name: str) -> None:
         for number, each in enumerate(pieces):
             if number == place:
                 take(backlog, said)
-            delta = {"tool_calls": mender.mend(each)}
+            delta = {"tool_calls": mender.normalize(each)}
             if delta["tool_calls"]:
                 backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
         take(backlog, said)
@@ -342,7 +342,7 @@ def test_calls_of_two_choices_have_nothing_to_do_with_each_other() -> None:
 
 def test_ids_that_we_make_up_are_never_the_same() -> None:
     mender = ToolCalls()
-    ids = [mender.mend([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
+    ids = [mender.normalize([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
     assert len(set(ids)) == 1_000
 
 
@@ -366,10 +366,10 @@ def test_what_is_no_call_begins_nothing() -> None:
 def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:
     """Another one goes on with the text, and calls its own tool."""
     mender = ToolCalls()
-    assert mender.mend([call(None, "{", index=0, id="c1")]) == []
+    assert mender.normalize([call(None, "{", index=0, id="c1")]) == []
     mender.forget_unnamed()
     assert mender.is_named
-    (piece,) = mender.mend([call("f", "{}", index=0, id="c2")])
+    (piece,) = mender.normalize([call("f", "{}", index=0, id="c2")])
     assert piece == {
         "index": 0,
         "id": "c2",

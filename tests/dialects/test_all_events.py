@@ -16,7 +16,6 @@ from legato.core.errors import ApiError, UpstreamError
 from legato.core.sse import EventTooLarge
 from legato.core.stream import State, Stream
 from legato.core.usage import Tokens, count
-from legato.fastpath.template import Habit
 from tests.support.transcripts import GOLDEN, GOLDEN_WHOLE, Golden
 
 
@@ -91,7 +90,7 @@ def play(dialect: Dialect, pieces: list[bytes]) -> Heard:
     """An answer's body, as `sources.upstream` reads it."""
     stream, heard = Stream(lambda: 0.0, 0.0), Heard()
     stream.attach(heard)
-    decoder, reader = dialect.decoder(), dialect.reader(Habit())
+    decoder, reader = dialect.decoder(), dialect.reader()
 
     def read(events: list[tuple[bytes, bytes]]) -> None:
         for name, data in events:
@@ -183,7 +182,7 @@ def test_a_client_gets_the_same_whoever_sent_it(name: str, conversation: str) ->
 @pytest.mark.parametrize("name", dialects.NAMES)
 def test_an_answer_in_one_piece_says_what_its_stream_would_have_said(name: str) -> None:
     dialect, body = dialects.named(name), transcripts(name).WHOLE
-    stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader(Habit())
+    stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
     stream.attach(heard)
     for data in dialect.unstreamed(body):
         chunk = reader.read(b"", data)
@@ -216,7 +215,7 @@ def test_an_answer_in_one_piece_says_what_its_stream_would_have_said(name: str) 
 def test_what_is_no_answer_is_not_taken_for_one(name: str, body: bytes) -> None:
     """Gemini's readers know nothing that an event must have: an empty one says nothing."""
     dialect = dialects.named(name)
-    reader = dialect.reader(Habit())
+    reader = dialect.reader()
     for data in dialect.unstreamed(body):
         chunk = reader.read(b"", data)
         assert chunk is not None
@@ -229,7 +228,7 @@ def test_a_changed_answer_in_one_piece_is_an_answer_or_the_upstreams_failure(nam
     draw = random.Random(name)
     for change in (with_other_bytes, with_other_values):
         for _ in range(300):
-            stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader(Habit())
+            stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
             stream.attach(heard)
             try:
                 for data in dialect.unstreamed(change(body, draw)):

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from legato.core.chunk import Chunk
+from legato.core.front import AnswerHead
 from legato.core.merge import merge_choice, to_builtins
 from legato.fronts.chat_aggregator import ChatAggregator
 from tests.core.test_stream import DONE, USAGE, choice, collected, finish, say, text
@@ -61,7 +62,7 @@ def test_an_answer_byte_by_byte() -> None:
     collector.push(raw(choice(finish="stop")))
     collector.flush()
     collector.complete(USAGE, b"")
-    assert collector.answer(identity="chatcmpl-1", created=7, model="m") == (
+    assert collector.answer(AnswerHead("chatcmpl-1", 7, "m")) == (
         b'{"id":"chatcmpl-1","object":"chat.completion","created":7,"model":"m","choices":'
         b'[{"index":0,"message":{"role":"assistant","content":"Hello you","refusal":null},'
         b'"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":3,'
@@ -226,7 +227,7 @@ def test_what_was_pushed_is_not_changed() -> None:
     collector = ChatAggregator()
     collector.push(chunk)
     collector.push(chunk)
-    collector.answer(identity="i", created=1, model="m")
+    collector.answer(AnswerHead("i", 1, "m"))
     assert chunk.fields == said
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from legato import dialects
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
-from legato.fastpath.template import Habit
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from legato.policy.retry import Budget
@@ -242,7 +241,7 @@ IN_DIALECTS: dict[str, tuple[str, bytes, str]] = {
 def test_every_dialect_tells_whose_fault_it_is(case: str) -> None:
     name, event, code = IN_DIALECTS[case]
     with pytest.raises(ApiError) as caught:
-        dialects.named(name).reader(Habit()).read(b"error" if name == "anthropic" else b"", event)
+        dialects.named(name).reader().read(b"error" if name == "anthropic" else b"", event)
     assert not isinstance(caught.value, UpstreamError)
     assert (caught.value.status, caught.value.code) == (400, code)
 

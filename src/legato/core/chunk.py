@@ -10,12 +10,16 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
+from legato.core.json_text import decode_leniently
 
 #: Finish reasons of the contract (section 2, item 3; `function_call` is OpenAI's older form).
 FINISH_REASONS: Final = frozenset(
     {"stop", "length", "tool_calls", "content_filter", "function_call"}
 )
 
+
+#: What strict decoding raises for a body that is not JSON, or not of the type that is asked for.
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 #: As a value, so that what was checked stays `Any`: a `cast` is a call at run time.
 OBJECT: Any = dict
@@ -27,11 +31,14 @@ def as_object(value: Any) -> dict[str, Any] | None:
 
 
 def decoded(body: bytes) -> Any:
-    """The JSON value in `body`; None where it is not JSON."""
+    """The JSON value in `body`, read leniently (`decode_leniently`); None where it is not JSON."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    except NOT_JSON:
+        try:
+            return decode_leniently(body)
+        except (ValueError, RecursionError):
+            return None
 
 
 class Delta(Struct, gc=False):
@@ -54,6 +61,7 @@ class Choice(Struct, gc=False):
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
     logprobs: Raw | UnsetType = UNSET
+    message: Any = UNSET  # in place of the delta, where a server has not streamed
     usage: Any = UNSET  # of the whole answer: some servers put it here
 
     @property
@@ -70,6 +78,7 @@ class Choice(Struct, gc=False):
             and delta.refusal is UNSET
             and self.usage is UNSET
             and (self.logprobs is UNSET or self.logprobs == _NULL)
+            and self.message is UNSET
             and bool(delta.content) is not bool(delta.reasoning_content)
         )
 
@@ -107,6 +116,6 @@ class Chunk(Struct, gc=False):
         if self.raw is not None:
             try:
                 return _decode_members(self.raw)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise malformed(error) from None
         return msgspec.to_builtins(self.choices)

@@ -1,7 +1,9 @@
-"""JSON that no client takes for more than one line."""
+"""JSON text: decoding of what strict decoders refuse, and writing on one line."""
 
+import json
 import re
-from typing import Any, Final
+from collections.abc import Container
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -17,24 +19,77 @@ _ESCAPES: Final = {
     b"\xc2\x85": rb"\u0085",
 }
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
-#: What `decode_string` raises.
-NO_TEXT: Final = (msgspec.DecodeError, UnicodeDecodeError)
+_decode_text: Final = msgspec.json.Decoder(str).decode
 
-#: The text of a JSON string, quotes and all.
-decode_string: Final = msgspec.json.Decoder(str).decode
+#: Names of members from the top of a JSON value down to a string; lists on the way have no name.
+Path = tuple[str, ...]
 
 
 def text_of(quoted: bytes) -> str | None:
     """The text of a JSON string that is one line to every client as it stands; None where these
     bytes are not such a string, and nothing else."""
     try:
-        text = decode_string(quoted)
-    except NO_TEXT:
+        text = _decode_text(quoted)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if quoted.isascii() or text.isprintable():
         return text
     return None if any(each in text for each in "\u2028\u2029\x85") else text
+
+
+def without_surrogates(text: str) -> str:
+    """`text` that UTF-8 can encode: the halves of a surrogate pair are joined where they meet, and
+    a half without the other is U+FFFD."""
+    if _SURROGATE.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def decode_leniently(body: bytes, texts: Container[Path] = ()) -> Any:
+    """The value of JSON that a strict decoder may refuse for one of these reasons alone:
+
+    - NaN, Infinity or -Infinity outside strings: each is None
+    - an escape of half a surrogate pair without the other half. It is U+FFFD, but stays in the
+      strings at the paths `texts`: the other half may come with the next event
+
+    Slow: for what strict decoding has refused. Raises `ValueError` or `RecursionError` for
+    everything else that is not JSON, and for a body that is not UTF-8. A byte order mark is
+    skipped.
+    """
+    return _cleaned(json.loads(body.decode("utf-8-sig"), parse_constant=_as_none), texts, ())
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value with `without_surrogates` applied to all of its strings."""
+    return _cleaned(value, (), ())
+
+
+def _as_none(constant: str) -> None:
+    return None
+
+
+def _cleaned(value: Any, texts: Container[Path], path: Path) -> Any:
+    if isinstance(value, str):
+        return value if path in texts else without_surrogates(value)
+    if isinstance(value, list):
+        return [_cleaned(each, texts, path) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {
+            without_surrogates(name): _cleaned(each, texts, (*path, name))
+            for name, each in members.items()
+        }
+    return value
+
+
+def encode_leniently(value: Any) -> bytes:
+    """`value` as JSON, also where strings in it hold half a surrogate pair: then it is escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
 
 
 def one_line(raw: bytes) -> bytes:

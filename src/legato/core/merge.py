@@ -75,9 +75,13 @@ def _join(owner: dict[str, Any], name: str, said: Any) -> None:
 
 def _join_calls(calls: dict[int, dict[str, Any]], said: list[dict[str, Any]]) -> None:
     for call in said:
-        joined = calls.setdefault(int(call["index"]), {"function": {}})
-        for name, value in call.items():
-            _join(joined, name, value)
+        merge_call(calls.setdefault(int(call["index"]), {}), call)
+
+
+def merge_call(call: dict[str, Any], piece: dict[str, Any]) -> None:
+    """Adds a piece of a tool call to what has come of it."""
+    for name, value in piece.items():
+        _join(call, name, value)
 
 
 def to_builtins(value: Any, name: str = "") -> Any:

@@ -28,14 +28,20 @@ _PLAIN: Final = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"}
 
 def with_text(choices: bytes) -> bytes:
     """`choices` whose content came in parts (`[{"type": "text", "text": …}, …]`), with text in its
-    place. Raises `msgspec.DecodeError`."""
+    place; the same bytes where none did. Raises `msgspec.DecodeError`."""
     members = _decode_members(choices)
-    for member in members:
-        for name in ("delta", "message"):
-            said = as_object(member.get(name))
-            if said is not None and isinstance(said.get("content"), list):
-                _join_parts(said)
-    return msgspec.json.encode(members)
+    return msgspec.json.encode(members) if join_parts(members) else choices
+
+
+def join_parts(members: list[dict[str, Any]]) -> bool:
+    """The same of choices as objects, in place. Whether any content came in parts."""
+    places = [as_object(each.get(name)) for each in members for name in ("delta", "message")]
+    in_parts = [
+        each for each in places if each is not None and isinstance(each.get("content"), list)
+    ]
+    for each in in_parts:
+        _join_parts(each)
+    return bool(in_parts)
 
 
 def _join_parts(delta: dict[str, Any]) -> None:

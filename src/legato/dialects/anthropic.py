@@ -1,13 +1,26 @@
-"""Anthropic's Messages API, as Anthropic and servers that copy it speak it."""
+"""Anthropic's Messages API, as Anthropic and servers that copy it speak it.
+
+What OpenAI's format has no member for, a client gets in these:
+
+- `delta.reasoning_details`: blocks of thinking with their signatures, to be sent back as they came
+- `delta.citations`: the citations of a text, behind it
+- `delta.extra_content.anthropic.blocks`: whole blocks of other types, among them those of tools
+  that the server runs itself; `….deltas`: deltas of other types
+- `extra_content.anthropic` of a tool call: further members of its block
+- `stop_sequence` of the choice with the finish; further members of the message: top level
+"""
 
 from typing import Any, Final, cast
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.errors import malformed
+from legato.core.finish import known_finish
+from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
+from legato.core.merge import merge_call, to_builtins
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
 
@@ -28,16 +41,6 @@ __all__ = [
 
 #: The version that everything in this file is about; the API has had no later one.
 _VERSION: Final = "2023-06-01"
-
-_FINISHES: Final = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",  # a tool of the server's own took long
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
 
 
 def path(model: str, *, streams: bool = True) -> str:
@@ -84,19 +87,26 @@ class _Event(Struct, gc=False):
     type: str = ""
     index: int = 0
     delta: _Delta | None = None
-    content_block: dict[str, Any] | UnsetType = UNSET
-    message: dict[str, Any] | UnsetType = UNSET
-    usage: dict[str, Any] | UnsetType | None = UNSET
-    error: Raw | UnsetType = UNSET
-
-
-class _Kind(Struct):
-    type: str = ""
+    content_block: dict[str, Any] | None = None
+    message: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    error: Any = None
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_kind = msgspec.json.Decoder(_Kind).decode
 
+#: Strings in which the half of a surrogate pair waits for the next event.
+_TEXTS: Final[frozenset[Path]] = frozenset(
+    {
+        ("delta", "text"),
+        ("delta", "thinking"),
+        ("delta", "partial_json"),
+        ("content_block", "text"),
+        ("content_block", "thinking"),
+    }
+)
+
+#: Types of events that have to look as they are documented.
 _KNOWN: Final = frozenset(
     {
         "message_start",
@@ -109,6 +119,12 @@ _KNOWN: Final = frozenset(
     }
 )
 
+#: Members that have their place in an answer. Others are top-level members of its chunks.
+_OF_MESSAGE: Final = frozenset(
+    {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"}
+)
+_OF_END: Final = frozenset({"type", "index", "delta", "usage", "message"})
+
 
 class _Thought(Struct):
     """A block of thinking under way: it goes back whole with the next request."""
@@ -116,69 +132,122 @@ class _Thought(Struct):
     pieces: list[str]
     signature: str = ""
 
+    def ending(self) -> list[dict[str, Any]]:
+        if not self.signature:
+            return []
+        thinking = without_surrogates("".join(self.pieces))
+        block = {"type": "thinking", "thinking": thinking, "signature": self.signature}
+        return [_details(block)]
+
 
 class _ToolCall(Struct):
     number: int
-    begun: bool  # some of its arguments have been sent
+    given: Any  # the input that its block began with: void where deltas follow
+    begun: bool = False  # some of its arguments have been sent
+
+    def ending(self) -> list[dict[str, Any]]:
+        if self.begun:
+            return []
+        given: Any = self.given or {}  # to a client, "" would be no JSON
+        return [_call(self.number, given if isinstance(given, str) else _as_text(given))]
+
+
+class _Block(Struct):
+    """A block of a type that is not known here, under way."""
+
+    fields: dict[str, Any]
+    pieces: list[str]  # of its input
+
+    def ending(self) -> list[dict[str, Any]]:
+        block = cleaned(to_builtins(self.fields))
+        if self.pieces:
+            text = without_surrogates("".join(self.pieces))
+            block["input"] = decoded(text.encode()) or text
+        return [_extra({"blocks": [block]})]
 
 
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
-    __slots__ = ("_blocks", "_calls", "_usage", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_blocks", "_calls", "_unknown", "_usage", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
-        self._blocks: dict[int, _Thought | _ToolCall] = {}  # those under way, but for text
+        self._blocks: dict[int, _Thought | _ToolCall | _Block] = {}  # those under way, but for text
         self._calls = 0
+        self._unknown: dict[str, Any] = {}  # members of the message that have not been sent
         self._usage: dict[str, Any] = {}
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
 
     def is_stateless(self, chunk: Chunk) -> bool:
-        # Reasoning is collected until its block ends and its signature comes.
+        # Thoughts are kept until their block ends: its signature is sent with all of them.
         delta = chunk.choices[0].delta if chunk.choices else None
         return delta is not None and bool(delta.content)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
             event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _unreadable(data, error)
+        except NOT_JSON as error:
+            return self._read_odd(name, data, error)
         if event.type == "content_block_delta" and event.delta is not None:
-            return self._delta(event.index, event.delta)
+            if event.delta.type == "text_delta":
+                return _text(Delta(content=event.delta.text))
+            if event.delta.type == "thinking_delta":
+                return self._thought(event.index, event.delta.thinking)
         return self._other(event, data)
 
-    def _delta(self, index: int, delta: _Delta) -> Chunk:
-        if delta.type == "text_delta":
-            return _text(Delta(content=delta.text))
+    def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
+        """An event that is none as it stands. One of an unknown type may look like anything."""
+        match data.strip():
+            case b"[DONE]":
+                return None  # Anthropic has no such event, but servers that copy both APIs may
+            case b"" | b"null":
+                if name == b"error":
+                    raise in_band({})
+                return Chunk([])
+            case _:
+                pass
+        fields: Any = None
+        try:
+            fields = decode_leniently(data, _TEXTS)
+            event = msgspec.convert(fields, _Event)
+        except (*NOT_JSON, ValueError):
+            kind = (as_object(fields) or {}).get("type")
+            if not isinstance(kind, str) or not kind or kind in _KNOWN:
+                raise malformed(error) from None
+            return Chunk([])
+        if event.type == "content_block_delta" and event.delta is not None:
+            if event.delta.type == "text_delta":
+                return _chunk([{"content": event.delta.text}])
+            if event.delta.type == "thinking_delta":
+                self._thought(event.index, event.delta.thinking)
+                return _chunk([{"reasoning_content": event.delta.thinking}])
+        return self._other(event, msgspec.json.encode(cleaned(fields)))
+
+    def _thought(self, index: int, text: str) -> Chunk:
         block = self._blocks.get(index)
-        if delta.type == "thinking_delta":
-            if isinstance(block, _Thought):
-                block.pieces.append(delta.thinking)
-            return _text(Delta(reasoning_content=delta.thinking))
-        if delta.type == "signature_delta" and isinstance(block, _Thought):
-            block.signature += delta.signature
-        elif (
-            delta.type == "input_json_delta" and isinstance(block, _ToolCall) and delta.partial_json
-        ):
-            block.begun = True
-            return _call(block.number, delta.partial_json)
-        return Chunk([])
+        if isinstance(block, _Thought):
+            block.pieces.append(text)
+        return _text(Delta(reasoning_content=text))
 
     def _other(self, event: _Event, data: bytes) -> Chunk | None:
+        """`data`: the event's JSON, where members are looked for that `event` does not have."""
         match event.type:
             case "message_start":
                 return self._start(event)
             case "content_block_start":
-                return self._block(event.index, event.content_block or {})
+                ended = self._ended(event.index)
+                return _chunk(ended + self._block(event.index, event.content_block or {}))
+            case "content_block_delta" if event.delta is not None:
+                return _chunk(self._delta(event.index, event.delta, data))
             case "content_block_stop":
-                return self._block_end(self._blocks.pop(event.index, None))
+                return _chunk(self._ended(event.index))
             case "message_delta":
-                return self._end(event)
+                return self._end(event, data)
             case "message_stop":
                 return None
-            case _ if event.type == "error" or event.error is not UNSET:
+            case _ if event.type == "error" or event.error is not None:
                 raise in_band(decoded(data))
             case _:
                 return Chunk([])  # a ping, or what later versions may say
@@ -188,85 +257,131 @@ class Reader:
         identity = message.get("id")
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self._usage = dict(as_object(message.get("usage")) or {})
+        self._unknown = _others(message, _OF_MESSAGE)
         self.prompt_tokens = _prompt(self._usage)
         return Chunk([])
 
-    def _block(self, index: int, block: dict[str, Any]) -> Chunk:
-        """A block begins; servers that are not Anthropic may give one whole here. Tools that the
-        server runs itself are its own business."""
+    def _block(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+        """A block begins; servers that are not Anthropic, and those that do not stream, give it
+        whole here."""
         match block.get("type"):
             case "text":
-                text = block.get("text")
-                return _text(Delta(content=text)) if isinstance(text, str) and text else Chunk([])
+                text, cited = block.get("text"), block.get("citations")
+                deltas: list[dict[str, Any]] = []
+                if isinstance(text, str) and text:
+                    deltas.append({"content": text})
+                return deltas + ([{"citations": cited}] if cited else [])
             case "thinking":
                 text, signature = str(block.get("thinking") or ""), block.get("signature") or ""
                 self._blocks[index] = _Thought([text], str(signature))
-                return _text(Delta(reasoning_content=text)) if text else Chunk([])
+                return [{"reasoning_content": text}] if text else []
             case "redacted_thinking":
-                return _details({"type": "redacted_thinking", "data": block.get("data")})
+                return [_details({"type": "redacted_thinking", "data": block.get("data")})]
             case "tool_use":
-                given = block.get("input")
-                call = _ToolCall(self._calls, bool(given))
+                call = _ToolCall(self._calls, block.get("input"))
                 self._calls += 1
                 self._blocks[index] = call
-                arguments = msgspec.json.encode(given).decode() if given else ""
-                return _call(call.number, arguments, block)
+                return [_call(call.number, "", block)]
             case _:
-                return Chunk([])
+                fields: dict[str, Any] = {}
+                merge_call(fields, block)
+                if fields:
+                    self._blocks[index] = _Block(fields, [])
+                return []
 
-    def _block_end(self, block: _Thought | _ToolCall | None) -> Chunk:
-        if isinstance(block, _Thought) and block.signature:
-            thinking = "".join(block.pieces)
-            said = {"type": "thinking", "thinking": thinking, "signature": block.signature}
-            return _details(said)
-        if isinstance(block, _ToolCall) and not block.begun:
-            return _call(block.number, "{}")  # no arguments; to a client, "" would be no JSON
-        return Chunk([])
+    def _delta(self, index: int, delta: _Delta, data: bytes) -> list[dict[str, Any]]:
+        block = self._blocks.get(index)
+        match delta.type, block:
+            case "signature_delta", _Thought():
+                block.signature += delta.signature
+            case "input_json_delta", _ToolCall() if delta.partial_json:
+                block.begun = True
+                return [_call(block.number, delta.partial_json)]
+            case "input_json_delta", _Block():
+                block.pieces.append(delta.partial_json)
+            case (("signature_delta" | "input_json_delta" | ""), _):
+                pass
+            case _:
+                return _unknown_delta(block, (as_object(decoded(data)) or {})["delta"])
+        return []
 
-    def _end(self, event: _Event) -> Chunk:
+    def _ended(self, index: int) -> list[dict[str, Any]]:
+        block = self._blocks.pop(index, None)
+        return block.ending() if block is not None else []
+
+    def _end(self, event: _Event, data: bytes) -> Chunk:
         self._usage |= {k: v for k, v in (event.usage or {}).items() if v is not None}
-        reason = event.delta.stop_reason if event.delta is not None else None
+        fields = as_object(decoded(data)) or {}
+        delta = as_object(fields.get("delta")) or {}
+        self._unknown |= _others(fields, _OF_END) | _others(delta, _OF_MESSAGE)
         usage = _usage(self._usage)
+        reason = delta.get("stop_reason")
         if reason is None:
             return Chunk([], usage=usage)
-        finish = _FINISHES.get(reason, reason)
-        return Chunk([Choice(delta=Delta(), index=0, finish_reason=finish)], usage=usage)
+        unended = [each for index in list(self._blocks) for each in self._ended(index)]
+        finish: dict[str, Any] = {"index": 0, "delta": {}}
+        finish["finish_reason"] = known_finish(reason) or reason
+        if delta.get("stop_sequence") is not None:
+            finish["stop_sequence"] = delta["stop_sequence"]
+        unknown, self._unknown = self._unknown, {}
+        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
+        return Chunk([], usage=usage, extras=extras, fields=[*map(_member, unended), finish])
+
+
+def _others(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    return {
+        name: value for name, value in fields.items() if name not in known and value is not None
+    }
+
+
+def _unknown_delta(
+    block: _Thought | _ToolCall | _Block | None, delta: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A delta of a type that has no case of its own. Deltas of an unknown block are joined to it,
+    whatever their types are."""
+    if delta.get("type") == "citations_delta" and not isinstance(block, _Block):
+        return [{"citations": [delta["citation"]]}] if delta.get("citation") else []
+    if isinstance(block, _Block):
+        merge_call(block.fields, {k: v for k, v in delta.items() if k != "type"})
+        return []
+    return [_extra({"deltas": [delta]})]
 
 
 def _text(delta: Delta) -> Chunk:
     return Chunk([Choice(delta=delta, index=0, finish_reason=None)])
 
 
-def _member(delta: dict[str, Any]) -> Chunk:
-    return Chunk([], fields=[{"index": 0, "delta": delta, "finish_reason": None}])
+def _chunk(deltas: list[dict[str, Any]]) -> Chunk:
+    return Chunk([], fields=[_member(each) for each in deltas]) if deltas else Chunk([])
 
 
-def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> Chunk:
+def _member(delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": None}
+
+
+def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> dict[str, Any]:
     """Arguments of a tool call; `block`: the one that begins it."""
     function: dict[str, Any] = {"arguments": arguments}
     call: dict[str, Any] = {"index": number, "function": function}
     if block is not None:
         call |= {"id": block.get("id"), "type": "function"}
         function["name"] = block.get("name")
-    return _member({"tool_calls": [call]})
+        others = _others(block, frozenset({"type", "id", "name", "input"}))
+        call |= _extra(others) if others else {}
+    return {"tool_calls": [call]}
 
 
-def _details(said: dict[str, Any]) -> Chunk:
+def _as_text(given: Any) -> str:
+    return msgspec.json.encode(given).decode()
+
+
+def _details(block: dict[str, Any]) -> dict[str, Any]:
     """What a client is to send back with this turn, so that the model knows its own thoughts."""
-    return _member({"reasoning_details": [said]})
+    return {"reasoning_details": [block]}
 
 
-def _unreadable(data: bytes, error: Exception) -> Chunk | None:
-    """An event of a type that is not known may look like anything."""
-    if data.strip() == b"[DONE]":
-        return None  # Anthropic says nothing of the kind, but who copies both APIs may
-    try:
-        kind = _decode_kind(data).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        kind = ""
-    if not kind or kind in _KNOWN:
-        raise malformed(error) from None
-    return Chunk([])
+def _extra(members: dict[str, Any]) -> dict[str, Any]:
+    return {"extra_content": {"anthropic": members}}
 
 
 def _count(usage: dict[str, Any], name: str) -> int:
@@ -282,17 +397,17 @@ def _prompt(usage: dict[str, Any]) -> int:
     )
 
 
-def _usage(said: dict[str, Any]) -> Usage:
-    prompt, completion = _prompt(said), _count(said, "output_tokens")
+def _usage(counts: dict[str, Any]) -> Usage:
+    prompt, completion = _prompt(counts), _count(counts, "output_tokens")
     usage: Usage = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
-    if "cache_read_input_tokens" in said:
-        cached = _count(said, "cache_read_input_tokens")
+    if "cache_read_input_tokens" in counts:
+        cached = _count(counts, "cache_read_input_tokens")
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    details = as_object(said.get("output_tokens_details")) or {}
+    details = as_object(counts.get("output_tokens_details")) or {}
     if "thinking_tokens" in details:
         reasoning = _count(details, "thinking_tokens")
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
@@ -304,7 +419,7 @@ def unstreamed(body: bytes) -> list[bytes]:
     blocks = message.pop("content", None)
     if message.get("type") != "message" or not isinstance(blocks, list):
         return []
-    ending = {"stop_reason": message.pop("stop_reason", None)}
+    ending = {name: message.pop(name, None) for name in ("stop_reason", "stop_sequence")}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
     for index, block in enumerate(cast("list[Any]", blocks)):
         begun = {"type": "content_block_start", "index": index}

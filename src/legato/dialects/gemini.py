@@ -169,7 +169,7 @@ class Reader:
         self.identity: str | None = None
 
     def is_stateless(self, chunk: Chunk) -> bool:
-        return True
+        return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:

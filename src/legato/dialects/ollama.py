@@ -111,7 +111,7 @@ class Reader:
         self.identity: str | None = None  # answers have none
 
     def is_stateless(self, chunk: Chunk) -> bool:
-        return True
+        return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         if self._done:

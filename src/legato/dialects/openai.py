@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object, decoded
 from legato.core.errors import (
     ApiError,
     bad_gateway,
@@ -15,7 +15,7 @@ from legato.core.errors import (
     from_stream_event,
     malformed,
 )
-from legato.core.json_text import one_line
+from legato.core.json_text import Path, decode_leniently, one_line
 from legato.dialects import _openai_shapes as shapes
 from legato.dialects._openai_request import encode
 from legato.dialects._openai_unstreamed import unstreamed
@@ -24,6 +24,7 @@ __all__ = [
     "Reader",
     "decoder",
     "encode",
+    "ends_with_body",
     "headers",
     "models",
     "models_path",
@@ -98,6 +99,24 @@ _HEAD: Final = frozenset(
     }
 )
 
+#: Strings in which the half of a surrogate pair waits for the next event: texts, and arguments.
+_TEXTS: Final[frozenset[Path]] = frozenset(
+    ("choices", place, *path)
+    for place in ("delta", "message")
+    for path in (
+        ("content",),
+        ("content", "text"),
+        ("content", "thinking"),
+        ("content", "thinking", "text"),
+        ("reasoning_content",),
+        ("reasoning",),
+        ("refusal",),
+        ("tool_calls", "function", "arguments"),
+        ("tool_calls", "custom", "input"),
+        ("function_call", "arguments"),
+    )
+)
+
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
@@ -143,42 +162,61 @@ class Reader:
                 try:
                     wire = _decode_wire(data)
                 except msgspec.ValidationError:
-                    self._open = True
+                    self._open = data.lstrip()[:1] == b"{"
                 else:
                     return self._read_wire(wire, data)
             return self._read_open(name, data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if data.strip() == b"[DONE]":
-                return END
-            raise malformed(error) from None
+        except NOT_JSON as error:
+            return self._read_odd(name, data, error)
 
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
+        extras = _extras(wire)
         if not raw.startswith(b"["):
             return self._read_open(b"", data)
         if self.identity is None:
-            self._identify(bytes(wire.id))
-        return _chunk(raw, wire.usage, self._one_line(_extras(wire)))
+            self._identify(wire.id)
+        return _chunk(raw, wire.usage, self._one_line(extras))
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
         error = bytes(fields.get("error", b"null"))
         if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
             raise in_band(msgspec.json.decode(data))
+        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
+        raw = bytes(fields.get("choices", b"[]"))
+        chunk = _chunk(b"[]" if raw == b"null" else raw, usage, b"")
         if self.identity is None:
-            self._identify(bytes(fields.get("id", _NOTHING)))
+            self._identify(fields.get("id", _NOTHING))
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
-        raw = bytes(fields.get("choices", b"[]"))
-        if raw == b"null":
-            raw = b"[]"
-        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
         unknown = {key: fields[key] for key in fields if key not in _HEAD}
         extras = [
-            b"," + msgspec.json.encode(key) + b":" + bytes(said) for key, said in unknown.items()
+            b"," + msgspec.json.encode(key) + b":" + bytes(value) for key, value in unknown.items()
         ]
-        return _chunk(raw, usage, self._one_line(b"".join(extras)))
+        chunk.extras = self._one_line(b"".join(extras))
+        return chunk
+
+    def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
+        """An event that is no chunk as it stands. Raises `UpstreamError` where it is none at all:
+        `error` says why."""
+        match data.strip():
+            case b"[DONE]":
+                return END
+            case b"" | b"null" if name != b"error":
+                return Chunk([], b"[]")
+            case _:
+                pass
+        try:
+            fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
+            chunk = self._read_open(name, msgspec.json.encode(whole))
+        except (*NOT_JSON, ValueError):
+            raise malformed(error) from None
+        if chunk.raw != b"[]" and whole != fields:
+            shapes.join_parts(fields["choices"])
+            chunk.choices, chunk.raw, chunk.fields = [], None, fields["choices"]
+        return chunk
 
     def _one_line(self, extras: bytes) -> bytes:
         """They are nearly always the same in every chunk, and then looked through once."""
@@ -186,9 +224,9 @@ class Reader:
             self._extras = (extras, b"," + one_line(b"{%b}" % extras[1:])[1:-1])
         return self._extras[1] if extras else b""
 
-    def _identify(self, raw: bytes) -> None:
+    def _identify(self, raw: Raw) -> None:
         """`raw`: the JSON of the answer's id; empty where it has none."""
-        identity = msgspec.json.decode(raw) if raw else None
+        identity = msgspec.json.decode(raw) if bytes(raw) else None
         self.identity = identity[:200] if isinstance(identity, str) else ""
 
     def _note_progress(self, raw: Raw) -> None:
@@ -207,6 +245,10 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
         except msgspec.ValidationError:
             raw = shapes.with_text(raw)
             choices = _decode_choices(raw)
+        if not choices:
+            raw = b"[]"
+        elif choices[0].message:
+            raw = shapes.with_text(raw)
     if not usage:
         for each in choices:
             usage = as_object(each.usage) or usage
@@ -214,9 +256,9 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
 
 
 def _groq_usage(fields: dict[str, Raw]) -> Usage | None:
-    said = fields.get("x_groq")
-    said = as_object(msgspec.json.decode(said)) if said is not None else None
-    return as_object((said or {}).get("usage"))
+    raw = fields.get("x_groq")
+    details = as_object(msgspec.json.decode(raw)) if raw is not None else None
+    return as_object((details or {}).get("usage"))
 
 
 def _extras(wire: _Wire) -> bytes:
