@@ -105,7 +105,11 @@ MENDS: dict[str, tuple[bytes, str, Json]] = {
     ),
     "finish with all content": (say(choice({"content": "ab"}, "stop")), "ab", {}),
     "finish alone": (END, "", {}),
-    "finish twice": (AB + finish() + finish("length") + DONE, "ab", {}),
+    "finish twice: the last counts": (
+        AB + finish() + finish("length") + DONE,
+        "ab",
+        {"finish": "length"},
+    ),
     "empty delta after the finish": (
         AB + finish() + say(choice({"role": "assistant", "content": ""})) + DONE,
         "ab",
@@ -318,7 +322,8 @@ MENDS: dict[str, tuple[bytes, str, Json]] = {
 
 
 def ours(content: str, more: Json) -> Json:
-    return {"content": content, "reasoning": "", "tools": [], "finish": "stop"} | more
+    finish = "tool_calls" if more.get("tools") else "stop"
+    return {"content": content, "reasoning": "", "tools": [], "finish": finish} | more
 
 
 @pytest.mark.parametrize("name", MENDS)
@@ -370,13 +375,17 @@ def test_a_thought_goes_out_before_what_it_led_to() -> None:
     """Nothing that is not text of the answer parts the two."""
     state = ChoiceNormalizer(0)
     delta = {"content": "a", "reasoning": "hm", "reasoning_details": [{"text": "hm"}]}
-    mended = state.normalize({"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"})
-    assert [each["delta"] for each in mended] == [
+    members = state.normalize(
+        {"delta": delta, "logprobs": {"content": []}, "finish_reason": "stop"}
+    )
+    assert [each["delta"] for each in members] == [
         {"reasoning_content": "hm"},
         {"content": "a", "reasoning_details": [{"text": "hm"}]},
-        {},
     ]
-    assert [each.get("logprobs") for each in mended] == [None, {"content": []}, None]
+    logprobs = {"content": [], "refusal": None}
+    assert [each.get("logprobs") for each in members] == [None, logprobs]
+    (last,) = state.close()
+    assert (last["delta"], last["finish_reason"]) == ({}, "stop")
     del delta["content"]
     (alone,) = ChoiceNormalizer(0).normalize({"delta": delta})
     assert alone["delta"] == {"reasoning_content": "hm", "reasoning_details": [{"text": "hm"}]}

@@ -520,7 +520,8 @@ class Habits:
 
     def finish(self, index: int, merged: bool) -> None:
         reason = self.draw(st.sampled_from(["stop", "length", "tool_calls"]))
-        self._all[index]["finish"] = reason
+        has_calls = bool(self._all[index]["tools"])
+        self._all[index]["finish"] = "tool_calls" if has_calls and reason == "stop" else reason
         if merged:
             self._all[index]["content"] += "end"
             self.pieces += 1

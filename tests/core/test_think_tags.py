@@ -20,7 +20,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "only an opening": ("<think>", "", ""),
     "a part of a tag": ("<thi", "", "<thi"),
     "looks like one": ("<thinker>yes</thinker>", "", "<thinker>yes</thinker>"),
-    "nested-looking": ("<think>a <think> b</think>c</think>", "a <think> b", "c</think>"),
+    "nested-looking": ("<think>a <think> b</think>c</think>", "a <think> b", "c"),
     "in the answer": ("Use <think> and </think>.", "", "Use <think> and </think>."),
     "in a code fence": ("<think>x</think>```\n<think>\n```", "x", "```\n<think>\n```"),
     "angle brackets": ("<think>a < b </ c <</think><b>", "a < b </ c <", "<b>"),

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from legato.core.chunk import Choice, Chunk, Delta
 from legato.core.dialect import Delivered
 from legato.core.request import parse
 from legato.core.token_counting import SLICE, Tally, slices
@@ -38,10 +37,6 @@ def tally(counter: Words, **more: Any) -> Tally:
     return Tally(counter, request(**more))
 
 
-def plain(text: str, *, thinks: bool = False, index: int = 0) -> Chunk:
-    return Chunk([], b"[]", text_choice=index, text=text, thinks=thinks)
-
-
 def member(delta: dict[str, Any], index: int = 0) -> dict[str, Any]:
     return {"index": index, "delta": delta, "finish_reason": None}
 
@@ -62,7 +57,7 @@ def test_slices_are_cut_in_front_of_a_space() -> None:
 def test_text_counts_the_same_in_pieces_of_any_size(size: int) -> None:
     counted = tally(Words())
     for start in range(0, len(LONG), size):
-        counted.add(plain(LONG[start : start + size]))
+        counted.add(LONG[start : start + size], 0, False)
     assert counted.completion == len(LONG.split())
     assert counted.reasoning == 0
 
@@ -71,7 +66,7 @@ def test_what_has_gone_by_for_long_is_not_kept() -> None:
     counter = Words()
     counted = tally(counter)
     for number in range(SLICE):
-        counted.add(plain("word "))
+        counted.add("word ", 0, False)
         kept = 5 * (number + 1) - sum(map(len, counter.texts))
         assert kept <= SLICE + len("word ")
 
@@ -79,22 +74,14 @@ def test_what_has_gone_by_for_long_is_not_kept() -> None:
 def test_nothing_is_counted_before_it_is_asked_for() -> None:
     counter = Words()
     counted = tally(counter)
-    counted.add(plain("one two"))
-    counted.add(plain("three", thinks=True))
+    counted.add("one two", 0, False)
+    counted.add("three", 0, True)
     assert counter.texts == []
     assert counted.reasoning == 1
     assert counter.texts == ["three"]
     assert counted.completion == 3
     assert counted.completion == 3
     assert counter.texts == ["three", "one two"]
-
-
-def test_a_chunk_that_was_not_read_by_template_counts_too() -> None:
-    counted = tally(Words())
-    choice = Choice(Delta(content="one two"), 1)
-    counted.add(Chunk([choice], b"[]", text="one two"))
-    counted.add(plain(" three", index=1))
-    assert counted.completion == 3
 
 
 SUM = {"index": 0, "id": "call_1", "type": "function"}
@@ -143,7 +130,7 @@ def test_choices_side_by_side_are_texts_of_their_own() -> None:
     for piece in ("on", "e two"):
         for index in range(3):
             counted.add_member(member({"content": piece}, index))
-            counted.add(plain(piece, index=index, thinks=True))
+            counted.add(piece, index, True)
     assert counted.completion == 3 * 4
     assert counted.reasoning == 3 * 2
 

@@ -89,7 +89,7 @@ class Heard:
 def play(dialect: Dialect, pieces: list[bytes]) -> Heard:
     """An answer's body, as `sources.upstream` reads it."""
     stream, heard = Stream(lambda: 0.0, 0.0), Heard()
-    stream.attach(heard)
+    stream.subscribe(heard)
     decoder, reader = dialect.decoder(), dialect.reader()
 
     def read(events: list[tuple[bytes, bytes]]) -> None:
@@ -183,7 +183,7 @@ def test_a_client_gets_the_same_whoever_sent_it(name: str, conversation: str) ->
 def test_an_answer_in_one_piece_says_what_its_stream_would_have_said(name: str) -> None:
     dialect, body = dialects.named(name), transcripts(name).WHOLE
     stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
-    stream.attach(heard)
+    stream.subscribe(heard)
     for data in dialect.unstreamed(body):
         chunk = reader.read(b"", data)
         if chunk is not None:
@@ -229,7 +229,7 @@ def test_a_changed_answer_in_one_piece_is_an_answer_or_the_upstreams_failure(nam
     for change in (with_other_bytes, with_other_values):
         for _ in range(300):
             stream, heard, reader = Stream(lambda: 0.0, 0.0), Heard(), dialect.reader()
-            stream.attach(heard)
+            stream.subscribe(heard)
             try:
                 for data in dialect.unstreamed(change(body, draw)):
                     chunk = reader.read(b"", data)

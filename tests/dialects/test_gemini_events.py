@@ -8,6 +8,7 @@ import pytest
 from legato.core.chunk import Chunk
 from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import UpstreamError
+from legato.core.front import AnswerHead
 from legato.core.request import parse
 from legato.core.stream import State, Stream
 from legato.dialects.gemini import Reader, encode
@@ -27,7 +28,7 @@ def events(body: bytes) -> list[bytes]:
 def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
     stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
-    stream.attach(collector)
+    stream.subscribe(collector)
     try:
         for data in events(b"".join(pieces)):
             chunk = reader.read(b"", data)
@@ -36,7 +37,7 @@ def collected(*pieces: bytes) -> tuple[dict[str, Any], Stream]:
         stream.end()
     except UpstreamError as error:
         stream.fail(error)
-    return json.loads(collector.answer(identity="x", created=1, model="m")), stream
+    return json.loads(collector.answer(AnswerHead("x", 1, "m"))), stream
 
 
 def choice(*pieces: bytes) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def test_signatures_are_kept_and_go_back_as_they_came() -> None:
 
 def test_calls_of_several_candidates_are_counted_apart() -> None:
     stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
-    stream.attach(collector)
+    stream.subscribe(collector)
     candidates = [
         {"index": index, "content": {"parts": [wire.call("now"), wire.call("sum", n=index)]}}
         for index in (1, 0)
@@ -166,7 +167,7 @@ def test_calls_of_several_candidates_are_counted_apart() -> None:
         assert chunk is not None
         stream.push(chunk)
     stream.end()
-    answer = json.loads(collector.answer(identity="x", created=1, model="m"))
+    answer = json.loads(collector.answer(AnswerHead("x", 1, "m")))
     found = [
         [each["function"]["arguments"] for each in one["message"].get("tool_calls", ())]
         for one in answer["choices"]
@@ -201,7 +202,8 @@ def test_logprobs_in_openais_shape() -> None:
             there
             | {"top_logprobs": [there, {"token": "no", "logprob": -1.5, "bytes": [110, 111]}]},
             {"token": "", "logprob": 0.0, "bytes": [], "top_logprobs": []},
-        ]
+        ],
+        "refusal": None,
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, UpstreamError
+from legato.core.front import AnswerHead
 from legato.core.stream import State, Stream
 from legato.dialects.ollama import END, Reader, no_stream, refusal
 from legato.fronts.chat_aggregator import ChatAggregator
@@ -21,7 +22,7 @@ def no_garbage() -> None:
 def collected(*lines: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
     stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()
-    stream.attach(collector)
+    stream.subscribe(collector)
     try:
         for line in b"".join(lines).splitlines():
             chunk = reader.read(b"", line)
@@ -30,7 +31,7 @@ def collected(*lines: bytes) -> tuple[dict[str, Any], Stream]:
         stream.end()
     except UpstreamError as error:
         stream.fail(error)
-    return json.loads(collector.answer(identity="x", created=1, model="m")), stream
+    return json.loads(collector.answer(AnswerHead("x", 1, "m"))), stream
 
 
 def choice(*lines: bytes) -> dict[str, Any]:

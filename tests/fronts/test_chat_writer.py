@@ -305,9 +305,9 @@ def test_a_failure_is_the_last_frame_and_no_done_follows() -> None:
 def test_comments_go_out_at_once_behind_what_was_pushed() -> None:
     sink = Sink()
     sink.writer.push(raw(CHOICE))
-    sink.writer.comment()
-    sink.writer.comment(b": hello\n\n")
-    assert sink.sent == [HEAD + CHOICE_JSON + b"}\n\n" + KEEP_ALIVE, b": hello\n\n"]
+    sink.writer.heartbeat(None)
+    sink.writer.heartbeat(0.42)
+    assert sink.sent == [HEAD + CHOICE_JSON + b"}\n\n" + KEEP_ALIVE, b": prefill 42%\n\n"]
     assert sink.writer.frames == 1
 
 

@@ -145,7 +145,8 @@ class Stream:
     def cancel(self) -> None:
         """The client is gone: what still comes goes nowhere."""
         self.unsubscribe()
-        self._close(State.CANCELLED)
+        if not self.done:
+            self._close(State.CANCELLED)
 
     def release(self) -> None:
         """Lets go of everything that refers back to the stream, once the call is settled."""
