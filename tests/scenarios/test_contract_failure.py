@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from legato.fronts.chat import ChatFront
+from legato.fronts.chat_aggregator import ChatAggregator
 from legato.gateway import call as lifecycle
 from legato.policy.keys import Key, create
 from tests.conftest import until
@@ -205,8 +207,8 @@ def insides(contract: ContractServer, monkeypatch: pytest.MonkeyPatch) -> dict[s
 
     return {
         "routing": lambda: monkeypatch.setattr(type(services.router), "find", fails),
-        "parsing": lambda: monkeypatch.setattr(lifecycle, "parse", fails),
-        "folding": lambda: monkeypatch.setattr(lifecycle.Collector, "answer", fails),
+        "parsing": lambda: monkeypatch.setattr(ChatFront, "parse", fails),
+        "folding": lambda: monkeypatch.setattr(ChatAggregator, "answer", fails),
         "sending": lambda: monkeypatch.setattr(type(services.upstreams["happy"]), "send", fails),
         "told": told,
     }
@@ -264,7 +266,7 @@ async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
     def fails(*_: object) -> None:
         raise RuntimeError("the secret is in /srv/legato/key")
 
-    monkeypatch.setattr(lifecycle.Call, "_over", fails)
+    monkeypatch.setattr(lifecycle.Call, "_until_over", fails)
     answer = await contract.ask("1-words", stream=True)
     said = heard(answer)
     assert said.error is not None

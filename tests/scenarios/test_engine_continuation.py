@@ -12,10 +12,9 @@ import pytest
 from legato.configuration import load
 from legato.core.chunk import Chunk
 from legato.core.continuation import Replay
-from legato.core.dialect import Delivered
+from legato.core.dialect import Delivered, OutgoingRequest
 from legato.engine import supervisor as engine
 from legato.engine.catalog import Catalog
-from legato.fastpath.through import Through
 from tests.conftest import Running, serving
 from tests.support.wire import Answer, Wire, chat, request
 
@@ -27,24 +26,24 @@ class Second:
 
     def __init__(self, running: Running) -> None:
         self.given: Delivered | None = None
-        self.said = ""
+        self.text = ""
         self._running = running
         upstream = running.app.upstreams["second"]
-        before = upstream._passes
+        before = upstream._transforms
 
-        def passes(delivered: Delivered | None, replay: Replay | None) -> Any:
-            self.given, self.said = delivered, ""
-            return (*before(delivered, replay), self)
+        def transforms(outgoing: OutgoingRequest, replay: Replay | None) -> Any:
+            self.given, self.text = outgoing.delivered, ""
+            return (*before(outgoing, replay), self)
 
-        upstream._passes = passes  # type: ignore[method-assign]
+        upstream._transforms = transforms  # type: ignore[method-assign]
 
-    def split(self, chunk: Chunk) -> Chunk:
+    def transform(self, chunk: Chunk) -> Chunk:
         for member in chunk.members():
-            self.said += (member.get("delta") or {}).get("content") or ""
+            self.text += (member.get("delta") or {}).get("content") or ""
         return chunk
 
-    def rest(self, through: Through, index: int) -> None:
-        """Each is looked at."""
+    def passes(self, index: int) -> bool:
+        return False
 
     async def goes_on(self, body: dict[str, Any], chunks: int) -> Answer:
         """The answer to a call whose first engine dies once the client has so many chunks. Where
@@ -131,9 +130,9 @@ async def test_the_second_goes_on_where_the_first_is_killed(pair: Running) -> No
         assert answer.done, answer.error
         assert second.given is not None
         assert second.given.content
-        assert second.said
+        assert second.text
         # Nothing repeated, lost or trimmed at the seam.
-        assert answer.text() == second.given.content + second.said
+        assert answer.text() == second.given.content + second.text
         assert answer.finishes() == ["length"]
         roles = [
             each

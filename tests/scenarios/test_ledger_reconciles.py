@@ -133,7 +133,7 @@ class Deployment(Struct):
 
     script: Script
     sent: Sent
-    terms: Json = {}
+    options: Json = {}
 
 
 class Stage(Struct):
@@ -142,10 +142,10 @@ class Stage(Struct):
     deployments: dict[str, list[Deployment]] = field(default_factory=dict)
 
     def add(
-        self, kind: str, sent: Sent, *steps: Step, terms: Json | None = None, **more: Any
+        self, kind: str, sent: Sent, *steps: Step, options: Json | None = None, **more: Any
     ) -> None:
         script = Script(steps=list(steps), **more)
-        self.deployments.setdefault(kind, []).append(Deployment(script, sent, terms or {}))
+        self.deployments.setdefault(kind, []).append(Deployment(script, sent, options or {}))
 
 
 CHOICES = 3

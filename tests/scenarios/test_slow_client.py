@@ -67,7 +67,7 @@ async def test_nothing_is_dropped(slow: Running, scripted: MockServer) -> None:
     answer = Answer(200, {}, b"".join(pieces), pieces)
     assert answer.done
     assert answer.text() == "word " * MANY
-    assert answer.finishes() == ["stop"]
+    assert answer.finishes() == ["tool_calls"]
     assert len(answer.chunks) < MANY
     calls = [
         call

@@ -179,8 +179,7 @@ class Asked:
         for each in deltas:
             for name, value in each.items():
                 if name == "tool_calls":
-                    calls = found.setdefault(name, [])
-                    calls += [{k: v for k, v in call.items() if k != "index"} for call in value]
+                    _add_calls(found.setdefault(name, []), value)
                 elif isinstance(value, str) and name != "role":
                     found[name] = found.get(name, "") + value
                 else:
@@ -203,6 +202,15 @@ class Asked:
             assert ["role" in each for each in deltas] == [True, *[False] * (len(deltas) - 1)]
             assert deltas[-1] == {}
             assert len(answer.finishes(choice)) == 1
+
+
+def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
+    for piece in pieces:
+        if piece["index"] == len(calls):
+            calls.append({name: value for name, value in piece.items() if name != "index"})
+        else:
+            function = calls[piece["index"]]["function"]
+            function["arguments"] += piece["function"]["arguments"]
 
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -57,7 +57,7 @@ class Sent(Struct, frozen=True):
 
 def sent(script: Script, dialect: str = "openai") -> Sent:
     """A script, as the scripted upstream says it."""
-    (path,) = [path for path, name in mock_dialects.PATHS.items() if name == dialect]
+    path, *_ = [path for path, name in mock_dialects.PATHS.items() if name == dialect]
     speaker = mock_dialects.of(path)
     assert speaker is not None
     mock_dialect = speaker(script, {})

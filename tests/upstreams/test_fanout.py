@@ -86,6 +86,7 @@ def test_branches_end_in_any_order() -> None:
     sink = Sink(wants_usage=True)
     stream = Stream(still, 0.0)
     stream.subscribe(sink.writer)
+    stream.expect(2)
     fan = Fanout(stream, 2, still)
     reader = Reader()
 

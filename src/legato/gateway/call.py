@@ -200,8 +200,10 @@ class Call:
         # Nothing of a call is left to the garbage collector: with many of them it would find late
         # what takes memory now.
         self._stream.release()
+        if self._reply is not None:
+            self._reply.release()
         self._timer.check = None
-        self._task = self._waiting = None
+        self._task = self._waiting = self._reply = None
 
     def _write_row(self, row: Row) -> None:
         services, stream = self._services, self._stream

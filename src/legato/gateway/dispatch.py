@@ -29,6 +29,16 @@ class Owner(Protocol):
         """Another deployment is asked; the first of its timers is due after so many seconds."""
 
 
+class _Nobody:
+    """The owner of a dispatch whose call is settled."""
+
+    def wake(self) -> None: ...
+    def watch_attempt(self, seconds: float) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Dispatch:
     """Fills a call's stream from the deployments of its route.
 
@@ -58,7 +68,7 @@ class Dispatch:
     def __init__(self, services: Services, stream: Stream, owner: Owner) -> None:
         self._services = services
         self._stream = stream
-        self._owner = owner
+        self._owner: Owner = owner
         self._attempt: Attempt | None = None  # the one in hand
         self._request: CallRequest | None = None  # kept where another deployment may be asked
         self._row: Row | None = None
@@ -301,6 +311,7 @@ class Dispatch:
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
         self._start_over = self._request = None
+        self._owner = _NOBODY  # the call, which refers to this
         if self._linger is not None:
             self._linger.check = None
         attempt, self._attempt = self._attempt, None

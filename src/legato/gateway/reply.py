@@ -122,6 +122,11 @@ class Reply:
         if self._writer is not None:
             self._writer.resume()
 
+    def release(self) -> None:
+        """Lets go of what refers back to the reply, once the call is settled."""
+        self._writer = None
+        self._on_full = None
+
     # The sink of the writer
 
     def write(self, data: bytes) -> None:
