@@ -116,7 +116,7 @@ class App:
         )
 
         for engine in self.engines:
-            engine.on_ready = self.services.router.health[engine.model.name].renewed
+            engine.on_ready = self.services.router.health[engine.model.name].reset
 
     async def open(self) -> None:
         """Raises `SettingsError` for a tokenizer that cannot be had."""
