@@ -283,7 +283,7 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
 async def test_a_database_that_is_back_is_written_to_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("legato.store.ledger.RETRY", 0.01)
+    monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)

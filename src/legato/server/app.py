@@ -127,7 +127,7 @@ class App:
         await self._make_first_key(self._database)
         await self._close_interrupted()
         # In this order: a key that is made meanwhile is seen later.
-        stamp = self._database.stamp(key_store.SUBJECT)
+        stamp = self._database.change_mark(key_store.SUBJECT)
         version = await key_store.version(self._database)
         await self._load_keys(self._database)
         follow = self._follow_keys(self._database, stamp, version)
@@ -223,7 +223,7 @@ class App:
         while True:
             await asyncio.sleep(KEY_POLL_SECONDS)
             try:
-                now = database.stamp(key_store.SUBJECT)
+                now = database.change_mark(key_store.SUBJECT)
                 if now == stamp and CLOCK() < asked + KEY_DOUBT_SECONDS:
                     continue
                 if (version := await key_store.version(database)) != known:
