@@ -94,7 +94,7 @@ async def test_an_engine_that_is_ready_again_is_asked_at_once(tmp_path: Path) ->
         before = engine.pid
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        await until(lambda: engine.is_up and engine.pid != before, "another child", 30.0)
+        await until(lambda: engine.is_ready and engine.pid != before, "another child", 30.0)
         assert state_of(legato, MODEL) == "closed"
         assert (await ask(legato.port, legato.key, body)).status == 200
 

@@ -148,7 +148,7 @@ class App:
         self.timers.clear()
 
     def ready(self) -> dict[str, Any]:
-        waiting = [engine.model.name for engine in self.engines if not engine.is_up]
+        waiting = [engine.model.name for engine in self.engines if not engine.is_ready]
         return {"ready": not waiting, "loading": waiting}
 
     def server(self) -> "Server":
