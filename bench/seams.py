@@ -54,14 +54,14 @@ async def _serving() -> AsyncIterator[tuple[App, httpx.AsyncClient]]:
             {"model": "other", "deployments": ["second"]},
         ],
     }
-    engine.PROVEN = 0.0  # type: ignore[misc] # each death is a first one: no growing backoff
+    engine.STABLE_SECONDS = 0.0  # type: ignore[misc] # each death is a first one: no growing backoff
     app = App(load(empty, flags, {}), {MODEL: file, "second": file})
     server = app.server()
     await app.open()
     task = asyncio.create_task(server.serve())
     try:
         for each in app.engines:
-            await each.ready()
+            await each.wait_ready()
             app.services.router.health[each.model.name].open_after = 0
         while not server.started:
             await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ async def _measure() -> list[dict[str, Any]]:
             whole = await _answer(app, client, "one", prompt)
             again = await _answer(app, client, "other", prompt)
             for place in PLACES:
-                await app.engines[0].ready()
+                await app.engines[0].wait_ready()
                 joined = await _answer(app, client, "both", prompt, place)
                 pairs = enumerate(zip(whole, joined, strict=False))
                 same = next((at for at, (a, b) in pairs if a != b), min(len(whole), len(joined)))

@@ -18,7 +18,7 @@ from legato.upstreams.endpoint import Endpoint
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 
 DEFAULT_MODELS: Final = ("smollm2-135m", "smollm2-135m-thinking")
 

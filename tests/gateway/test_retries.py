@@ -15,7 +15,7 @@ from legato import dialects
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
-from legato.policy.retry import Budget
+from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
 from legato.upstreams.upstream import DeploymentOptions, Upstream
 from tests.conftest import Running, until
@@ -64,11 +64,11 @@ async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServe
 
 def test_with_defaults_a_first_token_timeout_falls_back() -> None:
     route, terms = Route("m", ("a", "b")), DeploymentOptions()
-    budget = Budget(route.attempts, route.retry_seconds, 5.0)
-    budget.asked("a")
+    budget = RetryBudget(route.attempts, route.retry_seconds, 5.0)
+    budget.record_attempt("a")
     now = terms.first_token_seconds
     late = gateway_timeout("", code="upstream_first_token_timeout")
-    assert budget.again("a", late, now) is None
+    assert budget.retry_delay("a", late, now) is None
     assert not budget.allows("a", now)
     assert budget.allows("b", now)
 

@@ -240,7 +240,7 @@ async def test_llama_cpps_own_messages_api(tmp_path: Path) -> None:
     async with serving(load(empty, flags, {}), files) as engines:
         deployments = []
         for engine in engines.app.engines:
-            await engine.ready()
+            await engine.wait_ready()
             assert engine.upstream.target is not None
             deployments.append(
                 {

@@ -78,7 +78,7 @@ async def pair(
     }
     async with serving(load(empty, flags, {}), {MODEL: file, "second": file}) as running:
         for each in running.app.engines:
-            await each.ready()
+            await each.wait_ready()
             running.app.services.router.health[each.model.name].open_after = 0
         yield running
 
@@ -95,7 +95,7 @@ PROMPTS = [
 
 async def killed_after(pair: Running, body: dict[str, Any], chunks: int) -> Answer:
     first = pair.app.engines[0]
-    await first.ready()
+    await first.wait_ready()
     async with await Wire.open(pair.port) as wire:
         wire.send(request(pair.key, body))
         status, headers = await wire.head()

@@ -283,7 +283,7 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
 async def test_a_database_that_is_back_is_written_to_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("legato.store.ledger.RETRY", 0.01)
+    monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
@@ -329,7 +329,7 @@ async def test_whatever_closing_a_row_does_all_is_given_back(
     name = {"refused": "500", "leaves": "stall"}.get(way, "happy")
     async with fronting(tmp_path, scripted, scripts) as legato:
         legato.app.services.on_bug = bugs.append
-        monkeypatch.setattr("legato.policy.ledger.close", broken)
+        monkeypatch.setattr("legato.policy.ledger.complete", broken)
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat(name, stream=way in ("stream", "leaves"))))
             if way == "leaves":

@@ -186,7 +186,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same(pool: Pool, name: s
         connection.data_received(data[at : at + 1])
     assert (reader.status, reader.read, reader.end) == (200, b"hello", "complete")
     assert line.closed is not is_kept
-    pool.forget(connection)
+    pool.remove(connection)
 
 
 #: What comes before the connection is closed; what was read of it, the error and a word of it.

@@ -116,7 +116,7 @@ class App:
         )
 
         for engine in self.engines:
-            engine.on_ready = self.services.router.health[engine.model.name].renewed
+            engine.on_ready = self.services.router.health[engine.model.name].reset
 
     async def open(self) -> None:
         """Raises `SettingsError` for a tokenizer that cannot be had."""
@@ -127,7 +127,7 @@ class App:
         await self._make_first_key(self._database)
         await self._close_interrupted()
         # In this order: a key that is made meanwhile is seen later.
-        stamp = self._database.stamp(key_store.SUBJECT)
+        stamp = self._database.change_mark(key_store.SUBJECT)
         version = await key_store.version(self._database)
         await self._load_keys(self._database)
         follow = self._follow_keys(self._database, stamp, version)
@@ -148,7 +148,7 @@ class App:
         self.timers.clear()
 
     def ready(self) -> dict[str, Any]:
-        waiting = [engine.model.name for engine in self.engines if not engine.is_up]
+        waiting = [engine.model.name for engine in self.engines if not engine.is_ready]
         return {"ready": not waiting, "loading": waiting}
 
     def server(self) -> "Server":
@@ -223,7 +223,7 @@ class App:
         while True:
             await asyncio.sleep(KEY_POLL_SECONDS)
             try:
-                now = database.stamp(key_store.SUBJECT)
+                now = database.change_mark(key_store.SUBJECT)
                 if now == stamp and CLOCK() < asked + KEY_DOUBT_SECONDS:
                     continue
                 if (version := await key_store.version(database)) != known:

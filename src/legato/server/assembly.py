@@ -160,7 +160,7 @@ def _proxy(wanted: Deployment, endpoint: Endpoint) -> Proxy | None:
     if wanted.proxy == "none":
         return None
     if wanted.proxy is not None:
-        return _checked(wanted, Proxy.of, wanted.proxy, key="proxy: ")
+        return _checked(wanted, Proxy.parse, wanted.proxy, key="proxy: ")
     host, port = endpoint.host, endpoint.port
     return _checked(
         wanted, proxy_for, host, port, endpoint.tls, os.environ, key="the proxy of the environment "

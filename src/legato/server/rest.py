@@ -158,12 +158,12 @@ def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
     """How a deployment is doing. Times in seconds; `failing` is 0 to 1; None: nothing is known."""
     return {
         "state": health.state(now),
-        "seconds_left": max(0.0, health.until - now) if health.until else None,
+        "seconds_left": max(0.0, health.open_until - now) if health.open_until else None,
         "busy": health.busy,
         "calls": health.calls,
         "failures": health.failures,
         "ttft": health.ttft or None,
-        "failing": health.failing,
+        "failing": health.failure_rate,
     }
 
 
