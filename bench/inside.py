@@ -31,7 +31,8 @@ from legato.policy.keys import Key, Keyring, create
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Route, Router
 from legato.server.limits import Limits
-from legato.server.pipelining import House
+from legato.server.context import ServerContext
+from legato.server.cors import Cors
 from legato.server.protocol import LegatoProtocol
 from legato.upstreams.connection import Connection
 from legato.upstreams.endpoint import Endpoint
@@ -101,7 +102,7 @@ class Inside:
         state = SimpleNamespace(
             connections=set(), tasks=set(), total_requests=0, default_headers=[(b"date", b"today")]
         )
-        client = LegatoProtocol(House(services, Limits(), cast(Any, state), None))
+        client = LegatoProtocol(ServerContext(services, Limits(), Cors(), cast(Any, state), None))
         client.connection_made(cast(Any, Line()))
         upstream = Connection(pool)
         upstream.connection_made(cast(Any, Line()))

@@ -168,7 +168,6 @@ class App:
             router=self.services.router,
             health=self,
             clock=self.clock,
-            cors_origins=wanted.cors_origins,
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
