@@ -55,8 +55,8 @@ class Format(Struct, frozen=True, kw_only=True):
 
     `head`: the HTTP head. `opening`: what is sent with it, in HTTP chunks. `role`: what precedes
     the first content; `joins_role`: in one HTTP chunk with it. `content`: the event of a text,
-    which stands at `%(text)b`. `end`: what follows the last content. `values`: makes an answer's values
-    from the time in seconds; `created` and the token counts are added. `created_per_chunk`:
+    which stands at `%(text)b`. `end`: what follows the last content. `values`: makes an answer's
+    values from the time in seconds; `created` and the token counts are added. `created_per_chunk`:
     `created` is the time of the chunk. `pads`: up to 15 spaces stand before the last brace of a
     content event, as many as chance has it.
     """

@@ -50,7 +50,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     so nginx and the direct way, always speak OpenAI's. `steady`: seconds with all streams open in
     which CPU is measured separately. `slow`: chunks of the stream of one more client, which reads
     a byte a second. `idle_upstream`: the upstream runs only while the clients on its core wait; on
-    a busy machine that may never be. `deployment` and `settings`: Legato's, TOML. `rounds`: the maximum.
+    a busy machine that may never be. `deployment`, `settings`: Legato's, as TOML. `rounds`: the
+    maximum.
     """
 
     name: str

@@ -251,7 +251,7 @@ class _Connected(_Bare):
     def keep(self, connection: Connection) -> None:
         return None
 
-    forget = keep
+    remove = keep
 
 
 def as_http(upstream: Sent, seed: object) -> bytes:

@@ -63,6 +63,7 @@ class Problem(Struct):
     message: str = ""
     code: str | None = None
     kind: str | None = None
+    rpc: str | None = None  # google.rpc.Code
     param: str | None = None
     status: int | None = None
     retry_after: float | None = None
@@ -112,10 +113,8 @@ def _has_code(fields: dict[str, Any]) -> bool:
 def in_band(value: Any) -> ApiError:
     """The error in an event of a stream."""
     problem = problem_of(value)
-    status = problem.status or _STATUSES.get(problem.kind or "", 502)
-    name = problem.name
-    if name in _STATUSES and name.isupper():
-        name = name.lower()
+    name = problem.name or (problem.rpc or "").lower() or None
+    status = problem.status or 502
     return from_stream_event(status, name, problem.words, retry_after=problem.retry_after)
 
 
@@ -125,9 +124,8 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     problem = problem_of(decoded(body))
     if status == 400 and problem.status in (401, 403):
         status = problem.status  # it is said with a 400
-    name = None if problem.name in _STATUSES and str(problem.name).isupper() else problem.name
     wait = retry_after if retry_after is not None else problem.retry_after
-    return from_status(status, name, problem.words, param=problem.param, retry_after=wait)
+    return from_status(status, problem.name, problem.words, param=problem.param, retry_after=wait)
 
 
 def no_stream(body: bytes) -> ApiError:
@@ -216,10 +214,9 @@ def _read_names(fields: dict[str, Any], problem: Problem) -> None:
             problem.status = code
     elif (word := error_code(code)) is not None:
         problem.code = word
-    for name in ("type", "status"):
-        if (word := error_code(fields.get(name))) is not None:
-            problem.kind = word
-            problem.status = _STATUSES.get(word, problem.status)
+    kind, rpc = error_code(fields.get("type")), error_code(fields.get("status"))
+    problem.kind, problem.rpc = kind or problem.kind, rpc or problem.rpc
+    problem.status = _STATUSES.get(kind or "") or _STATUSES.get(rpc or "") or problem.status
     param = fields.get("param")
     if isinstance(param, str) and param:
         problem.param = param
