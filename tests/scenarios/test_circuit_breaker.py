@@ -75,7 +75,7 @@ async def test_streams_that_are_cut_together_open_it_once(
     deploy = {"later": {"open_after": 3, "open_seconds": 30.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["later"], deploy=deploy) as legato:
         calls = [asyncio.create_task(said(legato)) for _ in range(12)]
-        await until(lambda: health_of(legato, "later").ttft and len(scripted.played) == 12)
+        await until(lambda: health_of(legato, "later").ttft and len(scripted.requests) == 12)
         for answer in await asyncio.gather(*calls):
             assert answer.error is not None
             assert answer.error["code"] == "upstream_cut"
@@ -123,13 +123,13 @@ async def test_retry_after_holds_though_another_call_is_answered(
     deploy = {"some": {"open_after": 5, "first_token_seconds": 5.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["some"], deploy=deploy) as legato:
         older = asyncio.create_task(said(legato))
-        await until(lambda: scripted.played, "the first is under way")
+        await until(lambda: scripted.requests, "the first is under way")
         assert (await said(legato)).status == 429
         assert (await older).done
         answer = await said(legato)
         assert answer.status == 503
         assert 30 < int(answer.headers["retry-after"]) <= 60
-        assert len(scripted.played) == 2
+        assert len(scripted.requests) == 2
 
 
 # Who may try while it is half-open

@@ -160,8 +160,10 @@ async def test_an_upstream_that_does_not_end_behind_done_is_not_waited_for(
     """The same, of one that says no more, and keeps its own body open."""
     answer = await contract.ask("done-then-silence", stream=True)
     assert heard(answer).done
-    assert not contract.scripted.played[-1].left, "the answer has waited for the connection's end"
-    assert not contract.scripted.played[-1].whole
+    assert not contract.scripted.requests[-1].is_disconnected, (
+        "the answer has waited for the connection's end"
+    )
+    assert not contract.scripted.requests[-1].is_complete
 
 
 # Every chunk

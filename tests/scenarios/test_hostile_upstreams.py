@@ -473,7 +473,9 @@ async def test_an_end_that_is_held_back_for_a_client_comes_all_the_same(
             wire.send(request(legato.key, chat("it", **asking(stream=True))))
             is_full = lambda: any(each.write_paused for each in state.connections)  # noqa: E731
             await until(is_full, "the client's line is full")
-            await until(lambda: scripted.played[-1].whole, "the upstream has said all of it")
+            await until(
+                lambda: scripted.requests[-1].is_complete, "the upstream has said all of it"
+            )
             assert state.tasks, "the call ended without what the upstream said"
             answer = await wire.answer()
         await until(lambda: not state.tasks, "the call is settled")
@@ -542,7 +544,7 @@ async def test_openai_is_told_not_to_pad(
         tmp_path, scripted, SCRIPTS["happy"], {"stream": True} | options, deploy=deploy
     )
     assert answer.done
-    said = scripted.played[-1].request["stream_options"]
+    said = scripted.requests[-1].request["stream_options"]
     assert said["include_usage"] is True
     assert ("include_obfuscation" in said) is (provider == "openai")
     assert not said.get("include_obfuscation")
@@ -807,9 +809,9 @@ async def test_a_drained_call_that_fails_is_settled_at_once(
         monotonic = time.monotonic
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat("it", stream=True)))
-            await until(lambda: scripted.played, "the upstream was asked")
+            await until(lambda: scripted.requests, "the upstream was asked")
             if after is None:
-                await until(lambda: scripted.played[-1].whole, "it has refused")
+                await until(lambda: scripted.requests[-1].is_complete, "it has refused")
             wire.writer.transport.abort()
         left = monotonic()
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
@@ -1031,4 +1033,4 @@ async def test_a_body_that_is_no_json_is_refused_by_the_mock(
         assert "JSON" in json.dumps(answer.json["error"])
         wire.send(request(None, chat("happy", stream=True)))
         assert (await wire.answer()).text() == HAPPY
-    assert [each.model for each in scripted.played] == ["happy"]
+    assert [each.model for each in scripted.requests] == ["happy"]

@@ -58,9 +58,9 @@ async def test_nothing_is_dropped(slow: Running, scripted: MockServer) -> None:
     async with await narrow(slow.port) as wire:
         wire.send(request(slow.key, chat("flood", stream=True)))
         await wire.head()
-        played = scripted.played[-1]
+        played = scripted.requests[-1]
         # Without a reader the server merges, then lets the upstream wait.
-        await until(lambda: not played.whole and played.content_tokens > 1000)
+        await until(lambda: not played.is_complete and played.content_tokens > 1000)
         pieces: list[bytes] = []
         while piece := await wire.chunk():
             pieces.append(piece)

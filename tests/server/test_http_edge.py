@@ -266,8 +266,8 @@ async def test_a_client_that_leaves_behind_pipelined_requests(
             wire.send(request(tight.key, chat("slow", stream=True)))
         await wire.head()
         await wire.chunk()
-    await until(lambda: scripted.played[-1].left, "the upstream sees its peer gone")
-    assert len(scripted.played) == 1
+    await until(lambda: scripted.requests[-1].is_disconnected, "the upstream sees its peer gone")
+    assert len(scripted.requests) == 1
 
 
 async def test_requests_in_pieces(tight: Running) -> None:
@@ -379,4 +379,4 @@ async def test_a_sigterm_lets_streams_finish(tight: Running) -> None:
 
 
 def test_every_script_has_a_line_about_itself() -> None:
-    assert all(script.says for script in SCRIPTS.values())
+    assert all(script.description for script in SCRIPTS.values())

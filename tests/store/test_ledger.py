@@ -144,7 +144,7 @@ async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockSer
     assert len({row["id"] for row in rows}) == 500
     for name in kinds:
         of_kind = [row for row in rows if row["route"] == name]
-        played = [each for each in scripted.played if each.model == name]
+        played = [each for each in scripted.requests if each.model == name]
         assert len(of_kind) == len(played) == wanted.count(name)
         if name != "slow":
             seen = sum(row["completion_tokens"] for row in of_kind)

@@ -82,7 +82,7 @@ class Cell(Struct, frozen=True):
     def script(self) -> Script | None:
         if self.fault.script is None:
             return None
-        return self.fault.played(self.moment, fat=self.fills, held=self.never_comes)
+        return self.fault.requests(self.moment, fat=self.fills, held=self.never_comes)
 
 
 CELLS = [
@@ -120,7 +120,7 @@ class Matrix:
     @property
     def asked(self) -> int:
         """How often somebody behind the server was spoken to."""
-        return len(self.scripted.played) + self.stranger.taken
+        return len(self.scripted.requests) + self.stranger.taken
 
     @property
     def is_full(self) -> bool:

@@ -334,5 +334,5 @@ async def test_a_call_on_a_stale_connection_is_asked_again_once_and_its_client_s
             answer = await ask(legato.port, legato.key, chat("stale", stream=True))
             assert answer.done
             assert answer.text() == "x"
-            assert len(scripted.played) == attempts
+            assert len(scripted.requests) == attempts
         assert [row["attempts"] for row in await legato.rows()] == [1, 1]

@@ -211,7 +211,7 @@ async def test_a_call_that_waits_for_a_connection_leaves_with_its_client(
             await until(lambda: target.pool._waiting, "the second one waits")
             second.writer.transport.abort()
             await until(lambda: not target.pool._waiting, "its place is free")
-        assert len(scripted.played) == 1
+        assert len(scripted.requests) == 1
 
 
 # Where a host is
