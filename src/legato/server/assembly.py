@@ -48,7 +48,8 @@ def engines(
             log_file=logs / f"{_file_name(model.name)}.log",
             cache=cache_mib(len(settings.engine_models)),
             start_seconds=wanted.start_seconds,
-            options=options,
+            # Models that are given words to end their reasoning with tend to close it once more.
+            options=replace(options, drops_closing_tags=model.thinking_end is not None),
             on_event=on_event,
         )
         for model in _engine_models(settings, model_files)
