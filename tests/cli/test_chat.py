@@ -55,8 +55,8 @@ class Player(BaseHTTPRequestHandler):
 
     def frames(self, *frames: Any) -> None:
         for frame in frames:
-            said = frame if isinstance(frame, str) else json.dumps(frame)
-            self.wfile.write(f"data: {said}\n\n".encode())
+            result = frame if isinstance(frame, str) else json.dumps(frame)
+            self.wfile.write(f"data: {result}\n\n".encode())
             self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:
@@ -178,7 +178,7 @@ class Terminal:
         return shown + wanted
 
     def prompt(self, name: str) -> None:
-        self.expect("\x1b[?2004h")  # said once a prompt, when keys are read one by one
+        self.expect("\x1b[?2004h")  # sent once a prompt, when keys are read one by one
         self.expect(f"{name}>")
 
     def ended(self) -> int:
@@ -276,7 +276,7 @@ def test_control_characters_do_not_reach_the_reader(tmp_path: Path, server: Fake
 
 
 @pytest.mark.parametrize(
-    ("frames", "said"),
+    ("frames", "result"),
     [
         (
             [delta(content="Hel"), {"error": {"message": "The engine\x1b died.", "code": "gone"}}],
@@ -294,11 +294,11 @@ def test_control_characters_do_not_reach_the_reader(tmp_path: Path, server: Fake
     ],
 )
 def test_a_broken_stream_is_never_a_whole_answer(
-    frames: list[Any], said: str, tmp_path: Path, server: FakeServer
+    frames: list[Any], result: str, tmp_path: Path, server: FakeServer
 ) -> None:
     server.play = lambda player: player.stream(*frames)
     done = run(tmp_path, server.url, "-m", "one", "?")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "Hel\n", said)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "Hel\n", result)
 
 
 def test_a_refusal_is_one_sentence(tmp_path: Path, server: FakeServer) -> None:
@@ -407,7 +407,7 @@ def test_the_conversation_is_saved(tmp_path: Path, server: FakeServer) -> None:
         terminal.prompt("one")
         terminal.type("Hi\r")
         terminal.expect("completion tokens")
-        for name, said in (
+        for name, result in (
             ("a.json", "saved 2 messages"),
             ("a.json", "saved 2 messages"),  # its own file may be written again,
             ("b.md", "saved 2 messages"),
@@ -416,7 +416,7 @@ def test_the_conversation_is_saved(tmp_path: Path, server: FakeServer) -> None:
         ):
             terminal.prompt("one")
             terminal.type(f"/save {name}\r")
-            terminal.expect(said)
+            terminal.expect(result)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     assert json.loads((tmp_path / "a.json").read_text()) == messages
     assert (tmp_path / "b.md").read_text() == "## You\n\nHi\n\n## Answer\n\nHello.\n"

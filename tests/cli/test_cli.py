@@ -35,8 +35,8 @@ async def test_help(verb: str) -> None:
     code, out, err = await cli(*([verb] if verb else []), "--help")
     assert (code, err) == (0, "")
     assert "Usage:" in out
-    said = VERBS.values() if not verb else [VERBS[verb].split(",")[0].rstrip(".")]
-    for each in said:
+    result = VERBS.values() if not verb else [VERBS[verb].split(",")[0].rstrip(".")]
+    for each in result:
         assert each.split(",")[0].split()[0] in out
 
 

@@ -48,8 +48,8 @@ async def test_what_a_deployment_can_do(tmp_path: Path) -> None:
         assert each.ttft > 0
         assert each.tokens_per_second is not None
         assert each.tokens_per_second > 0
-    said = {each.model: (each.reasoning, each.usage, each.tools) for each in found}
-    assert said == {
+    result = {each.model: (each.reasoning, each.usage, each.tools) for each in found}
+    assert result == {
         "happy": (False, True, False),
         "thinking": (True, True, False),
         "tools": (False, True, True),

@@ -32,13 +32,13 @@ async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: M
     async with running(tmp_path, scripted) as legato, legato.client() as client:
 
         async def states() -> dict[str, dict[str, float | str | None]]:
-            said = (await client.get("/legato/routes")).json()
-            assert said["object"] == "list"
-            assert [(each["model"], each["strategy"]) for each in said["data"]] == [
+            result = (await client.get("/legato/routes")).json()
+            assert result["object"] == "list"
+            assert [(each["model"], each["strategy"]) for each in result["data"]] == [
                 ("both", "order"),
                 ("long", "order"),
             ]
-            found = [each for route in said["data"] for each in route["deployments"]]
+            found = [each for route in result["data"] for each in route["deployments"]]
             return {each["name"]: each for each in found}
 
         fresh = {
@@ -111,8 +111,8 @@ async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -
 
 async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:
     where = ("routes", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:1/v1")
-    said = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
-    assert await cli(*where) == (1, "", f"legato: {said}\n")
+    result = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
+    assert await cli(*where) == (1, "", f"legato: {result}\n")
 
 
 async def test_what_answers_may_be_another_server(scripted: MockServer) -> None:

@@ -537,13 +537,13 @@ def test_a_finish_is_never_invented(theirs: str) -> None:
 
 def test_a_call_s_own_object_is_left_alone() -> None:
     """Mending works on copies: what was read may be kept by others."""
-    said = {"index": 3, "id": "c1", "function": {"name": "f"}}
+    result = {"index": 3, "id": "c1", "function": {"name": "f"}}
     member = {
         "index": 4,
-        "delta": {"role": "assistant", "tool_calls": [said]},
+        "delta": {"role": "assistant", "tool_calls": [result]},
         "finish_reason": "stop",
     }
     before = json.dumps(member)
     ChoiceNormalizer(0).normalize(member)
-    ToolCalls().normalize([said])
+    ToolCalls().normalize([result])
     assert json.dumps(member) == before

@@ -133,8 +133,8 @@ class Log:
 
     def push(self, chunk: Chunk) -> None:
         for member in chunk.members():
-            said = member["finish_reason"] or member["delta"].get("content") or "role"
-            self.heard.append(f"{member['index']}:{said}")
+            result = member["finish_reason"] or member["delta"].get("content") or "role"
+            self.heard.append(f"{member['index']}:{result}")
 
     is_paused = False
 
@@ -421,14 +421,14 @@ def all_ways(body: bytes, stride: int = 1) -> Iterable[list[bytes]]:
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_ends_the_stream_without_done(name: str) -> None:
-    body, said, code = FAILURES[name]
+    body, result, code = FAILURES[name]
     out = play([body])
     checked = check_body(out)
     assert checked.error is not None
     assert checked.error["code"] == code
     assert not checked.done
     assert b"[DONE]" not in out
-    assert checked.choices.get(0, {"content": ""})["content"] == said
+    assert checked.choices.get(0, {"content": ""})["content"] == result
     assert collected([body])["error"]["code"] == code
     for pieces in all_ways(body):
         assert play(pieces) == out, pieces
@@ -446,7 +446,7 @@ def test_nothing_comes_after_the_end() -> None:
 
 
 class Habits:
-    """An upstream with habits. `events` is what it sent, `said` what a client should make of it."""
+    """An upstream with habits. `events` is what it sent, `sent` what a client should make of it."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self.draw = draw
@@ -454,7 +454,7 @@ class Habits:
         self.role = draw(st.sampled_from(["first", "own", "every", "never"]))
         self.unknown = draw(st.booleans())
         self.events: list[bytes] = []
-        self.said: dict[int, Json] = {}  # by the upstream's index, in the order of first use
+        self.result: dict[int, Json] = {}  # by the upstream's index, in the order of first use
         self.usage: Json | None = None
         self.pieces = self.thoughts = 0
         self._number = itertools.count()
@@ -464,11 +464,11 @@ class Habits:
         }
 
     def emit(self, index: int, delta: Json, reason: str | None = None) -> None:
-        if self.role == "every" or (self.role == "first" and index not in self.said):
+        if self.role == "every" or (self.role == "first" and index not in self.result):
             delta = {"role": "assistant"} | delta
-        elif self.role == "own" and index not in self.said:
+        elif self.role == "own" and index not in self.result:
             self.events.append(say(choice({"role": "assistant", "content": None}, index=index)))
-        self.said[index] = self._all[index]
+        self.result[index] = self._all[index]
         more: Json = {"provider": f"p{next(self._number)}"} if self.unknown else {}
         if self.draw(st.booleans()):
             more |= {"id": f"other-{next(self._number)}", "created": next(self._number)}
@@ -495,8 +495,8 @@ class Habits:
             calls.append({"id": call["id"], "name": "f", "arguments": ""})
         calls[-1]["arguments"] += word
         self.pieces += 1
-        said = {"index": len(calls) - 1} | call | {"function": function}
-        self.emit(index, {"tool_calls": [said]})
+        result = {"index": len(calls) - 1} | call | {"function": function}
+        self.emit(index, {"tool_calls": [result]})
 
     def count(self, index: int, word: str) -> None:
         number = next(self._number)
@@ -505,7 +505,7 @@ class Habits:
 
     @property
     def shown(self) -> Json:
-        """The usage that a client gets: what was not said is counted."""
+        """The usage that a client gets: what was not sent is counted."""
         counted = {
             "prompt_tokens": 0,
             "completion_tokens": self.pieces,
@@ -545,7 +545,7 @@ def upstreams(draw: st.DrawFn) -> tuple[bytes, dict[int, Json], Json]:
     body += draw(st.sampled_from([b"", DONE, DONE[:-1], DONE[:-2]]))
     body = body.replace(b"\n", draw(st.sampled_from([b"\n", b"\r\n", b"\r"])))
     body = draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + body
-    return body, dict(enumerate(habits.said.values())), habits.shown
+    return body, dict(enumerate(habits.result.values())), habits.shown
 
 
 @QUICK
@@ -553,11 +553,11 @@ def upstreams(draw: st.DrawFn) -> tuple[bytes, dict[int, Json], Json]:
 def test_any_stream_cut_anywhere_says_the_same(
     upstream: tuple[bytes, dict[int, Json], Json], places: list[int], wants_usage: bool
 ) -> None:
-    body, said, usage = upstream
+    body, result, usage = upstream
     out = play([body], wants_usage=wants_usage)
     checked = check_body(out, wants_usage=wants_usage)
     assert checked.done
-    assert checked.choices == said
+    assert checked.choices == result
     if wants_usage:
         assert checked.usage == usage
     assert (
@@ -581,7 +581,7 @@ def test_any_stream_cut_anywhere_says_the_same(
         }
         for each in answer["choices"]
     }
-    assert folded == said
+    assert folded == result
 
 
 @QUICK
@@ -590,12 +590,12 @@ def test_a_stream_cut_off_anywhere_is_whole_or_a_failure(
     upstream: tuple[bytes, dict[int, Json], Json], percent: int
 ) -> None:
     """However early the bytes stop: a prefix of the text, and never a finish nobody sent."""
-    body, said, _ = upstream
+    body, result, _ = upstream
     checked = check_body(play([body[: len(body) * percent // 40]]))
     for index, so_far in checked.choices.items():
-        theirs = said[index]
+        theirs = result[index]
         assert theirs["content"].startswith(so_far["content"])
         assert theirs["reasoning"].startswith(so_far["reasoning"])
         assert so_far["finish"] in (None, theirs["finish"])
     if checked.done:
-        assert checked.choices == {index: said[index] for index in checked.choices}
+        assert checked.choices == {index: result[index] for index in checked.choices}

@@ -84,11 +84,11 @@ async def test_only_where_the_deployment_says_so(
         folder.mkdir()
         settings = settings_for(folder, base, ["think-tags"], deploy={"reasoning": way})
         async with serving(settings) as running:
-            said = await ask(running.port, running.key, chat("think-tags", stream=stream))
+            result = await ask(running.port, running.key, chat("think-tags", stream=stream))
             if stream:
-                assert said.done
-                got = (said.text(member="reasoning_content"), said.text())
+                assert result.done
+                got = (result.text(member="reasoning_content"), result.text())
             else:
-                message = said.json["choices"][0]["message"]
+                message = result.json["choices"][0]["message"]
                 got = (message.get("reasoning_content", ""), message["content"])
             assert got == (reasoning, answer)

@@ -1,5 +1,5 @@
 """Tool calls of upstreams that lose count of them: which piece belongs to which call, and that an
-id, a name and a type are said once a call, wherever the upstream says them."""
+id, a name and a type are sent once a call, wherever the upstream says them."""
 
 import json
 import random
@@ -236,11 +236,11 @@ def with_our_ids(calls: list[Json]) -> list[Json]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_piece_is_of_its_call(name: str) -> None:
-    """A call begins with its id, its type and its name, which are said once."""
+    """A call begins with its id, its type and its name, which are sent once."""
     pieces, calls = CASES[name]
     frames = split_frames(play([body(pieces)]))
     assert frames.pop() == b"data: [DONE]"
-    said: list[Json] = []
+    result: list[Json] = []
     ends: list[str] = []
     for frame in frames:
         chunk = json.loads(frame[6:])
@@ -248,10 +248,10 @@ def test_every_piece_is_of_its_call(name: str) -> None:
         (member,) = chunk["choices"]
         assert not ends, "something came after the finish"
         for each in member["delta"].get("tool_calls", []):
-            follow(said, each)
+            follow(result, each)
         if member["finish_reason"] is not None:
             ends.append(member["finish_reason"])
-    assert said == calls
+    assert result == calls
     assert ends == ["tool_calls"]
 
 
@@ -275,10 +275,10 @@ def follow(calls: list[Json], piece: Json) -> None:
 def test_an_answer_that_is_not_streamed_has_the_same_calls(name: str) -> None:
     pieces, calls = CASES[name]
     (folded,) = collected([body(pieces)])["choices"]
-    said = folded["message"]["tool_calls"]
-    assert len({each["id"] for each in said}) == len(said), "two calls with one id"
-    assert all(set(each) == {"id", "type", "function"} for each in said)
-    assert with_our_ids([{"id": each["id"]} | each["function"] for each in said]) == with_our_ids(
+    result = folded["message"]["tool_calls"]
+    assert len({each["id"] for each in result}) == len(result), "two calls with one id"
+    assert all(set(each) == {"id", "type", "function"} for each in result)
+    assert with_our_ids([{"id": each["id"]} | each["function"] for each in result]) == with_our_ids(
         calls
     )
 
@@ -297,24 +297,24 @@ def test_it_is_the_same_however_it_is_cut(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_slow_client_gets_the_same_calls(name: str) -> None:
-    """Merged by the backlog at any place, names and ids are still said once."""
+    """Merged by the backlog at any place, names and ids are still sent once."""
     pieces, calls = CASES[name]
     for place in range(len(pieces) + 1):
-        mender, backlog, said = ToolCalls(), Coalescer(), list[Json]()
+        mender, backlog, result = ToolCalls(), Coalescer(), list[Json]()
         for number, each in enumerate(pieces):
             if number == place:
-                take(backlog, said)
+                take(backlog, result)
             delta = {"tool_calls": mender.normalize(each)}
             if delta["tool_calls"]:
                 backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
-        take(backlog, said)
-        assert with_our_ids(said) == with_our_ids(calls), place
+        take(backlog, result)
+        assert with_our_ids(result) == with_our_ids(calls), place
 
 
-def take(backlog: Coalescer, said: list[Json]) -> None:
+def take(backlog: Coalescer, result: list[Json]) -> None:
     for chunk in backlog.take():
         for each in chunk.members()[0]["delta"]["tool_calls"]:
-            follow(said, each)
+            follow(result, each)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -322,8 +322,8 @@ def test_text_between_the_pieces_changes_nothing(name: str) -> None:
     pieces, calls = CASES[name]
     sent = b"".join(text("a") + tool(*each) for each in pieces) + END
     (folded,) = collected([sent])["choices"]
-    said = [{"id": each["id"]} | each["function"] for each in folded["message"]["tool_calls"]]
-    assert with_our_ids(said) == with_our_ids(calls)
+    result = [{"id": each["id"]} | each["function"] for each in folded["message"]["tool_calls"]]
+    assert with_our_ids(result) == with_our_ids(calls)
     assert folded["message"]["content"] == "a" * len(pieces)
 
 
@@ -358,7 +358,7 @@ def test_a_call_that_never_gets_a_name_is_a_failure() -> None:
 
 
 def test_what_is_no_call_begins_nothing() -> None:
-    """Nothing waits for a name: an upstream that goes on to say nothing has said nothing."""
+    """Nothing waits for a name: an upstream that goes on to say nothing has sent nothing."""
     played = play([say({"index": 0, "delta": {"tool_calls": ["no call"]}})])
     assert b"role" not in played
 

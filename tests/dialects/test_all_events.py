@@ -167,15 +167,15 @@ def test_a_client_gets_the_same_whoever_sent_it(name: str, conversation: str) ->
     for pieces in ways(body, conversation):
         heard = play(dialects.named(name), pieces)
         heard.check()
-        said = golden.error
+        result = golden.error
         assert heard.answer() == Golden(
             golden.text, golden.thoughts, golden.calls, golden.finish, golden.tokens
         )
-        if said is None:
+        if result is None:
             assert heard.error is None
         else:
             assert isinstance(heard.error, ApiError)
-            assert said in heard.error.message
+            assert result in heard.error.message
             assert heard.error.status in (502, 503)
 
 

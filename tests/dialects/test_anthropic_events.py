@@ -57,17 +57,17 @@ SIGNED = {"type": "thinking", "thinking": "Let me think.", "signature": "EqQBCgI
 
 def test_thoughts_are_kept_with_their_signature_and_go_back_as_they_came() -> None:
     hidden = {"type": "redacted_thinking", "data": "EmwK"}
-    said = message(
+    result = message(
         wire.thinking(0, "Let me", " think."),
         wire.block(1, hidden),
         wire.text(2, "Yes."),
         wire.tool(3, "sum", '{"a": 1}'),
         reason="tool_use",
     )
-    assert said["reasoning_content"] == "Let me think."
-    assert said["reasoning_details"] == [SIGNED, hidden]
+    assert result["reasoning_content"] == "Let me think."
+    assert result["reasoning_details"] == [SIGNED, hidden]
     answered = {"role": "tool", "tool_call_id": "toolu_3", "content": "1"}
-    body = json.dumps({"model": "m", "messages": [said, answered]}).encode()
+    body = json.dumps({"model": "m", "messages": [result, answered]}).encode()
     sent = json.loads(encode(OutgoingRequest(body, parse(body), "m", Quirks())))
     assert sent["messages"][0]["content"] == [
         SIGNED,
@@ -113,9 +113,9 @@ def test_thoughts_of_other_shapes(
     details: list[dict[str, Any]] | None,
 ) -> None:
     block = wire.block(0, {"type": "thinking", **first}, *deltas)
-    said = message(block, wire.text(1, "Yes."))
-    assert said.get("reasoning_content") == reasoning
-    assert said.get("reasoning_details") == details
+    result = message(block, wire.text(1, "Yes."))
+    assert result.get("reasoning_content") == reasoning
+    assert result.get("reasoning_details") == details
 
 
 def test_a_text_that_is_given_whole() -> None:
@@ -123,8 +123,8 @@ def test_a_text_that_is_given_whole() -> None:
 
 
 def test_arguments_are_json_even_where_there_are_none() -> None:
-    said = message(wire.tool(0, "now"), wire.tool(1, "now", ""), reason="tool_use")
-    assert [each["function"]["arguments"] for each in said["tool_calls"]] == ["{}", "{}"]
+    result = message(wire.tool(0, "now"), wire.tool(1, "now", ""), reason="tool_use")
+    assert [each["function"]["arguments"] for each in result["tool_calls"]] == ["{}", "{}"]
 
 
 def test_what_is_known_before_the_answer() -> None:
@@ -263,12 +263,12 @@ ERRORS: dict[str, tuple[str, int, str, str]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error_in_the_stream(name: str) -> None:
-    data, status, code, said = ERRORS[name]
+    data, status, code, result = ERRORS[name]
     with pytest.raises(UpstreamError) as caught:
         Reader().read(b"error", data.encode())
     error = caught.value
     assert (error.status, error.code) == (status, code)
-    assert said in error.message
+    assert result in error.message
     assert len(error.message) <= 500
 
 
@@ -302,8 +302,8 @@ REFUSALS: dict[str, tuple[int, str, int, str, bool]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name: str) -> None:
-    status, said, ours, code, theirs = REFUSALS[name]
-    kind, _, text = said.partition(": ")
+    status, result, ours, code, theirs = REFUSALS[name]
+    kind, _, text = result.partition(": ")
     body = json.dumps({"type": "error", "error": {"type": kind, "message": text}}).encode()
     error = refusal(status, body, 7.0)
     assert (error.status, error.code) == (ours, code)

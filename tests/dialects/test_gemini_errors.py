@@ -19,11 +19,11 @@ BAD_KEY = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_K
 
 
 def problem(code: Any, word: Any, message: Any = "no", *details: Any) -> dict[str, Any]:
-    said = {"code": code, "message": message, "status": word, "details": list(details)}
-    return {"error": {name: each for name, each in said.items() if each not in (None, [])}}
+    result = {"code": code, "message": message, "status": word, "details": list(details)}
+    return {"error": {name: each for name, each in result.items() if each not in (None, [])}}
 
 
-# what is said, status, code, message, seconds to wait
+# what is sent, status, code, message, seconds to wait
 ERRORS: dict[str, tuple[Any, int, str, str, float | None]] = {
     "overloaded": (problem(503, "UNAVAILABLE", "Overloaded"), 503, "unavailable", "Over", None),
     "the rate": (
@@ -67,7 +67,7 @@ def test_an_error_in_the_stream(name: str) -> None:
 
 TOO_LONG = "The input token count (1048577) exceeds the maximum number of tokens allowed (1048575)."
 
-# status, what is said, our status, code, is it the upstream's fault
+# status, what is sent, our status, code, is it the upstream's fault
 REFUSALS: dict[str, tuple[int, Any, int, str, bool]] = {
     "the caller's": (400, problem(400, "INVALID_ARGUMENT"), 400, "invalid_request", False),
     "a long prompt": (
@@ -102,11 +102,11 @@ def test_refusals(name: str) -> None:
     assert (error.status, error.code) == (ours, code)
     assert isinstance(error, UpstreamError) == theirs
     assert error.retry_after == (7.0 if theirs else None)
-    said = fields[0] if isinstance(fields, list) else fields
+    result = fields[0] if isinstance(fields, list) else fields
     if code in ("upstream_401", "upstream_403"):  # our account is ours to know
         assert error.message.endswith(f"({code[-3:]}).")
     else:
-        assert said["error"]["message"] in error.message
+        assert result["error"]["message"] in error.message
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def finished(reason: str, **more: Any) -> bytes:
     ],
 )
 def test_finish_reasons(reason: str, finish: str) -> None:
-    said = choice(wire.event(wire.text("Yes.")), finished(reason))
-    assert (said["finish_reason"], said["message"]["content"]) == (finish, "Yes.")
+    result = choice(wire.event(wire.text("Yes.")), finished(reason))
+    assert (result["finish_reason"], result["message"]["content"]) == (finish, "Yes.")
 
 
 @pytest.mark.parametrize(("reason", "finish"), [("STOP", "tool_calls"), ("MAX_TOKENS", "length")])
@@ -86,8 +86,8 @@ def test_whoever_called_a_function_stopped_for_it(reason: str, finish: str, apar
     "reason", ["OTHER", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "NO_IMAGE", "melted"]
 )
 def test_a_reason_that_says_that_it_broke_is_no_finish(reason: str) -> None:
-    said = finished(reason, finishMessage="Malformed function call: print(")
-    _, stream = collected(wire.event(wire.text("Yes.")), said)
+    result = finished(reason, finishMessage="Malformed function call: print(")
+    _, stream = collected(wire.event(wire.text("Yes.")), result)
     assert stream.error is not None
     assert stream.error.code == "upstream_aborted"
     assert f"`{reason}`: Malformed" in stream.error.message
@@ -101,9 +101,9 @@ def test_an_answer_that_only_ends_is_not_whole() -> None:
 
 def test_a_prompt_that_is_blocked_is_an_answer_that_was_filtered() -> None:
     blocked = {"blockReason": "PROHIBITED_CONTENT", "safetyRatings": []}
-    said = choice(wire.event(promptFeedback=blocked))
-    assert said["finish_reason"] == "content_filter"
-    assert said["message"]["content"] == ""
+    result = choice(wire.event(promptFeedback=blocked))
+    assert result["finish_reason"] == "content_filter"
+    assert result["message"]["content"] == ""
 
 
 def test_usage_after_the_finish_is_the_last_word() -> None:
@@ -131,21 +131,22 @@ def test_what_searches_and_tools_of_its_own_read_is_prompt() -> None:
 
 def test_signatures_are_kept_and_go_back_as_they_came() -> None:
     signed = {"google": {"thought_signature": "CiQBy1n8"}}
-    said = choice(
+    result = choice(
         wire.event(wire.thought("Let me think.") | {"thoughtSignature": "AAAA"}),
         wire.event(wire.text("I will")),
         wire.event(wire.text("") | wire.SIGNED),
         wire.event(wire.call("sum", a=1) | wire.SIGNED, wire.call("now")),
         wire.end("STOP"),
     )["message"]
-    assert said["extra_content"] == signed
-    assert [each.get("extra_content") for each in said["tool_calls"]] == [signed, None]
+    assert result["extra_content"] == signed
+    assert [each.get("extra_content") for each in result["tool_calls"]] == [signed, None]
     results = [
-        {"role": "tool", "tool_call_id": each["id"], "content": "1"} for each in said["tool_calls"]
+        {"role": "tool", "tool_call_id": each["id"], "content": "1"}
+        for each in result["tool_calls"]
     ]
-    body = json.dumps({"model": "m", "messages": [said, *results]}).encode()
+    body = json.dumps({"model": "m", "messages": [result, *results]}).encode()
     sent = json.loads(encode(OutgoingRequest(body, parse(body), "gemini-3-pro", Quirks())))
-    identities = [each["id"] for each in said["tool_calls"]]
+    identities = [each["id"] for each in result["tool_calls"]]
     assert sent["contents"][0]["parts"] == [
         {"text": "I will", **wire.SIGNED},
         {"functionCall": {"name": "sum", "args": {"a": 1}, "id": identities[0]}, **wire.SIGNED},
@@ -162,8 +163,8 @@ def test_calls_of_several_candidates_are_counted_apart() -> None:
     ]
     plain = {"index": 2, "content": {"parts": [wire.text("Yes.")]}, "finishReason": "STOP"}
     ends = [{"index": index, "finishReason": "STOP"} for index in (0, 1)]
-    for said in ([*candidates, plain], ends):
-        chunk = reader.read(b"", json.dumps({"candidates": said}).encode())
+    for result in ([*candidates, plain], ends):
+        chunk = reader.read(b"", json.dumps({"candidates": result}).encode())
         assert chunk is not None
         stream.push(chunk)
     stream.end()
@@ -188,7 +189,7 @@ def test_arguments_are_passed_on_number_by_number() -> None:
 
 def test_logprobs_in_openais_shape() -> None:
     yes, no = {"token": "é", "logProbability": -0.5}, {"token": "no", "logProbability": -1.5}
-    said = {
+    result = {
         "content": {"parts": [{"text": "é"}]},
         "logprobsResult": {
             "chosenCandidates": [yes, {}],
@@ -196,7 +197,7 @@ def test_logprobs_in_openais_shape() -> None:
         },
     }
     there = {"token": "é", "logprob": -0.5, "bytes": [195, 169]}
-    answer = choice(wire.event(candidates=[said]), wire.end("STOP"))
+    answer = choice(wire.event(candidates=[result]), wire.end("STOP"))
     assert answer["logprobs"] == {
         "content": [
             there

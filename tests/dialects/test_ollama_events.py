@@ -60,8 +60,8 @@ def done(**members: Any) -> bytes:
     ],
 )
 def test_how_an_answer_ends(members: dict[str, Any], finish: str) -> None:
-    said = choice(wire.say("Yes."), done(**members))
-    assert (said["finish_reason"], said["message"]["content"]) == (finish, "Yes.")
+    result = choice(wire.say("Yes."), done(**members))
+    assert (result["finish_reason"], result["message"]["content"]) == (finish, "Yes.")
 
 
 @pytest.mark.parametrize("reason", ["load", "unload", "melted"])
@@ -112,15 +112,15 @@ def test_thoughts_text_and_calls_of_one_line_come_in_their_order() -> None:
 def test_arguments_are_passed_on_number_by_number(arguments: str, wanted: str) -> None:
     call = f'{{"function":{{"name":"f","arguments":{arguments}}}}}'
     line = f'{{"message":{{"role":"assistant","content":"","tool_calls":[{call}]}}}}'
-    said = choice(line.encode(), b"\n", done())["message"]["tool_calls"][0]
-    assert said["function"] == {"name": "f", "arguments": wanted}
+    result = choice(line.encode(), b"\n", done())["message"]["tool_calls"][0]
+    assert result["function"] == {"name": "f", "arguments": wanted}
 
 
 def test_calls_without_an_id_get_one() -> None:
     unnamed = {"function": {"name": "now", "arguments": {}}}
     lines = [wire.message(tool_calls=[unnamed] * number) for number in (2, 1)]
-    said = choice(*lines, done())["message"]["tool_calls"]
-    assert len({each["id"] for each in said}) == 3
+    result = choice(*lines, done())["message"]["tool_calls"]
+    assert len({each["id"] for each in result}) == 3
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_what_is_no_line_of_an_answer_is_the_upstreams_failure(data: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("result", "message"),
     [
         ("llama runner process has terminated", "has terminated"),
         ({"message": "no", "type": "server_error"}, "no"),
@@ -204,18 +204,18 @@ def test_what_is_no_line_of_an_answer_is_the_upstreams_failure(data: bytes) -> N
     ],
 )
 @pytest.mark.parametrize("more", [{}, {"message": {"content": "Yes."}}, {"message": "no object"}])
-def test_an_error_in_the_stream(said: Any, message: str, more: dict[str, Any]) -> None:
+def test_an_error_in_the_stream(result: Any, message: str, more: dict[str, Any]) -> None:
     with pytest.raises(UpstreamError) as caught:
-        read(json.dumps({"error": said} | more).encode())
+        read(json.dumps({"error": result} | more).encode())
     error = caught.value
-    kind = said.get("type") if isinstance(said, dict) else None
+    kind = result.get("type") if isinstance(result, dict) else None
     assert (error.status, error.code) == (502, kind or "upstream_error")
-    if said != 7 or more != {"message": "no object"}:
+    if result != 7 or more != {"message": "no object"}:
         assert message in error.message
     assert len(error.message) <= 500
 
 
-# status, what is said, our status, code, is it the upstream's fault
+# status, what is sent, our status, code, is it the upstream's fault
 REFUSALS: dict[str, tuple[int, str, int, str, bool]] = {
     "the caller's": (400, '"x" does not support thinking', 400, "invalid_request", False),
     "a long prompt": (
@@ -235,10 +235,10 @@ REFUSALS: dict[str, tuple[int, str, int, str, bool]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(name: str) -> None:
-    status, said, ours, code, theirs = REFUSALS[name]
-    error = refusal(status, json.dumps({"error": said}).encode(), 7.0)
+    status, result, ours, code, theirs = REFUSALS[name]
+    error = refusal(status, json.dumps({"error": result}).encode(), 7.0)
     assert (error.status, error.code) == (ours, code)
-    assert (said in error.message) == (status != 401), "our account is ours to know"
+    assert (result in error.message) == (status != 401), "our account is ours to know"
     assert isinstance(error, UpstreamError) == theirs
     assert error.retry_after == (7.0 if theirs else None)
 

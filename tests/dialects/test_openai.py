@@ -189,7 +189,7 @@ COUNTS = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 #: where an event says it, and what of it is not OpenAI's already
 PLACES: dict[str, tuple[Any, Any]] = {
     "Groq's": ({"choices": [], "x_groq": {"id": "r", "usage": COUNTS}}, {}),
-    "Groq's, nothing said": ({"choices": [], "x_groq": {"id": "r"}}, None),
+    "Groq's, nothing sent": ({"choices": [], "x_groq": {"id": "r"}}, None),
     "Groq's, no object": ({"choices": [], "x_groq": 7}, None),
     "in the choice": ({"choices": [{"index": 0, "delta": {}, "usage": COUNTS}]}, {}),
     "in the choice, no object": ({"choices": [{"index": 0, "delta": {}, "usage": "x"}]}, None),
@@ -342,7 +342,7 @@ def test_what_is_no_chunk_is_the_upstreams_failure(name: str, opened: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "progress"),
+    ("result", "progress"),
     [
         ('{"total":100,"processed":25}', 0.25),
         ('{"total":100,"processed":100,"cache":3}', 1.0),
@@ -358,9 +358,9 @@ def test_what_is_no_chunk_is_the_upstreams_failure(name: str, opened: bool) -> N
         ('{"total":10,"processed":null}', None),
     ],
 )
-def test_the_prefills_progress_is_noted_or_passed_over(said: str, progress: float | None) -> None:
+def test_the_prefills_progress_is_noted_or_passed_over(result: str, progress: float | None) -> None:
     reader = Reader()
-    read = chunk(f'{{"choices":[],"prompt_progress":{said}}}', reader=reader)
+    read = chunk(f'{{"choices":[],"prompt_progress":{result}}}', reader=reader)
     assert reader.progress == progress
     assert read.extras == b"", "it is not the client's business"
 

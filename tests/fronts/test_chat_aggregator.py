@@ -222,13 +222,15 @@ def test_a_great_answer_through_the_whole_way() -> None:
 
 def test_what_was_pushed_is_not_changed() -> None:
     """A chunk may be kept by others: for a subscriber that attaches again."""
-    said = [choice({"tool_calls": [CALL], "annotations": [1]}, logprobs={"content": [1]})]
-    chunk = Chunk(choices=[], raw=msgspec.json.encode(said), fields=json.loads(json.dumps(said)))
+    result = [choice({"tool_calls": [CALL], "annotations": [1]}, logprobs={"content": [1]})]
+    chunk = Chunk(
+        choices=[], raw=msgspec.json.encode(result), fields=json.loads(json.dumps(result))
+    )
     collector = ChatAggregator()
     collector.push(chunk)
     collector.push(chunk)
     collector.answer(AnswerHead("i", 1, "m"))
-    assert chunk.fields == said
+    assert chunk.fields == result
 
 
 FAULTY: dict[str, Any] = {

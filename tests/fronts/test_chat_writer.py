@@ -91,10 +91,10 @@ def _call_faults(call: Json) -> list[str]:
     faults = [] if type(call.get("index")) is int else [f"tool index is {call.get('index')!r}"]
     if not isinstance(function, dict):
         return [*faults, f"function is {function!r}"]
-    said = {"id": call, "type": call, "name": function, "arguments": function}
+    result = {"id": call, "type": call, "name": function, "arguments": function}
     return faults + [
         f"tool {name} is {owner[name]!r}"
-        for name, owner in said.items()
+        for name, owner in result.items()
         if name in owner and not isinstance(owner[name], str)
     ]
 

@@ -9,7 +9,7 @@ import pytest
 
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
-from tests.gateway.test_fallback import REST, TEXT, played, routed, said
+from tests.gateway.test_fallback import REST, TEXT, played, result, routed
 from tests.support.wire import Answer, ask, chat
 
 HELLO = {"role": "user", "content": "Hello"}
@@ -73,7 +73,7 @@ async def test_providers_are_asked_in_their_own_words(
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"provider": provider}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
-        assert (await said(legato)).text() == TEXT + " And on."
+        assert (await result(legato)).text() == TEXT + " And on."
         asked = scripted.requests[-1].request
         flags = {name: asked[name] for name in EXTRA if name in asked}
         body = BODIES["prefill" if provider == "llama.cpp" else "final-message"]
@@ -85,7 +85,7 @@ async def test_deepseek_is_asked_at_another_path(tmp_path: Path, scripted: MockS
     scripted.scripts["rest"] = REST
     deploy = {each: {"provider": "deepseek"} for each in ("cut", "rest")}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
-        assert (await said(legato)).text() == TEXT + " And on."
+        assert (await result(legato)).text() == TEXT + " And on."
         assert [each.path for each in scripted.requests] == [
             "/v1/chat/completions",
             "/beta/chat/completions",
@@ -112,7 +112,7 @@ async def test_a_prefix_that_is_said_again_is_taken_away(
     mistral = {"provider": "mistral"}
     deploy = {"half": mistral, "echoes": mistral}
     async with routed(tmp_path, scripted, ["half", "echoes"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.done
         assert answer.text() == HALF_TEXT + ", there was."
         assert answer.finishes() == ["stop"]
@@ -141,7 +141,7 @@ async def test_a_prefix_that_is_not_said_again_cannot_be_joined(
     scripted.scripts |= {"half": Script(steps=HALF), "silent": NO_ECHOES[case]}
     deploy = {"silent": {"provider": "mistral"}}
     async with routed(tmp_path, scripted, ["half", "silent"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         honest(answer, HALF_TEXT)
         assert answer.text(member="reasoning_content") == ""
         (row,) = await legato.rows()
@@ -155,7 +155,7 @@ async def test_another_goes_on_where_the_prefix_was_not_said_again(
     scripted.scripts |= {"silent": says(" And"), "rest": REST}
     deploy = {"silent": {"provider": "mistral"}, "rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, ["cut", "silent", "rest"], deploy=deploy) as legato:
-        answer = await said(legato, max_tokens=50)
+        answer = await result(legato, max_tokens=50)
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert scripted.requests[-1].request["max_tokens"] == 40
@@ -186,7 +186,7 @@ async def test_a_replay_that_fails_forgets_nothing(
         "rest": {"continue": "prefill"},
     }
     async with routed(tmp_path, scripted, ["half", "again", "rest"], deploy=deploy) as legato:
-        answer = await said(legato, seed=1, temperature=0, max_tokens=20)
+        answer = await result(legato, seed=1, temperature=0, max_tokens=20)
         assert answer.done
         assert answer.text() == HALF_TEXT + " And on."
         asked = scripted.requests[-1].request
@@ -222,7 +222,7 @@ async def test_logprobs_that_have_gone_out_cannot_be_joined(
     deploy = {"likely": {"model": "likely"}, "second": {"model": "likely", "continue": how}}
     async with routed(tmp_path, scripted, ["likely", "second"], deploy=deploy) as legato:
         more = {"logprobs": True} if wanted else {}
-        answer = await said(legato, seed=1, temperature=0, **more)
+        answer = await result(legato, seed=1, temperature=0, **more)
         honest(answer, "Once upon")
         told = [
             token["token"]
@@ -239,7 +239,7 @@ async def test_logprobs_that_are_null_are_none(tmp_path: Path, scripted: MockSer
     scripted.scripts |= {"first": Script(steps=[*first, Step(cut=True)]), "rest": REST}
     deploy = {"rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
-        assert (await said(legato)).text() == "Once upon And on."
+        assert (await result(legato)).text() == "Once upon And on."
 
 
 # A last message of the assistant's own
@@ -254,7 +254,7 @@ async def test_an_answer_that_the_client_began_is_one_message(
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": how}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
-        answer = await said(legato, messages=[HELLO, OWN])
+        answer = await result(legato, messages=[HELLO, OWN])
         assert answer.done
         assert answer.text() == TEXT + " And on."
         joined = OWN | {"content": "Well: " + TEXT}
@@ -282,7 +282,7 @@ async def test_an_answer_that_nothing_can_be_added_to(
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
-        answer = await said(legato, messages=[HELLO, TWO_OF_A_KIND[case]])
+        answer = await result(legato, messages=[HELLO, TWO_OF_A_KIND[case]])
         honest(answer, TEXT)
         assert played(scripted) == ["cut"]
 
@@ -302,7 +302,7 @@ async def test_thoughts_go_on(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts |= {"first": THINKING, "rest": Script(steps=[*rest, Step(usage=usage)])}
     deploy = {"first": LLAMA, "rest": LLAMA}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
-        answer = await said(legato, max_tokens=20)
+        answer = await result(legato, max_tokens=20)
         assert answer.done
         assert answer.text(member="reasoning_content") == "Let me see."
         assert answer.text() == "Forty-two."
@@ -322,7 +322,7 @@ async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: M
     scripted.scripts |= {"first": THOUGHT, "rest": says("-two", ".")}
     deploy = {"first": LLAMA, "rest": LLAMA}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.done
         assert answer.text(member="reasoning_content") == "Let me see."
         assert answer.text() == "Forty-two."
@@ -347,7 +347,7 @@ async def test_nobody_goes_on_with_thoughts_between_tags(
         "rest": LLAMA | {"reasoning": reasoning},
     }
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         honest(answer, "")
         assert answer.text(member="reasoning_content") == "Let me"
         assert played(scripted) == ["first"]
@@ -360,7 +360,7 @@ async def test_who_thinks_anew_about_an_answer_that_has_begun_does_not_go_on_wit
     scripted.scripts["anew"] = Script(steps=anew)
     deploy = {"anew": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, ["cut", "anew"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         honest(answer, TEXT)
         assert answer.text(member="reasoning_content") == ""
         (row,) = await legato.rows()
@@ -373,7 +373,7 @@ async def test_the_next_one_goes_on_where_one_thinks_anew(
     scripted.scripts |= {"anew": Script(steps=[Step(think="Hm."), Step(stall=True)]), "rest": REST}
     deploy = {name: {"continue": "prefill"} for name in ("anew", "rest")}
     async with routed(tmp_path, scripted, ["cut", "anew", "rest"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert answer.text(member="reasoning_content") == ""
@@ -397,7 +397,7 @@ async def test_white_space_at_the_end_is_not_sure_to_stay(
     async with routed(
         tmp_path, scripted, ["first", "rest"], deploy={"rest": {"continue": how}}
     ) as legato:
-        honest(await said(legato), f"Once upon{space}")
+        honest(await result(legato), f"Once upon{space}")
         assert played(scripted) == ["first"]
 
 
@@ -409,7 +409,7 @@ async def test_white_space_stays_where_a_last_message_is_enough(
     scripted.scripts |= {"first": Script(steps=steps), "rest": says("a time.")}
     deploy = {"rest": LLAMA}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
-        assert (await said(legato)).text() == f"Once upon{space}a time."
+        assert (await result(legato)).text() == f"Once upon{space}a time."
         assert scripted.requests[-1].request["messages"][-1]["content"] == f"Once upon{space}"
 
 
@@ -480,7 +480,7 @@ async def test_every_part_has_its_price(tmp_path: Path, scripted: MockServer, ca
     scripted.scripts |= {"rest": REST, "begun": BEGUN}
     route = {"attempts": len(deploy)}
     async with routed(tmp_path, scripted, deploy, deploy=deploy, route=route) as legato:
-        await said(legato, **more)
+        await result(legato, **more)
         (row,) = await legato.rows()
         assert row["cost"] == (None if expected is None else pytest.approx(expected))
 
@@ -502,7 +502,7 @@ async def test_a_replay_is_paid_for_in_full(tmp_path: Path, scripted: MockServer
         "again": dollars(1, 2, cached=1) | {"model": "half", "continue": "replay"},
     }
     async with routed(tmp_path, scripted, deploy, deploy=deploy) as legato:
-        assert (await said(legato, seed=1, temperature=0)).text() == TEXT
+        assert (await result(legato, seed=1, temperature=0)).text() == TEXT
         (row,) = await legato.rows()
         assert row["cost"] == pytest.approx(4 * 1 + 7 * 1 + 10 * 2)
 
@@ -516,7 +516,7 @@ async def test_tokens_of_a_cache_are_not_forgotten(
     route = {"count_both_prompts": both}
     names = ["begun", "rest"]
     async with routed(tmp_path, scripted, names, deploy=deploy, route=route) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.text() == "Once upon And on."
         usage = answer.chunks[-1]["usage"]
         assert usage["prompt_tokens"] == (30 if both else 9)

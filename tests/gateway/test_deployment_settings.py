@@ -52,11 +52,11 @@ async def test_a_drained_answer_is_heard_to_its_end(
         await leave(legato, chat("slow", stream=stream), pieces if stream else 0)
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
         assert scripted.requests[-1].is_complete
-        said = await legato.rows()
-        assert [(each["outcome"], each["completion_from"]) for each in said] == [
+        result = await legato.rows()
+        assert [(each["outcome"], each["completion_from"]) for each in result] == [
             ("cancelled", "exact")
         ]
-        assert said[0]["completion_tokens"] == 10
+        assert result[0]["completion_tokens"] == 10
 
 
 @pytest.mark.parametrize("name", ["cut", "500", "stall"])
@@ -68,8 +68,8 @@ async def test_a_drained_answer_that_breaks_is_settled_once(
         scripted.scripts[name] = msgspec.structs.replace(SCRIPTS[name], head_after=0.1)
         await leave(legato, chat(name, stream=True), 0)
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
-        said = await legato.rows()
-        assert [each["outcome"] for each in said] == ["cancelled"]
+        result = await legato.rows()
+        assert [each["outcome"] for each in result] == ["cancelled"]
 
 
 async def test_what_never_ends_is_drained_up_to_a_cap(tmp_path: Path, scripted: MockServer) -> None:
@@ -80,10 +80,10 @@ async def test_what_never_ends_is_drained_up_to_a_cap(tmp_path: Path, scripted: 
             lambda: scripted.requests[-1].is_disconnected, "the upstream sees its peer gone"
         )
         await until(lambda: not legato.server.server_state.tasks)
-        said = await legato.rows()
-        assert said[0]["outcome"] == "cancelled"
-        assert said[0]["completion_from"] == "counted"
-        assert said[0]["completion_tokens"] > 2
+        result = await legato.rows()
+        assert result[0]["outcome"] == "cancelled"
+        assert result[0]["completion_from"] == "counted"
+        assert result[0]["completion_tokens"] > 2
 
 
 TIMERS = {

@@ -45,7 +45,7 @@ async def routed(
         yield running
 
 
-async def said(legato: Running, **more: Any) -> Answer:
+async def result(legato: Running, **more: Any) -> Answer:
     body = chat("public", stream=True, stream_options={"include_usage": True}, **more)
     return await ask(legato.port, legato.key, body)
 
@@ -84,7 +84,7 @@ async def test_the_callers_own_mistakes_are_nobody_elses(
     tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["400", "happy"]) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.status == 400
         assert played(scripted) == ["400"]
 
@@ -95,13 +95,13 @@ async def test_too_long_for_one_is_asked_of_a_longer_one(
     lengths = {"too-long": 4096, "tools": 2048, "happy": 131072}
     deploy = {name: {"context_length": length} for name, length in lengths.items()}
     async with routed(tmp_path, scripted, lengths, deploy=deploy) as legato:
-        assert (await said(legato)).done
+        assert (await result(legato)).done
         assert played(scripted) == ["too-long", "happy"]
 
 
 async def test_too_long_for_all_of_them(tmp_path: Path, scripted: MockServer) -> None:
     async with routed(tmp_path, scripted, ["too-long", "happy"]) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.status == 400
         assert answer.error is not None
         assert answer.error["code"] == "context_length_exceeded"
@@ -111,13 +111,13 @@ async def test_one_that_is_busy_for_a_moment_is_asked_again(
     tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["429-then-ok"]) as legato:
-        assert (await said(legato)).done
+        assert (await result(legato)).done
         assert played(scripted) == ["429-then-ok"] * 2
 
 
 async def test_attempts_are_limited(tmp_path: Path, scripted: MockServer) -> None:
     async with routed(tmp_path, scripted, ["500"], route={"attempts": 2}) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert (answer.status, answer.headers["x-legato-attempts"]) == (502, "2")
         assert played(scripted) == ["500"] * 2
         (row,) = await legato.rows()
@@ -128,7 +128,7 @@ async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Moc
     deploy = {"500": {"open_after": 2, "open_seconds": 60.0}}
     async with routed(tmp_path, scripted, ["500", "happy"], deploy=deploy) as legato:
         for _ in range(5):
-            assert (await said(legato)).done
+            assert (await result(legato)).done
         assert played(scripted).count("500") == 2
         assert played(scripted).count("happy") == 5
 
@@ -136,8 +136,8 @@ async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Moc
 async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429": {"open_after": 5}}
     async with routed(tmp_path, scripted, ["429"], deploy=deploy) as legato:
-        assert (await said(legato)).status == 429
-        answer = await said(legato)
+        assert (await result(legato)).status == 429
+        answer = await result(legato)
         assert answer.status == 503
         assert answer.error is not None
         assert answer.error["code"] == "no_deployment"
@@ -148,8 +148,8 @@ async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: MockServer) ->
 async def test_credentials_are_used_in_turn(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429-then-ok": {"api_key": "one", "api_keys": ["two", "three"]}}
     async with routed(tmp_path, scripted, ["429-then-ok"], deploy=deploy) as legato:
-        assert (await said(legato)).done
-        assert (await said(legato)).done
+        assert (await result(legato)).done
+        assert (await result(legato)).done
         keys = [each.headers["authorization"] for each in scripted.requests]
         assert keys == ["Bearer one", "Bearer two", "Bearer two"]
         first, _ = await legato.rows()
@@ -178,7 +178,7 @@ async def test_another_goes_on_where_one_breaks(
     scripted.scripts["rest"] = REST
     deploy = {"rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, [name, "rest"], deploy=deploy) as legato:
-        answer = await said(legato, max_tokens=50)
+        answer = await result(legato, max_tokens=50)
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert answer.finishes() == ["length"]
@@ -208,7 +208,7 @@ async def test_whose_prompt_counts(tmp_path: Path, scripted: MockServer, both: b
     deploy = {"rest": {"continue": "prefill"}}
     names = ["first", "rest"]
     async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.done
         prompt = 9 + 21 if both else 9
         assert answer.chunks[-1]["usage"]["prompt_tokens"] == prompt
@@ -248,7 +248,7 @@ async def test_what_cannot_be_joined_without_a_trace_fails(
     scripted.scripts["thinking-cut"] = Script(steps=[Step(think="Let me"), Step(cut=True)])
     deploy = {"rest": {"continue": "prefill"}}
     async with routed(tmp_path, scripted, [name, "rest"], deploy=deploy) as legato:
-        answer = await said(legato, **more)
+        answer = await result(legato, **more)
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
         assert b"[DONE]" not in answer.body
@@ -263,7 +263,7 @@ async def test_it_may_be_off(tmp_path: Path, scripted: MockServer, off: str) -> 
     deploy = {"rest": {"continue": "prefill" if off == "route" else "no"}}
     route = {"max_continuations": 0 if off == "route" else 1}
     async with routed(tmp_path, scripted, ["cut", "rest"], route=route, deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
 
@@ -274,7 +274,7 @@ async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
     scripted.scripts["rest"] = REST
     deploy = {name: {"continue": "prefill"} for name in ("500", "rest")}
     async with routed(tmp_path, scripted, ["cut", "500", "rest"], deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.text() == TEXT + " And on."
         (row,) = await legato.rows()
         assert row["deployments"] == "cut,500,rest"
@@ -287,7 +287,7 @@ async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) ->
     deploy = {name: {"continue": "prefill"} for name in ("cut-again", "rest")}
     names = ["cut", "cut-again", "rest"]
     async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.text() == TEXT + " And"
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
@@ -301,7 +301,7 @@ async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer
     names = ["cut", "cut-again", "rest"]
     route = {"max_continuations": 2}
     async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 12
@@ -322,7 +322,7 @@ async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: MockSer
         scripted.scripts["half"] = msgspec.structs.replace(
             scripted.scripts["half"], then=scripted.scripts["again"]
         )
-        answer = await said(legato, seed=1, temperature=0)
+        answer = await result(legato, seed=1, temperature=0)
         assert answer.done
         assert answer.text() == TEXT
         assert answer.finishes() == ["stop"]
@@ -337,7 +337,7 @@ async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: M
     scripted.scripts["half"] = Script(steps=half, then=other)
     deploy = {"half": {"model": "half"}, "again": {"model": "half", "continue": "replay"}}
     async with routed(tmp_path, scripted, ["half", "again"], deploy=deploy) as legato:
-        answer = await said(legato, seed=1, temperature=0)
+        answer = await result(legato, seed=1, temperature=0)
         assert answer.text() == "Once upon a time"
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"

@@ -19,7 +19,7 @@ from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
 from legato.upstreams.upstream import DeploymentOptions, Upstream
 from tests.conftest import Running, until
-from tests.gateway.test_fallback import TEXT, played, routed, said
+from tests.gateway.test_fallback import TEXT, played, result, routed
 from tests.support.wire import Wire, ask, chat, request
 
 #: Seconds within which a call is over whose timers are right; wrong ones are several times that.
@@ -51,14 +51,14 @@ async def test_the_same_one_is_not_asked_again_after_retry_seconds(
     tmp_path: Path, scripted: MockServer
 ) -> None:
     async with routed(tmp_path, scripted, ["500"], route={"retry_seconds": 0.1}) as legato:
-        assert (await said(legato)).status == 502
+        assert (await result(legato)).status == 502
         assert played(scripted) == ["500"]
 
 
 async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServer) -> None:
     names, route = ["stall-early", "happy"], {"retry_seconds": 0.1, "attempts": 1}
     async with routed(tmp_path, scripted, names, route=route) as legato:
-        assert (await said(legato)).status == 504
+        assert (await result(legato)).status == 504
         assert played(scripted) == ["stall-early"]
 
 
@@ -143,13 +143,13 @@ async def test_two_calls_that_find_a_key_used_up_go_on_with_the_second(
     scripted.scripts["used-up"] = again
     keys = {"api_keys": ["one", "two", "three"], "first_token_seconds": 5.0}
     async with routed(tmp_path, scripted, ["used-up"], deploy={"used-up": keys}) as legato:
-        for answer in await asyncio.gather(said(legato), said(legato)):
+        for answer in await asyncio.gather(result(legato), result(legato)):
             assert answer.done
         used = [each.headers["authorization"].removeprefix("Bearer ") for each in scripted.requests]
         assert used == ["one", "one", "two", "two"]
 
 
-# The caller's own, said in the stream
+# The caller's own, sent in the stream
 
 TOO_LONG = "This model's maximum context length is 4096 tokens, and the prompt has 5000."
 IN_STREAM: dict[str, tuple[dict[str, Any], str]] = {
@@ -254,7 +254,7 @@ async def test_too_long_said_in_the_stream_goes_to_a_longer_one(
     lengths = {"short": 4096, "tools": 2048, "happy": 131072}
     deploy = {name: {"context_length": length} for name, length in lengths.items()}
     async with routed(tmp_path, scripted, lengths, deploy=deploy) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.text() == TEXT
         assert played(scripted) == ["short", "happy"]
 
@@ -265,7 +265,7 @@ async def test_in_the_middle_of_an_answer_it_is_a_break(
     error = {"message": "Out of context.", "code": 400}
     scripted.scripts["breaks"] = Script(steps=[*SCRIPTS["happy"].steps[:10], Step(error=error)])
     async with routed(tmp_path, scripted, ["breaks"]) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert (answer.status, answer.text()) == (200, TEXT)
         assert answer.error is not None
         assert b"[DONE]" not in answer.body
@@ -313,8 +313,8 @@ async def test_an_answer_that_nobody_has_seen_starts_over(
         expected = await ask(legato.port, legato.key, chat("public", **more))
         assert answer.status == expected.status == 200
         assert answer.headers["x-legato-deployment"] == answers
-        for said in (answer.json, expected.json):
-            del said["id"], said["created"]
+        for result in (answer.json, expected.json):
+            del result["id"], result["created"]
         assert _plain(answer.json) == _plain(expected.json)
         row, _ = await legato.rows()
         assert row["outcome"] == "complete"
@@ -324,8 +324,8 @@ async def test_an_answer_that_nobody_has_seen_starts_over(
         assert row["completion_tokens"] == expected.json["usage"]["completion_tokens"]
 
 
-def _plain(said: dict[str, Any]) -> dict[str, Any]:
-    return {name: each for name, each in said.items() if name not in ("id", "created")}
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in result.items() if name not in ("id", "created")}
 
 
 async def test_one_that_could_be_gone_on_with_starts_over_where_nobody_may(
@@ -382,7 +382,7 @@ async def test_attempts_limit_starting_over(tmp_path: Path, scripted: MockServer
 async def test_a_stream_does_not_start_over(tmp_path: Path, scripted: MockServer) -> None:
     more = {"response_format": {"type": "json_object"}}
     async with routed(tmp_path, scripted, ["cut", "happy"]) as legato:
-        answer = await said(legato, **more)
+        answer = await result(legato, **more)
         assert answer.text() == TEXT
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
@@ -461,7 +461,7 @@ async def test_a_branch_on_a_stale_connection_is_asked_again_alone(
     scripted.scripts["some"] = stale
     async with routed(tmp_path, scripted, ["some"], deploy={"some": {"n": "fan-out"}}) as legato:
         for asked in (2, 5):
-            answer = await said(legato, n=2)
+            answer = await result(legato, n=2)
             assert answer.done, answer.error
             assert [answer.text(index) for index in range(2)] == [TEXT, TEXT]
             assert len(scripted.requests) == asked
@@ -554,7 +554,7 @@ async def test_another_is_asked_where_our_account_is_refused(
     _, status, body, code = REFUSALS[case]
     scripted.scripts["refuses"] = failing(status, body)
     async with routed(tmp_path, scripted, ["refuses", "happy"]) as legato:
-        assert (await said(legato)).text() == TEXT
+        assert (await result(legato)).text() == TEXT
         assert played(scripted) == ["refuses", "happy"]
         (row,) = await legato.rows()
         assert row["errors"] == f"{code},"
@@ -571,7 +571,7 @@ async def test_a_quota_that_is_used_up_is_not_asked_again(
 ) -> None:
     scripted.scripts["used-up"] = failing(429, QUOTA)
     async with routed(tmp_path, scripted, ["used-up"]) as legato:
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.status >= 429
         assert answer.error is not None
         assert played(scripted) == ["used-up"]
@@ -585,7 +585,7 @@ async def test_a_quota_that_is_used_up_makes_room_for_another(
     scripted.scripts["used-up"] = msgspec.structs.replace(then, then=then)
     keys = {"used-up": {"api_keys": ["one", "two"]}}
     async with routed(tmp_path, scripted, ["used-up", "happy"], deploy=keys) as legato:
-        assert (await said(legato)).text() == TEXT
+        assert (await result(legato)).text() == TEXT
         assert played(scripted) == ["used-up", "used-up", "happy"]
         used = [each.headers.get("authorization") for each in scripted.requests]
         assert used == ["Bearer one", "Bearer two", None]
@@ -621,7 +621,7 @@ async def test_what_one_does_not_take_is_asked_of_the_others(
 
 async def test_what_nobody_takes_is_told(tmp_path: Path, scripted: MockServer) -> None:
     async with ollama_first(tmp_path, scripted, ["happy", "tools"], 2) as legato:
-        answer = await said(legato, **FORCED)
+        answer = await result(legato, **FORCED)
         assert answer.status == 400
         assert answer.error is not None
         assert answer.error["code"] == "unsupported_parameter"

@@ -115,8 +115,8 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
 
     for model in ("happy", "crlf", "gzip", "finish-merged", "utf8-split", "separators"):
         answer = await stream(model)
-        said = "".join(step.say or "" for step in SCRIPTS[model].steps)
-        assert (answer.text(), answer.finishes()) == (said, ["stop"])
+        result = "".join(step.say or "" for step in SCRIPTS[model].steps)
+        assert (answer.text(), answer.finishes()) == (result, ["stop"])
     answer = await stream("thinking")
     assert answer.text(member="reasoning_content") == "Let me think."
     assert answer.text() == " Forty-two."

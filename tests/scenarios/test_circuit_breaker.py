@@ -16,7 +16,7 @@ from legato.mock.server import MockServer, Script, Step
 from legato.policy.health import Health
 from legato.policy.routing import Route, Router
 from tests.conftest import Running, until
-from tests.gateway.test_fallback import REST, TEXT, played, routed, said
+from tests.gateway.test_fallback import REST, TEXT, played, result, routed
 from tests.support.engines import MODEL, engines
 from tests.support.wire import Wire, ask, chat, request
 
@@ -74,14 +74,14 @@ async def test_streams_that_are_cut_together_open_it_once(
     scripted.scripts["later"] = Script(steps=[Step(say="Once"), Step(wait=0.5), Step(cut=True)])
     deploy = {"later": {"open_after": 3, "open_seconds": 30.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["later"], deploy=deploy) as legato:
-        calls = [asyncio.create_task(said(legato)) for _ in range(12)]
+        calls = [asyncio.create_task(result(legato)) for _ in range(12)]
         await until(lambda: health_of(legato, "later").ttft and len(scripted.requests) == 12)
         for answer in await asyncio.gather(*calls):
             assert answer.error is not None
             assert answer.error["code"] == "upstream_cut"
         left = health_of(legato, "later").open_until - legato.app.services.clock()
         assert 20.0 < left <= 30.0
-        assert (await said(legato)).status == 503
+        assert (await result(legato)).status == 503
 
 
 async def test_an_engine_that_is_ready_again_is_asked_at_once(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ async def test_retry_after_holds_though_another_call_is_answered(
     scripted.scripts["some"] = msgspec.structs.replace(SCRIPTS["late-token"], then=busy)
     deploy = {"some": {"open_after": 5, "first_token_seconds": 5.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["some"], deploy=deploy) as legato:
-        older = asyncio.create_task(said(legato))
+        older = asyncio.create_task(result(legato))
         await until(lambda: scripted.requests, "the first is under way")
-        assert (await said(legato)).status == 429
+        assert (await result(legato)).status == 429
         assert (await older).done
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.status == 503
         assert 30 < int(answer.headers["retry-after"]) <= 60
         assert len(scripted.requests) == 2
@@ -161,7 +161,7 @@ async def test_one_of_many_calls_tries_it(tmp_path: Path, scripted: MockServer) 
     async with routed(tmp_path, scripted, names, route={"attempts": 2}, deploy=deploy) as legato:
         leave_alone(legato, "tried", 0.0)
         assert state_of(legato, "tried") == "half-open"
-        answers = await asyncio.gather(*(said(legato) for _ in range(20)))
+        answers = await asyncio.gather(*(result(legato) for _ in range(20)))
         assert {answer.status for answer in answers} == {502}
         assert played(scripted).count("tried") == 1
         assert state_of(legato, "tried") == "open"
@@ -175,7 +175,7 @@ async def test_a_longer_one_that_is_open_is_passed_over(
     deploy["thinking"]["open_after"] = 5
     async with routed(tmp_path, scripted, lengths, deploy=deploy) as legato:
         leave_alone(legato, "thinking", 60.0)
-        assert (await said(legato)).text() == TEXT
+        assert (await result(legato)).text() == TEXT
         assert played(scripted) == ["too-long", "happy"]
 
 
@@ -189,7 +189,7 @@ async def test_a_longer_one_that_another_call_is_trying_is_passed_over(
         leave_alone(legato, "slow", 0.0)
         probe = health_of(legato, "slow").begin(legato.app.services.clock())
         assert probe
-        assert (await said(legato)).text() == TEXT
+        assert (await result(legato)).text() == TEXT
         assert played(scripted) == ["too-long", "happy"]
         health_of(legato, "slow").end(probe=probe)
 
@@ -199,10 +199,10 @@ async def test_one_that_is_open_does_not_go_on(tmp_path: Path, scripted: MockSer
     deploy = {name: {"continue": "prefill", "open_after": 5} for name in ("one", "two")}
     async with routed(tmp_path, scripted, ["cut", "one", "two"], deploy=deploy) as legato:
         leave_alone(legato, "one", 60.0)
-        assert (await said(legato)).text() == TEXT + " And on."
+        assert (await result(legato)).text() == TEXT + " And on."
         assert played(scripted) == ["cut", "two"]
         leave_alone(legato, "two", 60.0)
-        answer = await said(legato)
+        answer = await result(legato)
         assert answer.text() == TEXT
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
@@ -253,7 +253,7 @@ async def test_our_own_limit_of_connections_opens_nothing(
     ):
         wire.send(request(legato.key, chat("public", stream=True)))
         await wire.head()
-        for answer in await asyncio.gather(*(said(legato) for _ in range(3))):
+        for answer in await asyncio.gather(*(result(legato) for _ in range(3))):
             assert answer.error is not None
             assert answer.error["code"] == "upstream_busy"
         assert state_of(legato, "stall") == "closed"
@@ -261,7 +261,7 @@ async def test_our_own_limit_of_connections_opens_nothing(
 
 
 OURS: dict[str, tuple[Script, str, dict[str, Any], str]] = {
-    "it said another thing": (
+    "it sent something else": (
         Script(steps=[Step(say="Twice"), Step(finish="stop")]),
         "replay",
         {"seed": 1, "temperature": 0},
@@ -282,7 +282,7 @@ async def test_what_cannot_be_joined_opens_nothing(
         "second": {"model": "first", "continue": how, "open_after": 1},
     }
     async with routed(tmp_path, scripted, ["first", "second"], deploy=deploy) as legato:
-        answer = await said(legato, **more)
+        answer = await result(legato, **more)
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
         (row,) = await legato.rows()

@@ -268,9 +268,9 @@ async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
 
     monkeypatch.setattr(lifecycle.Call, "_until_over", fails)
     answer = await contract.ask("1-words", stream=True)
-    said = heard(answer)
-    assert said.error is not None
-    assert (said.error["type"], said.error["code"]) == ("internal_error", "internal_error")
+    result = heard(answer)
+    assert result.error is not None
+    assert (result.error["type"], result.error["code"]) == ("internal_error", "internal_error")
     assert b"secret" not in answer.body
     assert len(insides["told"]) == 1
 
@@ -278,7 +278,7 @@ async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
 # After it: a frame
 
 FRAMED = {
-    # what happens: code of the error, what has been said before
+    # what happens: code of the error, what has been sent before
     "cut": ("upstream_cut", TEXT),
     "reset": ("upstream_cut", TEXT),
     "hasty/stall": ("upstream_stalled", TEXT),
@@ -302,14 +302,14 @@ async def test_what_fails_after_the_first_frame_is_the_last_one(
     finish. An end without a finish, an error in band whatever follows it, and malformed JSON are
     failures."""
     code, text = FRAMED[model]
-    said = await contract.stream(model, usage=usage)
-    assert not said.done
-    assert said.error is not None
-    assert said.error["code"] == code
-    assert said.error["message"]
-    finishes = [each["finish_reason"] for chunk in said.chunks for each in chunk["choices"]]
+    result = await contract.stream(model, usage=usage)
+    assert not result.done
+    assert result.error is not None
+    assert result.error["code"] == code
+    assert result.error["message"]
+    finishes = [each["finish_reason"] for chunk in result.chunks for each in chunk["choices"]]
     assert not any(finishes), "a finish that nobody sent"
-    assert text is None or said.text() == text
+    assert text is None or result.text() == text
 
 
 @pytest.mark.parametrize("model", FRAMED)

@@ -1,4 +1,4 @@
-"""The contract, section 4, over the wire: when the status is said, what silence is, and what
+"""The contract, section 4, over the wire: when the status is sent, what silence is, and what
 becomes of clients that go. The first line of each docstring is the sentence that it holds."""
 
 import gc
@@ -55,12 +55,12 @@ async def test_comments_are_no_first_token(contract: ContractServer, model: str)
     """Comments never count as progress, ours or the upstream's: the timer of the first token runs
     on under them."""
     with contract.timers(gate=0.01, heartbeat=0.01):
-        said = heard(await contract.ask(model, stream=True))
-    assert said.comments
-    assert set(said.comments) == {b": keep-alive"}
-    assert said.error is not None
-    assert said.error["code"] == "upstream_first_token_timeout"
-    assert not said.chunks
+        result = heard(await contract.ask(model, stream=True))
+    assert result.comments
+    assert set(result.comments) == {b": keep-alive"}
+    assert result.error is not None
+    assert result.error["code"] == "upstream_first_token_timeout"
+    assert not result.chunks
 
 
 @pytest.mark.parametrize("gate", [0.01, 30.0])
@@ -68,18 +68,18 @@ async def test_comments_are_no_first_token(contract: ContractServer, model: str)
 async def test_comments_are_no_progress(contract: ContractServer, model: str, gate: float) -> None:
     """Heartbeat: `: keep-alive` in silence. The timer of a stall runs from the last real chunk."""
     with contract.timers(gate=gate, heartbeat=0.01):
-        said = heard(await contract.ask(model, stream=True))
-    assert set(said.comments) == {b": keep-alive"}
-    assert said.text() == TEXT
-    assert said.error is not None
-    assert said.error["code"] == "upstream_stalled"
+        result = heard(await contract.ask(model, stream=True))
+    assert set(result.comments) == {b": keep-alive"}
+    assert result.text() == TEXT
+    assert result.error is not None
+    assert result.error["code"] == "upstream_stalled"
 
 
 async def test_a_stream_that_speaks_has_no_heartbeat(contract: ContractServer) -> None:
     """Heartbeats are for silence."""
-    said = await contract.stream("apart")
-    assert said.done
-    assert said.comments == []
+    result = await contract.stream("apart")
+    assert result.done
+    assert result.comments == []
 
 
 @pytest.mark.parametrize("model", ["late-headers", "late-token"])
@@ -88,9 +88,9 @@ async def test_a_first_token_is_timed_from_the_request(
 ) -> None:
     """Time to first token is measured from the receipt of the request."""
     with contract.timers(gate=0.01, heartbeat=0.01):
-        said = await contract.stream(model)
-    assert said.done
-    assert said.comments
+        result = await contract.stream(model)
+    assert result.done
+    assert result.comments
     row = await contract.row()
     assert row["ttft"] > 0.29, "the wait of 0.3 s for the upstream is a part of it"
     assert row["duration"] >= row["ttft"]

@@ -70,15 +70,15 @@ async def test_every_stream_is_legal_and_what_is_not_streamed_is_its_fold(
 ) -> None:
     """For each choice its role, once; deltas; one finish; then usage where it was asked for, and
     [DONE]. Not streaming is a fold of the same stream."""
-    said = await contract.stream(model, usage=usage)
-    assert said.done
+    result = await contract.stream(model, usage=usage)
+    assert result.done
     answer = await contract.whole(model)
     assert [without_new_ids(each) for each in answer["choices"]] == [
-        without_new_ids(each) for each in said.choices
+        without_new_ids(each) for each in result.choices
     ]
-    assert answer["usage"] == (said.usage or answer["usage"])
+    assert answer["usage"] == (result.usage or answer["usage"])
     extras = answer.keys() - {"id", "object", "created", "model", "choices", "usage"}
-    assert {name: answer[name] for name in extras} == said.extras
+    assert {name: answer[name] for name in extras} == result.extras
 
 
 def without_new_ids(choice: Json) -> Json:
@@ -190,15 +190,15 @@ async def test_what_is_constant(contract: ContractServer, model: str) -> None:
 async def test_line_separators_of_unicode_are_escaped(contract: ContractServer, model: str) -> None:
     """JSON on one line; U+2028, U+2029 and U+0085 escaped, wherever they stand."""
     answer = await contract.ask(model, stream=True)
-    said = heard(answer)
+    result = heard(answer)
     if model == "separators":
-        assert said.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
-    elif said.error is not None:
-        assert said.error["message"] == f"{SEPARATORS} Try again later."
+        assert result.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
+    elif result.error is not None:
+        assert result.error["message"] == f"{SEPARATORS} Try again later."
     else:
-        assert said.text(member="reasoning_content") == SEPARATORS
-        assert said.choices[0]["message"]["tool_calls"][0]["function"]["arguments"] == SEPARATORS
-        assert said.extras == {f"x{SEPARATORS}": SEPARATORS}
+        assert result.text(member="reasoning_content") == SEPARATORS
+        assert result.choices[0]["message"]["tool_calls"][0]["function"]["arguments"] == SEPARATORS
+        assert result.extras == {f"x{SEPARATORS}": SEPARATORS}
     for frame in answer.frames:
         assert frame.startswith(b"data: ")
         for separator in ("\u2028", "\u2029", "\x85", "\n", "\r"):
@@ -214,8 +214,8 @@ async def test_a_character_is_never_split_across_frames(
     for piece in answer.pieces:
         assert piece.endswith(b"\n\n"), "a write of less than a frame"
         for frame in piece[:-2].split(b"\n\n"):
-            said = frame.decode().removeprefix("data: ")
-            assert said == "[DONE]" or json.loads(said)["choices"]
+            result = frame.decode().removeprefix("data: ")
+            assert result == "[DONE]" or json.loads(result)["choices"]
 
 
 @pytest.mark.parametrize("model", ["choices", "fan/happy"])
@@ -244,14 +244,14 @@ async def test_tool_calls_have_no_holes(
     names = [each["function"]["name"] for each in deltas if "name" in each["function"]]
     assert names == [name for name, _ in calls]
     (choice,) = heard(answer).choices
-    said = [each["function"] for each in choice["message"]["tool_calls"]]
-    assert [(each["name"], each["arguments"]) for each in said] == calls
+    result = [each["function"] for each in choice["message"]["tool_calls"]]
+    assert [(each["name"], each["arguments"]) for each in result] == calls
 
 
 async def test_members_that_nobody_knows_survive(contract: ContractServer) -> None:
     """Fields we do not know, from an upstream of the same dialect, survive."""
-    said = await contract.stream("strangers")
-    chunk = said.chunks[1]
+    result = await contract.stream("strangers")
+    chunk = result.chunks[1]
     assert chunk["provider"] == "Somebody"
     assert chunk["choices"][0]["native"] is True
     assert chunk["choices"][0]["delta"]["notes"] == [1]
@@ -270,7 +270,7 @@ async def test_a_chunk_goes_out_when_it_arrives(contract: ContractServer, count:
         assert (await wire.head())[0] == 200
         answer = Answer(200, {}, await wire.chunk())
         while answer.text() != wanted:
-            answer.body += await wire.chunk()  # no more is said: what is held back never comes
+            answer.body += await wire.chunk()  # no more is sent: what is held back never comes
         assert not answer.comments, "it took a heartbeat to bring it out"
 
 

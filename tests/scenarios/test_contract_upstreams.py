@@ -50,11 +50,11 @@ async def test_reasoning_has_one_name_and_comes_first(contract: ContractServer, 
     """Upstreams that say `reasoning`, Anthropic `thinking_delta`, Gemini `thought: true` parts, and
     models that write `<think>…</think>` all arrive as `reasoning_content`, before `content`."""
     thought, answer = THOUGHTS[model]
-    said = await contract.stream(model)
-    assert said.done
-    assert said.text(member="reasoning_content") == thought
-    assert said.text() == answer
-    deltas = [each["delta"] for chunk in said.chunks for each in chunk["choices"]]
+    result = await contract.stream(model)
+    assert result.done
+    assert result.text(member="reasoning_content") == thought
+    assert result.text() == answer
+    deltas = [each["delta"] for chunk in result.chunks for each in chunk["choices"]]
     kinds = ["reasoning_content" in each for each in deltas if each and "role" not in each]
     assert kinds == sorted(kinds, reverse=True), "a thought behind the answer"
     assert not any("reasoning" in each or "thinking" in each for each in deltas)
@@ -77,9 +77,9 @@ async def test_tags_are_text_unless_the_deployment_says_otherwise(
     contract: ContractServer, model: str, text: str
 ) -> None:
     """Tags split anywhere across chunks; only where the deployment says so."""
-    said = await contract.stream(model)
-    assert said.text() == text
-    assert said.text(member="reasoning_content") == ""
+    result = await contract.stream(model)
+    assert result.text() == text
+    assert result.text(member="reasoning_content") == ""
     (choice,) = (await contract.whole(model))["choices"]
     assert choice["message"]["content"] == text
     assert "reasoning_content" not in choice["message"]
@@ -108,8 +108,8 @@ async def test_an_effort_is_accepted_and_passed_on(
 @pytest.mark.parametrize("thinking", THINKINGS, ids=lambda each: "-".join(map(str, each.values())))
 async def test_thinking_is_accepted_and_passed_on(contract: ContractServer, thinking: Json) -> None:
     """`thinking: {type, budget_tokens}` is accepted."""
-    said = await contract.stream("happy", thinking=thinking)
-    assert said.done
+    result = await contract.stream("happy", thinking=thinking)
+    assert result.done
     assert contract.scripted.requests[-1].request["thinking"] == thinking
 
 
@@ -124,7 +124,7 @@ MAPPED: dict[str, tuple[str, Json, Json]] = {
     "llama.cpp, off": ("llama", OFF, {"chat_template_kwargs": {"enable_thinking": False}}),
     "Anthropic, a budget": ("anthropic", BUDGET, BUDGET),
     "Anthropic, off": ("anthropic", OFF, OFF),
-    "nothing said": ("openai", {}, {"reasoning_effort": None, "thinking": None}),
+    "nothing sent": ("openai", {}, {"reasoning_effort": None, "thinking": None}),
 }
 
 
@@ -206,19 +206,19 @@ MENDED: dict[str, tuple[str, str | list[tuple[str, str]]]] = {
 @pytest.mark.parametrize("model", ["whole", "usage-in-choice", "json-type"])
 async def test_usage_is_found_where_it_is(contract: ContractServer, model: str) -> None:
     """Usage in another place or shape is the upstream's own all the same."""
-    said = await contract.stream(model, usage="last")
-    assert said.usage is not None
-    assert (said.usage["prompt_tokens"], said.usage["completion_tokens"]) == (7, 10)
-    assert not any("usage" in each for chunk in said.chunks for each in chunk["choices"])
+    result = await contract.stream(model, usage="last")
+    assert result.usage is not None
+    assert (result.usage["prompt_tokens"], result.usage["completion_tokens"]) == (7, 10)
+    assert not any("usage" in each for chunk in result.chunks for each in chunk["choices"])
     row = await contract.row()
     assert (row["completion_tokens"], row["completion_from"]) == (10, "exact")
 
 
 async def test_a_function_call_is_whole_when_it_is_not_streamed(contract: ContractServer) -> None:
     """A fold of the same stream: also of what OpenAI has replaced by tools."""
-    said = await contract.stream("function-call")
+    result = await contract.stream("function-call")
     answer = await contract.whole("function-call")
-    for choice in (*said.choices, *answer["choices"]):
+    for choice in (*result.choices, *answer["choices"]):
         call = {"name": "sum", "arguments": '{"a": 1, "b": 2}'}
         assert choice["message"]["function_call"] == call
         assert choice["finish_reason"] == "function_call"
@@ -232,10 +232,10 @@ async def test_what_upstreams_do_wrong_is_mended(
 ) -> None:
     """Each item of section 8: what comes out is whole, in order, and the same not streamed."""
     model, wanted = MENDED[wrong]
-    said = await contract.stream(model, usage=usage)
-    assert said.done
+    result = await contract.stream(model, usage=usage)
+    assert result.done
     answer = await contract.whole(model)
-    for choice in (*said.choices, *answer["choices"]):
+    for choice in (*result.choices, *answer["choices"]):
         message = choice["message"]
         if isinstance(wanted, str):
             assert message["content"] == wanted

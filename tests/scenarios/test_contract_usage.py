@@ -84,8 +84,8 @@ async def test_what_no_upstream_says_is_counted(
         "total_tokens": completion,
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-    said = await contract.stream(model, usage="last", **asked)
-    assert said.usage == wanted
+    result = await contract.stream(model, usage="last", **asked)
+    assert result.usage == wanted
     assert (await contract.whole(model, **asked))["usage"] == wanted
     row = await contract.row()
     assert (row["completion_tokens"], row["completion_from"]) == (completion, "counted")
@@ -115,28 +115,28 @@ RUNNING = {"include_usage": True, "continuous_usage_stats": True}
 async def test_running_usage_rises_chunk_by_chunk(contract: ContractServer, model: str) -> None:
     """With `continuous_usage_stats` each chunk has the usage so far; then the last one's comes."""
     answer = await contract.ask(model, stream=True, stream_options=RUNNING)
-    said = heard(answer, "running")
-    counts = [chunk["usage"] for chunk in said.chunks]
+    result = heard(answer, "running")
+    counts = [chunk["usage"] for chunk in result.chunks]
     assert all(
         each.keys() == {"prompt_tokens", "completion_tokens", "total_tokens"}
         and each["total_tokens"] == each["prompt_tokens"] + each["completion_tokens"]
         for each in counts
     )
     bearing = 0
-    for chunk, count in zip(said.chunks, counts, strict=True):
+    for chunk, count in zip(result.chunks, counts, strict=True):
         (member,) = chunk["choices"]
         bearing += bool(member["delta"]) and "role" not in member["delta"]
         assert count["completion_tokens"] == bearing
-    assert said.usage is not None
-    assert said.usage["completion_tokens"] == counts[-1]["completion_tokens"]
+    assert result.usage is not None
+    assert result.usage["completion_tokens"] == counts[-1]["completion_tokens"]
 
 
 async def test_running_usage_is_what_the_upstream_says_where_it_does(
     contract: ContractServer,
 ) -> None:
     """The same, of an upstream that knows better than whoever counts deltas."""
-    said = await contract.stream("usage-everywhere", usage="running")
-    counts = [chunk["usage"] for chunk in said.chunks]
+    result = await contract.stream("usage-everywhere", usage="running")
+    counts = [chunk["usage"] for chunk in result.chunks]
     assert [each["prompt_tokens"] for each in counts[1:]] == [7] * (len(counts) - 1)
     assert [each["completion_tokens"] for each in counts[1:]] == [10] * (len(counts) - 1)
 

@@ -22,7 +22,7 @@ MODEL = "smollm2-135m"
 
 
 class Second:
-    """The engine that goes on: what it was given, and what it said."""
+    """The engine that goes on: what it was given, and what it sent."""
 
     def __init__(self, running: Running) -> None:
         self.given: Delivered | None = None
@@ -47,7 +47,7 @@ class Second:
 
     async def goes_on(self, body: dict[str, Any], chunks: int) -> Answer:
         """The answer to a call whose first engine dies once the client has so many chunks. Where
-        that had said it all by then, on a machine that is busy, it is another call."""
+        that had sent it all by then, on a machine that is busy, it is another call."""
         self.given = None
         for _ in range(10):
             answer = await killed_after(self._running, body, chunks)

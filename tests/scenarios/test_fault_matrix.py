@@ -15,7 +15,7 @@ from legato.mock.steps import Script, Step
 from tests.conftest import until
 from tests.scenarios.test_slow_client import narrow
 from tests.support.fault_stage import CELLS, Cell, Matrix, staged
-from tests.support.fault_table import FAT, FAULTS, LATE, pieces, said, usage
+from tests.support.fault_table import FAT, FAULTS, LATE, pieces, result, usage
 from tests.support.wire import Answer, Wire, chat, request
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -99,13 +99,13 @@ def is_whole(cell: Cell, answer: Answer) -> None:
     finish = "tool_calls" if fault.calls else "stop"
     if cell.streamed:
         assert answer.done
-        assert answer.text() == said(script)
+        assert answer.text() == result(script)
         assert answer.finishes() == [finish]
         assert not cell.is_told_by_comments or answer.comments
         calls = folded(answer)
     else:
         choice = answer.json["choices"][0]
-        assert (choice["message"]["content"] or "") == said(script)
+        assert (choice["message"]["content"] or "") == result(script)
         assert choice["finish_reason"] == finish
         calls = choice["message"].get("tool_calls", [])
     assert [(call["function"]["name"], call["function"]["arguments"]) for call in calls] == list(
@@ -124,7 +124,7 @@ def is_broken(cell: Cell, answer: Answer) -> None:
         assert answer.status == 200
         assert b"[DONE]" not in answer.body
         assert answer.finishes() == []
-        assert answer.text() == (said(cell.script) if cell.script and fault.has_begun else "")
+        assert answer.text() == (result(cell.script) if cell.script and fault.has_begun else "")
         assert not cell.is_told_by_comments or answer.comments
     else:
         assert answer.status == status
@@ -198,7 +198,7 @@ async def test_a_connection_that_waited_for_a_slow_client_is_good_again(
         await until(lambda: matrix.legato.busy == 0, "the answer has ended")
         answer = await wire.answer()
     assert answer.done
-    assert answer.text() == FAT + FAT + said(SCRIPTS["happy"])
+    assert answer.text() == FAT + FAT + result(SCRIPTS["happy"])
     opened = matrix.scripted.open_connections
     matrix.scripted.scripts |= {"fault": SCRIPTS["happy"]}
     async with await Wire.open(matrix.legato.port) as wire:

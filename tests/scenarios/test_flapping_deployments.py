@@ -37,7 +37,7 @@ class Heard(Struct):
     """One request that has come."""
 
     deployment: str
-    said: str  # what it was asked to go on with
+    result: str  # what it was asked to go on with
     fault: str
     is_stale: (
         bool  # closed without a word, and not the first on its connection: asked again at once
@@ -90,13 +90,13 @@ class Flapping:
         """False where the connection is to be closed."""
         question, *begun = request["messages"]
         number = question["content"]
-        said = begun[0]["content"] if begun else ""
+        result = begun[0]["content"] if begun else ""
         text = whole(number)
-        if len(begun) > 1 or not text.startswith(said):
+        if len(begun) > 1 or not text.startswith(result):
             self.wrong.append(f"{number}: {begun}")
         (fault,) = self._draw.choices(list(FAULTS), list(FAULTS.values()))
         stale = fault == "gone" and not fresh
-        self.heard[number].append(Heard(request["model"], said, fault, stale))
+        self.heard[number].append(Heard(request["model"], result, fault, stale))
         if fault == "gone":
             return False
         if fault in ("429", "500"):
@@ -104,7 +104,7 @@ class Flapping:
             head = f"HTTP/1.1 {fault} -\r\ncontent-type: application/json\r\n"
             writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             return True
-        rest = text[len(said) :]
+        rest = text[len(result) :]
         writer.write(HEAD)
         await self._say(rest if fault == "fine" else self._some(rest), writer)
         if fault == "cut":
@@ -137,8 +137,8 @@ async def _body(reader: asyncio.StreamReader) -> bytes:
 
 def _event(delta: dict[str, Any], finish: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    said = {"id": "x", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
-    return _chunk(b"data: " + json.dumps(said).encode() + b"\n\n")
+    result = {"id": "x", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
+    return _chunk(b"data: " + json.dumps(result).encode() + b"\n\n")
 
 
 def _chunk(data: bytes) -> bytes:
@@ -246,7 +246,7 @@ def check_row(row: dict[str, Any], heard: list[Heard]) -> None:
         assert error == CODES[each.fault] or error in LATE, (row, heard)
 
 
-#: What is said of a stall; on a busy machine anything may come too late.
+#: What is sent of a stall; on a busy machine anything may come too late.
 LATE = ("upstream_first_token_timeout", "upstream_stalled")
 CODES = {
     "fine": "",

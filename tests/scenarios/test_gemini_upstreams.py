@@ -37,10 +37,10 @@ async def heard(client: genai.Client, model: str) -> list[types.GenerateContentR
     return [each async for each in stream]
 
 
-def parts(said: list[types.GenerateContentResponse]) -> list[types.Part]:
+def parts(result: list[types.GenerateContentResponse]) -> list[types.Part]:
     return [
         part
-        for each in said
+        for each in result
         for candidate in each.candidates or ()
         for part in (candidate.content and candidate.content.parts) or ()
     ]
@@ -52,9 +52,9 @@ def parts(said: list[types.GenerateContentResponse]) -> list[types.Part]:
 async def test_the_scripted_server_speaks_as_googles_sdk_has_it(
     sdk: genai.Client, scripted: MockServer, script: str
 ) -> None:
-    said = await heard(sdk, script)
-    assert "".join(each.text or "" for each in said) == TEXT
-    last = said[-1]
+    result = await heard(sdk, script)
+    assert "".join(each.text or "" for each in result) == TEXT
+    last = result[-1]
     assert last.candidates is not None
     assert last.candidates[0].finish_reason is types.FinishReason.STOP
     assert last.response_id == "scripted"
@@ -66,11 +66,11 @@ async def test_the_scripted_server_speaks_as_googles_sdk_has_it(
 
 
 async def test_thoughts_and_calls_as_googles_sdk_has_them(sdk: genai.Client) -> None:
-    said = await heard(sdk, "thinking")
-    thoughts = [part.text for part in parts(said) if part.thought]
+    result = await heard(sdk, "thinking")
+    thoughts = [part.text for part in parts(result) if part.thought]
     assert thoughts == ["Let", " me", " think", "."]
-    assert "".join(part.text or "" for part in parts(said) if not part.thought) == " Forty-two."
-    usage = said[-1].usage_metadata
+    assert "".join(part.text or "" for part in parts(result) if not part.thought) == " Forty-two."
+    usage = result[-1].usage_metadata
     assert usage is not None
     assert (usage.thoughts_token_count, usage.candidates_token_count) == (4, 3)
     called = [part for part in parts(await heard(sdk, "tools")) if part.function_call]
@@ -124,8 +124,8 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
 
     for model in ("happy", "crlf", "gzip", "finish-merged", "utf8-split", "separators"):
         answer = await stream(model)
-        said = "".join(step.say or "" for step in SCRIPTS[model].steps)
-        assert (answer.text(), answer.finishes()) == (said, ["stop"])
+        result = "".join(step.say or "" for step in SCRIPTS[model].steps)
+        assert (answer.text(), answer.finishes()) == (result, ["stop"])
     answer = await stream("thinking")
     assert answer.text(member="reasoning_content") == "Let me think."
     assert answer.text() == " Forty-two."
@@ -157,8 +157,8 @@ async def test_an_answer_that_is_not_streamed_says_the_same(front: Running) -> N
         {"id": "call_2", "type": "function", "function": {"name": "now", "arguments": "{}"}},
     ]
     answer = await ask(front.port, front.key, chat("choices", n=3))
-    said = [each["message"]["content"] for each in answer.json["choices"]]
-    assert said == ["one0 two0 three0", "one1 two1 three1", "one2 two2 three2"]
+    result = [each["message"]["content"] for each in answer.json["choices"]]
+    assert result == ["one0 two0 three0", "one1 two1 three1", "one2 two2 three2"]
 
 
 # script, status, code; the status of what failed in mid-answer is 200

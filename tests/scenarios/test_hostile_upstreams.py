@@ -135,13 +135,13 @@ COUNTED: dict[str, tuple[Any, int]] = {
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_number_of_tokens_is_one_that_everybody_can_hold(name: str) -> None:
-    said, believed = COUNTED[name]
+    result, believed = COUNTED[name]
     tokens = count(
         usage(
-            prompt_tokens=said,
-            completion_tokens=said,
-            prompt_tokens_details={"cached_tokens": said},
-            completion_tokens_details={"reasoning_tokens": said},
+            prompt_tokens=result,
+            completion_tokens=result,
+            prompt_tokens_details={"cached_tokens": result},
+            completion_tokens_details={"reasoning_tokens": result},
         )
     )
     assert (tokens.prompt, tokens.completion) == (believed, believed)
@@ -149,11 +149,11 @@ def test_a_number_of_tokens_is_one_that_everybody_can_hold(name: str) -> None:
 
 
 def _literal(number: str) -> Script:
-    said = (
+    result = (
         f'{{"prompt_tokens":{number},"completion_tokens":2,"total_tokens":{number},'
         f'"prompt_tokens_details":{{"cached_tokens":{number}}}}}'
     )
-    return script(*AB, FINISH, Step(raw=f'data: {{"choices":[],"usage":{said}}}\n\n'), DONE)
+    return script(*AB, FINISH, Step(raw=f'data: {{"choices":[],"usage":{result}}}\n\n'), DONE)
 
 
 @BOTH
@@ -444,8 +444,8 @@ async def test_usage_that_comes_soon_after_the_finish_is_taken(
 ) -> None:
     """The time runs from the finish, not from the last text; and however often it is looked at."""
     quick_end(monkeypatch, 1.0)
-    said = usage(completion_tokens=77, total_tokens=84)
-    played = script(*AB, Step(wait=1.2), FINISH, Step(wait=0.3), Step(usage=said), DONE)
+    result = usage(completion_tokens=77, total_tokens=84)
+    played = script(*AB, Step(wait=1.2), FINISH, Step(wait=0.3), Step(usage=result), DONE)
     more: Json = {"streams.heartbeat_seconds": 0.05, "streams.gate_seconds": 0.05}
     answer, row = await answered(tmp_path, scripted, played, asking(stream), **more)
     assert told(answer, stream=stream)["completion_tokens"] == 77
@@ -474,9 +474,9 @@ async def test_an_end_that_is_held_back_for_a_client_comes_all_the_same(
             is_full = lambda: any(each.write_paused for each in state.connections)  # noqa: E731
             await until(is_full, "the client's line is full")
             await until(
-                lambda: scripted.requests[-1].is_complete, "the upstream has said all of it"
+                lambda: scripted.requests[-1].is_complete, "the upstream has sent all of it"
             )
-            assert state.tasks, "the call ended without what the upstream said"
+            assert state.tasks, "the call ended without what the upstream sent"
             answer = await wire.answer()
         await until(lambda: not state.tasks, "the call is settled")
         (row,) = await legato.rows()
@@ -544,10 +544,10 @@ async def test_openai_is_told_not_to_pad(
         tmp_path, scripted, SCRIPTS["happy"], {"stream": True} | options, deploy=deploy
     )
     assert answer.done
-    said = scripted.requests[-1].request["stream_options"]
-    assert said["include_usage"] is True
-    assert ("include_obfuscation" in said) is (provider == "openai")
-    assert not said.get("include_obfuscation")
+    result = scripted.requests[-1].request["stream_options"]
+    assert result["include_usage"] is True
+    assert ("include_obfuscation" in result) is (provider == "openai")
+    assert not result.get("include_obfuscation")
 
 
 # Waits
@@ -696,8 +696,8 @@ def has_three_numbers(shown: Json) -> None:
 async def test_a_usage_always_has_its_three_numbers(
     tmp_path: Path, scripted: MockServer, name: str
 ) -> None:
-    said, wanted = USAGES[name]
-    played = script(*AB, FINISH, Step(usage=said), DONE)
+    result, wanted = USAGES[name]
+    played = script(*AB, FINISH, Step(usage=result), DONE)
     running = {"include_usage": True, "continuous_usage_stats": True}
     async with fronting(tmp_path, scripted, {"it": played}) as legato:
         streamed = await ask(legato.port, legato.key, chat("it", **asking(stream=True)))
@@ -879,8 +879,8 @@ async def test_an_error_that_says_nothing_is_none(
         DONE,
     )
     message = {"role": "assistant", "content": "ab"}
-    said = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = Script(body=json.dumps({"choices": [said], "usage": usage(), "error": nothing}))
+    result = {"index": 0, "message": message, "finish_reason": "stop"}
+    whole = Script(body=json.dumps({"choices": [result], "usage": usage(), "error": nothing}))
     async with fronting(tmp_path, scripted, {"events": events, "whole": whole}) as legato:
         for name in ("events", "whole"):
             answer = await ask(legato.port, legato.key, chat(name, stream=stream))

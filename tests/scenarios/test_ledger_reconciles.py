@@ -1,5 +1,5 @@
 """The books of 500 calls of every kind, held against those of the upstream: one row for each call,
-and each of its numbers is what the upstream said, or what it sent, for that very call."""
+and each of its numbers is what the upstream sent, or what it sent, for that very call."""
 
 import asyncio
 import random
@@ -37,14 +37,14 @@ class Sent(Struct):
     steps: list[Step]
     pieces: int = 0  # with content of any kind
     thoughts: int = 0  # of them
-    said: Numbers = {}  # as its usage says; empty where it says none
+    result: Numbers = {}  # as its usage says; empty where it says none
     tells_reasoning: bool = False
 
     def usage(self) -> Step:
-        details: Json = {"prompt_tokens_details": {"cached_tokens": self.said["cached"]}}
+        details: Json = {"prompt_tokens_details": {"cached_tokens": self.result["cached"]}}
         if self.tells_reasoning:
-            details["completion_tokens_details"] = {"reasoning_tokens": self.said["reasoning"]}
-        prompt, completion = self.said["prompt"], self.said["completion"]
+            details["completion_tokens_details"] = {"reasoning_tokens": self.result["reasoning"]}
+        prompt, completion = self.result["prompt"], self.result["completion"]
         counts = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -62,7 +62,7 @@ def texts(draw: random.Random, *, choices: int = 1) -> Sent:
         for index in range(choices)
     ]
     sent = Sent(steps, pieces * choices)
-    sent.said = {
+    sent.result = {
         "prompt": draw.randint(100, 10_000),
         "completion": sent.pieces * draw.randint(2, 5) + draw.randint(0, 9),
         "reasoning": 0,
@@ -76,8 +76,8 @@ def thoughts(draw: random.Random) -> Sent:
     sent.thoughts = draw.randint(1, 9)
     sent.steps = [Step(think=f"t{number} ") for number in range(sent.thoughts)] + sent.steps
     sent.pieces += sent.thoughts
-    sent.said["reasoning"] = sent.thoughts * 3
-    sent.said["completion"] += sent.said["reasoning"]
+    sent.result["reasoning"] = sent.thoughts * 3
+    sent.result["completion"] += sent.result["reasoning"]
     sent.tells_reasoning = True
     return sent
 
@@ -318,18 +318,18 @@ def has_content(frame: bytes) -> bool:
 
 # The books
 
-#: What a row must say of each kind: outcome, error, and where its numbers are from. "said" are the
+#: What a row must say of each kind: outcome, error, and where its numbers are from. "sent" are the
 #: upstream's, of the whole answer or ("so far") as it told them before it broke; "sent" is what it
 #: sent and was read, to the last piece; "some" a part of it.
 BOOKS: dict[str, tuple[str, str | None, str]] = {
-    "text": ("complete", None, "said"),
+    "text": ("complete", None, "result"),
     "text, untold": ("complete", None, "sent"),
-    "thoughts": ("complete", None, "said"),
+    "thoughts": ("complete", None, "result"),
     "thoughts, untold": ("complete", None, "sent"),
-    "tools": ("complete", None, "said"),
+    "tools": ("complete", None, "result"),
     "tools, untold": ("complete", None, "sent"),
-    "native": ("complete", None, "said"),
-    "fan": ("complete", None, "said"),
+    "native": ("complete", None, "result"),
+    "fan": ("complete", None, "result"),
     "fan, untold": ("complete", None, "sent"),
     "cut": ("failed", "upstream_cut", "sent"),
     "cut, told": ("failed", "upstream_cut", "so far"),
@@ -343,7 +343,7 @@ BOOKS: dict[str, tuple[str, str | None, str]] = {
     "leave native": ("cancelled", None, "sent"),
     "fan leave": ("cancelled", None, "sent"),
     "leave early": ("cancelled", None, "some"),
-    "drained": ("cancelled", None, "said"),
+    "drained": ("cancelled", None, "result"),
 }
 
 
@@ -354,10 +354,10 @@ def is_right(plan: Plan, row: Json, played: list[RecordedRequest]) -> None:
     assert (row["deployments"], row["attempts"]) == (plan.deployment, 1)
     if plan.identity is not None:
         assert row["id"] == plan.identity
-    if plan.leaves == 0 and basis != "said":
+    if plan.leaves == 0 and basis != "result":
         basis = "some"  # of an answer that its client has not seen
-    if basis in ("said", "so far"):
-        of_usage(plan, row, sure="exact" if basis == "said" else "partial")
+    if basis in ("result", "so far"):
+        of_usage(plan, row, sure="exact" if basis == "result" else "partial")
     else:
         of_pieces(plan, row, played, whole=basis == "sent")
 
@@ -365,8 +365,8 @@ def is_right(plan: Plan, row: Json, played: list[RecordedRequest]) -> None:
 def of_usage(plan: Plan, row: Json, *, sure: str) -> None:
     """The prompt counts once, whatever number of requests it was sent in."""
     sent, times = plan.sent, plan.asked
-    completion, reasoning = sent.said["completion"] * times, sent.said["reasoning"] * times
-    wanted = sent.said | {"completion": completion, "reasoning": reasoning}
+    completion, reasoning = sent.result["completion"] * times, sent.result["reasoning"] * times
+    wanted = sent.result | {"completion": completion, "reasoning": reasoning}
     assert {kind: row[f"{kind}_tokens"] for kind in KINDS} == wanted
     froms = dict.fromkeys(KINDS, sure)
     if not sent.tells_reasoning:
@@ -379,7 +379,7 @@ def of_pieces(plan: Plan, row: Json, played: list[RecordedRequest], *, whole: bo
     pieces = sum(each.content_tokens + each.reasoning_tokens for each in played)
     thoughts = sum(each.reasoning_tokens for each in played)
     completion, reasoning = row["completion_tokens"], row["reasoning_tokens"]
-    told = row["completion_from"] == "partial"  # it had said its usage, where that was read
+    told = row["completion_from"] == "partial"  # it had sent its usage, where that was read
     if told:
         assert plan.kind == "leave, told"
         of_usage(plan, row, sure="partial")

@@ -345,8 +345,8 @@ async def test_a_request_s_time_begins_with_its_turn(tmp_path: Path, scripted: M
 
 
 def member(index: int = 0, finish: str | None = None, **delta: Any) -> Chunk:
-    said = {"index": index, "delta": delta, "finish_reason": finish}
-    return Chunk([], json.dumps([said]).encode(), fields=[said])
+    result = {"index": index, "delta": delta, "finish_reason": finish}
+    return Chunk([], json.dumps([result]).encode(), fields=[result])
 
 
 def test_thoughts_and_text_are_merged_apart() -> None:
@@ -363,11 +363,11 @@ def test_thoughts_and_text_are_merged_apart() -> None:
     backlog.add(member(3, reasoning_content="z"))
     backlog.add(member(finish="stop"))
     taken = [(each["index"], each["delta"]) for chunk in backlog.take() for each in chunk.members()]
-    said = [
+    result = [
         (index, {name: value for name, value in delta.items() if name != "role"})
         for index, delta in taken
     ]
-    assert said == [
+    assert result == [
         (0, {"reasoning_content": "ab"}),
         (0, {"content": "cd"}),
         (1, {"reasoning_content": "x"}),

@@ -117,7 +117,7 @@ def comes_out_whole(upstream: Damaged) -> Got:
     is_legal(got)
     heard = Heard(got.frames, "last")
     assert heard.usage == upstream.usage
-    said = [
+    result = [
         {
             "content": each["message"]["content"] or "",
             "reasoning": each["message"].get("reasoning_content", ""),
@@ -129,7 +129,7 @@ def comes_out_whole(upstream: Damaged) -> Got:
         }
         for each in heard.choices
     ]
-    assert said == upstream.answers
+    assert result == upstream.answers
     return got
 
 

@@ -33,8 +33,8 @@ def _ending(reason: str) -> list[Step]:
 
 def _beside(step: Step, delta: Json, **more: Any) -> Step:
     """A step as a chunk, with more in it."""
-    said = {"delta": {"content": step.say} | delta, "finish_reason": None, "native": True}
-    return Step(chunk={"choices": [{"index": 0} | said], **more})
+    result = {"delta": {"content": step.say} | delta, "finish_reason": None, "native": True}
+    return Step(chunk={"choices": [{"index": 0} | result], **more})
 
 
 #: What the shipped scripts do not say.
@@ -164,10 +164,10 @@ class ContractServer:
 
 def heard(answer: Answer, usage: Usage = "none") -> Heard:
     """A stream's body, checked: its order, and each chunk."""
-    said = Heard(answer.body, usage)
-    for chunk in said.chunks:
+    result = Heard(answer.body, usage)
+    for chunk in result.chunks:
         check_chunk(chunk)
-    return said
+    return result
 
 
 def checked(answer: Json) -> Json:

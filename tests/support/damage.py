@@ -85,8 +85,8 @@ def _choice(
     deltas += [{"content": word} for word in words]
     for number, arguments in enumerate(calls):
         deltas += _call(number, f"f{index}{number}", arguments)
-    said = [_chunk(index, delta) for delta in deltas]
-    return [*said, _chunk(index, {}, "tool_calls" if calls else reason)]
+    result = [_chunk(index, delta) for delta in deltas]
+    return [*result, _chunk(index, {}, "tool_calls" if calls else reason)]
 
 
 @st.composite
@@ -129,14 +129,14 @@ def answers(upstream: Upstream) -> dict[int, Json]:
     for member in upstream.members():
         delta = member["delta"]
         empty: Json = {"content": "", "reasoning": "", "calls": [], "finish": None}
-        said = found.setdefault(member["index"], empty)
-        said["content"] += delta.get("content", "")
-        said["reasoning"] += delta.get("reasoning_content", "")
-        said["finish"] = member["finish_reason"]
+        result = found.setdefault(member["index"], empty)
+        result["content"] += delta.get("content", "")
+        result["reasoning"] += delta.get("reasoning_content", "")
+        result["finish"] = member["finish_reason"]
         for call in delta.get("tool_calls", ()):
             if "id" in call:
-                said["calls"].append([call["id"], call["function"]["name"], ""])
-            said["calls"][-1][2] += call["function"]["arguments"]
+                result["calls"].append([call["id"], call["function"]["name"], ""])
+            result["calls"][-1][2] += call["function"]["arguments"]
     return found
 
 
@@ -155,10 +155,10 @@ def usage(upstream: Upstream) -> Json:
     bearing = [names for each in upstream.members() if (names := _bears(each))]
     pieces = len(bearing)
     counts = {"prompt_tokens": 0, "completion_tokens": pieces, "total_tokens": pieces}
-    said = [counts, *(each["usage"] for each in upstream.chunks if each.get("usage"))][-1]
+    result = [counts, *(each["usage"] for each in upstream.chunks if each.get("usage"))][-1]
     thoughts = sum(bool(each & {"reasoning", "reasoning_content"}) for each in bearing)
-    counted = {"reasoning_tokens": min(thoughts, said["completion_tokens"])}
-    return {"completion_tokens_details": counted} | said
+    counted = {"reasoning_tokens": min(thoughts, result["completion_tokens"])}
+    return {"completion_tokens_details": counted} | result
 
 
 # What is done to it
@@ -214,10 +214,10 @@ def finish_in_the_last_delta(upstream: Upstream) -> None:
 
 def _usage_moves(upstream: Upstream, to: Callable[[Json], Any]) -> None:
     there = [chunk for chunk in upstream.chunks if any(map(to, chunk["choices"]))]
-    said = [chunk for chunk in upstream.chunks if not chunk["choices"]]
-    if there and said:
+    result = [chunk for chunk in upstream.chunks if not chunk["choices"]]
+    if there and result:
         upstream.chunks = [chunk for chunk in upstream.chunks if chunk["choices"]]
-        there[-1]["usage"] = said[-1]["usage"]
+        there[-1]["usage"] = result[-1]["usage"]
 
 
 def usage_beside_a_delta(upstream: Upstream) -> None:
@@ -332,11 +332,11 @@ class Damaged(Struct):
 
 
 def damage(upstream: Upstream, wanted: set[Damage]) -> Damaged:
-    said = answers(upstream)
+    result = answers(upstream)
     for each in DAMAGES:
         if each in wanted:
             each(upstream)
-    return Damaged(upstream.sent(), [said[index] for index in order(upstream)], usage(upstream))
+    return Damaged(upstream.sent(), [result[index] for index in order(upstream)], usage(upstream))
 
 
 @st.composite

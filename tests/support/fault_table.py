@@ -52,7 +52,7 @@ class Fault(Struct, frozen=True):
     @property
     def says_much(self) -> bool:
         """It can be played with so much text that a slow client's line is full."""
-        return self.script is not None and self.tokens != "none" and bool(said(self.script))
+        return self.script is not None and self.tokens != "none" and bool(result(self.script))
 
     def happens(self, moment: Moment) -> bool:
         return moment == "before" or not self.never_late
@@ -102,7 +102,7 @@ def _has_content(step: Step) -> bool:
     return bool(step.say or step.tool)
 
 
-def said(script: Script) -> str:
+def result(script: Script) -> str:
     """The text of a script's answer."""
     return "".join((step.say or "") * step.repeat for step in script.steps)
 
@@ -233,7 +233,7 @@ FAULTS: Final = (
     _mended("huge-line", "a line of a megabyte", 0),
     _mended("gzip", "gzip that nobody asked for", 0),
     _mended("odd-type", "another content type"),
-    _mended("json-type", "is said to be JSON, and is a stream"),
+    _mended("json-type", "is called JSON, and is a stream"),
     _mended("finish-only", "a finish without content", 0),
     _mended(
         "tool-chaos",

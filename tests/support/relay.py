@@ -23,8 +23,8 @@ IDENTITY, CREATED = "chatcmpl-41f", 1700000000
 def event(delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
     fields = {"id": IDENTITY, "object": "chat.completion.chunk", "created": CREATED, "model": "m"}
-    said = json.dumps(fields | {"choices": [choice]} | more, ensure_ascii=False)
-    return f"data: {said}\n\n".encode()
+    result = json.dumps(fields | {"choices": [choice]} | more, ensure_ascii=False)
+    return f"data: {result}\n\n".encode()
 
 
 def second(delta: dict[str, Any], finish: str | None = None) -> bytes:

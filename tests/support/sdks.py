@@ -65,7 +65,7 @@ class Folded:
             made[2] += call.function.arguments or ""
 
     def end(self) -> None:
-        self._seen.calls = [[*call, json.loads(said)] for *call, said in self._calls.values()]
+        self._seen.calls = [[*call, json.loads(result)] for *call, result in self._calls.values()]
 
 
 def take_choice(seen: Seen, choice: Any) -> None:
@@ -206,7 +206,7 @@ async def look(way: str, server: Running, model: str, usage: bool = True) -> See
         else:
             await asyncio.to_thread(fill, server, model, usage, seen)
     except openai.APIError as error:
-        said = error.body["message"] if isinstance(error.body, dict) else error.message
-        seen.error = f"{error.code}: {said}"
+        result = error.body["message"] if isinstance(error.body, dict) else error.message
+        seen.error = f"{error.code}: {result}"
         seen.status = getattr(error, "status_code", None)
     return seen

@@ -19,7 +19,7 @@ _FRAMES: Final[dict[str, set[str]]] = {
     "error": set(),
 }
 
-#: The same for what is said of one choice.
+#: The same for what is sent of one choice.
 _CHOICES: Final[dict[str, set[str]]] = {
     "": {"role"},
     "role": {"delta", "finish"},
@@ -165,7 +165,7 @@ def _call(calls: list[Json], delta: Json) -> None:
 
 
 def _grow(owner: Json, name: str, more: Any) -> None:
-    """Text and lists go on, objects member by member; all else is said anew."""
+    """Text and lists go on, objects member by member; all else is sent anew."""
     before = owner.get(name)
     if isinstance(more, dict):
         owner[name] = grown = dict(before or {})

@@ -113,7 +113,7 @@ def malformed(error: Exception) -> UpstreamError:
 
 
 def gateway_timeout(message: str, *, code: str = "upstream_timeout") -> UpstreamError:
-    """The upstream said nothing that counts as progress in time: 504."""
+    """The upstream sent nothing that counts as progress in time: 504."""
     return UpstreamError(504, code, message)
 
 

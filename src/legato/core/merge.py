@@ -28,8 +28,8 @@ class TextBuffer:
         return "".join((*self._blocks, *self._pieces))
 
 
-#: Members of deltas and tool calls that are said once, not bit by bit.
-_SAID_ONCE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
+#: Members of deltas and tool calls that are sent once, not bit by bit.
+_SENT_ONCE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
 
 
 def merge_choice(choice: dict[str, Any], member: dict[str, Any]) -> None:
@@ -37,44 +37,44 @@ def merge_choice(choice: dict[str, Any], member: dict[str, Any]) -> None:
     for name, value in member.items():
         if name == "delta":
             delta = choice.setdefault("delta", {})
-            for key, said in value.items():
+            for key, addition in value.items():
                 if key == "tool_calls":
-                    _join_calls(delta.setdefault(key, {}), said)
+                    _join_calls(delta.setdefault(key, {}), addition)
                 else:
-                    _join(delta, key, said)
+                    _join(delta, key, addition)
         elif name == "logprobs" and (more := as_object(value)) is not None:
             logprobs = as_object(choice.get("logprobs")) or {}
             choice["logprobs"] = logprobs
-            for key, said in more.items():
-                _join(logprobs, key, said)
+            for key, addition in more.items():
+                _join(logprobs, key, addition)
         elif value is not None or name not in choice:
             choice[name] = value
 
 
-def _join(owner: dict[str, Any], name: str, said: Any) -> None:
-    """Text goes on, lists grow, objects are joined member by member, all else is said anew."""
+def _join(owner: dict[str, Any], name: str, addition: Any) -> None:
+    """Text goes on, lists grow, objects are joined member by member, all else is sent anew."""
     before = owner.get(name)
-    if isinstance(said, str) and name not in _SAID_ONCE:
+    if isinstance(addition, str) and name not in _SENT_ONCE:
         if isinstance(before, TextBuffer):
-            before.append(said)
+            before.append(addition)
         else:
-            owner[name] = TextBuffer(said)
-    elif isinstance(said, list):
+            owner[name] = TextBuffer(addition)
+    elif isinstance(addition, list):
         if not isinstance(before, list):
             before = owner[name] = list[Any]()
-        cast("list[Any]", before).extend(cast("list[Any]", said))
-    elif (members := as_object(said)) is not None:
+        cast("list[Any]", before).extend(cast("list[Any]", addition))
+    elif (members := as_object(addition)) is not None:
         inner = as_object(before)
         if inner is None:
             inner = owner[name] = dict[str, Any]()
         for key, part in members.items():
             _join(inner, key, part)
-    elif said is not None or name not in owner:
-        owner[name] = said
+    elif addition is not None or name not in owner:
+        owner[name] = addition
 
 
-def _join_calls(calls: dict[int, dict[str, Any]], said: list[dict[str, Any]]) -> None:
-    for call in said:
+def _join_calls(calls: dict[int, dict[str, Any]], addition: list[dict[str, Any]]) -> None:
+    for call in addition:
         merge_call(calls.setdefault(int(call["index"]), {}), call)
 
 

@@ -1,7 +1,7 @@
 """One timer for all streams: deadlines that move with every chunk, without a timer per chunk.
 
 A watcher is asked `check(now)` when its deadline may have passed, and answers with its next
-deadline or None. Progress only has to be noted where it happens; the wheel finds out at the old
+deadline or None. Progress only has to be noted where it happens; the timer finds out at the old
 deadline and comes back later. One look per stream and deadline, however many chunks come between.
 """
 

@@ -82,7 +82,7 @@ class Timings:
         return [gaps[ceil(fraction * len(gaps)) - 1] if gaps else None for fraction in fractions]
 
     def count(self) -> None:
-        """Counts `times`, and forgets them; due when there are `KEPT` of them."""
+        """Counts `times`, and drops them; due when there are `KEPT` of them."""
         times = self.times
         if not times:
             return

@@ -93,7 +93,7 @@ class Tally:
         told: int = 0,
     ) -> None:
         """`delivered`: of the answer, by another upstream before; it is in the prompt of this one.
-        `told`: the tokens of the prompt, where the upstream has said them; else 0."""
+        `told`: the tokens of the prompt, where the upstream has sent them; else 0."""
         growing = partial(_Growing, counter.count)
         # By choice, and by what of it: texts that grow side by side are not one text.
         self._answer: defaultdict[tuple[Any, Any], _Growing] = defaultdict(growing)

@@ -123,7 +123,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     what concerns our credential or our use of the upstream is an `UpstreamError`."""
     problem = problem_of(decoded(body))
     if status == 400 and problem.status in (401, 403):
-        status = problem.status  # it is said with a 400
+        status = problem.status  # it is sent with a 400
     wait = retry_after if retry_after is not None else problem.retry_after
     return from_status(status, problem.name, problem.words, param=problem.param, retry_after=wait)
 

@@ -42,7 +42,7 @@ def tells_reasoning(usage: Usage) -> bool:
 
 class ObservedTokens(Protocol):
     """What went by of an answer since an upstream began with it, in tokens or near them. Each
-    number is asked for only where the upstream has not said it: it may have to be counted."""
+    number is asked for only where the upstream has not sent it: it may have to be counted."""
 
     @property
     def prompt(self) -> int: ...
@@ -64,14 +64,14 @@ class ObservedChunks(Struct, frozen=True, gc=False):
 def shown(usage: Usage | None, seen: ObservedTokens) -> Usage:
     """The usage of an answer as its client gets it: the upstream's, and what that does not say
     from what was seen going by."""
-    said = running(None, seen) if usage is None else _whole(usage)
-    if tells_reasoning(said):
-        return said
-    details: Any = said.get("completion_tokens_details")
+    totals = running(None, seen) if usage is None else _whole(usage)
+    if tells_reasoning(totals):
+        return totals
+    details: Any = totals.get("completion_tokens_details")
     details = dict(details) if isinstance(details, OBJECT) else {}
-    details["reasoning_tokens"] = min(seen.reasoning, said["completion_tokens"])
-    said["completion_tokens_details"] = details
-    return said
+    details["reasoning_tokens"] = min(seen.reasoning, totals["completion_tokens"])
+    totals["completion_tokens_details"] = details
+    return totals
 
 
 def _whole(usage: Usage) -> Usage:
@@ -95,7 +95,10 @@ def _whole(usage: Usage) -> Usage:
 def _even(counts: Usage) -> Usage:
     if not any(map(_is_odd, counts.values())):
         return counts
-    return {name: _number(counts, name) if _is_odd(said) else said for name, said in counts.items()}
+    return {
+        name: _number(counts, name) if _is_odd(totals) else totals
+        for name, totals in counts.items()
+    }
 
 
 def _is_odd(number: Any) -> bool:
@@ -105,9 +108,9 @@ def _is_odd(number: Any) -> bool:
 
 def running(usage: Usage | None, seen: ObservedTokens) -> Usage:
     """Usage so far, in the middle of an answer. An upstream's own running total may lag behind."""
-    said = count(usage or {})
-    prompt = said.prompt or seen.prompt
-    completion = max(said.completion, seen.completion)
+    totals = count(usage or {})
+    prompt = totals.prompt or seen.prompt
+    completion = max(totals.completion, seen.completion)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -117,17 +120,17 @@ def running(usage: Usage | None, seen: ObservedTokens) -> Usage:
 
 def merged(usages: list[Usage | None]) -> Usage | None:
     """The usage of one call that was asked in several: the prompt is the same in each and counts
-    once, answers add up. None where an upstream said nothing."""
-    said = [usage for usage in usages if usage is not None]
-    if not said or len(said) < len(usages):
+    once, answers add up. None where an upstream sent nothing."""
+    totals = [usage for usage in usages if usage is not None]
+    if not totals or len(totals) < len(usages):
         return None
-    largest = max(said, key=lambda usage: count(usage).prompt)
-    tokens = [count(usage) for usage in said]
+    largest = max(totals, key=lambda usage: count(usage).prompt)
+    tokens = [count(usage) for usage in totals]
     completion = sum(each.completion for each in tokens)
     prompt = count(largest).prompt
     total = largest | {"completion_tokens": completion, "total_tokens": prompt + completion}
     total.pop("completion_tokens_details", None)
-    if all(tells_reasoning(usage) for usage in said):
+    if all(tells_reasoning(usage) for usage in totals):
         reasoning = sum(each.reasoning for each in tokens)
         total["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     return total

@@ -142,7 +142,7 @@ class _Candidate(Struct, gc=False, rename="camel"):
 
     @property
     def others(self) -> dict[str, Raw]:
-        """What is said of the candidate beside its text; usually nothing."""
+        """What is sent of the candidate beside its text; usually nothing."""
         found = {
             "citationMetadata": self.citation_metadata,
             "groundingMetadata": self.grounding_metadata,
@@ -219,7 +219,7 @@ class Reader:
         members = [member for each in candidates for member in self._members(each)]
         feedback = event.prompt_feedback
         if not candidates and feedback is not None and feedback.block_reason:
-            # As OpenAI's clients know it: nothing is said, and why.
+            # As OpenAI's clients know it: nothing is sent, and why.
             members.append(_member(0, {}, "content_filter"))
         return Chunk([], usage=usage, fields=members)
 

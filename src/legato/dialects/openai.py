@@ -50,7 +50,7 @@ def headers(api_key: str | None) -> list[tuple[str, str]]:
 decoder: Final = sse.Decoder
 
 
-#: A finish is said once.
+#: A finish is sent once.
 ends_with_body: Final = False
 
 

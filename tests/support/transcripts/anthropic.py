@@ -66,7 +66,7 @@ PING = event("ping")
 OPEN = event("content_block_start", index=0, content_block={"type": "text", "text": ""})
 
 
-def said(word: str) -> bytes:
+def result(word: str) -> bytes:
     return event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
 
 
@@ -97,7 +97,7 @@ TRANSCRIPTS: dict[str, bytes] = {
     + PING
     + event("content_block_pause", index={"of": "another kind"}, delta="whatever")
     + OPEN
-    + said("Once")
+    + result("Once")
     + PING
     + block(
         1,
@@ -105,16 +105,16 @@ TRANSCRIPTS: dict[str, bytes] = {
         {"type": "input_json_delta", "partial_json": '{"query": "x"}'},
     )
     + block(2, {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []})
-    + said(" upon a time")
+    + result(" upon a time")
     + event("content_block_delta", index=0, delta={"type": "citations_delta", "citation": {}})
-    + said(".")
+    + result(".")
     + event("content_block_stop", index=0)
     + end("end_turn", 3, server_tool_use={"web_search_requests": 1}),
     "error": start(7)
     + OPEN
-    + said("Once")
+    + result("Once")
     + event("error", error={"type": "overloaded_error", "message": "Overloaded"}),
-    "cut": start(7) + OPEN + said("Once") + said(" upon") + said(" a time")[:-9],
+    "cut": start(7) + OPEN + result("Once") + result(" upon") + result(" a time")[:-9],
 }
 
 WHOLE: bytes = json.dumps(

@@ -14,8 +14,8 @@ def event(
     candidate: dict[str, Any] | None = None,
     **members: Any,
 ) -> bytes:
-    """Parts of an answer, or without any what stands for it in `members`. Usage is said each time,
-    what is 0 is not said."""
+    """Parts of an answer, or without any what stands for it in `members`. Usage is sent each time,
+    what is 0 is not sent."""
     counts = {
         "promptTokenCount": prompt,
         "candidatesTokenCount": completion,
@@ -36,12 +36,12 @@ def line(fields: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(fields, ensure_ascii=False)}\r\n\r\n".encode()
 
 
-def text(said: str) -> dict[str, Any]:
-    return {"text": said}
+def text(result: str) -> dict[str, Any]:
+    return {"text": result}
 
 
-def thought(said: str) -> dict[str, Any]:
-    return {"text": said, "thought": True}
+def thought(result: str) -> dict[str, Any]:
+    return {"text": result, "thought": True}
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:

@@ -41,12 +41,12 @@ def call(index: int, *pieces: str, name: str | None = None) -> bytes:
     begun: dict[str, Any] = {}
     if name is not None:
         begun = {"id": f"call_{index}", "type": "function"}
-    said = []
+    result = []
     for number, piece in enumerate(pieces):
         function = {"arguments": piece} | ({"name": name} if begun and not number else {})
         each = {"index": index, "function": function} | (begun if not number else {})
-        said.append(chunk({"tool_calls": [each]}))
-    return b"".join(said)
+        result.append(chunk({"tool_calls": [each]}))
+    return b"".join(result)
 
 
 ROLE = chunk({"role": "assistant", "content": "", "refusal": None})
