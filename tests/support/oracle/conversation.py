@@ -73,6 +73,7 @@ class Deployment(Struct, repr_omit_defaults=True):
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     drops_closing_tags: bool = False
     drains: bool = False
+    streams: bool = True
     replays: bool = False
     has_price: bool = False
     counts_tokens: bool = False

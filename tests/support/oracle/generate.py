@@ -90,6 +90,7 @@ class _Generator:
                 else ("think-tags-open" if tags < 0.03 else "think-tags"),
                 drops_closing_tags=draw.chance(0.05),
                 drains=draw.chance(0.3),
+                streams=not draw.chance(0.02),
                 replays=draw.chance(0.3),
                 has_price=draw.chance(0.2),
                 counts_tokens=draw.chance(0.2),
@@ -166,7 +167,7 @@ class _Generator:
 
     def _script(self, number: int, choices: int, breaks: bool) -> Script:
         draw = self._draw
-        if draw.chance(0.03):
+        if draw.chance(0.03 if self._deployments[number].streams else 0.5):
             return self._refusal()
         kind = self._kinds[number]
         is_steady = draw.chance(0.65)

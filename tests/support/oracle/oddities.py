@@ -96,6 +96,14 @@ def text(server: OpenAiServer) -> Events:
     return [server.text(odd_string(server.draw, server.encode), reasons=server.draw.chance(0.2))]
 
 
+def parted_pair(server: OpenAiServer) -> Events:
+    """A surrogate pair whose halves come in two events, or whose second half does not."""
+    halves = [rb'"\ud83d"', rb'"\ude00"'] if server.draw.chance(0.5) else [rb'"a\ud83d"', b'""']
+    if server.draw.chance(0.3):
+        halves.insert(1, server.encode(word(server.draw)))
+    return [server.text(each) for each in halves]
+
+
 def reasoning(server: OpenAiServer) -> Events:
     return [server.text(string(server), reasons=True)]
 
@@ -343,7 +351,7 @@ def stray_bytes(server: OpenAiServer) -> Events:
 _MILD: Final[tuple[Callable[[OpenAiServer], Events], ...]] = (
     *(text, text, text, reasoning, unknown_at_top, unknown_on_choice, unknown_on_delta, lines),
     *(changed_for_good, delta, logprobs, other_choice, choices_at_once, usage, without_choice),
-    *(same_again, tool_call, lines, delta),
+    *(same_again, tool_call, lines, delta, parted_pair),
 )
 #: Those that many answers end with.
 _WILD: Final[tuple[Callable[[OpenAiServer], Events], ...]] = (

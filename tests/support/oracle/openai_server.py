@@ -148,6 +148,11 @@ _USAGES: Final = (
     b'"total_tokens":%d,"prompt_time":0.01}',
 )
 
+_LOGPROBS: Final = (
+    b'{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[]}],"refusal":null}',
+    b'{"content":[]}',
+)
+
 #: How usage comes: never, in one last chunk, null in each chunk before that, in each chunk, in the
 #: chunk with the finish, in the last chunk with choices.
 _USAGE_WAYS: Final = ("never", "last", "last", "last", "null", "null", "each", "finish", "merged")
@@ -189,6 +194,8 @@ class OpenAiServer:
             self.top[b"usage"] = b"null"
         if kind == "openai" and draw.chance(0.2):
             self.top[b"obfuscation"] = b'"xyz"'
+        if draw.chance(0.04):
+            self.choice[b"logprobs"] = draw.pick(_LOGPROBS)
         spaced = draw.chance(0.2)
         self.comma, self.colon = (b", ", b": ") if spaced else (b",", b":")
         if spaced:

@@ -219,10 +219,13 @@ class _Player:
                 reasoning=deployment.reasoning,
                 drops_closing_tags=deployment.drops_closing_tags,
                 on_disconnect="drain" if deployment.drains else "cancel",
+                streams=deployment.streams,
                 replays=deployment.replays,
                 price=_PRICE if deployment.has_price else None,
             ),
-            target=Target.of(pool, dialect, "theirs", ("sk-1",), quirks),
+            target=Target.of(
+                pool, dialect, "theirs", ("sk-1",), quirks, streams=deployment.streams
+            ),
         )
         if deployment.counts_tokens:
             upstream.counter = _Counter()

@@ -5,7 +5,7 @@ import secrets
 from typing import Any, Final
 
 #: The environment variable with the seed of the suite's conversations.
-SEED: Final = "LEGATO_ORACLE_SEED"
+SEED: Final = "ORACLE_SEED"
 
 #: The property of a test report: (conversations, seconds, seed).
 PROPERTY: Final = "oracle"
