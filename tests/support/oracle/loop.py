@@ -1,4 +1,4 @@
-"""An event loop without a clock and without sockets: time passes when it is told to."""
+"""An event loop without a clock and without sockets: time passes only through `set_time`."""
 
 import asyncio
 import heapq

@@ -119,7 +119,8 @@ class Upstreams:
         return any(each.can_read for each in self.transports)
 
     def next_read(self, step: int) -> tuple[Transport, Read] | None:
-        """The next step of one of the connections; those with something to read take turns."""
+        """The next step of one of the connections, in rotation among those with something to
+        read."""
         ready = [each for each in self.transports if each.can_read]
         if not ready:
             return None
