@@ -1,9 +1,12 @@
-"""Settings from a file, then the environment, then flags; a mistake is named where it was made."""
+"""Loads the settings from a file, the environment and flags, in ascending precedence.
+
+Each source is validated on its own, so that an error names the line, the variable or the flag.
+"""
 
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +28,8 @@ from legato.settings import (
 
 DEFAULT_FILE: Final = "legato.toml"
 
-#: Short names in the environment, as the flags have them. Others: LEGATO_SECTION_KEY.
-_SHORT: Final = {
+#: Environment variables with short names, like the flags. All others are LEGATO_SECTION_KEY.
+_SHORT_NAMES: Final = {
     "LEGATO_HOST": ("server", "host"),
     "LEGATO_PORT": ("server", "port"),
     "LEGATO_DATA": ("data",),
@@ -35,11 +38,12 @@ _SHORT: Final = {
     "LEGATO_TLS_CERT": ("server", "tls_cert"),
     "LEGATO_TLS_KEY": ("server", "tls_key"),
 }
-#: Variables with our prefix that say something else than a setting.
-_OTHER: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "LEGATO_BENCH_PYTHON")
+#: Environment variables with our prefix that are not settings.
+_NOT_SETTINGS: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "LEGATO_BENCH_PYTHON")
 
+#: Keys whose value in the environment is a comma-separated list.
 _LISTS: Final = ("cors_origins", "trusted_proxies")
-_SECRET: Final = ("api_key", "api_keys")
+_SECRETS: Final = ("api_key", "api_keys")
 
 
 def load(
@@ -47,7 +51,7 @@ def load(
     flags: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings in force. `flags` has dotted names (`server.port`); None values are not said.
+    """The effective settings. `flags`: values by dotted name (`server.port`); None: not given.
 
     Raises `SettingsError`.
     """
@@ -57,17 +61,16 @@ def load(
         tree: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: {error}") from None
-    # One source at a time, so that a mistake is named where it was made.
-    _expand(tree, environment, str(path))
-    _convert(tree, lambda where: f"{path}{_line_of(text, where)}")
-    for name, where, value in _from_environment(environment):
-        _put(tree, where, value)
-        _convert(tree, lambda where, name=name: name)
+    _expand_variables(tree, environment, str(path))
+    _convert(tree, lambda setting: f"{path}{_line_of(text, setting)}")
+    for name, setting, value in _from_environment(environment):
+        _set(tree, setting, value)
+        _convert(tree, lambda setting, name=name: name)
     for dotted, value in (flags or {}).items():
         if value is not None:
-            _put(tree, tuple(dotted.split(".")), value)
-            _convert(tree, lambda where, name=dotted: _flag(name))
-    settings = _convert(tree, lambda where: str(path))
+            _set(tree, tuple(dotted.split(".")), value)
+            _convert(tree, lambda setting, name=dotted: _flag(name))
+    settings = _convert(tree, lambda setting: str(path))
     check(settings, str(path))
     return settings
 
@@ -78,41 +81,42 @@ def _flag(dotted: str) -> str:
 
 
 def engine_model(name: str) -> dict[str, str]:
-    """What `--model` says: a known name is itself; a file is called by its stem."""
+    """The entry of `engine.models` for a value of `--model`; a file is named by its stem."""
     if "/" in name or name.endswith(".gguf"):
         return {"name": Path(name).stem, "path": name}
     return {"name": name}
 
 
 def show(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values, secrets hidden."""
+    """The settings as builtin types, with secrets masked."""
 
-    def hidden(value: Any) -> Any:
+    def masked(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                name: "********" if name in _SECRET and each else hidden(each)
+                name: "********" if name in _SECRETS and each else masked(each)
                 for name, each in value.items()
                 if each is not None
             }
         if isinstance(value, str):
             return re.sub(r"(?<=://)[^/@]*@", "********@", value)
-        return [hidden(each) for each in value] if isinstance(value, list | tuple) else value
+        return [masked(each) for each in value] if isinstance(value, list | tuple) else value
 
     tree = msgspec.to_builtins(settings)
     tree["engine"]["models"] = msgspec.to_builtins(settings.engine_models)
-    return hidden(tree)
+    return masked(tree)
 
 
 def _read(config: Path | None, environment: Mapping[str, str]) -> tuple[str, str]:
-    said = environment.get("LEGATO_CONFIG")
-    named = config or (Path(said) if said else None)
-    path = named or Path(DEFAULT_FILE)
-    if named is None and not path.is_file():
-        return "built-in settings", ""
+    """(name, text) of the configuration file. Only the default file may be missing."""
+    variable = environment.get("LEGATO_CONFIG")
+    explicit = config or (Path(variable) if variable else None)
+    path = explicit or Path(DEFAULT_FILE)
+    if explicit is None and not path.is_file():
+        return "default settings", ""
     try:
         return str(path), path.read_text()
     except FileNotFoundError:
-        raise SettingsError(f"there is no configuration file {path}") from None
+        raise SettingsError(f"the configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from None
 
@@ -120,26 +124,28 @@ def _read(config: Path | None, environment: Mapping[str, str]) -> tuple[str, str
 def _from_environment(
     environment: Mapping[str, str],
 ) -> list[tuple[str, tuple[str, ...], Any]]:
+    """(variable, path of the setting, value) of each variable that is a setting."""
     found: list[tuple[str, tuple[str, ...], Any]] = []
     for name in sorted(environment):
-        if not name.startswith("LEGATO_") or name in _OTHER:
+        if not name.startswith("LEGATO_") or name in _NOT_SETTINGS:
             continue
-        where = _SHORT.get(name) or _section(name)
-        if where is None:
+        setting = _SHORT_NAMES.get(name) or _section_key(name)
+        if setting is None:
             raise SettingsError(
-                f"{name}: unknown setting; allowed are {', '.join((*_SHORT, *_OTHER))}"
+                f"{name}: unknown setting; allowed are {', '.join((*_SHORT_NAMES, *_NOT_SETTINGS))}"
                 " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
             )
         value: Any = environment[name]
-        if where == ("engine", "models"):
+        if setting == ("engine", "models"):
             value = [engine_model(each) for each in value.split(",")]
-        elif where[-1] in _LISTS:
+        elif setting[-1] in _LISTS:
             value = value.split(",")
-        found.append((name, where, value))
+        found.append((name, setting, value))
     return found
 
 
-def _section(name: str) -> tuple[str, str] | None:
+def _section_key(name: str) -> tuple[str, str] | None:
+    """(section, key) of a variable LEGATO_SECTION_KEY; None if there is no such setting."""
     section, _, key = name.removeprefix("LEGATO_").lower().partition("_")
     sections: dict[str, type[Struct]] = {"server": Server, "streams": Streams, "engine": Engine}
     if section not in sections or key not in sections[section].__struct_fields__:
@@ -147,52 +153,60 @@ def _section(name: str) -> tuple[str, str] | None:
     return section, key
 
 
-def _put(tree: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
-    for name in where[:-1]:
+def _set(tree: dict[str, Any], setting: tuple[str, ...], value: Any) -> None:
+    for name in setting[:-1]:
         tree = tree.setdefault(name, {})
-    tree[where[-1]] = value
+    tree[setting[-1]] = value
 
 
-def _expand(tree: Any, environment: Mapping[str, str], path: str, at: str = "") -> None:
-    """Replaces `${NAME}` in strings by the environment's value."""
+def _expand_variables(
+    tree: Any, environment: Mapping[str, str], path: str, parent: str = ""
+) -> None:
+    """Replaces `${NAME}` in strings by the value of the environment variable."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for name, value in list(items):
+        setting = f"{parent}[{name}]" if isinstance(name, int) else f"{parent}.{name}".lstrip(".")
+        if isinstance(value, dict | list):
+            _expand_variables(value, environment, path, setting)
+        elif isinstance(value, str):
+            tree[name] = _expand(value, environment, f"{path}: {setting}")
 
+
+def _expand(text: str, environment: Mapping[str, str], place: str) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in environment:
-            raise SettingsError(f"{path}: {at}: the environment has no variable {match[1]}")
+            raise SettingsError(f"{place}: the environment variable {match[1]} is not set")
         return environment[match[1]]
 
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for name, each in list(items):
-        here = f"{at}[{name}]" if isinstance(name, int) else f"{at}.{name}".lstrip(".")
-        if isinstance(each, dict | list):
-            _expand(each, environment, path, here)
-        elif isinstance(each, str):
-            at, before = here, at
-            tree[name] = re.sub(r"\$\{(\w+)\}", value, each)
-            at = before
+    return re.sub(r"\$\{(\w+)\}", value, text)
 
 
-def _convert(tree: dict[str, Any], place: Any) -> Settings:
-    """`place` tells, for a path of names, where a person finds that setting."""
+def _convert(tree: dict[str, Any], place: Callable[[str], str]) -> Settings:
+    """Validates `tree`. `place`: where the user finds the setting with a given path, for errors."""
     try:
         return msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `")
-        where = path.rstrip("`").removeprefix("$").removeprefix(".")
-        unknown = re.match(r"Object contains unknown field `(.*)`", what)
-        if unknown:
-            owner = _struct_at(where)
-            name = f"{where}.{unknown[1]}".lstrip(".")
-            what = f"unknown setting; allowed here: {', '.join(owner.__struct_encode_fields__)}"
-        else:
-            missing = re.match(r"Object missing required field `(.*)`", what)
-            name = f"{where}.{missing[1]}".lstrip(".") if missing else where
-            what = "is required" if missing else what[:1].lower() + what[1:]
-        raise SettingsError(f"{place(name)}: {name}: {what}") from None
+        problem, _, path = str(error).partition(" - at `")
+        owner = path.rstrip("`").removeprefix("$").removeprefix(".")
+        setting, sentence = _sentence(problem, owner)
+        raise SettingsError(f"{place(setting)}: {sentence}") from None
 
 
-def _struct_at(where: str) -> type[Struct]:
-    known: dict[str, type[Struct]] = {
+def _sentence(problem: str, owner: str) -> tuple[str, str]:
+    """(path of the setting, error message) for one of msgspec's validation errors."""
+    if match := re.match(r"Object contains unknown field `(.*)`", problem):
+        setting = f"{owner}.{match[1]}".lstrip(".")
+        allowed = ", ".join(_struct_at(owner).__struct_encode_fields__)
+        return setting, f"{setting}: unknown setting; allowed here: {allowed}"
+    if match := re.match(r"Object missing required field `(.*)`", problem):
+        setting = f"{owner}.{match[1]}".lstrip(".")
+        return setting, f"{setting} is required"
+    return owner, f"{owner}: {problem[:1].lower()}{problem[1:]}"
+
+
+def _struct_at(setting: str) -> type[Struct]:
+    """The type of the table with this path."""
+    tables: dict[str, type[Struct]] = {
         "": Settings,
         "server": Server,
         "streams": Streams,
@@ -202,23 +216,24 @@ def _struct_at(where: str) -> type[Struct]:
         "routes": Route,
         "engine.models": EngineModel,
     }
-    return known[re.sub(r"\[[^]]*\]", "", where)]
+    return tables[re.sub(r"\[[^]]*\]", "", setting)]
 
 
-def _line_of(text: str, where: str) -> str:
-    """`:LINE` of a setting in a TOML file, as well as it can be told without a position parser."""
-    *sections, key = re.sub(r"\[\d+\]", "", where).split(".")
-    number = int((re.findall(r"\[(\d+)\]", where) or ["0"])[0])
+def _line_of(text: str, setting: str) -> str:
+    """`:LINE` of a setting in a TOML file, or nothing if it is not found. A heuristic: tomllib does
+    not report positions."""
+    *sections, key = re.sub(r"\[\d+\]", "", setting).split(".")
+    number = int((re.findall(r"\[(\d+)\]", setting) or ["0"])[0])
     header = ".".join(sections)
-    inside, seen = not sections, -1
+    is_inside, occurrence = not sections, -1
     for line, content in enumerate(text.splitlines(), 1):
-        begins = re.match(r"\s*\[\[?\s*([\w.]+)\s*\]\]?", content)
-        if begins:
-            same = begins[1] == header
-            seen += same
-            inside = same and (seen == number or "[[" not in content)
-        if inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=.]", content):
+        match = re.match(r"\s*\[\[?\s*([\w.]+)\s*\]\]?", content)
+        if match:
+            is_same = match[1] == header
+            occurrence += is_same
+            is_inside = is_same and (occurrence == number or "[[" not in content)
+        if is_inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=.]", content):
             return f":{line}"
-        if begins and begins[1] == where:
+        if match and match[1] == setting:
             return f":{line}"
     return ""

@@ -1,7 +1,7 @@
-"""What an operator sets, checked at start, frozen.
+"""The operator's settings: typed, validated at startup, immutable.
 
-Read by `cli` and `server.app` alone; everybody else receives plain values. How a file, the
-environment and flags become these: `configuration`.
+Only `cli` and `server.app` read them; all other modules receive plain values. `configuration` loads
+them from a file, the environment and flags.
 """
 
 import re
@@ -18,13 +18,13 @@ from legato.upstreams.endpoint import Endpoint
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
 
 DEFAULT_MODELS: Final = ("smollm2-135m", "smollm2-135m-thinking")
 
 
 class SettingsError(ValueError):
-    """A setting that is unknown or wrong; the message names where it stands and what is allowed."""
+    """An unknown or invalid setting. The message names its place and the allowed values."""
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,18 +45,19 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 class Streams(Struct, frozen=True, forbid_unknown_fields=True):
     gate_seconds: Seconds = 5.0
     heartbeat_seconds: Seconds = 10.0
-    heartbeat: Literal["comment", "chunk"] | None = None  # None: as the client can take it
+    heartbeat: Literal["comment", "chunk"] | None = None  # None: as the client supports it
     stall_client_seconds: Seconds = 120.0
     backlog_bytes: Annotated[int, Meta(ge=65536)] = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
+    fast_path: Literal["on", "off"] = "on"
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars for a million tokens. `cached`: tokens of the prompt read from a cache."""
+    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache."""
 
     prompt: Amount = 0.0
     completion: Amount = 0.0
-    cached: Amount | None = None  # None: as the rest of the prompt
+    cached: Amount | None = None  # None: the same as `prompt`
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,9 +73,11 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     stall_seconds: Seconds = 60.0
     total_seconds: Seconds = 3600.0
     stall_client_seconds: Seconds | None = None
-    on_disconnect: Literal["cancel", "drain"] | None = None  # None: drain where it is paid for
+    on_disconnect: Literal["cancel", "drain"] | None = (
+        None  # None: drain if the provider bills anyway
+    )
     drain_seconds: Seconds = 60.0
-    streams: bool = True  # False: the upstream is asked for answers in one piece
+    streams: bool = True  # False: answers are requested unstreamed
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None
     unsupported: Literal["drop", "error"] = "drop"
@@ -96,12 +99,13 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def credentials(self) -> tuple[str | None, ...]:
-        """The keys that are used in turn; one None where none is needed."""
+        """The API keys, used in rotation; a single None if the deployment needs none."""
         return (*((self.api_key,) if self.api_key else ()), *self.api_keys) or (None,)
 
     @property
     def endpoint(self) -> Endpoint:
-        """By its own base URL or its provider's. Raises ValueError where there is no usable one."""
+        """The address from `base_url`, or else from the provider. Raises ValueError if there is
+        none, or if it is not valid."""
         provider = PROVIDERS.get(self.provider or "")
         base_url = self.base_url or (provider.base_url if provider else None)
         if base_url is None:
@@ -160,54 +164,64 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def engine_models(self) -> tuple[EngineModel, ...]:
-        """What the engine runs: what is named; else, where no deployment is, the default models."""
+        """The models that the engine runs. If none are configured, and there are no deployments,
+        the default models."""
         if self.engine.models is not None:
             return self.engine.models
         return () if self.deployments else tuple(EngineModel(name) for name in DEFAULT_MODELS)
 
 
 def check(settings: Settings, path: str) -> None:
-    """What no single setting can tell: names that must be unique, or be there."""
+    """Checks what concerns several settings: unique names, references, pairs. `path`: the file, for
+    messages. Raises `SettingsError`."""
     names = [each.name for each in (*settings.deployments, *settings.engine_models)]
-    _unique(path, "deployments.name", names)
-    _unique(path, "routes.model", [each.model for each in settings.routes])
+    _check_unique(path, "deployments.name", names)
+    _check_unique(path, "routes.model", [each.model for each in settings.routes])
     for route in settings.routes:
-        for name in route.deployments:
-            if name not in names:
-                there = ", ".join(names) or "none"
-                raise SettingsError(
-                    f"{path}: routes `{route.model}`: there is no deployment `{name}`; "
-                    f"there are: {there}"
-                )
-        for name in route.weights:
-            if name not in route.deployments:
-                raise SettingsError(
-                    f"{path}: routes `{route.model}`: weights: `{name}` is none of its deployments"
-                )
+        _check_route(path, route, names)
     for deployment in settings.deployments:
         _check_deployment(path, deployment)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
-        raise SettingsError(f"{path}: server: tls_cert and tls_key go together")
+        raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
 
 
-def _unique(path: str, what: str, names: list[str]) -> None:
+def _check_unique(path: str, setting: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError(f"{path}: {what}: `{name}` is there twice")
+            raise SettingsError(f"{path}: {setting}: `{name}` is used twice")
 
 
-def _check_deployment(path: str, wanted: Deployment) -> None:
-    where = f"{path}: deployments `{wanted.name}`"
-    if wanted.provider is not None and wanted.provider not in PROVIDERS:
-        there = ", ".join(PROVIDERS)
-        raise SettingsError(f"{where}: provider: `{wanted.provider}` is not one of {there}")
-    if wanted.dialect is not None and wanted.dialect not in dialects.NAMES:
-        there = ", ".join(dialects.NAMES)
-        raise SettingsError(f"{where}: dialect: `{wanted.dialect}` is not one of {there}")
+def _check_route(path: str, route: Route, names: list[str]) -> None:
+    where = f"{path}: routes `{route.model}`"
+    for name in route.deployments:
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise SettingsError(
+                f"{where}: deployment `{name}` does not exist; the deployments are: {known}"
+            )
+    for name in route.weights:
+        if name not in route.deployments:
+            raise SettingsError(f"{where}: weights: `{name}` is not one of the route's deployments")
+
+
+def _check_deployment(path: str, deployment: Deployment) -> None:
+    where = f"{path}: deployments `{deployment.name}`"
+    provider = deployment.provider
+    if provider is not None and provider not in PROVIDERS:
+        known = ", ".join(PROVIDERS)
+        raise SettingsError(f"{where}: provider: `{provider}` is not one of {known}")
+    if deployment.dialect is not None and deployment.dialect not in dialects.NAMES:
+        known = ", ".join(dialects.NAMES)
+        raise SettingsError(f"{where}: dialect: `{deployment.dialect}` is not one of {known}")
+    if not deployment.base_url and (provider is None or PROVIDERS[provider].base_url is None):
+        reason = "there is no provider" if provider is None else "the provider has no default"
+        raise SettingsError(f"{where}: base_url is required: {reason}")
     try:
-        _ = wanted.endpoint
+        _ = deployment.endpoint
     except ValueError as error:
         raise SettingsError(f"{where}: base_url: {error}") from None
-    for key in wanted.credentials:
+    for key in deployment.credentials:
         if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key):
-            raise SettingsError(f"{where}: api_key: has a character that no header takes")
+            raise SettingsError(
+                f"{where}: api_key: only printable ASCII characters without spaces are allowed"
+            )

@@ -49,7 +49,7 @@ def test_the_model_names_the_script() -> None:
 def test_a_script_of_ones_own(tmp_path: Path) -> None:
     script = tmp_path / "mine.toml"
     script.write_text(
-        'says = "two words"\nsteps = [{say = "Hello"}, {wait = 0.01}, {say = " you"},'
+        'description = "two words"\nsteps = [{say = "Hello"}, {wait = 0.01}, {say = " you"},'
         ' {finish = "stop"}, {done = true}]\n'
     )
     with mock("--script", str(script)) as client:
@@ -73,4 +73,4 @@ def test_a_wrong_script_is_named(tmp_path: Path, text: str | None, named: str) -
 def test_the_list_says_what_each_does() -> None:
     done = subprocess.run([*COMMAND, "--list"], capture_output=True, text=True, check=True)
     assert "happy" in done.stdout
-    assert "a plain answer" in done.stdout
+    assert "a valid answer" in done.stdout

@@ -55,7 +55,7 @@ async def test_what_a_deployment_can_do(tmp_path: Path) -> None:
         "tools": (False, True, True),
         "usage-nowhere": (False, False, False),
     }
-    asked = [each.request for each in server.played if each.model == "happy"]
+    asked = [each.request for each in server.requests if each.model == "happy"]
     assert [each["max_tokens"] for each in asked] == [16, 128]
     assert asked[1]["tool_choice"]["function"]["name"] == asked[1]["tools"][0]["function"]["name"]
 
@@ -112,7 +112,7 @@ async def test_a_key_that_is_used_up_makes_room_for_the_next(tmp_path: Path) -> 
     async with checked(tmp_path, keys) as (server, [found]):
         pass
     assert found.ok
-    used = [each.headers["authorization"] for each in server.played]
+    used = [each.headers["authorization"] for each in server.requests]
     assert used[:2] == ["Bearer first", "Bearer second"]
 
 

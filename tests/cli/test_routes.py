@@ -106,7 +106,7 @@ async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -
         assert [each["model"] for each in json.loads(out)] == ["both", "long"]
         code, out, err = await cli(*where, "--key", "lg-nobody")
         assert (code, out) == (1, "")
-        assert err == "legato: This API key is not known here.\n"
+        assert err == "legato: This API key is not valid.\n"
 
 
 async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings: what goes before what, and the sentence that tells where a mistake stands."""
+"""Settings: precedence, and error messages that name the place of the mistake."""
 
 import re
 import tomllib
@@ -36,12 +36,12 @@ def mistake(
 ) -> str:
     with pytest.raises(SettingsError) as caught:
         read(file, text, flags, **environment)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said.replace(str(file), "FILE")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(file), "FILE")
 
 
-def test_nothing_said(file: Path) -> None:
+def test_the_defaults(file: Path) -> None:
     settings = read(file, "")
     assert settings == Settings()
     assert [each.name for each in settings.engine_models] == list(DEFAULT_MODELS)
@@ -100,7 +100,7 @@ def test_the_file_that_the_environment_names(file: Path) -> None:
     assert load(None, None, {"LEGATO_CONFIG": str(file)}).server.port == 7
 
 
-# text, environment, flags, parts that are said
+# text, environment, flags, parts of the message
 MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
     "unknown key": (
         "[server]\nhost = 'x'\nprot = 1\n",
@@ -130,12 +130,23 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         {},
         ["FILE:9: deployments[1].bogus: unknown setting", "name, model, provider"],
     ),
-    "missing": ("[[deployments]]\nname = 'a'\n", {}, {}, ["FILE", "model: is required"]),
+    "missing": (
+        "[[deployments]]\nname = 'a'\n",
+        {},
+        {},
+        ["FILE", "deployments[0].model is required"],
+    ),
     "no place": (
         "[[deployments]]\nname = 'a'\nmodel = 'm'\n",
         {},
         {},
-        ["FILE", "deployments `a`: base_url: is required"],
+        ["FILE", "deployments `a`: base_url is required: there is no provider"],
+    ),
+    "no place at the provider": (
+        "[[deployments]]\nname = 'a'\nmodel = 'm'\nprovider = 'vllm'\n",
+        {},
+        {},
+        ["FILE", "deployments `a`: base_url is required: the provider has no default"],
     ),
     "dialect": (
         DEPLOYMENT + "dialect = 'x'\n",
@@ -153,7 +164,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         DEPLOYMENT + "[[routes]]\nmodel = 'm'\ndeployments = ['a']\nweights = {b = 1}\n",
         {},
         {},
-        ["FILE: routes `m`: weights: `b` is none of its deployments"],
+        ["FILE: routes `m`: weights: `b` is not one of the route's deployments"],
     ),
     "list in the second route": (
         DEPLOYMENT + "[[routes]]\nmodel = 'a'\ndeployments = ['a']\n"
@@ -177,19 +188,24 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
     ),
     "port": (DEPLOYMENT.replace("//h", "//h:x"), {}, {}, ["FILE: deployments `a`: base_url: "]),
     "url": (DEPLOYMENT.replace("http:", "ftp:"), {}, {}, ["FILE", "`a`", "base_url", "http://"]),
-    "api key": (DEPLOYMENT + "api_key = 'a b'\n", {}, {}, ["FILE", "`a`", "api_key"]),
-    "twice": (DEPLOYMENT * 2, {}, {}, ["FILE", "deployments.name", "`a` is there twice"]),
+    "api key": (
+        DEPLOYMENT + "api_key = 'a b'\n",
+        {},
+        {},
+        ["FILE", "`a`", "api_key: only printable ASCII"],
+    ),
+    "twice": (DEPLOYMENT * 2, {}, {}, ["FILE", "deployments.name", "`a` is used twice"]),
     "route to nowhere": (
         DEPLOYMENT + "[[routes]]\nmodel = 'x'\ndeployments = ['b']\n",
         {},
         {},
-        ["FILE", "routes `x`", "no deployment `b`", "there are: a"],
+        ["FILE", "routes `x`: deployment `b` does not exist; the deployments are: a"],
     ),
     "tls half": (
         "[server]\ntls_cert = 'x'\n",
         {},
         {},
-        ["FILE", "tls_cert and tls_key go together"],
+        ["FILE: server: set both tls_cert and tls_key, or neither"],
     ),
     "no toml": ("[server\n", {}, {}, ["FILE", "line 1"]),
     "unknown variable": ("", {"LEGATO_PROT": "1"}, {}, ["LEGATO_PROT: unknown", "LEGATO_PORT"]),
@@ -202,7 +218,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         DEPLOYMENT + "api_key = '${NOT_THERE}'\n",
         {},
         {},
-        ["FILE", "deployments[0].api_key", "NOT_THERE"],
+        ["FILE: deployments[0].api_key: the environment variable NOT_THERE is not set"],
     ),
 }
 
@@ -210,10 +226,10 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_where_it_was_made(file: Path, name: str) -> None:
     text, environment, flags, parts = MISTAKES[name]
-    said = mistake(file, text, flags, **environment)
+    message = mistake(file, text, flags, **environment)
     for part in parts:
-        assert part in said
-    assert "s3cret" not in said
+        assert part in message
+    assert "s3cret" not in message
 
 
 @pytest.mark.parametrize("kind", ["comment", "chunk"])
@@ -223,7 +239,7 @@ def test_the_kinds_of_heartbeat(file: Path, kind: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no configuration file"):
+    with pytest.raises(SettingsError, match=r"the configuration file .*none\.toml does not exist"):
         load(tmp_path / "none.toml", None, {})
     with pytest.raises(SettingsError, match="cannot be read"):
         load(tmp_path, None, {})

@@ -181,7 +181,7 @@ async def test_tools_are_found_in_every_dialect(tmp_path: Path, dialect: str) ->
         pass
     assert [each.tools for each in found] == [True, False]
     assert [each.ok for each in found] == [True, True]
-    last = [each.request for each in server.played if each.model == "tools"][-1]
+    last = [each.request for each in server.requests if each.model == "tools"][-1]
     assert last["tools"]
     assert ("tool_choice" in last or "toolConfig" in last) == (dialect != "ollama")
 

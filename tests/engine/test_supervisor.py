@@ -317,7 +317,7 @@ async def test_a_dead_engine_holds_a_call_until_it_is_back(inside: Running) -> N
     engine = inside.app.engines[0]
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
-    await until(lambda: not engine.is_up, "the death is noticed")
+    await until(lambda: not engine.is_ready, "the death is noticed")
     assert inside.app.ready() == {"ready": False, "loading": [MODEL]}
     answer = await ask(inside.port, inside.key, chat(MODEL, max_tokens=5))
     assert answer.status == 200

@@ -8,12 +8,17 @@ import pytest
 from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError
 from legato.core.request import parse
-from legato.engine.chat_templates import CALL, SMOLLM2, SMOLLM2_THINKING, call_of
+from legato.engine.chat_templates import (
+    SMOLLM2,
+    SMOLLM2_THINKING,
+    TOOL_CALL_PREFIX,
+    tool_call_prefix,
+)
 from legato.engine.tool_choice import adapt_request
 
 ADD, MUL = ({"type": "function", "function": {"name": name}} for name in ("add", "mul"))
 HELLO = {"role": "user", "content": "Hello"}
-BEGUN = {"role": "assistant", "content": CALL}
+BEGUN = {"role": "assistant", "content": TOOL_CALL_PREFIX}
 PLAIN: dict[str, Any] = {"model": "m", "messages": [HELLO], "x": 1}
 ONE_CALL = {"tool_choice": "required", "parallel_tool_calls": False}
 
@@ -23,7 +28,9 @@ def outgoing(fields: dict[str, Any], **more: Any) -> OutgoingRequest:
     return OutgoingRequest(body, parse(body), "m", Quirks(), **more)
 
 
-def adapted(fields: dict[str, Any], call: str | None = CALL, **more: Any) -> dict[str, Any]:
+def adapted(
+    fields: dict[str, Any], call: str | None = TOOL_CALL_PREFIX, **more: Any
+) -> dict[str, Any]:
     return json.loads(adapt_request(outgoing(fields, **more), call))
 
 
@@ -43,7 +50,7 @@ def allowed(mode: str, *tools: dict[str, Any]) -> dict[str, Any]:
 )
 def test_what_it_takes_as_it_is_stays_byte_for_byte(more: dict[str, Any]) -> None:
     asked = outgoing(PLAIN | more)
-    assert adapt_request(asked, CALL) is asked.body
+    assert adapt_request(asked, TOOL_CALL_PREFIX) is asked.body
 
 
 @pytest.mark.parametrize(
@@ -137,15 +144,20 @@ def test_arguments_of_earlier_calls_are_json(arguments: Any, sent: Any) -> None:
     expected = fields | {"messages": [HELLO, answer | {"tool_calls": [mended]}, result]}
     asked = outgoing(fields)
     for _ in range(2):  # nothing of what was asked is changed in place
-        assert json.loads(adapt_request(asked, CALL)) == expected
+        assert json.loads(adapt_request(asked, TOOL_CALL_PREFIX)) == expected
 
 
 @pytest.mark.parametrize(
     ("template", "call"),
-    [(SMOLLM2, CALL), (SMOLLM2_THINKING, CALL), ("{{ messages }}", None), (None, None)],
+    [
+        (SMOLLM2, TOOL_CALL_PREFIX),
+        (SMOLLM2_THINKING, TOOL_CALL_PREFIX),
+        ("{{ messages }}", None),
+        (None, None),
+    ],
 )
 def test_what_a_call_begins_with_is_in_the_template(template: str | None, call: str | None) -> None:
-    assert call_of(template) == call
+    assert tool_call_prefix(template) == call
 
 
 def test_a_refusal_in_the_history_is_what_was_answered() -> None:

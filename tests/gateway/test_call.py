@@ -155,8 +155,8 @@ async def test_a_client_that_leaves_takes_its_upstream_along(
         wire.send(request(legato.key, chat("slow", stream=True)))
         await wire.head()
         await wire.chunk()
-    played = scripted.played[-1]
-    await until(lambda: played.left, "the upstream sees its peer gone")
+    played = scripted.requests[-1]
+    await until(lambda: played.is_disconnected, "the upstream sees its peer gone")
     assert played.content_tokens < 10
 
 
@@ -165,8 +165,8 @@ async def test_a_client_that_leaves_before_the_first_token(
 ) -> None:
     async with await Wire.open(legato.port) as wire:
         wire.send(request(legato.key, chat("stall-early", stream=True)))
-        await until(lambda: scripted.played, "the upstream was asked")
-    await until(lambda: scripted.played[-1].left, "the upstream sees its peer gone")
+        await until(lambda: scripted.requests, "the upstream was asked")
+    await until(lambda: scripted.requests[-1].is_disconnected, "the upstream sees its peer gone")
 
 
 async def test_a_client_that_leaves_at_once(legato: Running, scripted: MockServer) -> None:
@@ -178,7 +178,7 @@ async def test_a_client_that_leaves_at_once(legato: Running, scripted: MockServe
             wire.writer.transport.abort()
     await until(lambda: not legato.server.server_state.connections, "they are gone")
     await until(lambda: not legato.server.server_state.tasks, "calls are settled")
-    assert all(each.left or each.whole for each in scripted.played)
+    assert all(each.is_disconnected or each.is_complete for each in scripted.requests)
 
 
 async def test_connections_are_used_again(legato: Running, scripted: MockServer) -> None:
@@ -195,7 +195,7 @@ async def test_a_kept_connection_that_died_is_no_failure(
     legato.app.upstreams["at-no-head"].target = legato.app.upstreams["at-happy"].target
     answer = await ask(legato.port, legato.key, chat("no-head", stream=True))
     assert answer.error is not None
-    assert len([each for each in scripted.played if each.model == "no-head"]) == 2
+    assert len([each for each in scripted.requests if each.model == "no-head"]) == 2
 
 
 async def test_unknown_members_of_chunks_survive(legato: Running) -> None:
@@ -211,7 +211,7 @@ async def test_unknown_parameters_of_requests_survive(
 ) -> None:
     body = chat("happy", stream=True, top_k=7, guided={"regex": "a.*"}, stop=["x"])
     assert (await ask(legato.port, legato.key, body)).done
-    asked = scripted.played[-1].request
+    asked = scripted.requests[-1].request
     assert asked["top_k"] == 7
     assert asked["guided"] == {"regex": "a.*"}
     assert asked["stop"] == ["x"]

@@ -60,7 +60,7 @@ async def test_what_the_second_one_is_asked(
         else:
             text = answer.json["choices"][0]["message"]["content"]
         assert text == TEXT + " And on."
-        asked = scripted.played[-1].request
+        asked = scripted.requests[-1].request
         there = {name: asked[name] for name in ("messages", *EXTRA) if name in asked}
         assert there == BODIES[how]
         assert (asked["max_tokens"], asked["temperature"], asked["x_unknown"]) == (40, 0.5, [1])
@@ -74,7 +74,7 @@ async def test_providers_are_asked_in_their_own_words(
     deploy = {"rest": {"provider": provider}}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
         assert (await said(legato)).text() == TEXT + " And on."
-        asked = scripted.played[-1].request
+        asked = scripted.requests[-1].request
         flags = {name: asked[name] for name in EXTRA if name in asked}
         body = BODIES["prefill" if provider == "llama.cpp" else "final-message"]
         assert {"messages": asked["messages"], **flags} == body
@@ -86,11 +86,11 @@ async def test_deepseek_is_asked_at_another_path(tmp_path: Path, scripted: MockS
     deploy = {each: {"provider": "deepseek"} for each in ("cut", "rest")}
     async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
         assert (await said(legato)).text() == TEXT + " And on."
-        assert [each.path for each in scripted.played] == [
+        assert [each.path for each in scripted.requests] == [
             "/v1/chat/completions",
             "/beta/chat/completions",
         ]
-        assert scripted.played[-1].request["messages"] == BODIES["prefix"]["messages"]
+        assert scripted.requests[-1].request["messages"] == BODIES["prefix"]["messages"]
 
 
 # An upstream that says the prefix again
@@ -116,7 +116,7 @@ async def test_a_prefix_that_is_said_again_is_taken_away(
         assert answer.done
         assert answer.text() == HALF_TEXT + ", there was."
         assert answer.finishes() == ["stop"]
-        assert scripted.played[-1].request["messages"][-1] == {
+        assert scripted.requests[-1].request["messages"][-1] == {
             "role": "assistant",
             "content": HALF_TEXT,
             "prefix": True,
@@ -158,7 +158,7 @@ async def test_another_goes_on_where_the_prefix_was_not_said_again(
         answer = await said(legato, max_tokens=50)
         assert answer.done
         assert answer.text() == TEXT + " And on."
-        assert scripted.played[-1].request["max_tokens"] == 40
+        assert scripted.requests[-1].request["max_tokens"] == 40
 
 
 # A replay that fails
@@ -189,7 +189,7 @@ async def test_a_replay_that_fails_forgets_nothing(
         answer = await said(legato, seed=1, temperature=0, max_tokens=20)
         assert answer.done
         assert answer.text() == HALF_TEXT + " And on."
-        asked = scripted.played[-1].request
+        asked = scripted.requests[-1].request
         assert asked["max_tokens"] == 16
         assert asked["messages"][-1] == {"role": "assistant", "content": HALF_TEXT}
         usage = answer.chunks[-1]["usage"]
@@ -231,7 +231,7 @@ async def test_logprobs_that_have_gone_out_cannot_be_joined(
             for token in (choice.get("logprobs") or {"content": []})["content"]
         ]
         assert told == ["Once", " upon"]
-        assert len(scripted.played) == 1
+        assert len(scripted.requests) == 1
 
 
 async def test_logprobs_that_are_null_are_none(tmp_path: Path, scripted: MockServer) -> None:
@@ -258,7 +258,7 @@ async def test_an_answer_that_the_client_began_is_one_message(
         assert answer.done
         assert answer.text() == TEXT + " And on."
         joined = OWN | {"content": "Well: " + TEXT}
-        assert scripted.played[-1].request["messages"] == [HELLO, joined]
+        assert scripted.requests[-1].request["messages"] == [HELLO, joined]
 
 
 TWO_OF_A_KIND: dict[str, dict[str, Any]] = {
@@ -307,7 +307,7 @@ async def test_thoughts_go_on(tmp_path: Path, scripted: MockServer) -> None:
         assert answer.text(member="reasoning_content") == "Let me see."
         assert answer.text() == "Forty-two."
         assert answer.finishes() == ["stop"]
-        asked = scripted.played[-1].request
+        asked = scripted.requests[-1].request
         begun = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
         assert asked["messages"] == [HELLO, begun]
         assert asked["max_tokens"] == 18
@@ -327,7 +327,7 @@ async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: M
         assert answer.text(member="reasoning_content") == "Let me see."
         assert answer.text() == "Forty-two."
         begun = {"role": "assistant", "content": "Forty", "reasoning_content": "Let me see."}
-        assert scripted.played[-1].request["messages"] == [HELLO, begun]
+        assert scripted.requests[-1].request["messages"] == [HELLO, begun]
 
 
 @pytest.mark.parametrize("reasoning", ["think-tags", "think-tags-open"])
@@ -410,7 +410,7 @@ async def test_white_space_stays_where_a_last_message_is_enough(
     deploy = {"rest": LLAMA}
     async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
         assert (await said(legato)).text() == f"Once upon{space}a time."
-        assert scripted.played[-1].request["messages"][-1]["content"] == f"Once upon{space}"
+        assert scripted.requests[-1].request["messages"][-1]["content"] == f"Once upon{space}"
 
 
 # What it costs and what it has used

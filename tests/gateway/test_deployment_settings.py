@@ -51,7 +51,7 @@ async def test_a_drained_answer_is_heard_to_its_end(
     async with deployed(tmp_path, scripted, on_disconnect="drain") as legato:
         await leave(legato, chat("slow", stream=stream), pieces if stream else 0)
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
-        assert scripted.played[-1].whole
+        assert scripted.requests[-1].is_complete
         said = await legato.rows()
         assert [(each["outcome"], each["completion_from"]) for each in said] == [
             ("cancelled", "exact")
@@ -76,7 +76,9 @@ async def test_what_never_ends_is_drained_up_to_a_cap(tmp_path: Path, scripted: 
     terms = {"on_disconnect": "drain", "drain_seconds": 0.2}
     async with deployed(tmp_path, scripted, **terms) as legato:
         await leave(legato, chat("endless", stream=True), 2)
-        await until(lambda: scripted.played[-1].left, "the upstream sees its peer gone")
+        await until(
+            lambda: scripted.requests[-1].is_disconnected, "the upstream sees its peer gone"
+        )
         await until(lambda: not legato.server.server_state.tasks)
         said = await legato.rows()
         assert said[0]["outcome"] == "cancelled"
@@ -117,7 +119,10 @@ async def test_a_clients_patience_is_the_deployments(tmp_path: Path, scripted: M
         wire = await Wire.open(legato.port)
         wire.send(request(legato.key, chat("flood", stream=True)))
         wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: scripted.played and scripted.played[-1].left, "the upstream is let go")
+        await until(
+            lambda: scripted.requests and scripted.requests[-1].is_disconnected,
+            "the upstream is let go",
+        )
         await until(lambda: not legato.server.server_state.tasks)
         await wire.__aexit__()
         assert [each["error"] for each in await legato.rows()] == ["client_stalled"]

@@ -51,7 +51,7 @@ async def said(legato: Running, **more: Any) -> Answer:
 
 
 def played(scripted: MockServer) -> list[str]:
-    return [each.model for each in scripted.played]
+    return [each.model for each in scripted.requests]
 
 
 BEFORE = [
@@ -150,7 +150,7 @@ async def test_credentials_are_used_in_turn(tmp_path: Path, scripted: MockServer
     async with routed(tmp_path, scripted, ["429-then-ok"], deploy=deploy) as legato:
         assert (await said(legato)).done
         assert (await said(legato)).done
-        keys = [each.headers["authorization"] for each in scripted.played]
+        keys = [each.headers["authorization"] for each in scripted.requests]
         assert keys == ["Bearer one", "Bearer two", "Bearer two"]
         first, _ = await legato.rows()
         assert first["attempts"] == 1, "the same deployment"
@@ -188,7 +188,7 @@ async def test_another_goes_on_where_one_breaks(
         usage = answer.chunks[-1]["usage"]
         assert usage["completion_tokens"] == 12
         assert usage["prompt_tokens"] == 11, "what had been delivered is in the second one's"
-        asked = scripted.played[-1].request
+        asked = scripted.requests[-1].request
         assert asked["messages"][-1] == {"role": "assistant", "content": TEXT}
         assert asked["max_tokens"] == 40
         (row,) = await legato.rows()
@@ -291,7 +291,7 @@ async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) ->
         assert answer.text() == TEXT + " And"
         assert answer.error is not None
         assert answer.error["code"] == "upstream_cut"
-    scripted.played.clear()
+    scripted.requests.clear()
 
 
 async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer) -> None:
@@ -328,7 +328,7 @@ async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: MockSer
         assert answer.finishes() == ["stop"]
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 10, "once, not twice"
         assert answer.chunks[-1]["usage"]["prompt_tokens"] == 7
-        assert scripted.played[-1].request["messages"][-1]["role"] == "user"
+        assert scripted.requests[-1].request["messages"][-1]["role"] == "user"
 
 
 async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: MockServer) -> None:

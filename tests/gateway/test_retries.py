@@ -15,7 +15,7 @@ from legato import dialects
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
-from legato.policy.retry import Budget
+from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
 from legato.upstreams.upstream import DeploymentOptions, Upstream
 from tests.conftest import Running, until
@@ -64,11 +64,11 @@ async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServe
 
 def test_with_defaults_a_first_token_timeout_falls_back() -> None:
     route, terms = Route("m", ("a", "b")), DeploymentOptions()
-    budget = Budget(route.attempts, route.retry_seconds, 5.0)
-    budget.asked("a")
+    budget = RetryBudget(route.attempts, route.retry_seconds, 5.0)
+    budget.record_attempt("a")
     now = terms.first_token_seconds
     late = gateway_timeout("", code="upstream_first_token_timeout")
-    assert budget.again("a", late, now) is None
+    assert budget.retry_delay("a", late, now) is None
     assert not budget.allows("a", now)
     assert budget.allows("b", now)
 
@@ -145,7 +145,7 @@ async def test_two_calls_that_find_a_key_used_up_go_on_with_the_second(
     async with routed(tmp_path, scripted, ["used-up"], deploy={"used-up": keys}) as legato:
         for answer in await asyncio.gather(said(legato), said(legato)):
             assert answer.done
-        used = [each.headers["authorization"].removeprefix("Bearer ") for each in scripted.played]
+        used = [each.headers["authorization"].removeprefix("Bearer ") for each in scripted.requests]
         assert used == ["one", "one", "two", "two"]
 
 
@@ -363,7 +363,7 @@ async def test_one_that_cannot_go_on_may_start_over(
         answer = await ask(legato.port, legato.key, chat("public", **more))
         assert answer.status == 200
         assert answer.json["choices"][0]["message"]["content"] == TEXT
-        assert len(scripted.played) == 2
+        assert len(scripted.requests) == 2
         (row,) = await legato.rows()
         assert row["outcome"] == "complete"
         assert row["deployments"].endswith(",happy")
@@ -416,9 +416,11 @@ async def test_where_nothing_is_under_way_there_is_nothing_to_drain(
     async with routed(tmp_path, scripted, names, deploy={"fails": DRAINS}, **gate) as legato:
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat("public", stream=stream)))
-            await until(lambda: scripted.played)
+            await until(lambda: scripted.requests)
             if waits:
-                await until(lambda: scripted.played[0].whole and not legato.busy, "it has failed")
+                await until(
+                    lambda: scripted.requests[0].is_complete and not legato.busy, "it has failed"
+                )
             left = time.monotonic()
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
         assert time.monotonic() - left < SOON
@@ -462,7 +464,7 @@ async def test_a_branch_on_a_stale_connection_is_asked_again_alone(
             answer = await said(legato, n=2)
             assert answer.done, answer.error
             assert [answer.text(index) for index in range(2)] == [TEXT, TEXT]
-            assert len(scripted.played) == asked
+            assert len(scripted.requests) == asked
             await until(lambda: not legato.busy, "connections are kept")
         _, row = await legato.rows()
         assert (row["outcome"], row["attempts"]) == ("complete", 1)
@@ -585,7 +587,7 @@ async def test_a_quota_that_is_used_up_makes_room_for_another(
     async with routed(tmp_path, scripted, ["used-up", "happy"], deploy=keys) as legato:
         assert (await said(legato)).text() == TEXT
         assert played(scripted) == ["used-up", "used-up", "happy"]
-        used = [each.headers.get("authorization") for each in scripted.played]
+        used = [each.headers.get("authorization") for each in scripted.requests]
         assert used == ["Bearer one", "Bearer two", None]
 
 

@@ -109,7 +109,7 @@ def test_a_row_has_a_price_a_page_and_a_day_and_a_provider_that_is_known() -> No
         assert row.provider in PROVIDERS
         assert 0 < row.cached <= row.prompt < row.completion, row.model
         assert row.source.startswith("https://")
-        assert len(row.read) == len("2026-01-01")
+        assert len(row.as_of) == len("2026-01-01")
 
 
 @pytest.mark.parametrize(

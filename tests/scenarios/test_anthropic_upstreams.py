@@ -123,7 +123,7 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
     assert answer.chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
     answer = await stream("tools")
     assert answer.finishes() == ["tool_calls"]
-    played = scripted.played[-1]
+    played = scripted.requests[-1]
     assert played.request["messages"][0]["content"][0]["type"] == "text"
     assert played.headers["x-api-key"] == "their-key"
     assert played.headers["anthropic-version"] == "2023-06-01"
@@ -240,7 +240,7 @@ async def test_llama_cpps_own_messages_api(tmp_path: Path) -> None:
     async with serving(load(empty, flags, {}), files) as engines:
         deployments = []
         for engine in engines.app.engines:
-            await engine.ready()
+            await engine.wait_ready()
             assert engine.upstream.target is not None
             deployments.append(
                 {

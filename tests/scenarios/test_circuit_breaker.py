@@ -31,7 +31,7 @@ def state_of(legato: Running, name: str) -> str:
 
 def leave_alone(legato: Running, name: str, seconds: float) -> None:
     """Its breaker is open for so long; half-open where that is over."""
-    health_of(legato, name).until = legato.app.services.clock() + seconds
+    health_of(legato, name).open_until = legato.app.services.clock() + seconds
 
 
 # What opens it
@@ -42,7 +42,7 @@ def test_many_calls_that_break_at_once_are_one_outage() -> None:
     health = Health(open_after=5, open_seconds=10.0)
     calls = [health.begin(0.0) for _ in range(20)]
     for number, probe in enumerate(calls):
-        health.failed(1.0 + number / 2, probe=probe)
+        health.record_failure(1.0 + number / 2, probe=probe)
         health.end(probe=probe)
     assert health.state(12.9) == "open", "from the fifth failure on"
     assert health.state(13.0) == "half-open"
@@ -53,16 +53,16 @@ def test_failures_of_old_calls_count_no_trip_while_it_is_half_open() -> None:
     health = Health(open_after=2, open_seconds=10.0)
     old = [health.begin(0.0) for _ in range(4)]
     for probe in old[:2]:
-        health.failed(0.0, probe=probe)
+        health.record_failure(0.0, probe=probe)
         health.end(probe=probe)
-    health.failed(11.0, probe=old[2])
+    health.record_failure(11.0, probe=old[2])
     health.end(probe=old[2])
     assert health.state(11.0) == "half-open"
     probe = health.begin(11.0)
     assert probe
-    health.failed(12.0, probe=old[3])
+    health.record_failure(12.0, probe=old[3])
     health.end(probe=old[3])
-    health.failed(12.0, probe=probe)
+    health.record_failure(12.0, probe=probe)
     health.end(probe=probe)
     assert health.state(31.9) == "open", "the second trip: twice as long"
     assert health.state(32.0) == "half-open"
@@ -75,11 +75,11 @@ async def test_streams_that_are_cut_together_open_it_once(
     deploy = {"later": {"open_after": 3, "open_seconds": 30.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["later"], deploy=deploy) as legato:
         calls = [asyncio.create_task(said(legato)) for _ in range(12)]
-        await until(lambda: health_of(legato, "later").ttft and len(scripted.played) == 12)
+        await until(lambda: health_of(legato, "later").ttft and len(scripted.requests) == 12)
         for answer in await asyncio.gather(*calls):
             assert answer.error is not None
             assert answer.error["code"] == "upstream_cut"
-        left = health_of(legato, "later").until - legato.app.services.clock()
+        left = health_of(legato, "later").open_until - legato.app.services.clock()
         assert 20.0 < left <= 30.0
         assert (await said(legato)).status == 503
 
@@ -88,13 +88,13 @@ async def test_an_engine_that_is_ready_again_is_asked_at_once(tmp_path: Path) ->
     async with engines(tmp_path, {"name": MODEL}) as legato:
         engine, health = legato.app.engines[0], health_of(legato, MODEL)
         for _ in range(health.open_after):
-            health.failed(legato.app.services.clock())
+            health.record_failure(legato.app.services.clock())
         body = chat(MODEL, max_tokens=2)
         assert (await ask(legato.port, legato.key, body)).status == 503
         before = engine.pid
         assert before is not None
         os.kill(before, signal.SIGKILL)
-        await until(lambda: engine.is_up and engine.pid != before, "another child", 30.0)
+        await until(lambda: engine.is_ready and engine.pid != before, "another child", 30.0)
         assert state_of(legato, MODEL) == "closed"
         assert (await ask(legato.port, legato.key, body)).status == 200
 
@@ -105,11 +105,11 @@ async def test_an_engine_that_is_ready_again_is_asked_at_once(tmp_path: Path) ->
 def test_an_older_calls_first_token_does_not_close_it() -> None:
     health = Health(open_after=5)
     older, newer = health.begin(0.0), health.begin(0.1)
-    health.failed(0.2, retry_after=60.0, probe=newer)
+    health.record_failure(0.2, retry_after=60.0, probe=newer)
     health.end(probe=newer)
-    health.opened(1.0, 1.0, probe=older)
+    health.record_first_token(1.0, 1.0, probe=older)
     assert not health.allows(1.0)
-    health.completed()
+    health.record_success()
     health.end(probe=older)
     assert not health.allows(60.1)
     assert health.allows(60.2)
@@ -123,13 +123,13 @@ async def test_retry_after_holds_though_another_call_is_answered(
     deploy = {"some": {"open_after": 5, "first_token_seconds": 5.0, "stall_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["some"], deploy=deploy) as legato:
         older = asyncio.create_task(said(legato))
-        await until(lambda: scripted.played, "the first is under way")
+        await until(lambda: scripted.requests, "the first is under way")
         assert (await said(legato)).status == 429
         assert (await older).done
         answer = await said(legato)
         assert answer.status == 503
         assert 30 < int(answer.headers["retry-after"]) <= 60
-        assert len(scripted.played) == 2
+        assert len(scripted.requests) == 2
 
 
 # Who may try while it is half-open
@@ -138,7 +138,7 @@ async def test_retry_after_holds_though_another_call_is_answered(
 def test_the_end_of_another_call_does_not_let_a_second_one_in() -> None:
     health = Health(open_after=1, open_seconds=1.0)
     long, failing = health.begin(0.0), health.begin(0.0)
-    health.failed(0.0, probe=failing)
+    health.record_failure(0.0, probe=failing)
     health.end(probe=failing)
     probe = health.begin(2.0)
     assert (long, failing, probe) == (False, False, True)
@@ -216,10 +216,14 @@ def test_one_that_has_only_failed_is_not_first() -> None:
     route = Route("m", ("failing", "slow", "untried"), strategy="fastest")
     health = {"failing": Health(open_after=0), "slow": Health(), "untried": Health()}
     for second in range(50):
-        health["failing"].failed(float(second), probe=health["failing"].begin(float(second)))
+        health["failing"].record_failure(
+            float(second), probe=health["failing"].begin(float(second))
+        )
         health["failing"].end()
-        health["slow"].opened(float(second), 3.0, probe=health["slow"].begin(float(second)))
-        health["slow"].completed()
+        health["slow"].record_first_token(
+            float(second), 3.0, probe=health["slow"].begin(float(second))
+        )
+        health["slow"].record_success()
         health["slow"].end()
     plan = Router([route], health, random.Random(5).random).plan(route, 50.0)
     assert plan == ["untried", "slow", "failing"]
@@ -228,8 +232,8 @@ def test_one_that_has_only_failed_is_not_first() -> None:
 def test_a_single_failure_is_enough_to_be_behind_one_that_answers() -> None:
     route = Route("m", ("failed", "well"), strategy="fastest")
     health = {"failed": Health(), "well": Health()}
-    health["failed"].failed(0.0)
-    health["well"].opened(0.0, 0.2)
+    health["failed"].record_failure(0.0)
+    health["well"].record_first_token(0.0, 0.2)
     assert Router([route], health).plan(route, 0.0) == ["well", "failed"]
 
 

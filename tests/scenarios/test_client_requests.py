@@ -224,7 +224,7 @@ async def test_what_the_upstream_gets(
     dialect, body, expected = GETS[case]
     answer = await send(legato, dialect, body, stream)
     assert answer.status == 200, answer.body
-    sent = scripted.played[-1].request
+    sent = scripted.requests[-1].request
     assert {path: part_of(sent, path) for path in expected} == expected
 
 
@@ -349,7 +349,7 @@ async def test_what_no_upstream_is_asked_for(
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
         assert all(each in error["message"] for each in words), error
         assert "None" not in error["message"]
-    assert scripted.played == []
+    assert scripted.requests == []
 
 
 @pytest.mark.parametrize("provider", ["openai", "mistral", "moonshot", "deepseek"])
@@ -363,7 +363,7 @@ async def test_a_limit_arrives_beside_null_for_the_other_limit(
         for given, other in (limits, limits[::-1]):
             answer = await send(legato, "happy", {given: 5, other: None}, True)
             assert answer.done
-            sent = scripted.played[-1].request
+            sent = scripted.requests[-1].request
             assert [sent[name] for name in limits if name in sent] == [5]
 
 
@@ -380,7 +380,7 @@ async def test_what_a_dialect_does_not_take_another_deployment_is_asked_for(
         body = {"tools": [WEATHER], "tool_choice": "required"}
         answer = await send(legato, "both", body, True)
     assert answer.done
-    assert [each.path for each in scripted.played] == ["/v1/chat/completions"]
+    assert [each.path for each in scripted.requests] == ["/v1/chat/completions"]
 
 
 @pytest.mark.parametrize("dialect", ALL)
@@ -390,7 +390,7 @@ async def test_a_byte_order_mark_is_skipped(
     body = b"\xef\xbb\xbf" + json.dumps({"model": dialect, "messages": [HI]}).encode()
     answer = await ask(legato.port, legato.key, body)
     assert answer.status == 200, answer.body
-    assert len(scripted.played) == 1
+    assert len(scripted.requests) == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -404,4 +404,4 @@ async def test_a_model_that_is_not_there(
     async with legato.client() as client:
         listed = await client.get("/v1/models/nope")
     assert (listed.status_code, listed.json()["error"]["code"]) == (404, "model_not_found")
-    assert scripted.played == []
+    assert scripted.requests == []

@@ -170,14 +170,14 @@ async def test_429_says_when_to_come_again(contract: ContractServer) -> None:
 async def test_no_healthy_deployment(contract: ContractServer) -> None:
     """503 service_unavailable: no deployment healthy."""
     assert (await contract.refused("fragile/500"))[0] == 502
-    asked = len(contract.scripted.played)
+    asked = len(contract.scripted.requests)
     for stream in (True, False):
         answer = await contract.ask("fragile/500", stream=stream)
         status, error = error_of(answer)
         assert (status, error["type"]) == (503, "service_unavailable")
         assert error["code"] == "no_deployment"
         assert int(answer.headers["retry-after"]) > 0
-    assert len(contract.scripted.played) == asked, "it is left alone"
+    assert len(contract.scripted.requests) == asked, "it is left alone"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -185,9 +185,9 @@ async def test_a_server_that_goes_down_says_so(contract: ContractServer, stream:
     """503 service_unavailable: draining. What is not done when its time is up ends like this."""
     tasks = contract.legato.server.server_state.tasks
     async with await Wire.open(contract.legato.port) as wire:
-        asked = len(contract.scripted.played)
+        asked = len(contract.scripted.requests)
         wire.send(request(contract.legato.key, chat("stall-early", stream=stream)))
-        await until(lambda: len(contract.scripted.played) > asked, "the upstream was asked")
+        await until(lambda: len(contract.scripted.requests) > asked, "the upstream was asked")
         for task in tasks:
             task.cancel()  # as the server does
         status, error = error_of(await wire.answer())

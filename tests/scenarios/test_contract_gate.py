@@ -115,7 +115,9 @@ async def test_a_client_that_goes_ends_the_generation(
             while len(answer.text()) < len("".join(step.say or "" for step in FIVE)):
                 answer.body += await wire.chunk()
         wire.writer.transport.abort()
-    await until(lambda: contract.scripted.played[-1].left, "the upstream sees its peer gone")
+    await until(
+        lambda: contract.scripted.requests[-1].is_disconnected, "the upstream sees its peer gone"
+    )
     row = await contract.row()
     assert legato.busy == 0
     assert not any(each.busy for each in legato.app.services.router.health.values())
@@ -136,6 +138,6 @@ async def test_a_client_that_goes_may_be_heard_out(contract: ContractServer) -> 
         await wire.chunk()
         wire.writer.transport.abort()
     row = await contract.row()
-    assert contract.scripted.played[-1].whole
+    assert contract.scripted.requests[-1].is_complete
     assert (row["outcome"], row["completion_tokens"]) == ("cancelled", 10)
     assert row["completion_from"] == "exact"

@@ -102,7 +102,7 @@ async def test_an_effort_is_accepted_and_passed_on(
     """`reasoning_effort` (minimal, low, medium, high, none) is accepted."""
     answer = await contract.ask("happy", reasoning_effort=effort, stream=stream)
     assert answer.status == 200
-    assert contract.scripted.played[-1].request["reasoning_effort"] == effort
+    assert contract.scripted.requests[-1].request["reasoning_effort"] == effort
 
 
 @pytest.mark.parametrize("thinking", THINKINGS, ids=lambda each: "-".join(map(str, each.values())))
@@ -110,7 +110,7 @@ async def test_thinking_is_accepted_and_passed_on(contract: ContractServer, thin
     """`thinking: {type, budget_tokens}` is accepted."""
     said = await contract.stream("happy", thinking=thinking)
     assert said.done
-    assert contract.scripted.played[-1].request["thinking"] == thinking
+    assert contract.scripted.requests[-1].request["thinking"] == thinking
 
 
 BUDGET = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
@@ -133,7 +133,7 @@ async def test_it_is_mapped_to_what_the_upstream_takes(contract: ContractServer,
     """`reasoning_effort` and `thinking` are mapped to what the upstream takes."""
     kind, asked, wanted = MAPPED[case]
     assert (await contract.ask(f"{kind}/happy", **asked, max_tokens=4096)).status == 200
-    sent = contract.scripted.played[-1].request
+    sent = contract.scripted.requests[-1].request
     assert {name: sent.get(name) for name in wanted} == wanted
 
 

@@ -67,7 +67,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def pair(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Running]:
-    monkeypatch.setattr(engine, "PROVEN", 0.0)  # each death is a first one: no growing backoff
+    # Each death is a first one: no growing backoff.
+    monkeypatch.setattr(engine, "STABLE_SECONDS", 0.0)
     file = Catalog(load(empty).models_dir).pull(MODEL)
     flags: dict[str, Any] = {
         "data": str(tmp_path / "data"),
@@ -78,7 +79,7 @@ async def pair(
     }
     async with serving(load(empty, flags, {}), {MODEL: file, "second": file}) as running:
         for each in running.app.engines:
-            await each.ready()
+            await each.wait_ready()
             running.app.services.router.health[each.model.name].open_after = 0
         yield running
 
@@ -95,7 +96,7 @@ PROMPTS = [
 
 async def killed_after(pair: Running, body: dict[str, Any], chunks: int) -> Answer:
     first = pair.app.engines[0]
-    await first.ready()
+    await first.wait_ready()
     async with await Wire.open(pair.port) as wire:
         wire.send(request(pair.key, body))
         status, headers = await wire.head()

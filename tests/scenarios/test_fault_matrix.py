@@ -179,7 +179,7 @@ async def test_a_fault(matrix: Matrix, cell: Cell) -> None:
     else:
         is_left(cell, row)
         if cell.never_comes and cell.script is not None:
-            assert matrix.scripted.played[-1].left
+            assert matrix.scripted.requests[-1].is_disconnected
 
 
 @pytest.mark.asyncio(loop_scope="module")

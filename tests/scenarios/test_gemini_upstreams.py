@@ -62,7 +62,7 @@ async def test_the_scripted_server_speaks_as_googles_sdk_has_it(
     assert usage is not None
     assert (usage.prompt_token_count, usage.candidates_token_count) == (7, 10)
     assert (usage.cached_content_token_count, usage.total_token_count) == (3, 17)
-    assert scripted.played[-1].headers["x-goog-api-key"] == "k"
+    assert scripted.requests[-1].headers["x-goog-api-key"] == "k"
 
 
 async def test_thoughts_and_calls_as_googles_sdk_has_them(sdk: genai.Client) -> None:
@@ -133,7 +133,7 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
     answer = await stream("tools")
     assert answer.finishes() == ["tool_calls"]
     assert answer.chunks[-1]["usage"]["completion_tokens"] == 4
-    played = scripted.played[-1]
+    played = scripted.requests[-1]
     assert played.request["contents"][0]["role"] == "user"
     assert played.headers["x-goog-api-key"] == "their-key"
 

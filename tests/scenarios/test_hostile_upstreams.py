@@ -283,7 +283,7 @@ async def test_a_database_that_is_away_for_a_while_loses_nothing(
 async def test_a_database_that_is_back_is_written_to_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("legato.store.ledger.RETRY", 0.01)
+    monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
@@ -329,7 +329,7 @@ async def test_whatever_closing_a_row_does_all_is_given_back(
     name = {"refused": "500", "leaves": "stall"}.get(way, "happy")
     async with fronting(tmp_path, scripted, scripts) as legato:
         legato.app.services.on_bug = bugs.append
-        monkeypatch.setattr("legato.policy.ledger.close", broken)
+        monkeypatch.setattr("legato.policy.ledger.complete", broken)
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat(name, stream=way in ("stream", "leaves"))))
             if way == "leaves":
@@ -473,7 +473,9 @@ async def test_an_end_that_is_held_back_for_a_client_comes_all_the_same(
             wire.send(request(legato.key, chat("it", **asking(stream=True))))
             is_full = lambda: any(each.write_paused for each in state.connections)  # noqa: E731
             await until(is_full, "the client's line is full")
-            await until(lambda: scripted.played[-1].whole, "the upstream has said all of it")
+            await until(
+                lambda: scripted.requests[-1].is_complete, "the upstream has said all of it"
+            )
             assert state.tasks, "the call ended without what the upstream said"
             answer = await wire.answer()
         await until(lambda: not state.tasks, "the call is settled")
@@ -542,7 +544,7 @@ async def test_openai_is_told_not_to_pad(
         tmp_path, scripted, SCRIPTS["happy"], {"stream": True} | options, deploy=deploy
     )
     assert answer.done
-    said = scripted.played[-1].request["stream_options"]
+    said = scripted.requests[-1].request["stream_options"]
     assert said["include_usage"] is True
     assert ("include_obfuscation" in said) is (provider == "openai")
     assert not said.get("include_obfuscation")
@@ -807,9 +809,9 @@ async def test_a_drained_call_that_fails_is_settled_at_once(
         monotonic = time.monotonic
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat("it", stream=True)))
-            await until(lambda: scripted.played, "the upstream was asked")
+            await until(lambda: scripted.requests, "the upstream was asked")
             if after is None:
-                await until(lambda: scripted.played[-1].whole, "it has refused")
+                await until(lambda: scripted.requests[-1].is_complete, "it has refused")
             wire.writer.transport.abort()
         left = monotonic()
         await until(lambda: not legato.server.server_state.tasks, "the call is settled")
@@ -848,7 +850,7 @@ async def test_an_error_in_the_place_of_a_stream_is_told(
     assert answer.status == 502
     assert answer.error is not None
     assert answer.error["code"] == row["error"] == "gpu_lost"
-    assert answer.error["message"] == "The GPU fell off."
+    assert answer.error["message"] == "The GPU fell off. Try again later."
 
 
 @BOTH
@@ -1031,4 +1033,4 @@ async def test_a_body_that_is_no_json_is_refused_by_the_mock(
         assert "JSON" in json.dumps(answer.json["error"])
         wire.send(request(None, chat("happy", stream=True)))
         assert (await wire.answer()).text() == HAPPY
-    assert [each.model for each in scripted.played] == ["happy"]
+    assert [each.model for each in scripted.requests] == ["happy"]

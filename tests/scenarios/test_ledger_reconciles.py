@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from legato.mock.server import MockServer, Played
+from legato.mock.server import MockServer, RecordedRequest
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.store.test_ledger import usage
@@ -248,16 +248,16 @@ class Upstream(MockServer):
 
     def __init__(self) -> None:
         super().__init__({})
-        self.by_user: dict[str, list[Played]] = {}
+        self.by_user: dict[str, list[RecordedRequest]] = {}
         self._known = 0
 
-    def note(self) -> None:
-        for each in self.played[self._known :]:
+    def notify(self) -> None:
+        for each in self.requests[self._known :]:
             self.by_user.setdefault(each.request["user"], []).append(each)
-        self._known = len(self.played)
-        super().note()
+        self._known = len(self.requests)
+        super().notify()
 
-    def asked_by(self, plan: Plan) -> list[Played]:
+    def asked_by(self, plan: Plan) -> list[RecordedRequest]:
         return self.by_user.get(plan.name, [])
 
 
@@ -347,7 +347,7 @@ BOOKS: dict[str, tuple[str, str | None, str]] = {
 }
 
 
-def is_right(plan: Plan, row: Json, played: list[Played]) -> None:
+def is_right(plan: Plan, row: Json, played: list[RecordedRequest]) -> None:
     outcome, error, basis = BOOKS[plan.kind]
     assert (row["outcome"], row["error"]) == (outcome, error)
     assert row["streamed"] is plan.body["stream"]
@@ -374,7 +374,7 @@ def of_usage(plan: Plan, row: Json, *, sure: str) -> None:
     assert {kind: row[f"{kind}_from"] for kind in KINDS} == froms
 
 
-def of_pieces(plan: Plan, row: Json, played: list[Played], *, whole: bool) -> None:
+def of_pieces(plan: Plan, row: Json, played: list[RecordedRequest], *, whole: bool) -> None:
     """Without a usage, what came counts; and the upstream knows what it has sent."""
     pieces = sum(each.content_tokens + each.reasoning_tokens for each in played)
     thoughts = sum(each.reasoning_tokens for each in played)
@@ -395,7 +395,7 @@ def of_pieces(plan: Plan, row: Json, played: list[Played], *, whole: bool) -> No
     assert (row["cached_tokens"], row["cached_from"]) == (0, "none")
 
 
-def was_played(plan: Plan, played: list[Played]) -> None:
+def was_played(plan: Plan, played: list[RecordedRequest]) -> None:
     """The upstream was asked as often as it should be, and heard to its end or left."""
     outcome, _, _ = BOOKS[plan.kind]
     if plan.kind == "fan cut":
@@ -404,13 +404,13 @@ def was_played(plan: Plan, played: list[Played]) -> None:
         assert len(played) == plan.asked
     assert all(each.model == plan.deployment for each in played)
     if outcome == "complete" or plan.kind == "drained":
-        assert all(each.whole for each in played)
+        assert all(each.is_complete for each in played)
         sent = sum(each.content_tokens + each.reasoning_tokens for each in played)
         assert sent == plan.sent.pieces * plan.asked
         assert sum(each.reasoning_tokens for each in played) == plan.sent.thoughts * plan.asked
         assert plan.seen == (sent if plan.body["stream"] and plan.leaves != 0 else 0)
     elif outcome == "cancelled":
-        assert all(each.left and not each.whole for each in played)
+        assert all(each.is_disconnected and not each.is_complete for each in played)
 
 
 async def test_every_call_is_in_the_books_as_the_upstream_has_it(tmp_path: Path) -> None:

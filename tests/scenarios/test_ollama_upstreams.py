@@ -45,7 +45,7 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
     answer = await stream("tools")
     assert answer.finishes() == ["tool_calls"]
     assert answer.chunks[-1]["usage"]["completion_tokens"] == 4
-    played = scripted.played[-1]
+    played = scripted.requests[-1]
     assert played.request["stream"] is True
     assert "authorization" not in played.headers
 

@@ -243,8 +243,8 @@ async def test_a_second_answer_on_a_full_line_waits_like_any_other(
                 ),
                 "the upstream waits",
             )
-            played = scripted.played[-1]
-            assert (played.model, played.whole) == ("flood", False)
+            played = scripted.requests[-1]
+            assert (played.model, played.is_complete) == ("flood", False)
             unsent = connection.transport.get_write_buffer_size()  # type: ignore[union-attr]
             assert unsent < full + 2 * limit
             one = await wire.answer()

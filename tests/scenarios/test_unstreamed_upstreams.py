@@ -164,9 +164,9 @@ class Asked:
 
     def __init__(self, answer: Answer, server: MockServer) -> None:
         self.answer = answer
-        self.path = server.played[-1].path
-        self.request = server.played[-1].request
-        self.headers = server.played[-1].headers
+        self.path = server.requests[-1].path
+        self.request = server.requests[-1].request
+        self.headers = server.requests[-1].headers
 
     @property
     def message(self) -> dict[str, Any]:
@@ -339,7 +339,7 @@ async def test_several_choices_of_several_requests(
 ) -> None:
     got = await asked(tmp_path, scripted, dialect, HELLO[dialect], stream=stream, n=3)
     got.check(choices=3)
-    assert len(scripted.played) == 3
+    assert len(scripted.requests) == 3
     if stream:
         assert [got.answer.text(n) for n in range(3)] == ["Hello world"] * 3
     else:

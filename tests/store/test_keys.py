@@ -25,10 +25,10 @@ from tests.support.wire import ask, chat
 
 def test_a_key_is_256_bits_and_its_digest_is_what_is_kept() -> None:
     made = [create() for _ in range(100)]
-    for identity, key, kept in made:
+    for identity, key, hashed in made:
         assert re.fullmatch(r"lg-[A-Za-z0-9_-]{43}", key)
         assert re.fullmatch(r"key_[0-9a-f]{16}", identity)
-        assert kept == hashlib.sha256(key.encode()).digest()
+        assert hashed == hashlib.sha256(key.encode()).digest()
     assert len({key for _, key, _ in made}) == len({each for each, _, _ in made}) == 100
 
 
@@ -68,7 +68,7 @@ def test_a_keyring_is_replaced_as_a_whole() -> None:
     ring = Keyring([KEY])
     ring.replace([GONE])
     assert len(ring) == 1
-    with pytest.raises(ApiError, match="not known"):
+    with pytest.raises(ApiError, match="not valid"):
         ring.authenticate(b"Bearer lg-one")
 
 
@@ -124,8 +124,8 @@ async def test_a_running_server_follows_without_a_mark_too(
     legato: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file beside the database may be gone: now and then the database is asked."""
-    monkeypatch.setattr(Database, "touch", lambda *_: None)
-    monkeypatch.setattr("legato.server.app.KEY_DOUBT_SECONDS", 0.0)
+    monkeypatch.setattr(Database, "mark_changed", lambda *_: None)
+    monkeypatch.setattr("legato.server.key_sync.DATABASE_POLL_SECONDS", 0.0)
     await store.add(legato.app._database, "key_1", "one", b"1" * 32)
     await until(lambda: len(legato.app.services.keyring) == 2, "the key is in force")
 
@@ -170,20 +170,20 @@ async def test_a_change_has_another_number(tmp_path: Path) -> None:
     database = await Database.open(tmp_path)
 
     async def number() -> tuple[int, int]:
-        return await store.version(database), database.stamp(store.SUBJECT)
+        return await store.version(database), database.change_mark(store.SUBJECT)
 
-    told = [await number()]
+    numbers = [await number()]
     await store.add(database, "key_1", "one", b"1" * 32)
-    told.append(await number())
+    numbers.append(await number())
     assert await store.revoke(database, "one") == 1
-    told.append(await number())
+    numbers.append(await number())
     await database.close()
     again = await Database.open(tmp_path)
-    assert await store.version(again) == told[-1][0]
-    assert again.stamp(store.SUBJECT) == told[-1][1]
+    assert await store.version(again) == numbers[-1][0]
+    assert again.change_mark(store.SUBJECT) == numbers[-1][1]
     assert [row["id"] for row in await store.all_keys(again)] == ["key_1"]
     await again.close()
-    versions, stamps = zip(*told, strict=True)
+    versions, stamps = zip(*numbers, strict=True)
     assert len(set(versions)) == len(set(stamps)) == 3
 
 

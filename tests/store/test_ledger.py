@@ -109,13 +109,13 @@ async def test_a_client_that_leaves(legato: Running) -> None:
     assert stalled["completion_from"] == "none"
 
 
-async def test_no_word_of_the_text_is_kept(legato: Running) -> None:
+async def test_no_text_of_a_conversation_is_stored(legato: Running) -> None:
     await ask(legato.port, legato.key, chat("happy", user="somebody"))
     await legato.app.ledger.flush()
     files = legato.app.settings.data_dir.glob("legato.db*")
-    kept = b"".join(path.read_bytes() for path in files)
+    stored = b"".join(path.read_bytes() for path in files)
     for word in (b"Hello", b"Once upon", b"somebody", legato.key.encode()):
-        assert word not in kept
+        assert word not in stored
 
 
 async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockServer) -> None:
@@ -138,22 +138,22 @@ async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockSer
     await asyncio.gather(*(one(name) for name in wanted))
     await until(lambda: not legato.server.server_state.tasks)
     await legato.app.ledger.flush()
-    said = await usage(legato.app.settings.data)
-    rows = said["rows"]
-    assert len(rows) == said["total"]["calls"] == 500
+    report = await usage(legato.app.settings.data)
+    rows = report["rows"]
+    assert len(rows) == report["total"]["calls"] == 500
     assert len({row["id"] for row in rows}) == 500
     for name in kinds:
         of_kind = [row for row in rows if row["route"] == name]
-        played = [each for each in scripted.played if each.model == name]
+        played = [each for each in scripted.requests if each.model == name]
         assert len(of_kind) == len(played) == wanted.count(name)
         if name != "slow":
             seen = sum(row["completion_tokens"] for row in of_kind)
             assert seen == sum(each.content_tokens + each.reasoning_tokens for each in played), name
             reasoned = sum(row["reasoning_tokens"] for row in of_kind)
             assert reasoned == sum(each.reasoning_tokens for each in played), name
-    assert said["outcomes"]["cancelled"] == wanted.count("slow")
+    assert report["outcomes"]["cancelled"] == wanted.count("slow")
     for column in ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens"):
-        assert said["total"][column] == sum(row[column] for row in rows)
+        assert report["total"][column] == sum(row[column] for row in rows)
     by_route = await usage(legato.app.settings.data, "--by", "route")
     assert {row["route"]: row["calls"] for row in by_route["rows"]} == {
         name: wanted.count(name) for name in set(wanted)
@@ -163,7 +163,7 @@ async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockSer
 async def test_a_stop_at_any_moment_leaves_nothing_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("legato.store.ledger.LATENCY", 0.0)
+    monkeypatch.setattr("legato.store.ledger.BATCH_SECONDS", 0.0)
     database = await Database.open(tmp_path)
     moments = random.Random(1)
     gc.disable()  # what is left is found late
@@ -220,9 +220,9 @@ async def test_rows_left_open_by_a_crash(tmp_path: Path, scripted: MockServer) -
         await wire.__aexit__()
     settings = settings_for(tmp_path, base, ["happy"], data=str(data))
     async with serving(settings, key=key):
-        said = await usage(data)
-    assert said["outcomes"] == {"interrupted": 50}
-    assert len({row["id"] for row in said["rows"]}) == 50
+        report = await usage(data)
+    assert report["outcomes"] == {"interrupted": 50}
+    assert len({row["id"] for row in report["rows"]}) == 50
 
 
 def test_usage_at_a_terminal(tmp_path: Path) -> None:

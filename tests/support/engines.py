@@ -70,5 +70,5 @@ async def engines(folder: Path, *models: dict[str, Any], **flags: Any) -> AsyncI
     files = {each["name"]: catalog.pull(each.get("path", each["name"])) for each in models}
     async with serving(settings, files) as running:
         for engine in running.app.engines:
-            await engine.ready()
+            await engine.wait_ready()
         yield running

@@ -120,7 +120,7 @@ class Matrix:
     @property
     def asked(self) -> int:
         """How often somebody behind the server was spoken to."""
-        return len(self.scripted.played) + self.stranger.taken
+        return len(self.scripted.requests) + self.stranger.taken
 
     @property
     def is_full(self) -> bool:

@@ -58,18 +58,20 @@ class Sent(Struct, frozen=True):
 def sent(script: Script, dialect: str = "openai") -> Sent:
     """A script, as the scripted upstream says it."""
     path, *_ = [path for path, name in mock_dialects.PATHS.items() if name == dialect]
-    speaker = mock_dialects.of(path)
-    assert speaker is not None
-    mock_dialect = speaker(script, {})
-    kind = mock_dialect.kind if script.body is None else "application/json"
-    parts = [mock_dialects.body(mock_dialect, script.body)] if script.body is not None else []
+    dialect_class = mock_dialects.for_path(path)
+    assert dialect_class is not None
+    mock_dialect = dialect_class(script, {})
+    kind = mock_dialect.content_type if script.body is None else "application/json"
+    parts = (
+        [mock_dialects.encode_body(mock_dialect, script.body)] if script.body is not None else []
+    )
     parts += [b"\xef\xbb\xbf"] if script.bom else []
     end = "whole"
     for step in script.steps:
         if step.stall or step.cut or step.reset:
             end = "stalled" if step.stall else "cut"
             break
-        parts.append(_said(mock_dialect, step) * step.repeat)
+        parts.append(_encoded(mock_dialect, step) * step.repeat)
     headers = {"content-type": kind} | script.headers
     body = b"".join(parts)
     if script.gzip:
@@ -79,10 +81,10 @@ def sent(script: Script, dialect: str = "openai") -> Sent:
     return Sent(body, end, script.status, headers, dialects.named(dialect), thinks)
 
 
-def _said(mock_dialect: mock_dialects.MockDialect, step: Step) -> bytes:
+def _encoded(mock_dialect: mock_dialects.MockDialect, step: Step) -> bytes:
     if step.raw is not None:
         return step.raw.encode()
-    return b"" if step.wait is not None else mock_dialect.say(step)
+    return b"" if step.wait is not None else mock_dialect.encode(step)
 
 
 def table() -> dict[str, Sent]:
@@ -91,11 +93,11 @@ def table() -> dict[str, Sent]:
     found: dict[str, Sent] = {}
     seen: set[Any] = set()
     for dialect, (name, script) in itertools.product(dialects.NAMES, scripts.items()):
-        said = sent(script, dialect)
-        same = (dialect, said.body, said.end, said.status, said.headers["content-type"])
+        encoded = sent(script, dialect)
+        same = (dialect, encoded.body, encoded.end, encoded.status, encoded.headers["content-type"])
         if same not in seen and not script.no_head:
             seen.add(same)
-            found[f"{dialect}, {name}"] = said
+            found[f"{dialect}, {name}"] = encoded
     return found
 
 
@@ -251,13 +253,13 @@ class _Connected(_Bare):
     def keep(self, connection: Connection) -> None:
         return None
 
-    forget = keep
+    remove = keep
 
 
 def as_http(upstream: Sent, seed: object) -> bytes:
     """The same as a chunked HTTP answer, in chunks of any size."""
     chance = Random(repr(seed))
-    head = f"HTTP/1.1 {upstream.status} Said\r\ntransfer-encoding: chunked\r\n"
+    head = f"HTTP/1.1 {upstream.status} OK\r\ntransfer-encoding: chunked\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in upstream.headers.items()) + "\r\n"
     rest, framed = upstream.body, head.encode()
     while rest:

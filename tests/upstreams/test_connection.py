@@ -186,7 +186,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same(pool: Pool, name: s
         connection.data_received(data[at : at + 1])
     assert (reader.status, reader.read, reader.end) == (200, b"hello", "complete")
     assert line.closed is not is_kept
-    pool.forget(connection)
+    pool.remove(connection)
 
 
 #: What comes before the connection is closed; what was read of it, the error and a word of it.
@@ -334,5 +334,5 @@ async def test_a_call_on_a_stale_connection_is_asked_again_once_and_its_client_s
             answer = await ask(legato.port, legato.key, chat("stale", stream=True))
             assert answer.done
             assert answer.text() == "x"
-            assert len(scripted.played) == attempts
+            assert len(scripted.requests) == attempts
         assert [row["attempts"] for row in await legato.rows()] == [1, 1]

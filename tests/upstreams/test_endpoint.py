@@ -136,7 +136,7 @@ async def test_its_query_is_on_every_request(
         for stream in (True, False):
             answer = await ask(legato.port, legato.key, chat("happy", stream=stream))
             assert answer.status == 200
-            assert scripted.played[-1].path == target
+            assert scripted.requests[-1].path == target
 
 
 async def test_where_an_answer_is_continued_the_query_is_too(
@@ -149,7 +149,7 @@ async def test_where_an_answer_is_continued_the_query_is_too(
     settings = settings_for(tmp_path, None, deployments=[first, rest], routes=routes)
     async with serving(settings) as legato:
         await ask(legato.port, legato.key, chat("both", stream=True))
-    assert scripted.played[-1].path == "/beta/chat/completions?a=b"
+    assert scripted.requests[-1].path == "/beta/chat/completions?a=b"
 
 
 async def test_the_check_of_deployments_keeps_the_query(
@@ -171,7 +171,7 @@ async def test_the_check_of_deployments_keeps_the_query(
     await server.stop()
     assert (found.ok, found.listed) == (True, True)
     assert asked == ["v1/models?a=b"]
-    assert {each.path for each in server.played} == {"/v1/chat/completions?a=b"}
+    assert {each.path for each in server.requests} == {"/v1/chat/completions?a=b"}
     away = {"model": "happy", "base_url": "http://127.0.0.1:1/v1?key=s3cret"}
     async with checked(tmp_path, away) as (_, [gone]):
         pass

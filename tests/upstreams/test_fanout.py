@@ -41,7 +41,7 @@ async def test_three_choices_of_three_calls(fanning: Running, scripted: MockServ
     assert usage["prompt_tokens"] == 7
     assert usage["completion_tokens"] == 30
     assert usage["total_tokens"] == 37
-    asked = [each.request for each in scripted.played]
+    asked = [each.request for each in scripted.requests]
     assert ["n" in each for each in asked] == [False] * 3
     assert sorted(each["seed"] for each in asked) == [5, 6, 7]
 
@@ -78,7 +78,7 @@ async def test_a_client_that_leaves_ends_them_all(fanning: Running, scripted: Mo
         wire.send(request(fanning.key, chat("slow", n=3, stream=True)))
         await wire.head()
         await wire.chunk()
-    await until(lambda: [each.left for each in scripted.played] == [True] * 3)
+    await until(lambda: [each.is_disconnected for each in scripted.requests] == [True] * 3)
 
 
 def test_branches_end_in_any_order() -> None:

@@ -9,7 +9,7 @@ import tiktoken
 
 from legato.core.token_counting import SLICE
 from legato.mock.server import MockServer
-from legato.upstreams.tokenizers import _CUTS, TokenizerError, load
+from legato.upstreams.tokenizers import _PRE_TOKENIZERS, TokenizerError, load
 from tests.support.engines import MODEL, engines
 
 TEXT = "Once upon a time, there was a stream."
@@ -37,7 +37,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("cut", sorted(set(_CUTS.values())), ids=len)
+@pytest.mark.parametrize("cut", sorted(set(_PRE_TOKENIZERS.values())), ids=len)
 def test_cuts_leave_nothing_out_of_any_text(cut: str) -> None:
     made = encoding("cut", cut)
     for name, text in HOSTILE.items():
@@ -90,28 +90,28 @@ async def test_a_gguf_file_counts_as_llama_cpp_does(tmp_path: Path, scripted: Mo
         async with httpx.AsyncClient(headers=headers) as client:
             for text in (TEXT, CODE, *HOSTILE.values()):
                 body = {"content": text[:8000], "parse_special": False}
-                told = (await client.post(at, json=body)).json()["tokens"]
-                assert counter.count(text[:8000]) == len(told), text[:40]
+                tokens = (await client.post(at, json=body)).json()["tokens"]
+                assert counter.count(text[:8000]) == len(tokens), text[:40]
 
 
 UNUSABLE: dict[str, tuple[bytes, str]] = {
-    "not GGUF": (b"GGML" + bytes(20), "x.gguf is no GGUF file"),
-    "an old GGUF": (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "x.gguf is no GGUF file"),
-    "half a GGUF": (gguf()[:-3], "x.gguf is no GGUF file, or a part of one"),
-    "no head of a GGUF": (b"GG", "x.gguf is no GGUF file, or a part of one"),
+    "not GGUF": (b"GGML" + bytes(20), "x.gguf is not a GGUF file"),
+    "an old GGUF": (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "x.gguf is not a GGUF file"),
+    "half a GGUF": (gguf()[:-3], "x.gguf is not a GGUF file, or an incomplete one"),
+    "no head of a GGUF": (b"GG", "x.gguf is not a GGUF file, or an incomplete one"),
     "a GGUF that lies": (
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + string("x") + struct.pack("<IIQ", 9, 4, 1 << 62),
-        "x.gguf is no GGUF file, or a part of one",
+        "x.gguf is not a GGUF file, or an incomplete one",
     ),
-    "no vocabulary": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "not known here"),
-    "another kind": (gguf(kind="llama"), "not known here (llama, gpt-2)"),
-    "another cut": (gguf(cut="tekken"), "not known here (gpt2, tekken)"),
-    "letters that are no bytes": (gguf(merges=("世 界",)), "not known here"),
+    "no vocabulary": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "of an unsupported kind"),
+    "another kind": (gguf(kind="llama"), "of an unsupported kind (llama, gpt-2)"),
+    "another cut": (gguf(cut="tekken"), "of an unsupported kind (gpt2, tekken)"),
+    "letters that are no bytes": (gguf(merges=("世 界",)), "of an unsupported kind"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_what_cannot_be_used_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_used_is_reported_in_one_sentence(tmp_path: Path, name: str) -> None:
     content, sentence = UNUSABLE[name]
     path = tmp_path / "x.gguf"
     path.write_bytes(content)

@@ -314,12 +314,12 @@ async def test_ollama_is_given_the_image(
         answer = await ask(legato.port, legato.key, wish)
         if where == "any":
             assert answer.done
-            (played,) = scripted.played
+            (played,) = scripted.requests
             assert played.request["messages"][0]["images"] == [base64.b64encode(PNG).decode()]
         else:
             assert answer.status == 400
             assert answer.json["error"]["code"] == "invalid_image_url"
-            assert not scripted.played
+            assert not scripted.requests
         (row,) = await legato.rows()
         assert row["outcome"] == ("complete" if where == "any" else "refused")
 
@@ -339,7 +339,7 @@ async def test_for_several_choices_it_is_fetched_once(
         answer = await ask(legato.port, legato.key, wish)
     assert answer.status == 200
     assert shop.asked == [("/a.png", f"localhost:{shop.port}")]
-    sent = [each.request for each in scripted.played]
+    sent = [each.request for each in scripted.requests]
     images_sent = [each["messages"][0]["images"] for each in sent]
     assert images_sent == [[base64.b64encode(PNG).decode()]] * 4
     seeds = [each.get("options", {}).get("seed") for each in sent]

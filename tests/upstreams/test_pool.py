@@ -14,7 +14,7 @@ from legato.core.errors import UpstreamError
 from legato.mock.server import MockServer, Script, Step
 from legato.upstreams.connection import Connection, _timeout
 from legato.upstreams.endpoint import Endpoint
-from legato.upstreams.pool import Pool, _addresses, _race
+from legato.upstreams.pool import Pool, _addresses, _first_of
 from tests.conftest import serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
@@ -178,11 +178,11 @@ async def test_each_is_kept_for_its_own_time(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("header", "seconds"),
     [("timeout=5", 4.0), ("Timeout=1, max=100", 0.0), ("max=3", float("inf")), ("x", float("inf"))],
 )
-def test_what_a_peer_says_of_keeping(said: str, seconds: float) -> None:
-    assert _timeout(said) == seconds
+def test_the_timeout_in_a_keep_alive_header(header: str, seconds: float) -> None:
+    assert _timeout(header) == seconds
 
 
 async def test_a_peer_that_keeps_for_a_second_is_not_asked_again(
@@ -211,7 +211,7 @@ async def test_a_call_that_waits_for_a_connection_leaves_with_its_client(
             await until(lambda: target.pool._waiting, "the second one waits")
             second.writer.transport.abort()
             await until(lambda: not target.pool._waiting, "its place is free")
-        assert len(scripted.played) == 1
+        assert len(scripted.requests) == 1
 
 
 # Where a host is
@@ -322,7 +322,7 @@ async def left_at_any_moment(pool: Pool, moments: int = 50) -> int:
             assert isinstance(made, asyncio.CancelledError)
             left += 1
         await until(lambda: not pool._open, "it is closed")
-        assert pool._dialing == 0
+        assert pool._connecting == 0
     return left
 
 
@@ -332,7 +332,7 @@ async def test_a_call_may_leave_the_race_at_any_moment(
     before = asyncio.all_tasks()
     second = Peer()
     await second.start("127.0.0.2", peer.port)
-    monkeypatch.setattr("legato.upstreams.pool.STAGGER", 0.0)
+    monkeypatch.setattr("legato.upstreams.pool.ATTEMPT_DELAY", 0.0)
     with monkeypatch.context() as patched:
         named(patched, "127.0.0.1", "127.0.0.2")
         assert await left_at_any_moment(pool_at(peer.port, "somewhere"))
@@ -351,11 +351,11 @@ async def test_a_family_without_a_network_hides_no_other_failure() -> None:
         raise failures[address]
 
     with pytest.raises(ConnectionRefusedError):
-        await _race(one, list(failures))
+        await _first_of(one, list(failures))
     with pytest.raises(OSError, match="unreachable"):
-        await _race(one, ["::2"])
+        await _first_of(one, ["::2"])
     with pytest.raises(OSError, match="no address"):
-        await _race(one, [])
+        await _first_of(one, [])
 
 
 async def test_no_address_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,4 +368,4 @@ async def test_no_address_works(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UpstreamError) as caught:
             await pool.connect()
     assert caught.value.code == "upstream_unreachable"
-    assert not pool._dialing
+    assert not pool._connecting

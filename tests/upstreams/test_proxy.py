@@ -256,14 +256,17 @@ def test_which_proxy_the_environment_names() -> None:
 
 
 def test_credentials_are_shown_nowhere() -> None:
-    assert "secret" not in repr(Proxy.of("http://me:secret@p:1"))
+    assert "secret" not in repr(Proxy.parse("http://me:secret@p:1"))
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "proxy": ({"proxy": "socks5://me:secret@p"}, "deployments `d`: proxy: is not"),
     "ca_file": ({"ca_file": "/none.pem"}, "deployments `d`: ca_file: /none.pem"),
     "client_cert": ({"client_cert": "/none.pem"}, "deployments `d`: client_cert: /none.pem"),
-    "client_key": ({"client_key": "/none.pem"}, "deployments `d`: client_key: goes with"),
+    "client_key": (
+        {"client_key": "/none.pem"},
+        "deployments `d`: client_key: requires client_cert",
+    ),
 }
 
 

@@ -76,9 +76,9 @@ CASES: dict[str, tuple[list[Step], tuple[int, int, int], tuple[str, str, str]]] 
     "empty-usage": (then({}, Step(say=TEXT)), (8, 10, 0), ("counted",) * 3),
     "zeros": (then(ZERO, Step(say=TEXT)), (0, 0, 0), ("exact", "exact", "counted")),
     "no-reasoning": (then(SAID, THOUGHT), (7, 20, 4), ("exact", "exact", "counted")),
-    "all-said": (then(EXACT, THOUGHT), (7, 20, 1), ("exact",) * 3),
+    "all-reported": (then(EXACT, THOUGHT), (7, 20, 1), ("exact",) * 3),
     "broken": ([Step(say=TEXT), Step(cut=True)], (8, 10, 0), ("counted",) * 3),
-    "broken-said": (
+    "broken-reported": (
         [Step(usage=SAID), Step(say=TEXT), Step(cut=True)],
         (7, 20, 0),
         ("partial", "partial", "counted"),
@@ -235,14 +235,14 @@ def test_an_encoding_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
 # What cannot be used
 
 UNUSABLE: dict[str, tuple[str, bytes | None, str]] = {
-    "an unknown name": ("o201k", None, "none of tiktoken's encodings (gpt2"),
+    "an unknown name": ("o201k", None, "not a tiktoken encoding (gpt2"),
     "no tokenizer.json": ("x.json", None, "there is no file"),
-    "another JSON file": ("x.json", b"{}", "x.json is no tokenizer.json"),
+    "another JSON file": ("x.json", b"{}", "x.json is not a tokenizer.json"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_what_cannot_be_used_is_said_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_what_cannot_be_used_is_reported_in_one_sentence(tmp_path: Path, name: str) -> None:
     file, content, sentence = UNUSABLE[name]
     path = tmp_path / file if "." in file else file
     if content is not None:
@@ -258,7 +258,7 @@ def test_an_encoding_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError(f"no way to get {name}")
 
     monkeypatch.setattr(tiktoken, "get_encoding", unreachable)
-    with pytest.raises(TokenizerError, match="cannot be fetched"):
+    with pytest.raises(TokenizerError, match="cannot be downloaded"):
         load("o200k_base", {})
 
 
@@ -290,8 +290,8 @@ def test_at_the_command_line_that_is_one_sentence_and_exit_2(tmp_path: Path) -> 
     command = [sys.executable, "-m", "legato", "serve", "--config", str(config), "--data", tmp_path]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
-    said = "legato: deployments `far`: tokenizer: there is no file none.json\n"
-    assert ended.stderr == said
+    message = "legato: deployments `far`: tokenizer: there is no file none.json\n"
+    assert ended.stderr == message
     assert ended.stdout == ""
 
 

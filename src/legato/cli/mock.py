@@ -58,11 +58,13 @@ def _list(scripts: dict[str, Script]) -> None:
 
     table = Table("script", "what it does", box=None, pad_edge=False)
     for name, script in scripts.items():
-        table.add_row(name, script.says)
+        table.add_row(name, script.description)
     Console().print(table)
 
 
 async def _serve(server: MockServer, host: str, port: int) -> None:
     url = await server.start(host, port)
-    print(f"Scripts are played at {url} (model: the script's name; legato mock --list)", flush=True)
+    print(
+        f"The mock upstream listens at {url} (the model names the script; see --list)", flush=True
+    )
     await asyncio.Event().wait()

@@ -25,7 +25,7 @@ def list_models(config: Config = None) -> None:
         path = catalog.find(known.name)
         size = f"{known.file.size / 1e6:.0f} MB"
         table.add_row(
-            known.name, size, known.license, known.says, str(path) if path else "not fetched"
+            known.name, size, known.license, known.description, str(path) if path else "not fetched"
         )
     Console().print(table)
 

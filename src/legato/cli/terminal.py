@@ -57,7 +57,7 @@ class Bar(Progress):
         else:
             print(f"fetching {name}", file=sys.stderr, flush=True)
 
-    def at(self, done: int) -> None:
+    def update(self, done: int) -> None:
         self._done = min(done, self.total or done)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)

@@ -1,1 +1,1 @@
-"""The local engine: llama.cpp in a child process."""
+"""The local inference engine: llama.cpp in supervised child processes, and its model files."""

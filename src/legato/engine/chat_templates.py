@@ -1,23 +1,23 @@
-"""Chat templates (Jinja) of the models that have a name here: how messages become a prompt.
+"""Chat templates (Jinja) of the known models: they turn messages into a prompt.
 
-llama.cpp renders a template with messages of its own making, and learns from what changes how the
-model says its thoughts and its tool calls: so what an assistant has thought and called is rendered
-here as the model is to write it. A list of calls between two tags is what SmolLM2's larger sisters
-were taught. It is also the form in which llama.cpp's grammar keeps to one call where
-`parallel_tool_calls` is false, and whose arguments it passes on as they come.
+llama.cpp renders a template with test messages and derives from the differences how the model
+writes reasoning and tool calls. The templates therefore render an assistant's earlier reasoning and
+calls exactly as the model is expected to write them. A JSON list of calls between two tags is the
+format that the larger SmolLM2 models were trained on. With this format llama.cpp's grammar also
+allows only one call if `parallel_tool_calls` is false, and streams the arguments as they come.
 """
 
 from typing import Final
 
-#: What a tool call begins with.
-CALL: Final = "<tool_call>"
+#: The text that starts a tool call.
+TOOL_CALL_PREFIX: Final = "<tool_call>"
 
-# `thinks` and `default`, the system message where a chat has none, are set before it. Without tools
-# it renders what the template in the model's file does. Arguments come parsed: `tojson` of them is
-# how llama.cpp sees that it has to parse them.
+# The variables `thinks` and `default` (the system message for chats without one) are set before
+# this template. Without tools it renders the same as the template in the model's file. Arguments
+# are passed parsed: from `tojson` llama.cpp detects that it has to parse them.
 _CHATML: Final = r"""
-{%- set is_told = messages[0]['role'] == 'system' -%}
-{{ '<|im_start|>system\n' + (messages[0]['content'] if is_told else default) }}
+{%- set has_system = messages[0]['role'] == 'system' -%}
+{{ '<|im_start|>system\n' + (messages[0]['content'] if has_system else default) }}
 {%- if tools -%}
 {{ '\n\nYou can call functions. There are:\n' }}
 {%- for tool in tools -%}
@@ -28,7 +28,7 @@ _CHATML: Final = r"""
 {%- endif -%}
 {{ '<|im_end|>\n' }}
 {%- for message in messages -%}
-{%- if not (loop.first and is_told) -%}
+{%- if not (loop.first and has_system) -%}
 {{ '<|im_start|>' + message['role'] + '\n' }}
 {%- if thinks and message['role'] == 'assistant' and message['reasoning_content'] -%}
 {{ '<think>\n' + message['reasoning_content'] + '\n</think>\n\n' }}
@@ -61,13 +61,14 @@ SMOLLM2: Final = (
     + _CHATML
 )
 
-#: Opens `<think>` itself.
+#: The prompt ends with `<think>`: the answer starts inside the reasoning.
 SMOLLM2_THINKING: Final = (
     "{%- set thinks = true -%}"
     "{%- set default = 'You think step by step before you answer.' -%}" + _CHATML
 )
 
 
-def call_of(template: str | None) -> str | None:
-    """What a tool call begins with in answers to prompts of `template`, where that is known."""
-    return CALL if template is not None and CALL in template else None
+def tool_call_prefix(template: str | None) -> str | None:
+    """The text that starts a tool call in answers to prompts of `template`; None if unknown."""
+    has_prefix = template is not None and TOOL_CALL_PREFIX in template
+    return TOOL_CALL_PREFIX if has_prefix else None

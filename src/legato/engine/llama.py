@@ -1,8 +1,9 @@
-"""The engine's child process: llama.cpp's own HTTP server, and nothing else.
+"""The engine's child process: runs llama.cpp's HTTP server.
 
-Told what to do in one line of JSON on standard input (so that the key stands in no command line and
-no environment), answers with one line of JSON on standard output, and ends when its parent does,
-however the parent ends: the kernel is asked to see to it, and standard input closes.
+It reads its parameters as one line of JSON from standard input, so that the key is neither in a
+command line nor in an environment, and writes its address as one line of JSON to standard output.
+It exits when its parent does, even if that is killed: the kernel sends it a signal, and its
+standard input closes.
 """
 
 import ctypes
@@ -14,13 +15,14 @@ import sys
 import threading
 from typing import Any, Final
 
-#: Tokens of a prompt that are read at a time where no graphics card does it. All other streams wait
-#: meanwhile: llama.cpp's own 2,048 are eight seconds of two cores.
-PIECE: Final = 256
+#: Tokens of a prompt in one prefill batch on the CPU. All other streams wait for the batch:
+#: llama.cpp's default of 2,048 takes eight seconds on two cores.
+PREFILL_BATCH: Final = 256
 
 
-def _end_with_parent(parent: int) -> None:
-    """The thread below cannot run while a model loads (the load holds the GIL); the kernel can."""
+def _exit_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent dies. `_watch_stdin` alone is not enough:
+    while a model loads, the GIL is held and no thread runs."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -28,44 +30,43 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _watch_parent() -> None:
+def _watch_stdin() -> None:
+    """Exits at the end of standard input: the parent is gone."""
     sys.stdin.read()
     os._exit(0)
 
 
 def llama() -> Any:
-    """The extension module; it comes without types."""
+    """The extension module; it has no type information."""
     return importlib.import_module("xllamacpp")
 
 
-def _parameters(wanted: dict[str, Any]) -> Any:
+def _parameters(values: dict[str, Any]) -> Any:
+    """llama.cpp's parameters. `values`: by name, with dots for nested ones."""
     parameters = llama().CommonParams()
-    for name, value in wanted.items():
+    for name, value in values.items():
         owner = parameters
         *path, last = name.split(".")
-        for step in path:
-            owner = getattr(owner, step)
+        for attribute in path:
+            owner = getattr(owner, attribute)
         setattr(owner, last, value)
-    if parameters.n_gpu_layers == 0 or not _has_graphics_card():
-        parameters.n_batch = PIECE
+    if parameters.n_gpu_layers == 0 or not _has_gpu():
+        parameters.n_batch = PREFILL_BATCH
     return parameters
 
 
-def _has_graphics_card() -> bool:
+def _has_gpu() -> bool:
     kinds = llama().ggml_backend_dev_type
-    found = [device["type"] for device in llama().get_device_info()]
-    return any(
-        kind in (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
-        for kind in found
-    )
+    gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(device["type"] in gpus for device in llama().get_device_info())
 
 
 def main() -> None:
-    wanted = json.loads(sys.stdin.readline())
-    _end_with_parent(wanted.pop("parent"))
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    values = json.loads(sys.stdin.readline())
+    _exit_with_parent(values.pop("parent"))
+    threading.Thread(target=_watch_stdin, daemon=True).start()
     try:
-        server = llama().Server(_parameters(wanted))
+        server = llama().Server(_parameters(values))
     except (RuntimeError, ValueError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Messages that llama.cpp would refuse, or would lose a part of, in a form that it takes."""
+"""Rewrites messages that llama.cpp would refuse, or of which it would lose a part."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from legato.core.request import ChatRequest, Message, members
 
 
 def adapt_messages(body: bytes, request: ChatRequest) -> list[Any] | None:
-    """The messages of `body` with what llama.cpp needs changed; None where nothing does.
+    """The messages of `body` as llama.cpp needs them; None if they need no change.
 
-    Raises `ApiError` 400 for content that is not text: the engine's models read nothing else, and
-    llama.cpp answers it with a 500.
+    Raises `ApiError` 400 for content that is not text: the engine's models accept nothing else, and
+    llama.cpp would answer with a 500.
     """
     messages: list[Any] | None = None
     for index, message in enumerate(request.messages):
@@ -30,7 +30,7 @@ def raw_messages(body: bytes) -> list[Any]:
 
 
 def _text_content(message: Message, index: int) -> dict[str, Any]:
-    """A refusal of an earlier answer is its text: templates print nothing but `content`."""
+    """Moves an earlier answer's refusal into `content`: templates render nothing else."""
     content = message.content
     if not isinstance(content, list):
         return {"content": message.refusal} if message.refusal and not content else {}
@@ -39,7 +39,7 @@ def _text_content(message: Message, index: int) -> dict[str, Any]:
         has_refusal |= part.type == "refusal"
         if part.type not in ("text", "refusal"):
             raise invalid(
-                f"The model takes text alone, and not content of type `{part.type}`.",
+                f"The model accepts only text, not content of type `{part.type}`.",
                 param=f"messages[{index}].content",
                 code="unsupported_parameter",
             )
@@ -50,8 +50,8 @@ def _text_content(message: Message, index: int) -> dict[str, Any]:
 
 
 def _parsable_calls(message: Message) -> dict[str, Any]:
-    """llama.cpp parses the arguments of earlier calls, and fails at an empty string, which some
-    clients send, and at what is left of them in an answer that was cut."""
+    """Replaces arguments of earlier calls that are not JSON. llama.cpp parses them and would fail
+    at an empty string, which some clients send, and at arguments that were cut off."""
     calls = message.tool_calls or []
     parsable = [_with_arguments(call) for call in calls]
     return {"tool_calls": parsable} if parsable != calls else {}

@@ -1,8 +1,8 @@
-"""The local engine: llama.cpp in a supervised child process, spoken to as an upstream.
+"""Supervises a local engine: llama.cpp in a child process, used like any other upstream.
 
-A native crash kills one child, not the server. A child listens on a loopback port of its own
-choosing, under a key made for that start; it is started before a request needs it, is ready when
-its own health says so, and is started again, with backoff, when it dies.
+A native crash kills one child, not the server. The child listens on a free loopback port and
+requires a key that is generated for each start. It is started with the server, is ready when its
+`/health` returns 200, and is restarted with backoff when it exits.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import DeploymentOptions, Target, Upstream
 
-#: Seconds between a death and the next start: the first, and the most.
+#: Seconds before a restart: after the first exit, and the longest.
 BACKOFF: Final = (0.25, 15.0)
 
-#: A child that lived this long was well; its next death is a first one again. Seconds.
-PROVEN: Final = 60.0
+#: Seconds of running after which the backoff is reset.
+STABLE_SECONDS: Final = 60.0
 
-#: Seconds within which the death of a child is known, once its connections are gone.
-NOTICE: Final = 1.0
+#: Seconds within which the exit of a child is detected after its connections broke.
+EXIT_NOTICE_SECONDS: Final = 1.0
 
-#: What llama.cpp takes and does.
+#: What llama.cpp's server supports.
 LLAMA: Final = Quirks(
     effort_style="llama",
     has_n=False,
@@ -45,15 +45,16 @@ LLAMA: Final = Quirks(
     continues="prefill",
     continues_reasoning=True,
     needs_alternatives=True,
-    rejected_parameters=frozenset({"function_call", "functions"}),  # it reads neither
+    rejected_parameters=frozenset({"function_call", "functions"}),  # it ignores both
 )
 
-#: Bytes of an engine's log, beyond which the next start begins it anew.
+#: Bytes of an engine's log after which the next start truncates it.
 LOG_LIMIT: Final = 8 * 1024 * 1024
 
 
 class EngineModel(Struct, frozen=True):
-    """One model to run. `context` is tokens per slot; `threads` 0 means all cores."""
+    """One model to run. `context`: tokens per slot; `threads` 0: all cores; `gpu_layers` -1: as
+    many as fit; `thinking_budget`: tokens, -1: unlimited."""
 
     name: str
     path: Path
@@ -63,17 +64,17 @@ class EngineModel(Struct, frozen=True):
     gpu_layers: int = -1
     template: str | None = None
     thinking_budget: int = -1
-    thinking_end: str | None = None  # what the engine says for the model when the budget is spent
+    thinking_end: str | None = None  # text that the engine inserts when the budget is used up
     temperature: float | None = None
     top_p: float | None = None
     repeat_penalty: float | None = None
     max_tokens: int | None = None
 
     def parameters(self, key: str, cache_mib: int) -> dict[str, Any]:
-        """llama.cpp's parameters, by xllamacpp's names."""
+        """llama.cpp's parameters, under xllamacpp's names. `key`: the API key that it requires."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         threads = self.threads or cores or 1
-        wanted: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "parent": os.getpid(),
             "model.path": str(self.path),
             "port": 0,
@@ -84,7 +85,7 @@ class EngineModel(Struct, frozen=True):
             "cpuparams_batch.n_threads": threads,
             "n_gpu_layers": self.gpu_layers,
             "n_threads_http": self.slots * 2 + 8,
-            # llama.cpp keeps prompts of ended calls in host memory, 8 GiB of them if it is let.
+            # The cache of prompts in host memory; llama.cpp's default is 8 GiB.
             "cache_ram_mib": cache_mib,
             "fit_params": False,
             "endpoint_slots": True,
@@ -92,9 +93,9 @@ class EngineModel(Struct, frozen=True):
             "verbosity": 1,
         }
         if self.template is not None:
-            wanted["chat_template"] = self.template
+            parameters["chat_template"] = self.template
         if self.thinking_budget >= 0:
-            wanted["sampling.reasoning_budget_tokens"] = self.thinking_budget
+            parameters["sampling.reasoning_budget_tokens"] = self.thinking_budget
         optional = {
             "sampling.reasoning_budget_message": self.thinking_end,
             "sampling.temp": self.temperature,
@@ -102,12 +103,12 @@ class EngineModel(Struct, frozen=True):
             "sampling.penalty_repeat": self.repeat_penalty,
             "n_predict": self.max_tokens,
         }
-        wanted.update((name, value) for name, value in optional.items() if value is not None)
-        return wanted
+        parameters.update((name, value) for name, value in optional.items() if value is not None)
+        return parameters
 
 
 def cache_mib(models: int) -> int:
-    """The host prompt cache of each engine, in MiB: all of them may have 1/32 of the memory."""
+    """Size of each engine's prompt cache in MiB; all of them together get 1/32 of the memory."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -116,7 +117,7 @@ def cache_mib(models: int) -> int:
 
 
 class Engine:
-    """Keeps one child alive and tells its upstream where the child is."""
+    """Runs one child process, restarts it, and points `upstream` at its current address."""
 
     def __init__(
         self,
@@ -127,23 +128,24 @@ class Engine:
         cache: int,
         start_seconds: float = 60.0,
         options: DeploymentOptions | None = None,
-        on_event: Callable[..., None] = lambda event, **quirks: None,
+        on_event: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
-        """`on_event(event, **facts)` hears of starts and deaths."""
+        """`cache`: MiB. `on_event(event, **fields)` is called at each start and exit, for the
+        log."""
         self.model = model
         self.upstream = Upstream(
             model.name,
             model.name,
-            wait=self.ready,
+            wait=self.wait_ready,
             quirks=LLAMA,
             options=options or DeploymentOptions(),
         )
         self.upstream.recover = self.recover
         self.upstream.amend = partial(
-            tool_choice.adapt_request, call=chat_templates.call_of(model.template)
+            tool_choice.adapt_request, call_prefix=chat_templates.tool_call_prefix(model.template)
         )
         self.on_ready: Callable[[], None] = lambda: None
-        """Called when a child can be asked; it is another one each time."""
+        """Called each time a new child is ready."""
         self.key = ""
         self.problem: str | None = None
         self._clock = clock
@@ -151,31 +153,31 @@ class Engine:
         self._cache = cache
         self._start_seconds = start_seconds
         self._on_event = on_event
-        self._up = asyncio.Event()
-        self._fell = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._exited = asyncio.Event()
         self._child: Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        state = "up" if self._up.is_set() else self.problem or "starting"
+        state = "ready" if self._ready.is_set() else self.problem or "starting"
         return f"<Engine {self.model.name}: {state}>"
 
     @property
-    def is_up(self) -> bool:
-        return self._up.is_set()
+    def is_ready(self) -> bool:
+        return self._ready.is_set()
 
     @property
     def pid(self) -> int | None:
         return self._child.pid if self._child is not None else None
 
     def start(self) -> None:
-        self._keeper = asyncio.create_task(self._keep(), name=f"engine {self.model.name}")
+        self._task = asyncio.create_task(self._supervise(), name=f"engine {self.model.name}")
 
-    async def ready(self) -> None:
-        """Comes back when the engine can be asked. Raises 503 where that takes too long."""
+    async def wait_ready(self) -> None:
+        """Returns when the engine is ready. Raises `ApiError` 503 if that takes too long."""
         try:
             async with asyncio.timeout(self._start_seconds):
-                await self._up.wait()
+                await self._ready.wait()
         except TimeoutError:
             reason = f": {self.problem}" if self.problem else ""
             raise service_unavailable(
@@ -183,44 +185,44 @@ class Engine:
             ) from None
 
     async def recover(self) -> None:
-        """A call was dropped unanswered. Where that is because the child has died, comes back when
-        there is another; its death may be known here only a moment later."""
+        """Called after a call's connection broke. If the child has exited, returns when the next
+        one is ready; the exit may be detected a moment after the connection broke."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(NOTICE):
-                await self._fell.wait()
-        await self.ready()
+            async with asyncio.timeout(EXIT_NOTICE_SECONDS):
+                await self._exited.wait()
+        await self.wait_ready()
 
     async def stop(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+                await self._task
 
-    async def _keep(self) -> None:
-        wait = BACKOFF[0]
+    async def _supervise(self) -> None:
+        delay = BACKOFF[0]
         while True:
-            began = self._clock()
+            started_at = self._clock()
             try:
                 await self._run()
             finally:
-                self._down()
-                await self._reap()
-            if self._clock() - began > PROVEN:
-                wait = BACKOFF[0]
+                self._disconnect()
+                await self._kill()
+            if self._clock() - started_at > STABLE_SECONDS:
+                delay = BACKOFF[0]
             self._on_event(
                 "engine_not_running",
                 model=self.model.name,
                 reason=self.problem,
-                restart_in_seconds=wait,
+                restart_in_seconds=delay,
             )
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, BACKOFF[1])
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, BACKOFF[1])
 
     async def _run(self) -> None:
-        """One life of a child, to its end."""
+        """Starts a child and returns when it has exited."""
         self.key = secrets.token_urlsafe(24)
-        began = self._clock()
-        with self._log() as log:
+        started_at = self._clock()
+        with self._open_log() as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -229,21 +231,20 @@ class Engine:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=os.environ | _openmp(),
-                # A Ctrl-C at the terminal is the server's to answer: streams are finished first.
+                # Its own session, so that Ctrl-C at the terminal does not kill it before the drain.
                 start_new_session=True,
             )
         child = self._child
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(json.dumps(self.model.parameters(self.key, self._cache)).encode() + b"\n")
-        said = await child.stdout.readline()
+        line = await child.stdout.readline()
         try:
-            answer = json.loads(said)
-            endpoint = Endpoint.parse(answer["address"] + "/v1")
-            await _healthy(endpoint, self.key)
+            endpoint = Endpoint.parse(json.loads(line)["address"] + "/v1")
+            await _wait_healthy(endpoint, self.key)
         except (ValueError, KeyError, OSError):
             code = await child.wait()
-            self.problem = f"llama.cpp did not start (exit {code}), see {self._log_file}"
+            self.problem = f"llama.cpp did not start (exit code {code}), see {self._log_file}"
             return
         self.problem = None
         self.upstream.target = Target.of(
@@ -253,41 +254,43 @@ class Engine:
             (self.key,),
             self.upstream.quirks,
         )
-        self._fell.clear()
-        self._up.set()
+        self._exited.clear()
+        self._ready.set()
         self.on_ready()
         self._on_event(
-            "engine_ready", model=self.model.name, seconds=round(self._clock() - began, 2)
+            "engine_ready", model=self.model.name, seconds=round(self._clock() - started_at, 2)
         )
         code = await child.wait()
-        self.problem = f"llama.cpp ended with exit code {code}"
+        self.problem = f"llama.cpp exited with code {code}"
 
-    def _down(self) -> None:
-        self._up.clear()
-        self._fell.set()
+    def _disconnect(self) -> None:
+        """Takes the address of the exited child from the upstream."""
+        self._ready.clear()
+        self._exited.set()
         target, self.upstream.target = self.upstream.target, None
         if target is not None:
             target.pool.close()
 
-    async def _reap(self) -> None:
+    async def _kill(self) -> None:
+        """Kills the child if it still runs, and waits for it."""
         child, self._child = self._child, None
         if child is not None and child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await asyncio.shield(child.wait())
 
-    def _log(self) -> IO[bytes]:
+    def _open_log(self) -> IO[bytes]:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        too_large = self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT
-        return self._log_file.open("wb" if too_large else "ab")
+        is_too_large = self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT
+        return self._log_file.open("wb" if is_too_large else "ab")
 
 
 def _openmp() -> dict[str, str]:
-    """The environment that gives llama.cpp LLVM's OpenMP, as a package brings it.
+    """Environment variables that make llama.cpp use LLVM's OpenMP from the package cmeel-libomp.
 
-    The wheel needs a `libgomp.so.1` that a plain Debian does not have. Where there is one, GCC's
-    threads spin while they wait, which lets two engines on the same cores take each other's time:
-    12 instead of 60 tokens a second, measured (docs/performance.md).
+    xllamacpp needs a `libgomp.so.1`, which a minimal Debian does not have. With GCC's libgomp,
+    waiting threads spin, so that two engines on the same cores slow each other down: measured, 12
+    instead of 60 tokens a second (docs/performance.md).
     """
     try:
         prefix = importlib.metadata.distribution("cmeel-libomp").locate_file("cmeel.prefix/lib")
@@ -297,8 +300,8 @@ def _openmp() -> dict[str, str]:
     return {"LD_LIBRARY_PATH": f"{prefix}:{before}" if before else str(prefix)}
 
 
-async def _healthy(endpoint: Endpoint, key: str) -> None:
-    """Asks llama.cpp's `/health` until it says ok. Raises OSError when nobody answers any more."""
+async def _wait_healthy(endpoint: Endpoint, key: str) -> None:
+    """Polls llama.cpp's `/health` until it returns 200. Raises OSError if the child has exited."""
     request = f"GET /health HTTP/1.0\r\nauthorization: Bearer {key}\r\n\r\n".encode()
     while True:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)

@@ -1,9 +1,9 @@
-"""A request with tools in a form in which llama.cpp does what the client asks for.
+"""Rewrites a request with tools so that llama.cpp obeys its `tool_choice`.
 
-It takes "auto", "none" and "required" for `tool_choice`, and reads a function that is named there
-as "auto". Its grammar for "required" lets text come before the call, as much as the model likes: a
-model that was not trained to call writes until its tokens are spent. Where the call is begun for
-it, as a last message that llama.cpp continues, the grammar allows nothing but the call.
+llama.cpp accepts "auto", "none" and "required", and treats a named function as "auto". Its grammar
+for "required" allows any amount of text before the call: a model that was not trained on tools
+writes until it reaches its token limit. If the request ends with an assistant message that starts
+the call, llama.cpp continues that message, and the grammar allows only the call.
 """
 
 from typing import Any, Final
@@ -18,12 +18,12 @@ _MODES: Final = ("auto", "none", "required")
 _CHOICES: Final = "`auto`, `none`, `required`, `allowed_tools` and the name of a function"
 
 
-def adapt_request(outgoing: OutgoingRequest, call: str | None) -> bytes:
-    """The request's body for llama.cpp; the same bytes where there is nothing to change.
+def adapt_request(outgoing: OutgoingRequest, call_prefix: str | None) -> bytes:
+    """The request's body for llama.cpp; the same bytes if it needs no change.
 
-    `call`: what a tool call begins with in the model's answers, None where that is not known.
-    Raises `ApiError` 400 where a function is chosen that is no tool of the request, and for content
-    and tools that the engine does not take.
+    `call_prefix`: the text that starts a tool call in the model's answers; None if unknown. Raises
+    `ApiError` 400 if `tool_choice` names a function that is not in `tools`, and for content and
+    tools that the engine does not support.
     """
     body, request = outgoing.body, outgoing.request
     _check_tools(request)
@@ -33,16 +33,16 @@ def adapt_request(outgoing: OutgoingRequest, call: str | None) -> bytes:
         mode, names = _mode(outgoing)
         changes["tool_choice"] = mode
         if names is not None:
-            changes["tools"] = _only(names, request)
+            changes["tools"] = _named_tools(names, request)
         if mode == "required":
-            # One call, unless more are wanted: so small a model finds no end of them.
+            # One call unless the client asks for more: so small a model would not stop calling.
             changes["parallel_tool_calls"] = bool(request.parallel_tool_calls)
-            changes["response_format"] = None  # it is about text, and there will be none
-            begun = outgoing.delivered is not None or request.messages[-1].role == "assistant"
-            if call is not None and not begun:
+            changes["response_format"] = None  # it restricts text, and the answer will have none
+            is_started = outgoing.delivered is not None or request.messages[-1].role == "assistant"
+            if call_prefix is not None and not is_started:
                 messages = [
                     *(messages or raw_messages(body)),
-                    {"role": "assistant", "content": call},
+                    {"role": "assistant", "content": call_prefix},
                 ]
     if messages is not None:
         changes["messages"] = messages
@@ -53,14 +53,14 @@ def _check_tools(request: ChatRequest) -> None:
     for index, tool in enumerate(request.tools or ()):
         if tool.type != "function":
             raise invalid(
-                f"The model does not take a tool of type `{tool.type}`.",
+                f"The model does not support tools of type `{tool.type}`.",
                 param=f"tools[{index}]",
                 code="unsupported_parameter",
             )
 
 
 def _mode(outgoing: OutgoingRequest) -> tuple[str, list[str] | None]:
-    """(llama.cpp's `tool_choice`, the names of the functions that are left) for a client's."""
+    """(`tool_choice` for llama.cpp, names of the allowed functions or None for all)."""
     choice = outgoing.request.tool_choice
     if isinstance(choice, str) and choice in _MODES:
         return choice, None
@@ -86,8 +86,7 @@ def _name(tool: dict[str, Any]) -> str:
     return name
 
 
-def _only(names: list[str], request: ChatRequest) -> list[Tool]:
-    """The tools of these names."""
+def _named_tools(names: list[str], request: ChatRequest) -> list[Tool]:
     tools = {(tool.function or {}).get("name"): tool for tool in request.tools or ()}
     for name in names:
         if name not in tools:

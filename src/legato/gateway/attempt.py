@@ -149,6 +149,10 @@ class Attempt:
                     raise
                 await self.upstream.recover()
                 fresh = recovered = True
+            except ApiError as error:
+                if not self.upstream.stop_adding(error):
+                    raise
+                self.abort()
 
     async def _ask(self, call: CallRequest, *, fresh: bool) -> None:
         opened = self._opened = asyncio.get_running_loop().create_future()
@@ -206,9 +210,9 @@ class Attempt:
         health = self._health
         health.end(probe=self._is_probe)
         if isinstance(error, UpstreamError) and error.code not in OURS:
-            health.failed(self._services.clock(), error.retry_after, probe=self._is_probe)
+            health.record_failure(self._services.clock(), error.retry_after, probe=self._is_probe)
         elif self._stream.state is State.COMPLETE:
-            health.completed()
+            health.record_success()
 
     # Called back
 
@@ -220,7 +224,7 @@ class Attempt:
             self._count_tokens(self._call)
         self.is_open = True
         now = self._services.clock()
-        self._health.opened(now, now - self.asked, probe=self._is_probe)
+        self._health.record_first_token(now, now - self.asked, probe=self._is_probe)
         self._resolve(None)
 
     def _count_tokens(self, call: CallRequest) -> None:

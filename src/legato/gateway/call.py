@@ -207,7 +207,9 @@ class Call:
 
     def _write_row(self, row: Row) -> None:
         services, stream = self._services, self._stream
-        call = SettledCall(row, stream, services.clock(), services.on_bug, left=self._is_draining)
+        call = SettledCall(
+            row, stream, services.clock(), services.on_bug, disconnected=self._is_draining
+        )
         try:
             row.upstream_id = self._dispatch.upstream_id
             if self._reply is not None:

@@ -11,7 +11,7 @@ from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, CallRequest
 from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
-from legato.policy.retry import Budget
+from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
 from legato.upstreams.upstream import DeploymentOptions
 
@@ -110,7 +110,7 @@ class Dispatch:
         call = CallRequest(client.body, request)
         if len(route.deployments) > 1:
             self._keep_request(call, route)
-        budget: Budget | None = None  # once one has failed
+        budget: RetryBudget | None = None  # once one has failed
         names = services.router.plan(route, services.clock())
         problem: ApiError | None = None
         again_at: dict[str, float] = {}  # deployments that are asked again, and when
@@ -125,18 +125,20 @@ class Dispatch:
                 return
             except ApiError as error:
                 problem = error
-                budget = budget or Budget(
+                budget = budget or RetryBudget(
                     route.attempts,
                     client.begun + route.retry_seconds,
                     client.begun + services.gate_seconds,
                 )
-                budget.asked(name)
+                budget.record_attempt(name)
                 if isinstance(error, UpstreamError):
-                    if (wait := budget.again(name, error, services.clock())) is not None:
+                    if (wait := budget.retry_delay(name, error, services.clock())) is not None:
                         again_at[name] = services.clock() + wait
                         names.append(name)
                 elif error.code == "context_length_exceeded":
-                    names = [each for each in route.longer(name) if each not in again_at]
+                    names = [
+                        each for each in route.with_longer_context(name) if each not in again_at
+                    ]
                 elif error.code != "unsupported_parameter":
                     raise
         assert problem is not None
@@ -157,7 +159,7 @@ class Dispatch:
             if self._start_over is None:
                 self._request = None
 
-    async def _may_ask(self, name: str, budget: Budget, when: float | None) -> bool:
+    async def _may_ask(self, name: str, budget: RetryBudget, when: float | None) -> bool:
         """Whether one more is asked, after others have failed; waits where it is asked again."""
         services = self._services
         if not budget.allows(name, services.clock()):

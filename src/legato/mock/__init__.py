@@ -1,1 +1,1 @@
-"""A scripted upstream with faults: `legato mock`."""
+"""A scripted upstream that reproduces faults: `legato mock`."""

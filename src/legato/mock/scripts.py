@@ -1,11 +1,11 @@
-"""Named scripts: the streams that a client, or a gateway, should have met before its users do."""
+"""The built-in scripts: valid streams, unusual ones, and every fault of real upstreams."""
 
 import json
 from typing import Any, Final
 
 from legato.mock.server import Script, Step
 
-_WORDS: Final = ("Once", " upon", " a", " time", ",", " there", " was", " a", " stream", ".")
+_TEXT: Final = ("Once", " upon", " a", " time", ",", " there", " was", " a", " stream", ".")
 
 
 def _usage(completion: int, reasoning: int = 0) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def _usage(completion: int, reasoning: int = 0) -> dict[str, Any]:
     return usage
 
 
-def _say(words: tuple[str, ...] = _WORDS) -> list[Step]:
-    return [Step(say=word) for word in words]
+def _say(deltas: tuple[str, ...] = _TEXT) -> list[Step]:
+    return [Step(say=delta) for delta in deltas]
 
 
-def _end(completion: int = len(_WORDS), reason: str = "stop") -> list[Step]:
+def _end(completion: int = len(_TEXT), reason: str = "stop") -> list[Step]:
     return [Step(finish=reason), Step(usage=_usage(completion)), Step(done=True)]
 
 
@@ -36,24 +36,26 @@ def _error_body(message: str, code: str) -> str:
     return f'{{"error": {{"message": "{message}", "type": "error", "code": "{code}"}}}}'
 
 
-def _whole(text: str, usage: dict[str, Any]) -> str:
+def _completion(text: str, usage: dict[str, Any]) -> str:
+    """A complete answer that is not streamed."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
-    return json.dumps(answer | {"choices": [choice], "usage": usage})
+    completion = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
+    return json.dumps(completion | {"choices": [choice], "usage": usage})
 
 
-def _part(kind: str, said: Any) -> Step:
-    return Step(delta={"content": [{"type": kind, kind: said}]})
+def _part(kind: str, value: Any) -> Step:
+    """A delta whose content is a list with one part."""
+    return Step(delta={"content": [{"type": kind, kind: value}]})
 
 
-_HAPPY: Final = [*_say(), *_end()]
+_VALID: Final = [*_say(), *_end()]
 _TOOL: Final = {"id": "call_1", "type": "function"}
 
 SCRIPTS: Final[dict[str, Script]] = {
-    "happy": Script("a plain answer", steps=_HAPPY),
+    "happy": Script("a valid answer", steps=_VALID),
     "slow": Script(
-        "the same, ten chunks a second",
+        "a valid answer at ten chunks per second",
         steps=[step for word in _say() for step in (word, Step(wait=0.1))] + _end(),
     ),
     "thinking": Script(
@@ -67,11 +69,11 @@ SCRIPTS: Final[dict[str, Script]] = {
         ],
     ),
     "think-tags": Script(
-        "reasoning between tags that are split over chunks",
+        "reasoning in <think> tags that are split across chunks",
         steps=[*_say(("<th", "ink>Let me", " see", "</thi", "nk>", "Forty", "-two")), *_end(7)],
     ),
     "tools": Script(
-        "two tool calls, arguments in pieces",
+        "two tool calls with arguments in several chunks",
         steps=[
             Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": ""}}),
             Step(tool={"index": 0, "function": {"arguments": '{"a": 1,'}}),
@@ -88,7 +90,7 @@ SCRIPTS: Final[dict[str, Script]] = {
         ],
     ),
     "tool-chaos": Script(
-        "indices reused and missing, ids repeated, arguments whole",
+        "tool calls with reused and missing indices, repeated ids, arguments in one chunk",
         steps=[
             Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": "{"}}),
             Step(tool={"index": 0, **_TOOL, "function": {"name": "sum", "arguments": "}"}}),
@@ -110,25 +112,30 @@ SCRIPTS: Final[dict[str, Script]] = {
             Step(done=True),
         ],
     ),
-    "cut": Script("the connection is closed in mid-answer", steps=[*_say(), Step(cut=True)]),
-    "reset": Script("the same with a TCP reset", steps=[*_say(), Step(reset=True)]),
-    "cut-early": Script("cut after the head, before a chunk", steps=[Step(cut=True)]),
-    "cut-late": Script(
-        "cut after the finish, before [DONE]", steps=[*_say(), Step(finish="stop"), Step(cut=True)]
+    "cut": Script(
+        "the connection closes in the middle of the answer", steps=[*_say(), Step(cut=True)]
     ),
-    "no-head": Script("closed without a word", no_head=True),
+    "reset": Script("a TCP reset in the middle of the answer", steps=[*_say(), Step(reset=True)]),
+    "cut-early": Script("the connection closes after the response head", steps=[Step(cut=True)]),
+    "cut-late": Script(
+        "the connection closes after the finish, before [DONE]",
+        steps=[*_say(), Step(finish="stop"), Step(cut=True)],
+    ),
+    "no-head": Script("the connection closes without a response", no_head=True),
     "no-finish": Script("[DONE] without a finish", steps=[*_say(), Step(done=True)]),
     "no-done": Script("no [DONE] after the finish", steps=[*_say(), Step(finish="stop")]),
-    "stall": Script("silence in mid-answer", steps=[*_say(), Step(stall=True)]),
-    "stall-early": Script("silence after the head", steps=[Step(stall=True)]),
-    "late-headers": Script("headers that take 0.3 s", head_after=0.3, steps=_HAPPY),
-    "late-token": Script("0.3 s between head and first chunk", steps=[Step(wait=0.3), *_HAPPY]),
+    "stall": Script("silence in the middle of the answer", steps=[*_say(), Step(stall=True)]),
+    "stall-early": Script("silence after the response head", steps=[Step(stall=True)]),
+    "late-headers": Script("response head after 0.3 s", head_after=0.3, steps=_VALID),
+    "late-token": Script(
+        "first chunk 0.3 s after the response head", steps=[Step(wait=0.3), *_VALID]
+    ),
     "comments-only": Script(
-        "comments and nothing else",
+        "SSE comments only",
         steps=[Step(comment="working", repeat=200, every=0.05), Step(stall=True)],
     ),
-    "bad-json": Script("a chunk that is no JSON", steps=[*_say(), Step(raw="data: {oops\n\n")]),
-    "bad-json-first": Script("the first chunk is no JSON", steps=[Step(raw="data: {oops\n\n")]),
+    "bad-json": Script("a chunk that is not JSON", steps=[*_say(), Step(raw="data: {oops\n\n")]),
+    "bad-json-first": Script("a first chunk that is not JSON", steps=[Step(raw="data: {oops\n\n")]),
     "error-in-band": Script(
         "an error between chunks", steps=[*_say(), _error("The GPU fell off.", "gpu_lost")]
     ),
@@ -136,93 +143,102 @@ SCRIPTS: Final[dict[str, Script]] = {
         "an error as the first event", steps=[_error("The GPU fell off.", "gpu_lost")]
     ),
     "error-then-done": Script(
-        "an error and then [DONE]",
+        "an error followed by [DONE]",
         steps=[*_say(), _error("The GPU fell off.", "gpu_lost"), *_end()],
     ),
     "error-body": Script(
-        "200 with a JSON error", body=_error_body("The model is overloaded.", "overloaded")
+        "200 with a JSON error as the body",
+        body=_error_body("The model is overloaded.", "overloaded"),
     ),
     "html": Script(
-        "a page instead of a stream",
+        "an HTML page instead of a stream",
         headers={"content-type": "text/html"},
         body="<html><body>Welcome to the login page</body></html>",
     ),
-    "empty": Script("200 and nothing", steps=[]),
-    "400": Script("refused", status=400, body=_error_body("`top_k` is not known.", "bad_param")),
-    "401": Script("our key is refused", status=401, body=_error_body("Bad key.", "bad_key")),
+    "empty": Script("200 with an empty body", steps=[]),
+    "400": Script(
+        "400 for a parameter", status=400, body=_error_body("`top_k` is not known.", "bad_param")
+    ),
+    "401": Script("401 for the API key", status=401, body=_error_body("Bad key.", "bad_key")),
     "429": Script(
-        "too many requests",
+        "429 with Retry-After",
         status=429,
         headers={"retry-after": "7"},
         body=_error_body("Slow down.", "rate_limited"),
     ),
     "429-then-ok": Script(
-        "too many requests once, then an answer",
+        "429 once, then a valid answer",
         status=429,
         headers={"retry-after": "1"},
         body=_error_body("Slow down.", "rate_limited"),
-        then=Script(steps=_HAPPY),
+        then=Script(steps=_VALID),
     ),
-    "500": Script("broken inside", status=500, body=_error_body("Oops.", "internal")),
-    "503": Script("overloaded", status=503, body="<html>busy</html>"),
+    "500": Script("500", status=500, body=_error_body("Oops.", "internal")),
+    "503": Script("503 with an HTML page", status=503, body="<html>busy</html>"),
     "too-long": Script(
-        "over the context",
+        "400: the prompt is longer than the context",
         status=400,
         body=_error_body("the request exceeds the available context size", "400"),
     ),
     "utf8-split": Script(
-        "two bytes at a time, through the middle of characters",
+        "writes of two bytes that split characters",
         steps=[*_say(("Žluť", "oučký ", "kůň 🐎", "👩‍👩‍👧 úpěl")), *_end(4)],
         pieces=2,
     ),
-    "crlf": Script("CRLF line ends", steps=_HAPPY, line_end="\r\n"),
-    "cr": Script("CR line ends", steps=_HAPPY, line_end="\r"),
-    "bom": Script("a byte order mark first", steps=_HAPPY, bom=True),
+    "crlf": Script("CRLF line endings", steps=_VALID, line_end="\r\n"),
+    "cr": Script("CR line endings", steps=_VALID, line_end="\r"),
+    "bom": Script("a byte order mark at the start", steps=_VALID, bom=True),
     "separators": Script(
-        "line separators of Unicode in the text",
+        "Unicode line separators in the text",
         steps=[*_say(("a\u2028b", "c\u2029d", "e\x85f", 'g\\u2028"\n')), *_end(4)],
     ),
     "multi-line": Script(
-        "one event in several data lines",
+        "an event with several data lines",
         steps=[
             Step(raw='data: {"choices": [{"index": 0,\ndata:  "delta": {"content": "Once"},\n'),
             Step(raw='data: "finish_reason": null}]}\n\n'),
-            *_say(_WORDS[1:]),
+            *_say(_TEXT[1:]),
             *_end(),
         ],
     ),
     "huge-line": Script(
-        "a chunk of a megabyte", steps=[Step(say="x" * 1_000_000), Step(say="."), *_end(2)]
+        "a chunk of one megabyte", steps=[Step(say="x" * 1_000_000), Step(say="."), *_end(2)]
     ),
     "whole": Script(
-        "an answer in one piece, and no stream",
+        "an answer that is not streamed",
         headers={"content-type": "application/json"},
-        body=_whole("".join(_WORDS), _usage(len(_WORDS))),
+        body=_completion("".join(_TEXT), _usage(len(_TEXT))),
     ),
     "empty-event": Script(
-        "events without data",
+        "events with empty data",
         steps=[Step(raw="data:\n\n"), *_say(), Step(raw="data:\n\n"), *_end()],
     ),
-    "gzip": Script("a compressed stream", steps=_HAPPY, gzip=True),
-    "odd-type": Script("text/plain", headers={"content-type": "text/plain"}, steps=_HAPPY),
-    "json-type": Script(
-        "said to be JSON", headers={"content-type": "application/json"}, steps=_HAPPY
+    "gzip": Script("a gzip-compressed stream", steps=_VALID, gzip=True),
+    "odd-type": Script(
+        "a stream with content type text/plain",
+        headers={"content-type": "text/plain"},
+        steps=_VALID,
     ),
-    "close-framed": Script("a body that only its end delimits", steps=_HAPPY, framing="close"),
-    "role-every-chunk": Script("role in every chunk", steps=_HAPPY, role="every"),
-    "role-never": Script("role in no chunk", steps=_HAPPY, role="never"),
-    "jumpy": Script("another id and created in every chunk", steps=_HAPPY, jumpy=True),
+    "json-type": Script(
+        "a stream with content type application/json",
+        headers={"content-type": "application/json"},
+        steps=_VALID,
+    ),
+    "close-framed": Script("a body that ends with the connection", steps=_VALID, framing="close"),
+    "role-every-chunk": Script("a role in every chunk", steps=_VALID, role="every"),
+    "role-never": Script("a role in no chunk", steps=_VALID, role="never"),
+    "jumpy": Script("another id and created in every chunk", steps=_VALID, changing_ids=True),
     "null-content": Script(
-        "content: null first, nulls everywhere",
+        "null for content and other fields",
         steps=[
             Step(delta={"role": "assistant", "content": None, "tool_calls": None}),
-            *(Step(delta={"content": word, "function_call": None}) for word in _WORDS),
+            *(Step(delta={"content": word, "function_call": None}) for word in _TEXT),
             *_end(),
         ],
     ),
     "finish-merged": Script(
-        "the finish in the last chunk of content",
-        steps=[*_say(_WORDS[:-1]), Step(say=_WORDS[-1], finish="stop"), *_end()[1:]],
+        "the finish in the last chunk with content",
+        steps=[*_say(_TEXT[:-1]), Step(say=_TEXT[-1], finish="stop"), *_end()[1:]],
     ),
     "finish-only": Script("a finish without content", steps=_end(0)),
     "usage-early": Script(
@@ -236,7 +252,7 @@ SCRIPTS: Final[dict[str, Script]] = {
             Step(
                 chunk={
                     "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
-                    "usage": _usage(len(_WORDS)),
+                    "usage": _usage(len(_TEXT)),
                 }
             ),
             Step(done=True),
@@ -253,7 +269,7 @@ SCRIPTS: Final[dict[str, Script]] = {
                             "index": 0,
                             "delta": {},
                             "finish_reason": "stop",
-                            "usage": _usage(len(_WORDS)),
+                            "usage": _usage(len(_TEXT)),
                         }
                     ]
                 }
@@ -266,7 +282,7 @@ SCRIPTS: Final[dict[str, Script]] = {
         "no blank line after [DONE]", steps=[*_say(), *_end()[:2], Step(raw="data: [DONE]")]
     ),
     "reasoning-field": Script(
-        "reasoning under the name `reasoning`",
+        "reasoning in the field `reasoning`",
         steps=[
             Step(delta={"reasoning": "Let me"}),
             Step(delta={"reasoning": " think."}),
@@ -286,7 +302,7 @@ SCRIPTS: Final[dict[str, Script]] = {
         ],
     ),
     "function-call": Script(
-        "a call as it was before there were tools",
+        "a function_call, the API before tools",
         steps=[
             Step(delta={"function_call": {"name": "sum", "arguments": ""}}),
             Step(delta={"function_call": {"arguments": '{"a": 1,'}}),
@@ -295,7 +311,7 @@ SCRIPTS: Final[dict[str, Script]] = {
         ],
     ),
     "unknown-fields": Script(
-        "members that nobody knows",
+        "unknown fields",
         steps=[
             Step(
                 chunk={
@@ -311,7 +327,7 @@ SCRIPTS: Final[dict[str, Script]] = {
                     ],
                 }
             )
-            for word in _WORDS
+            for word in _TEXT
         ]
         + _end(),
     ),

@@ -1,8 +1,8 @@
-"""An upstream that does as it is told: real HTTP on a real socket, every fault there is.
+"""The mock upstream: an HTTP server whose responses follow scripts.
 
-A script is a list of steps; the request's `model` names the script that is played, its path the
-dialect (`voices`). The tests of this project use it for what a real upstream cannot be asked to do.
-Deterministic: the same script sends the same bytes.
+A script is a list of steps. The request's `model` selects the script, its path the dialect. Tests
+use it to reproduce faults that a real upstream does not produce on demand. It is deterministic: the
+same script sends the same bytes.
 """
 
 import asyncio
@@ -20,27 +20,28 @@ from legato.mock import dialects as mock_dialects
 from legato.mock.steps import Script, Step
 
 
-class Played(Struct):
-    """One request and what became of it."""
+class RecordedRequest(Struct):
+    """One request and the progress of its response."""
 
     model: str
     path: str
     request: dict[str, Any]
     headers: dict[str, str]
-    content_tokens: int = 0
+    content_tokens: int = 0  # deltas that were sent
     reasoning_tokens: int = 0
-    whole: bool = False  # every step was played
-    left: bool = False  # the peer closed before that
-    at: float = 0.0
+    is_complete: bool = False  # every step was sent
+    is_disconnected: bool = False  # the client closed the connection before that
+    received_at: float = 0.0  # seconds of the monotonic clock
 
 
 class MockServer:
-    """The server. `played` tells, in order, what was asked and what was sent."""
+    """The server. `requests`: all requests so far, in order. `changed` is set, and replaced, when
+    one of them or a connection changes."""
 
     def __init__(self, scripts: dict[str, Script], *, default: str | None = None) -> None:
-        """`default`: the script for models that no script is named after."""
+        """`default`: the script for models without a script of that name."""
         self.scripts = dict(scripts)
-        self.played: list[Played] = []
+        self.requests: list[RecordedRequest] = []
         self.open_connections = 0
         self._default = default
         self._next: dict[str, Script] = {}
@@ -48,7 +49,7 @@ class MockServer:
         self.changed = asyncio.Event()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, ssl: Any = None) -> str:
-        """Listens; gives the base URL for a deployment."""
+        """Starts to listen; returns the base URL for a deployment."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), host, port, ssl=ssl)
         host, port = self._server.sockets[0].getsockname()[:2]
@@ -59,20 +60,21 @@ class MockServer:
             self._server.close()
             await self._server.wait_closed()
 
-    def script(self, model: str) -> Script:
+    def next_script(self, model: str) -> Script:
+        """The script for the next request. Raises `ApiError` 404."""
         name = model if model in self.scripts else self._default
         if name is None:
             known = ", ".join(self.scripts)
             raise ApiError(
-                404, "model_not_found", f"There is no script `{model}`; there are {known}"
+                404, "model_not_found", f"There is no script `{model}`; the scripts are {known}"
             )
         script = self._next.get(model) or self.scripts[name]
         if script.then is not None:
             self._next[model] = script.then
         return script
 
-    def note(self) -> None:
-        """Something has changed that a test may be waiting for."""
+    def notify(self) -> None:
+        """Wakes up tests that wait for `changed`."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -99,7 +101,7 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
         if self._task is not None:
             self._task.cancel()
-        self._server.note()
+        self._server.notify()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -129,33 +131,35 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, url: bytes, headers: dict[str, str], body: bytes) -> None:
         path = url.decode("latin-1")
-        speaker = mock_dialects.of(path)
-        if speaker is None:
-            self._plain(200, msgspec.json.encode(mock_dialects.listing(path, self._server.scripts)))
+        dialect = mock_dialects.for_path(path)
+        if dialect is None:
+            models = mock_dialects.model_list(path, self._server.scripts)
+            self._send_json(200, msgspec.json.encode(models))
             return
         request = as_object(decoded(body))
         if request is None:
-            says = invalid("The request body is no JSON object.", code="invalid_json")
-            self._plain(400, speaker(Script(), {}).error(says.as_object()["error"]))
+            problem = invalid("The request body is not a JSON object.", code="invalid_json")
+            self._send_json(400, dialect(Script(), {}).encode_error(problem.as_object()["error"]))
             return
-        model = speaker.model(path, request)
-        played = Played(model, path, request, headers, at=time.monotonic())
+        model = dialect.model(path, request)
+        recorded = RecordedRequest(model, path, request, headers, received_at=time.monotonic())
         try:
-            script = self._server.script(model)
+            script = self._server.next_script(model)
         except ApiError as error:
-            self._plain(404, speaker(Script(), request).error(error.as_object()["error"]))
+            encoded = dialect(Script(), request).encode_error(error.as_object()["error"])
+            self._send_json(404, encoded)
             return
-        self._server.played.append(played)
-        self._server.note()
+        self._server.requests.append(recorded)
+        self._server.notify()
         try:
-            await _Play(self, script, speaker(script, request), played).run()
-            played.whole = True
+            await _ScriptedResponse(self, script, dialect(script, request), recorded).send()
+            recorded.is_complete = True
         except (asyncio.CancelledError, ConnectionError):
-            played.left = True
+            recorded.is_disconnected = True
         finally:
-            self._server.note()
+            self._server.notify()
 
-    def _plain(self, status: int, body: bytes) -> None:
+    def _send_json(self, status: int, body: bytes) -> None:
         head = f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\n"
         self.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
@@ -173,7 +177,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def end(self, *, reset: bool = False) -> None:
-        """Ends the connection; what was written is sent first unless it is reset."""
+        """Closes the connection after the written data was sent; with `reset`, at once."""
         if self._transport is not None:
             if reset:
                 self._transport.abort()
@@ -181,30 +185,30 @@ class _Connection(asyncio.Protocol):
                 self._transport.close()
 
 
-class _Play:
-    """One script on its way to one client."""
+class _ScriptedResponse:
+    """Sends the response that a script describes on one connection."""
 
     def __init__(
         self,
         connection: _Connection,
         script: Script,
         dialect: mock_dialects.MockDialect,
-        played: Played,
+        recorded: RecordedRequest,
     ) -> None:
         self._connection = connection
         self._script = script
         self._dialect = dialect
-        self._played = played
-        self._packed: list[bytes] = []
+        self._recorded = recorded
+        self._uncompressed: list[bytes] = []  # with gzip: the body so far, sent as one member
 
-    async def run(self) -> None:
+    async def send(self) -> None:
         script = self._script
         if script.head_after:
             await asyncio.sleep(script.head_after)
         if not script.no_head:
-            self._head()
+            self._send_head()
         if script.body is not None:
-            await self._send(mock_dialects.body(self._dialect, script.body))
+            await self._send(mock_dialects.encode_body(self._dialect, script.body))
         if script.bom:
             await self._send(b"\xef\xbb\xbf")
         for step in script.steps:
@@ -212,10 +216,11 @@ class _Play:
                 return
         await self._finish()
 
-    def _head(self) -> None:
+    def _send_head(self) -> None:
         script = self._script
-        kind = self._dialect.kind if script.body is None else "application/json"
-        headers = {"content-type": kind} | script.headers
+        is_stream = script.body is None
+        content_type = self._dialect.content_type if is_stream else "application/json"
+        headers = {"content-type": content_type} | script.headers
         if script.gzip:
             headers["content-encoding"] = "gzip"
         if script.framing == "chunked":
@@ -226,7 +231,7 @@ class _Play:
         self._connection.write(f"HTTP/1.1 {script.status} Scripted\r\n{lines}\r\n".encode())
 
     async def _step(self, step: Step) -> bool:
-        """True where nothing comes after it."""
+        """Performs a step; True if it ended the connection."""
         if step.wait is not None:
             await asyncio.sleep(step.wait)
         elif step.stall:
@@ -240,38 +245,38 @@ class _Play:
             for number in range(step.repeat):
                 if number and step.every:
                     await asyncio.sleep(step.every)
-                await self._send(self._bytes(step))
+                await self._send(self._encode(step))
         return False
 
-    def _bytes(self, step: Step) -> bytes:
+    def _encode(self, step: Step) -> bytes:
         if step.raw is not None:
             return step.raw.encode()
         if step.raw_hex is not None:
             return bytes.fromhex(step.raw_hex)
-        self._played.content_tokens += step.say is not None or step.tool is not None
-        self._played.reasoning_tokens += step.think is not None
-        return self._dialect.say(step)
+        self._recorded.content_tokens += step.say is not None or step.tool is not None
+        self._recorded.reasoning_tokens += step.think is not None
+        return self._dialect.encode(step)
 
     async def _send(self, data: bytes) -> None:
         if self._script.gzip:
-            self._packed.append(data)
+            self._uncompressed.append(data)
             return
         size = self._script.pieces or len(data)
         for start in range(0, len(data), size or 1):
-            self._piece(data[start : start + size])
+            self._write(data[start : start + size])
             if self._script.pieces:
-                await asyncio.sleep(0)  # a turn of the loop: its own read at the other end
+                await asyncio.sleep(0)  # one iteration of the loop: the peer reads it separately
             await self._connection.drained()
 
-    def _piece(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         if self._script.framing == "chunked":
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._connection.write(data)
 
     async def _flush_gzip(self) -> None:
-        if self._packed:
-            self._piece(gzip.compress(b"".join(self._packed), mtime=0))
-            self._packed.clear()
+        if self._uncompressed:
+            self._write(gzip.compress(b"".join(self._uncompressed), mtime=0))
+            self._uncompressed.clear()
 
     async def _finish(self) -> None:
         await self._flush_gzip()

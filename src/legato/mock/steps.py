@@ -1,4 +1,4 @@
-"""What a script is made of: the words of the upstream that does as it is told (`scripted`)."""
+"""The data model of scripts: what the mock upstream sends, step by step."""
 
 from typing import Any, Literal
 
@@ -6,45 +6,46 @@ from msgspec import Struct, field
 
 
 class Step(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One thing that an upstream does. Exactly one member is set, but for `choice`."""
+    """One action of the upstream. Exactly one field is set, apart from `choice`, `repeat` and
+    `every`; `finish` may be combined with the others that send a chunk."""
 
-    say: str | None = None  # a piece of text
-    think: str | None = None  # a piece of reasoning
-    tool: dict[str, Any] | None = None  # a member of OpenAI's delta.tool_calls
-    delta: dict[str, Any] | None = None  # one of OpenAI's deltas
-    finish: str | None = None
-    error: dict[str, Any] | None = None  # an error in the stream, as OpenAI's error object
-    usage: dict[str, Any] | None = None  # OpenAI's usage object
-    chunk: dict[str, Any] | None = None  # one of OpenAI's chunks, whole
-    done: bool = False  # what says that the answer is over: data: [DONE]
-    raw: str | None = None  # these bytes (UTF-8) into the body
-    raw_hex: str | None = None  # these bytes into the body, for what is no UTF-8
-    comment: str | None = None
+    say: str | None = None  # a delta of text
+    think: str | None = None  # a delta of reasoning
+    tool: dict[str, Any] | None = None  # an entry of OpenAI's delta.tool_calls
+    delta: dict[str, Any] | None = None  # an OpenAI delta
+    finish: str | None = None  # a finish reason
+    error: dict[str, Any] | None = None  # an error in the stream, as an OpenAI error object
+    usage: dict[str, Any] | None = None  # an OpenAI usage object
+    chunk: dict[str, Any] | None = None  # a complete OpenAI chunk
+    done: bool = False  # the end marker of the stream: data: [DONE]
+    raw: str | None = None  # text for the body as it is, in UTF-8
+    raw_hex: str | None = None  # bytes for the body in hexadecimal, for anything that is not UTF-8
+    comment: str | None = None  # an SSE comment
     wait: float | None = None  # seconds
-    cut: bool = False  # the connection is closed in the middle of the body
+    cut: bool = False  # closes the connection in the middle of the body
     reset: bool = False  # the same with a TCP reset
-    stall: bool = False  # nothing more is said, and the connection stays
-    choice: int = 0
-    repeat: int = 1  # `say`, `think`, `raw`, `comment`: so many times, `every` seconds apart
+    stall: bool = False  # sends nothing more and keeps the connection open
+    choice: int = 0  # index of the choice
+    repeat: int = 1  # sends the step so many times, `every` seconds apart
     every: float = 0.0
 
 
 class Script(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What is answered to one request. Without `steps`, `body` is the whole answer."""
+    """The response to one request: `body`, or a stream of `steps`."""
 
-    says: str = ""
+    description: str = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     head_after: float = 0.0  # seconds before the status line
-    no_head: bool = False  # the connection ends, or stalls, before a status line
+    no_head: bool = False  # no status line: the connection closes or stalls before it
     body: str | None = None
     steps: list[Step] = field(default_factory=list)
-    pieces: int = 0  # bytes of the body that go out at a time; 0: a step at a time
+    pieces: int = 0  # size of each write in bytes; 0: one write for each step
     line_end: str = "\n"
     bom: bool = False
     gzip: bool = False
-    role: Literal["first", "never", "every"] = "first"
+    role: Literal["first", "never", "every"] = "first"  # which chunks have a `role`
     framing: Literal["chunked", "close"] = "chunked"
-    jumpy: bool = False  # another id and created in every chunk
-    usage_always: bool = True  # a usage chunk is left out where the client did not ask for it
-    then: "Script | None" = None  # the answer to the next request for the same model
+    changing_ids: bool = False  # another `id` and `created` in every chunk
+    usage_always: bool = True  # False: usage only if the request asks for it
+    then: "Script | None" = None  # the response to the next request for the same model

@@ -1,1 +1,1 @@
-"""Decides who may call what and where a call goes. Never sees a chunk, does no I/O."""
+"""Decisions about keys, routes, health, retries, prices and ledger rows. Does no I/O."""

@@ -1,7 +1,7 @@
-"""How a deployment has done of late: what routing and the circuit breaker go by.
+"""Health of a deployment: averages for routing, and a circuit breaker.
 
-Times are seconds of the caller's clock. Old news fades: what was measured counts half after a
-minute, so that one that was slow, or broke, is tried again in time.
+Times are seconds of the caller's clock. Averages decay with a half-life of one minute, so that a
+deployment that was slow or failed is tried again.
 """
 
 from typing import Final, Literal
@@ -11,99 +11,106 @@ from msgspec import Struct
 HALF_LIFE: Final = 60.0
 
 #: The weight of the newest value in an average.
-NEWEST: Final = 0.2
+NEWEST_WEIGHT: Final = 0.2
 
-#: Seconds that a breaker stays open at most, however often it opens.
-LONGEST: Final = 300.0
+#: The longest time, in seconds, for which a breaker opens.
+MAX_OPEN_SECONDS: Final = 300.0
 
-#: Seconds to a first token that one is taken to need of which nothing but failures is known.
-UNKNOWN: Final = 10.0
+#: Assumed seconds to the first token of a deployment that has only failed so far.
+ASSUMED_TTFT: Final = 10.0
 
 State = Literal["closed", "open", "half-open"]
 
 
 class Health(Struct):
-    """One deployment. Its breaker opens after `open_after` failures in a row (0: never), and for
-    `open_seconds` at first; then one call may try, the probe, and decides. Calls that were under
-    way when it opened tell nothing more: twenty that break at once are one outage."""
+    """Health of one deployment.
+
+    The breaker opens after `open_after` consecutive failures (0: never), for `open_seconds` at
+    first and twice as long each further time. Then it is half-open: one call, the probe, may try,
+    and its outcome closes or reopens the breaker. Calls that began before the breaker opened do not
+    reopen it: twenty of them that fail together are one outage.
+    """
 
     open_after: int = 5
     open_seconds: float = 10.0
-    busy: int = 0  # calls on it now
+    busy: int = 0  # calls in progress
     calls: int = 0
     failures: int = 0  # of all calls
-    ttft: float = 0.0  # seconds, an average; 0: nothing is known
-    failing: float = 0.0  # 0 to 1, an average
-    measured: float = 0.0  # when that was last measured
-    row: int = 0  # failures without an answer between them
-    until: float = 0.0  # the breaker is open until then; 0: it is closed
-    trips: int = 0  # times that it opened without closing in between
+    ttft: float = 0.0  # average seconds; 0: unknown
+    failure_rate: float = 0.0  # average, 0 to 1
+    measured_at: float = 0.0  # when the averages were last updated
+    consecutive_failures: int = 0
+    open_until: float = 0.0  # 0: the breaker is closed
+    trips: int = 0  # times the breaker opened since it was last closed by a complete answer
     probing: bool = False
 
     def state(self, now: float) -> State:
-        if not self.until:
+        if not self.open_until:
             return "closed"
-        return "open" if now < self.until else "half-open"
+        return "open" if now < self.open_until else "half-open"
 
     def allows(self, now: float) -> bool:
-        return not self.until or (now >= self.until and not self.probing)
+        return not self.open_until or (now >= self.open_until and not self.probing)
 
     def score(self, now: float) -> float:
-        """Seconds to a first token that one may expect: the lower the better. Nothing known: 0."""
-        fading = 0.5 ** ((now - self.measured) / HALF_LIFE)
-        failing = self.failing * fading
-        # Of one that has done nothing but fail, no time is known that could speak for it.
-        ttft = self.ttft * fading or failing * UNKNOWN
-        return ttft / max(0.01, 1.0 - failing)
+        """Expected seconds to a first token, failures included; lower is better. Unknown: 0."""
+        decay = 0.5 ** ((now - self.measured_at) / HALF_LIFE)
+        failure_rate = self.failure_rate * decay
+        # A deployment that has only failed has no TTFT: without an assumed one it would win.
+        ttft = self.ttft * decay or failure_rate * ASSUMED_TTFT
+        return ttft / max(0.01, 1.0 - failure_rate)
 
-    # What happens to it
+    # Events of a call
 
     def begin(self, now: float) -> bool:
-        """Whether this call is the probe: `probe` of what is told of it from here on."""
+        """Counts a call as started. True if it is the probe: the caller passes that as `probe` to
+        the methods below."""
         self.busy += 1
         self.calls += 1
-        if not self.until or self.probing or now < self.until:
+        if not self.open_until or self.probing or now < self.open_until:
             return False
         self.probing = True
         return True
 
     def end(self, *, probe: bool = False) -> None:
-        """The call that began is over, whatever came of it."""
+        """Counts a call as ended, whatever its outcome."""
         self.busy -= 1
         if probe:
             self.probing = False
 
-    def opened(self, now: float, ttft: float, *, probe: bool = False) -> None:
-        """A first token has come."""
-        self.ttft = ttft if not self.ttft else self.ttft + NEWEST * (ttft - self.ttft)
-        self._measure(now, 0.0)
+    def record_first_token(self, now: float, ttft: float, *, probe: bool = False) -> None:
+        self.ttft = ttft if not self.ttft else self.ttft + NEWEST_WEIGHT * (ttft - self.ttft)
+        self._update_failure_rate(now, 0.0)
         if probe:
-            # It is let in again, but has to get through an answer before it counts as well.
-            self.until = 0.0
-            self.row = max(0, self.open_after - 1)
+            # The breaker closes, but until an answer is complete one more failure reopens it.
+            self.open_until = 0.0
+            self.consecutive_failures = max(0, self.open_after - 1)
 
-    def completed(self) -> None:
-        self.row = self.trips = 0
+    def record_success(self) -> None:
+        """Counts an answer that was complete."""
+        self.consecutive_failures = self.trips = 0
 
-    def renewed(self) -> None:
-        """It is another one by now (an engine that was started again): nothing is held against
-        it."""
-        self.row = self.trips = 0
-        self.until = 0.0
-
-    def failed(self, now: float, retry_after: float | None = None, *, probe: bool = False) -> None:
-        """`retry_after`: seconds for which it has asked to be left alone."""
+    def record_failure(
+        self, now: float, retry_after: float | None = None, *, probe: bool = False
+    ) -> None:
+        """`retry_after`: seconds, as in the deployment's `Retry-After` header."""
         self.failures += 1
-        self.row += 1
-        self._measure(now, 1.0)
+        self.consecutive_failures += 1
+        self._update_failure_rate(now, 1.0)
         if not self.open_after:
             return
         if retry_after is not None:
-            self.until = max(self.until, now + min(retry_after, LONGEST))
-        elif self.row >= self.open_after and (probe or not self.until):
-            self.until = now + min(self.open_seconds * 2**self.trips, LONGEST)
+            self.open_until = max(self.open_until, now + min(retry_after, MAX_OPEN_SECONDS))
+        elif self.consecutive_failures >= self.open_after and (probe or not self.open_until):
+            self.open_until = now + min(self.open_seconds * 2**self.trips, MAX_OPEN_SECONDS)
             self.trips = min(self.trips + 1, 16)
 
-    def _measure(self, now: float, failed: float) -> None:
-        self.failing += NEWEST * (failed - self.failing)
-        self.measured = now
+    def reset(self) -> None:
+        """Closes the breaker: the process behind the deployment was replaced, for example by a
+        restart of the local engine."""
+        self.consecutive_failures = self.trips = 0
+        self.open_until = 0.0
+
+    def _update_failure_rate(self, now: float, failed: float) -> None:
+        self.failure_rate += NEWEST_WEIGHT * (failed - self.failure_rate)
+        self.measured_at = now

@@ -1,7 +1,7 @@
-"""API keys: how they look, how they are kept, who a caller is.
+"""API keys: how they are generated, hashed and checked.
 
-A key is 256 random bits; its SHA-256 is what is kept. A fast hash is right for a random secret:
-there is nothing to guess.
+A key is 256 random bits; only its SHA-256 is stored. A fast hash is enough for a random secret: it
+cannot be guessed from a dictionary.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ PREFIX: Final = "lg-"
 
 
 class Key(Struct, frozen=True):
-    """One key as it is known: never the secret itself. Times are Unix seconds."""
+    """One API key as stored: its digest, never the secret. Times are Unix seconds."""
 
     id: str
     name: str
@@ -27,7 +27,7 @@ class Key(Struct, frozen=True):
 
 
 def create() -> tuple[str, str, bytes]:
-    """(id, the key itself, its digest). The key is shown once and kept nowhere."""
+    """Generates a key: (id, secret, digest). The secret is shown once and not stored."""
     key = PREFIX + secrets.token_urlsafe(32)
     return f"key_{secrets.token_hex(8)}", key, digest(key.encode())
 
@@ -37,7 +37,7 @@ def digest(key: bytes) -> bytes:
 
 
 class Keyring:
-    """The keys in force, by digest."""
+    """All stored keys, indexed by digest."""
 
     __slots__ = ("_keys",)
 
@@ -51,21 +51,36 @@ class Keyring:
     def replace(self, keys: Iterable[Key]) -> None:
         self._keys = {key.digest: key for key in keys}
 
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
+        """The key in a request's headers: `Authorization: Bearer KEY` or `x-api-key: KEY`.
+
+        Names are in lower case. Raises `ApiError` 401.
+        """
+        authorization = other = None
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"x-api-key":
+                other = value
+        if authorization is None and other is not None and (key := other.strip()):
+            return self.find(digest(key))
+        return self.authenticate(authorization)
+
     def authenticate(self, authorization: bytes | None) -> Key:
-        """Who sends this `Authorization` header. Raises `ApiError` 401."""
+        """The key in this `Authorization` header. Raises `ApiError` 401."""
         scheme, _, key = (authorization or b"").partition(b" ")
         key = key.strip()
         if scheme.lower() != b"bearer" or not key:
             raise ApiError(
                 401, "missing_api_key", "Send your API key as `Authorization: Bearer KEY`."
             )
-        return self.known(digest(key))
+        return self.find(digest(key))
 
-    def known(self, digest: bytes) -> Key:
-        """The key with this digest. Raises `ApiError` 401."""
-        known = self._keys.get(digest)
-        if known is None:
-            raise ApiError(401, "invalid_api_key", "This API key is not known here.")
-        if known.revoked is not None:
+    def find(self, digest: bytes) -> Key:
+        """The key with this digest. Raises `ApiError` 401 if it is unknown or revoked."""
+        key = self._keys.get(digest)
+        if key is None:
+            raise ApiError(401, "invalid_api_key", "This API key is not valid.")
+        if key.revoked is not None:
             raise ApiError(401, "key_revoked", "This API key has been revoked.")
-        return known
+        return key

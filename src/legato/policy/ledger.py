@@ -1,7 +1,10 @@
-"""What is written down of a call: one row each, whatever its outcome, and no word of its text."""
+"""The ledger: one row a call, whatever its outcome. Rows hold no text of the conversation.
+
+Rows are filled in and written. Nothing reads them back to decide what a call does next.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -12,21 +15,24 @@ from legato.core.usage import count, tells_reasoning
 
 Outcome = Literal["open", "complete", "cancelled", "failed", "refused", "interrupted"]
 
-#: Where a number of tokens is from. exact: the upstream said so of the whole call; counted: for
-#: want of that, with the model's own tokenizer or as the deltas that came; partial: the upstream
-#: said so before the call broke off; none: nobody knows, and the number is 0.
+#: Source of a token count. exact: reported by the upstream for the whole call; counted: not
+#: reported, so counted with the model's tokenizer or as the number of deltas; partial: reported by
+#: the upstream before the call failed or was cancelled; none: unknown, the count is 0.
 Provenance = Literal["exact", "counted", "partial", "none"]
+
+#: Longest error code in `Row.errors`, in characters.
+MAX_CODE_LENGTH: Final = 64
 
 
 class Row(Struct):
-    """One call. Times: `received` in Unix seconds, all others in seconds."""
+    """One call. `received` is in Unix seconds; all other times are durations in seconds."""
 
     id: str
     received: float
     key: str | None = None
     route: str | None = None
     upstream_id: str | None = None
-    deployments: str = ""  # those that were asked, in order, with commas between
+    deployments: str = ""  # one for each attempt, in order, separated by commas
     streamed: bool = False
     outcome: Outcome = "open"
     error: str | None = None
@@ -46,26 +52,40 @@ class Row(Struct):
     frames: int = 0
     bytes: int = 0
     attempts: int = 0
-    errors: str = ""  # codes, one for each of `deployments`; empty for one that did not fail
+    errors: str = ""  # one code for each of `deployments`; empty for an attempt that succeeded
     continuations: int = 0
-    cost: float | None = None  # US dollars; None: there is no price
+    cost: float | None = None  # US dollars; None: no price is known
 
     def record_attempts(self, attempts: Sequence[tuple[str, str]]) -> None:
-        """(deployment, error code) of each attempt, in order; no code for one that did not fail."""
+        """Fills the columns `attempts`, `deployments` and `errors`.
+
+        `attempts`: (deployment, error code) of each attempt, in order; the code is empty for an
+        attempt that succeeded. `deployments` and `errors` always have the same number of entries:
+        the settings allow no comma in a deployment's name, and commas in codes are replaced.
+        """
         self.attempts = len(attempts)
         self.deployments = ",".join([deployment for deployment, _ in attempts])
-        self.errors = ",".join([code.replace(",", "_") for _, code in attempts])
+        self.errors = ",".join([_clean(code) for _, code in attempts])
 
     def settled(self) -> "Row":
-        """As it is written."""
+        """The row to write."""
         return self
 
 
-class SettledCall:
-    """A call that is over. Its row is closed when it is asked for: many of them one behind the
-    other cost less than each in the last turn of its call."""
+def _clean(code: str) -> str:
+    """`code` without commas and control characters, which would break the column."""
+    if not code:
+        return ""
+    return "".join(
+        [each if each.isprintable() and each != "," else "_" for each in code[:MAX_CODE_LENGTH]]
+    )
 
-    __slots__ = ("_left", "_now", "_on_bug", "_row", "_stream")
+
+class SettledCall:
+    """A call that has ended. Its row is completed when the ledger writes it: completing many rows
+    in one batch costs less than completing each at the end of its call."""
+
+    __slots__ = ("_disconnected", "_now", "_on_bug", "_row", "_stream")
 
     def __init__(
         self,
@@ -74,20 +94,21 @@ class SettledCall:
         now: float,
         on_bug: Callable[[BaseException], None],
         *,
-        left: bool,
+        disconnected: bool,
     ) -> None:
-        """`now`: on the stream's clock. `left`: its client did not stay for the end."""
+        """`now`: the end of the call on the stream's clock. `disconnected`: the client closed its
+        connection before that."""
         self._row = row
         self._stream: Stream | None = stream
         self._now = now
         self._on_bug = on_bug
-        self._left = left
+        self._disconnected = disconnected
 
     def settled(self) -> Row:
         row, stream, self._stream = self._row, self._stream, None
         if stream is not None:
             try:
-                close(row, stream, self._now, left=self._left)
+                complete(row, stream, self._now, disconnected=self._disconnected)
             except Exception as error:
                 row.outcome, row.error = "failed", "internal_error"
                 self._on_bug(error)
@@ -95,7 +116,7 @@ class SettledCall:
 
 
 class Price(Protocol):
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     @property
     def prompt(self) -> float: ...
@@ -105,83 +126,90 @@ class Price(Protocol):
     def cached(self) -> float: ...
 
 
-def close(row: Row, stream: Stream, now: float, *, left: bool = False) -> None:
-    """Writes down how a call ended. `now`: on the stream's clock. `left`: its client did not stay
-    for the end."""
-    row.outcome = "cancelled" if left else _outcome(row, stream)
+def complete(row: Row, stream: Stream, now: float, *, disconnected: bool = False) -> None:
+    """Fills in the outcome, the timings and the token counts of a call that has ended.
+
+    `now`: on the stream's clock. `disconnected`: the client closed its connection before the end.
+    """
+    row.outcome = "cancelled" if disconnected else _outcome(stream, row.attempts)
     row.error = stream.error.code if stream.error is not None else None
     timings = stream.timings
     row.duration = now - timings.received
     row.ttft = timings.ttft
     row.itl_p50, row.itl_p99, row.longest_gap = timings.gaps(0.5, 0.99, 1.0)
-    _tokens(row, stream)
+    _fill_tokens(row, stream)
 
 
 def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
-    """Adds what one deployment's part of an answer has cost, each of whose `requests` had the
-    prompt paid for."""
+    """Adds the cost of one deployment's part of an answer to the row.
+
+    `requests`: requests that were sent for this part; the prompt of each is billed.
+    """
+    observed = stream.usage.observed
     if stream.usage.reported is not None:
-        said = count(stream.usage.reported)
-        prompt, cached = said.prompt, min(said.cached, said.prompt)
-        completion = said.completion
+        reported = count(stream.usage.reported)
+        prompt, cached = reported.prompt, min(reported.cached, reported.prompt)
+        completion = reported.completion
         if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
-            completion = max(completion, stream.usage.observed.completion)
+            completion = max(completion, observed.completion)
     elif stream.timings.pieces:
-        seen = stream.usage.observed
-        prompt, cached, completion = seen.prompt, 0, seen.completion
+        prompt, cached, completion = observed.prompt, 0, observed.completion
     else:
         prompt = cached = completion = 0
     dollars = ((prompt - cached) * price.prompt + cached * price.cached) * requests
     row.cost = (row.cost or 0.0) + (dollars + completion * price.completion) / 1e6
 
 
-def _outcome(row: Row, stream: Stream) -> Outcome:
+def _outcome(stream: Stream, attempts: int) -> Outcome:
     if stream.state is State.COMPLETE:
         return "complete"
     if stream.state is State.CANCELLED:
         return "cancelled"
     error = stream.error
-    callers = error is not None and error.status < 500 and not isinstance(error, UpstreamError)
-    return "refused" if callers or not row.deployments else "failed"
+    is_client_error = (
+        error is not None and error.status < 500 and not isinstance(error, UpstreamError)
+    )
+    return "refused" if is_client_error or not attempts else "failed"
 
 
-def _tokens(row: Row, stream: Stream) -> None:
-    """The upstream's numbers where it gave them; else what was seen going by."""
+def _fill_tokens(row: Row, stream: Stream) -> None:
+    """Token counts as the upstream reported them, or as observed in the stream."""
     if stream.usage.previous is not None:
-        _tokens_of_two(row, stream)
+        _fill_continued(row, stream)
     elif stream.usage.reported is not None:
-        _tokens_said(row, stream, stream.usage.reported)
+        _fill_reported(row, stream, stream.usage.reported)
     elif stream.timings.pieces:
-        seen = stream.usage.observed
-        row.completion_tokens, row.completion_from = seen.completion, "counted"
-        row.reasoning_tokens, row.reasoning_from = seen.reasoning, "counted"
-        if seen.prompt:
-            told = stream.usage.prompt_tokens > 0
-            row.prompt_tokens = seen.prompt
-            row.prompt_from = "partial" if told else "counted"
+        observed = stream.usage.observed
+        row.completion_tokens, row.completion_from = observed.completion, "counted"
+        row.reasoning_tokens, row.reasoning_from = observed.reasoning, "counted"
+        if observed.prompt:
+            is_reported = stream.usage.prompt_tokens > 0
+            row.prompt_tokens = observed.prompt
+            row.prompt_from = "partial" if is_reported else "counted"
 
 
-def _tokens_said(row: Row, stream: Stream, usage: Usage) -> None:
-    said, seen = count(usage), stream.usage.observed
-    sure: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
-    row.prompt_tokens, row.prompt_from = said.prompt, sure
-    row.cached_tokens, row.cached_from = said.cached, sure
-    row.completion_tokens, row.completion_from = said.completion, sure
+def _fill_reported(row: Row, stream: Stream, usage: Usage) -> None:
+    reported, observed = count(usage), stream.usage.observed
+    source: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
+    row.prompt_tokens, row.prompt_from = reported.prompt, source
+    row.cached_tokens, row.cached_from = reported.cached, source
+    row.completion_tokens, row.completion_from = reported.completion, source
     # An upstream's running total may lag behind what it has already sent.
-    if sure == "partial" and seen.completion > said.completion:
-        row.completion_tokens = seen.completion
-        row.completion_from = sure if stream.usage.tally is None else "counted"
+    if source == "partial" and observed.completion > reported.completion:
+        row.completion_tokens = observed.completion
+        row.completion_from = source if stream.usage.tally is None else "counted"
     if tells_reasoning(usage):
-        row.reasoning_tokens, row.reasoning_from = said.reasoning, sure
+        row.reasoning_tokens, row.reasoning_from = reported.reasoning, source
     else:
-        row.reasoning_tokens = min(seen.reasoning, row.completion_tokens)
+        row.reasoning_tokens = min(observed.reasoning, row.completion_tokens)
         row.reasoning_from = "counted"
 
 
-def _tokens_of_two(row: Row, stream: Stream) -> None:
-    """Of an answer that one upstream began and another went on with: the first never said."""
-    said = count(stream.usage.total())
+def _fill_continued(row: Row, stream: Stream) -> None:
+    """Counts of an answer that a second upstream continued: the first one never reported its part,
+    so no total is exact."""
+    tokens = count(stream.usage.total())
     for kind in ("prompt", "completion", "reasoning", "cached"):
-        number = getattr(said, kind)
+        number = getattr(tokens, kind)
         setattr(row, f"{kind}_tokens", number)
         setattr(row, f"{kind}_from", "counted" if number else "none")

@@ -1,9 +1,8 @@
-"""List prices, as rows of data: what a call costs where the operator says nothing.
+"""List prices of models, as rows of data, for deployments without a `price` setting.
 
-They are those of the standard tier. What is added for very long prompts, or for writing into a
-cache, is not in them; models whose price depends on the hour or ends on a known day are not here.
-What an operator pays may differ, and a provider may change its mind: `price` of a deployment goes
-first.
+Prices are those of the standard tier. They leave out surcharges for very long prompts and for cache
+writes. Models whose price depends on the hour or ends on a known day are not listed. An operator
+may pay another price, and providers change theirs: the `price` of a deployment takes precedence.
 """
 
 import re
@@ -13,21 +12,21 @@ from msgspec import Struct
 
 
 class ListPrice(Struct, frozen=True):
-    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache."""
 
     provider: str
-    model: str  # and its dated versions
+    model: str  # includes its dated versions
     prompt: float
     completion: float
     cached: float
-    read: str  # the day on which it is known to have been so
-    source: str  # the provider's own page, where it stands
+    as_of: str  # date on which the price was checked
+    source: str  # the provider's page with the price
 
 
 _ANTHROPIC: Final = ("2026-10-10", "https://platform.claude.com/docs/en/about-claude/pricing")
 _OPENAI: Final = ("2026-05-04", "https://developers.openai.com/api/docs/pricing")
 _GEMINI: Final = ("2026-09-20", "https://ai.google.dev/gemini-api/docs/pricing")
-# Public price lists that follow these pages by the day, two of which agree.
+# Checked in public price lists that follow these pages daily; two of them agree.
 _GROQ: Final = ("2026-11-10", "https://console.groq.com/docs/models")
 _MISTRAL: Final = ("2026-11-10", "https://mistral.ai/pricing/api")
 _XAI: Final = ("2026-11-10", "https://docs.x.ai/developers/pricing")
@@ -36,8 +35,8 @@ _MOONSHOT: Final = ("2026-11-10", "https://platform.kimi.ai/docs/pricing/chat")
 _TOGETHER: Final = ("2026-11-10", "https://www.together.ai/pricing")
 _FIREWORKS: Final = ("2026-11-10", "https://docs.fireworks.ai/serverless/pricing")
 
-#: What a model of Fireworks' is called in a request.
-_AT_FIREWORKS: Final = "accounts/fireworks/models/"
+#: Prefix of Fireworks' model ids.
+_FIREWORKS_PREFIX: Final = "accounts/fireworks/models/"
 
 _ROWS: Final = (
     ListPrice("anthropic", "claude-opus-5", 5.0, 25.0, 0.5, *_ANTHROPIC),
@@ -73,19 +72,19 @@ _ROWS: Final = (
     ListPrice("together", "zai-org/GLM-5.3-Flash", 0.15, 0.5, 0.03, *_TOGETHER),
     ListPrice("together", "deepseek-ai/DeepSeek-V4.1-Flash", 0.3, 1.2, 0.006, *_TOGETHER),
     ListPrice("together", "openai/gpt-oss-120b", 0.15, 0.6, 0.15, *_TOGETHER),
-    ListPrice("fireworks", f"{_AT_FIREWORKS}kimi-k3p1-pro", 2.0, 10.0, 0.2, *_FIREWORKS),
-    ListPrice("fireworks", f"{_AT_FIREWORKS}glm-5p3", 1.4, 4.4, 0.26, *_FIREWORKS),
-    ListPrice("fireworks", f"{_AT_FIREWORKS}glm-5p3-flash", 0.15, 0.5, 0.03, *_FIREWORKS),
-    ListPrice("fireworks", f"{_AT_FIREWORKS}qwen3p8-max", 2.0, 6.0, 0.25, *_FIREWORKS),
+    ListPrice("fireworks", f"{_FIREWORKS_PREFIX}kimi-k3p1-pro", 2.0, 10.0, 0.2, *_FIREWORKS),
+    ListPrice("fireworks", f"{_FIREWORKS_PREFIX}glm-5p3", 1.4, 4.4, 0.26, *_FIREWORKS),
+    ListPrice("fireworks", f"{_FIREWORKS_PREFIX}glm-5p3-flash", 0.15, 0.5, 0.03, *_FIREWORKS),
+    ListPrice("fireworks", f"{_FIREWORKS_PREFIX}qwen3p8-max", 2.0, 6.0, 0.25, *_FIREWORKS),
 )
 
 PRICES: Final = {(row.provider, row.model): row for row in _ROWS}
 
-#: What the name of a version has behind that of its model: `-20251001`, `-2026-03-05`, `@20251001`.
-#: `-mini` and `-5` make another model of it, at another price.
-_VERSION: Final = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$|-latest$")
+#: Suffix of a dated version of a model: `-20251001`, `-2026-03-05`, `@20251001`. Other suffixes,
+#: such as `-mini` and `-5`, name another model with another price.
+_VERSION_SUFFIX: Final = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$|-latest$")
 
 
 def find(provider: str | None, model: str) -> ListPrice | None:
-    """What `provider` asks for `model`, where that is known."""
-    return PRICES.get((provider or "", _VERSION.sub("", model)))
+    """The provider's list price of `model`; None if it is unknown."""
+    return PRICES.get((provider or "", _VERSION_SUFFIX.sub("", model)))

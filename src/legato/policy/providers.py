@@ -1,6 +1,6 @@
-"""What is known of providers, as rows of data: a deployment that names one need say no more.
+"""The known providers, as rows of data: defaults for the deployments that name them.
 
-`python -m legato.policy.providers` prints them as the table of docs/providers.md.
+`python -m legato.policy.providers` prints the table in docs/providers.md.
 """
 
 from typing import Final
@@ -11,28 +11,28 @@ from legato.core.dialect import Quirks
 
 
 class Provider(Struct, frozen=True):
-    """`base_url` None: it is the operator's own server. None elsewhere: nobody has looked, or
-    nobody says."""
+    """Defaults of one provider. `base_url` is None for servers that an operator runs; None in any
+    other field means unknown."""
 
     name: str
     title: str
     base_url: str | None
     dialect: str = "openai"
     quirks: Quirks = Quirks()
-    reasoning: str | None = None  # where its deltas say what the model thinks
-    bills_after_disconnect: bool | None = None  # it writes on, and for money
-    key: str | None = None  # the environment variable that usually holds a key
+    reasoning: str | None = None  # where its deltas carry reasoning, in words
+    bills_after_disconnect: bool | None = None  # it generates, and bills, to the end of the answer
+    key_variable: str | None = None  # the environment variable that usually holds a key
     docs: str = ""
 
 
-#: One choice a request; its logprobs are a 400, whatever is asked of them.
+#: One choice per request; any logprobs parameter is a 400.
 _GROQ: Final = Quirks(
     effort_style="effort",
     has_n=False,
     rejected_parameters=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
 )
 
-#: What it does not know is a 422. Usage comes unasked, and a prefix is said again.
+#: An unknown parameter is a 422. Usage is always sent, and a prefix is repeated in the answer.
 _MISTRAL: Final = Quirks(
     effort_style="none",
     continues="prefix",
@@ -56,8 +56,8 @@ _MISTRAL: Final = Quirks(
     ),
 )
 
-# Who bills after a disconnect: openrouter.ai/docs/api/reference/streaming says of which providers
-# a cancelled stream ends the work and the bill, and of which it ends neither.
+# Source of bills_after_disconnect: openrouter.ai/docs/api/reference/streaming lists the providers
+# that stop generating and billing when a stream is cancelled, and those that do not.
 _ROWS: Final = (
     Provider(
         "openai",
@@ -66,9 +66,9 @@ _ROWS: Final = (
         quirks=Quirks(
             effort_style="effort", most="max", max_tokens="max_completion_tokens", pads=True
         ),
-        reasoning="not told",
+        reasoning="not sent",
         bills_after_disconnect=False,
-        key="OPENAI_API_KEY",
+        key_variable="OPENAI_API_KEY",
         docs="https://platform.openai.com/docs/api-reference/chat",
     ),
     Provider(
@@ -79,7 +79,7 @@ _ROWS: Final = (
         quirks=Quirks(has_n=False, continues="prefill"),
         reasoning="`thinking` blocks",
         bills_after_disconnect=False,
-        key="ANTHROPIC_API_KEY",
+        key_variable="ANTHROPIC_API_KEY",
         docs="https://platform.claude.com/docs/en/api/messages",
     ),
     Provider(
@@ -90,7 +90,7 @@ _ROWS: Final = (
         quirks=Quirks(has_n=False),
         reasoning="parts marked `thought`",
         bills_after_disconnect=True,
-        key="GEMINI_API_KEY",
+        key_variable="GEMINI_API_KEY",
         docs="https://ai.google.dev/api/generate-content",
     ),
     Provider(
@@ -129,7 +129,7 @@ _ROWS: Final = (
             effort_style="llama",
             continues="prefill",
             continues_reasoning=True,
-            has_n=False,  # its stream tells the usage of one choice only
+            has_n=False,  # its stream reports the usage of one choice only
             reports_progress=True,
             needs_alternatives=True,
         ),
@@ -150,7 +150,7 @@ _ROWS: Final = (
         ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
-        key="DEEPSEEK_API_KEY",
+        key_variable="DEEPSEEK_API_KEY",
         docs="https://api-docs.deepseek.com",
     ),
     Provider(
@@ -160,7 +160,7 @@ _ROWS: Final = (
         quirks=_GROQ,
         reasoning="`reasoning`; Qwen: in `<think>` tags",
         bills_after_disconnect=True,
-        key="GROQ_API_KEY",
+        key_variable="GROQ_API_KEY",
         docs="https://console.groq.com/docs/openai",
     ),
     Provider(
@@ -170,7 +170,7 @@ _ROWS: Final = (
         quirks=_MISTRAL,
         reasoning="`thinking` parts of `content`",
         bills_after_disconnect=True,
-        key="MISTRAL_API_KEY",
+        key_variable="MISTRAL_API_KEY",
         docs="https://docs.mistral.ai/api",
     ),
     Provider(
@@ -179,7 +179,7 @@ _ROWS: Final = (
         "https://openrouter.ai/api/v1",
         quirks=Quirks(effort_style="openrouter"),
         reasoning="`reasoning`",
-        key="OPENROUTER_API_KEY",
+        key_variable="OPENROUTER_API_KEY",
         docs="https://openrouter.ai/docs/api/reference/overview",
     ),
     Provider(
@@ -189,7 +189,7 @@ _ROWS: Final = (
         quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning`",
         bills_after_disconnect=False,
-        key="TOGETHER_API_KEY",
+        key_variable="TOGETHER_API_KEY",
         docs="https://docs.together.ai",
     ),
     Provider(
@@ -199,7 +199,7 @@ _ROWS: Final = (
         quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
-        key="FIREWORKS_API_KEY",
+        key_variable="FIREWORKS_API_KEY",
         docs="https://docs.fireworks.ai/guides/reasoning",
     ),
     Provider(
@@ -209,7 +209,7 @@ _ROWS: Final = (
         quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
-        key="XAI_API_KEY",
+        key_variable="XAI_API_KEY",
         docs="https://docs.x.ai",
     ),
     Provider(
@@ -218,7 +218,7 @@ _ROWS: Final = (
         "https://api.cerebras.ai/v1",
         quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning`",
-        key="CEREBRAS_API_KEY",
+        key_variable="CEREBRAS_API_KEY",
         docs="https://inference-docs.cerebras.ai/resources/openai",
     ),
     Provider(
@@ -227,7 +227,7 @@ _ROWS: Final = (
         "https://integrate.api.nvidia.com/v1",
         quirks=Quirks(effort_style="effort"),
         reasoning="`reasoning_content`, some `reasoning`",
-        key="NVIDIA_API_KEY",
+        key_variable="NVIDIA_API_KEY",
         docs="https://docs.api.nvidia.com/nim",
     ),
     Provider(
@@ -236,29 +236,32 @@ _ROWS: Final = (
         "https://api.moonshot.ai/v1",
         quirks=Quirks(effort_style="thinking", max_tokens="max_tokens"),
         reasoning="`reasoning_content`",
-        key="MOONSHOT_API_KEY",
+        key_variable="MOONSHOT_API_KEY",
         docs="https://platform.moonshot.ai/docs",
     ),
 )
 
 PROVIDERS: Final = {row.name: row for row in _ROWS}
 
-#: What holds of whoever speaks a dialect. OpenAI's is spoken by all sorts of servers.
-_OF_DIALECTS: Final = {name: PROVIDERS[name].quirks for name in ("anthropic", "gemini", "ollama")}
+#: Quirks by dialect, for deployments without a provider. The `openai` dialect has no entry: servers
+#: that use it differ too much.
+_DIALECT_QUIRKS: Final = {
+    name: PROVIDERS[name].quirks for name in ("anthropic", "gemini", "ollama")
+}
 
 
 def quirks_of(provider: str | None, dialect: str | None) -> Quirks:
-    """What is known of a deployment by its provider; by its dialect where it names another one than
-    its provider's own, or no provider."""
+    """Quirks of the provider; of the dialect if the deployment has no provider, or uses another
+    dialect than its provider's."""
     row = PROVIDERS.get(provider or "")
     if row is not None and dialect in (None, row.dialect):
         return row.quirks
-    return _OF_DIALECTS.get(dialect or "", Quirks())
+    return _DIALECT_QUIRKS.get(dialect or "", Quirks())
 
 
 def table() -> str:
-    """All rows, in Markdown."""
-    head = "provider|`base_url`|dialect|`n`|`continue`|its thoughts|bills after a disconnect|key"
+    """All rows as a Markdown table."""
+    head = "provider|`base_url`|dialect|`n`|`continue`|reasoning|bills after a disconnect|key"
     lines = [f"| {' | '.join(head.split('|'))} |", "|---" * (head.count("|") + 1) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in _ROWS)]) + "\n"
 
@@ -274,7 +277,7 @@ def _cells(row: Provider) -> list[str]:
         quirks.continues,
         row.reasoning or "unknown",
         bills,
-        f"`{row.key}`" if row.key else "-",
+        f"`{row.key_variable}`" if row.key_variable else "-",
     ]
 
 

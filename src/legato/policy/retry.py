@@ -1,4 +1,4 @@
-"""Which failures before the first token are tried again, how often, and after how long."""
+"""Which failures before the first token are retried, how often, and after what delay."""
 
 import random
 from collections.abc import Callable
@@ -6,24 +6,24 @@ from typing import Final, Literal
 
 from legato.core.errors import UpstreamError
 
-Kind = Literal["connection", "busy", "server", "timeout", "empty", "ours"]
+FailureKind = Literal["connection", "busy", "server", "timeout", "empty", "configuration"]
 
-#: How often one deployment is asked again within one call after a failure of a kind. Another
-#: deployment is asked in any case. A timeout has cost its time already; what is wrong with our own
-#: credential or address will be wrong again.
-BUDGETS: Final[dict[Kind, int]] = {
+#: Retries of one deployment within one call, by kind of failure. Falling back to another deployment
+#: is always allowed. A timeout has already used its time; a wrong credential or address of ours
+#: stays wrong.
+RETRIES: Final[dict[FailureKind, int]] = {
     "connection": 2,
     "busy": 2,
     "server": 2,
     "timeout": 1,
     "empty": 1,
-    "ours": 0,
+    "configuration": 0,
 }
 
-#: Seconds before the second request to a deployment; twice as long before each further one.
+#: Seconds before the first retry of a deployment; doubled for each further retry.
 BACKOFF: Final = 0.25
 
-_KINDS: Final[dict[str, Kind]] = {
+_KINDS: Final[dict[str, FailureKind]] = {
     "upstream_unreachable": "connection",
     "upstream_connect_timeout": "connection",
     "upstream_cut": "connection",
@@ -34,22 +34,22 @@ _KINDS: Final[dict[str, Kind]] = {
     "upstream_first_token_timeout": "timeout",
     "upstream_total_timeout": "timeout",
     "upstream_408": "timeout",
-    "upstream_tls": "ours",
-    "upstream_proxy": "ours",
-    "upstream_quota": "ours",
-    "model_loading": "ours",
-    **{f"upstream_{status}": "ours" for status in (401, 402, 403, 404, 405)},
+    "upstream_tls": "configuration",
+    "upstream_proxy": "configuration",
+    "upstream_quota": "configuration",
+    "model_loading": "configuration",
+    **{f"upstream_{status}": "configuration" for status in (401, 402, 403, 404, 405)},
 }
 
 
-def kind(error: UpstreamError) -> Kind:
+def failure_kind(error: UpstreamError) -> FailureKind:
     return _KINDS.get(error.code, "busy" if error.status == 429 else "server")
 
 
-class Budget:
-    """What one call may still spend on trying again. `draw` gives numbers between 0 and 1."""
+class RetryBudget:
+    """Attempts and time that one call may still use. `draw` returns numbers between 0 and 1."""
 
-    __slots__ = ("_asked", "_attempts", "_deadline", "_draw", "_gate", "_spent")
+    __slots__ = ("_attempts", "_attempts_of", "_deadline", "_draw", "_failures", "_gate")
 
     def __init__(
         self,
@@ -58,30 +58,31 @@ class Budget:
         gate: float,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`attempts`: requests in all; `deadline`: nobody is asked again after it; `gate`: until
-        when a status can still be told. Nobody waits beyond that only to ask the same one again."""
+        """`attempts`: requests in total; `deadline`: after it no deployment is retried; `gate`:
+        until then the status can still report a failure. A retry of the same deployment never
+        waits past the gate."""
         self._attempts = attempts
         self._deadline = deadline
         self._gate = min(gate, deadline)
         self._draw = draw
-        self._spent: dict[tuple[str, Kind], int] = {}
-        self._asked: dict[str, int] = {}
+        self._failures: dict[tuple[str, FailureKind], int] = {}
+        self._attempts_of: dict[str, int] = {}
 
-    def asked(self, deployment: str) -> None:
-        """It has been, once more."""
+    def record_attempt(self, deployment: str) -> None:
         self._attempts -= 1
-        self._asked[deployment] = self._asked.get(deployment, 0) + 1
+        self._attempts_of[deployment] = self._attempts_of.get(deployment, 0) + 1
 
     def allows(self, deployment: str, now: float) -> bool:
-        """One that has not been asked may be, however long the others took."""
-        return self._attempts > 0 and (deployment not in self._asked or now < self._deadline)
+        """Whether one more request may go to `deployment`. The deadline does not apply to the first
+        request to a deployment."""
+        return self._attempts > 0 and (deployment not in self._attempts_of or now < self._deadline)
 
-    def again(self, deployment: str, error: UpstreamError, now: float) -> float | None:
-        """When this deployment may be asked again, in seconds from now; None: not in this call."""
-        what = kind(error)
-        spent = self._spent[deployment, what] = self._spent.get((deployment, what), 0) + 1
-        if spent > BUDGETS[what]:
+    def retry_delay(self, deployment: str, error: UpstreamError, now: float) -> float | None:
+        """Seconds to wait before `deployment` is retried after `error`; None: no retry."""
+        kind = failure_kind(error)
+        failures = self._failures[deployment, kind] = self._failures.get((deployment, kind), 0) + 1
+        if failures > RETRIES[kind]:
             return None
-        wait = BACKOFF * 2 ** (self._asked.get(deployment, 0) - 1) * (0.5 + self._draw())
-        wait = max(wait, error.retry_after or 0.0)
-        return wait if now + wait < self._gate else None
+        delay = BACKOFF * 2 ** (self._attempts_of.get(deployment, 0) - 1) * (0.5 + self._draw())
+        delay = max(delay, error.retry_after or 0.0)
+        return delay if now + delay < self._gate else None

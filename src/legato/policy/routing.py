@@ -1,7 +1,4 @@
-"""Public model ids and the deployments that answer for them: who is asked, in which order.
-
-Deciding does no I/O.
-"""
+"""Routes: public model ids, their deployments, and the order in which these are tried."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -12,13 +9,15 @@ from msgspec import Struct
 from legato.core.errors import ApiError, service_unavailable
 from legato.policy.health import Health
 
-#: order: as they are named (with weights: by their shares); least-busy: the fewest calls first;
-#: fastest: the shortest time to a first token, failures reckoned in.
+#: Which deployment is tried first. order: as configured, or at random by weight if there are
+#: weights; least-busy: fewest calls in progress; fastest: lowest expected time to a first token,
+#: failures included.
 Strategy = Literal["order", "least-busy", "fastest"]
 
 
 class Route(Struct, frozen=True):
-    """A public model id. `deployments` are names; `contexts` their lengths, where known."""
+    """A public model id and its deployments, by name. `contexts`: the context lengths of those
+    deployments for which it is known, in tokens."""
 
     model: str
     deployments: tuple[str, ...]
@@ -35,15 +34,17 @@ class Route(Struct, frozen=True):
     created: int = 0
     price: dict[str, float] | None = None
 
-    def longer(self, than: str) -> tuple[str, ...]:
-        """The deployments with a longer context than that of `than`, the shortest first."""
-        known = self.contexts
-        found = [name for name in known if known[name] > known.get(than, 0)]
-        return tuple(sorted(found, key=known.__getitem__)) if than in known else ()
+    def with_longer_context(self, deployment: str) -> tuple[str, ...]:
+        """The deployments with a longer context than `deployment`, shortest first."""
+        contexts = self.contexts
+        if deployment not in contexts:
+            return ()
+        found = [name for name in contexts if contexts[name] > contexts[deployment]]
+        return tuple(sorted(found, key=contexts.__getitem__))
 
 
 class Router:
-    """Finds routes and plans calls. `draw` gives numbers between 0 and 1."""
+    """Looks up routes and plans calls. `draw` returns numbers between 0 and 1."""
 
     __slots__ = ("_draw", "_routes", "health")
 
@@ -65,28 +66,28 @@ class Router:
         return tuple(self._routes.values())
 
     def find(self, model: str) -> Route:
-        """Raises `ApiError` 404 where nothing here has that name."""
+        """Raises `ApiError` 404 if no route has that model id."""
         route = self._routes.get(model)
         if route is None:
             raise ApiError(
                 404,
                 "model_not_found",
-                f"There is no model `{model}` here; GET /v1/models lists those there are.",
+                f"The model `{model}` does not exist; GET /v1/models lists the models.",
                 param="model",
             )
         return route
 
     def plan(self, route: Route, now: float) -> list[str]:
-        """The deployments that may be asked now, the first first. Raises `ApiError` 503 where all
-        of them are to be left alone."""
+        """The deployments to try, in order. Raises `ApiError` 503 if the circuit breakers of all
+        of them are open."""
         health = self.health
         names = route.deployments
-        if len(names) == 1 and not health[names[0]].until:
+        if len(names) == 1 and not health[names[0]].open_until:
             return [names[0]]
         names = self.ordered(route, now)
         plan = [name for name in names if health[name].allows(now)]
         if not plan:
-            wait = min(health[name].until for name in names) - now
+            wait = min(health[name].open_until for name in names) - now
             error = service_unavailable(
                 "No deployment of this model is healthy.", code="no_deployment"
             )
@@ -98,7 +99,7 @@ class Router:
         return self.health[name].allows(now)
 
     def ordered(self, route: Route, now: float) -> tuple[str, ...]:
-        """All of its deployments, the one to be asked first first."""
+        """All deployments of the route, healthy or not, in the order to try."""
         names, weights, health = route.deployments, route.weights, self.health
         if len(names) == 1:
             return names
@@ -112,7 +113,7 @@ class Router:
             )
         if not weights:
             return names
-        # The first one is drawn by its share, the second by its share of the rest, and so on.
+        # The first one is drawn by weight, the second by weight from the rest, and so on.
         return tuple(
             sorted(names, key=lambda name: -(self._draw() ** (1 / weights.get(name, 1.0))))
         )

@@ -1,1 +1,1 @@
-"""What outlives a request."""
+"""Persistent state: the database with API keys and the ledger."""

@@ -1,7 +1,7 @@
-"""The database: keys now, the ledger beside them. SQLite in WAL mode unless told otherwise.
+"""The SQLite database (WAL mode) and its tables: API keys and the ledger.
 
-Tables are made by the migrations beside this file. Alembic is imported only where there is
-something to migrate: a start with a database that is up to date does not pay for it.
+The migrations in `migrations/` create the tables. Alembic is imported only if there is something to
+migrate, so that it does not slow down every start.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-#: The newest migration; a test holds it against the files in `migrations/versions`.
+#: The newest migration; a test compares it with the files in `migrations/versions`.
 HEAD: Final = "0003"
 
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
@@ -34,7 +34,7 @@ keys = sa.Table(
     sa.Column("revoked", sa.Float, nullable=True),
 )
 
-#: The ledger. Columns are the fields of `policy.ledger.Row`, in their order.
+#: The ledger. The columns are the fields of `policy.ledger.Row`, in the same order.
 calls = sa.Table(
     "calls",
     metadata,
@@ -63,7 +63,7 @@ calls = sa.Table(
     sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
 )
 
-#: Counts what changed, by subject, so that a running server can tell without reading it all.
+#: A change counter for each subject: a running server detects changes without reading all rows.
 changes = sa.Table(
     "changes",
     metadata,
@@ -77,19 +77,18 @@ def sqlite_url(folder: Path) -> str:
 
 
 class Database:
-    """One database. `begin` gives a connection inside a transaction; `write` is for what is written
-    all the time."""
+    """One database. `begin` opens a transaction; `write` is a faster path for frequent writes."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine: AsyncEngine = create_async_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
-        self._pen: _Pen | None = None
+        self._writer: _WriterThread | None = None
 
     @classmethod
     async def open(cls, folder: Path) -> "Database":
-        """The database in `folder`, made or brought up to date where need be."""
+        """Opens the database in `folder`; creates or migrates it as needed."""
         database = cls(sqlite_url(folder))
         await database.prepare(folder)
         return database
@@ -119,38 +118,40 @@ class Database:
             yield connection
 
     async def write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        """One statement, in the database's own words, for each of these rows; all of them or none.
-        Raises SQLAlchemy's errors."""
-        pen = self._pen = self._pen or _Pen(self._engine.url)
-        await pen.write(statement, rows)
+        """Executes one statement (raw SQL) for each of these rows, in one transaction.
 
-    # A file beside the database has a byte for each change: to look at its size costs a hundredth
-    # of a query. It may be missing; who needs to be sure asks the database.
+        Raises SQLAlchemy's errors.
+        """
+        writer = self._writer = self._writer or _WriterThread(self._engine.url)
+        await writer.write(statement, rows)
 
-    def touch(self, subject: str) -> None:
-        """Something that others follow has been changed."""
-        with contextlib.suppress(OSError), self._mark(subject).open("ab") as file:
+    # A file next to the database gets one byte for each change: reading its size costs a hundredth
+    # of a query. The file may be missing or lost; the table `changes` is authoritative.
+
+    def mark_changed(self, subject: str) -> None:
+        """Tells other processes that rows of `subject` have changed."""
+        with contextlib.suppress(OSError), self._mark_file(subject).open("ab") as file:
             file.write(b".")
 
-    def stamp(self, subject: str) -> int:
-        """Another number where that has been changed since, by anybody."""
+    def change_mark(self, subject: str) -> int:
+        """A number that differs after each `mark_changed`, by any process."""
         try:
-            return self._mark(subject).stat().st_size
+            return self._mark_file(subject).stat().st_size
         except OSError:
             return 0
 
-    def _mark(self, subject: str) -> Path:
+    def _mark_file(self, subject: str) -> Path:
         return Path(f"{self._engine.url.database}.{subject}")
 
     async def close(self) -> None:
-        if self._pen is not None:
-            self._pen.close()
+        if self._writer is not None:
+            self._writer.close()
         await self._engine.dispose()
 
 
-class _Pen:
-    """A thread that writes. A transaction is one step of it: in the way of `Database.begin`, whose
-    every step goes to a thread and back, the hops cost more than what is written."""
+class _WriterThread:
+    """One thread with a synchronous engine. It runs a whole transaction in one step; with the async
+    engine every step switches to a thread and back, which costs more than the writes."""
 
     def __init__(self, url: sa.URL) -> None:
         self._engine = sa.create_engine(url.set(drivername=url.get_backend_name()))
@@ -172,8 +173,8 @@ class _Pen:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    # WAL: a reader (`legato usage`) and the server do not wait for each other. In WAL mode NORMAL
-    # loses at most the last transactions at a power cut, never the database.
+    # WAL: a reader (`legato usage`) and the server do not block each other. With WAL, NORMAL loses
+    # at most the last transactions at a power cut and never corrupts the database.
     for pragma in (
         "journal_mode=WAL",
         "synchronous=NORMAL",

@@ -1,4 +1,4 @@
-"""Keys in the database."""
+"""API keys in the database."""
 
 import time
 from typing import Final
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from legato.store.database import Database, changes, keys
 
-#: Of changes that a running server hears of.
+#: The subject under which changes of keys are counted.
 SUBJECT: Final = "keys"
 
 
@@ -16,33 +16,34 @@ async def add(database: Database, identity: str, name: str, digest: bytes) -> No
         await connection.execute(
             keys.insert().values(id=identity, name=name, digest=digest, created=time.time())
         )
-        await connection.execute(_changed())
-    database.touch(SUBJECT)
+        await connection.execute(_count_change())
+    database.mark_changed(SUBJECT)
 
 
 async def revoke(database: Database, name_or_id: str) -> int:
-    """Revokes every key in force with that name or id; how many there were."""
+    """Revokes every active key with that name or id; returns how many there were."""
     async with database.begin() as connection:
-        done = await connection.execute(
+        result = await connection.execute(
             keys.update()
             .where(sa.or_(keys.c.id == name_or_id, keys.c.name == name_or_id))
             .where(keys.c.revoked.is_(None))
             .values(revoked=time.time())
         )
-        await connection.execute(_changed())
-    database.touch(SUBJECT)
-    return done.rowcount
+        await connection.execute(_count_change())
+    database.mark_changed(SUBJECT)
+    return result.rowcount
 
 
 async def all_keys(database: Database) -> list[dict[str, object]]:
-    """Every key ever made, oldest first: `id`, `name`, `digest`, `created`, `revoked`."""
+    """All keys, revoked ones included, oldest first: `id`, `name`, `digest`, `created`,
+    `revoked`."""
     async with database.begin() as connection:
         rows = await connection.execute(keys.select().order_by(keys.c.created))
         return [dict(row) for row in rows.mappings()]
 
 
 async def version(database: Database) -> int:
-    """A number that is another one whenever a key was made or revoked since."""
+    """A number that changes whenever a key is created or revoked."""
     async with database.begin() as connection:
         number = await connection.scalar(
             sa.select(changes.c.number).where(changes.c.subject == SUBJECT)
@@ -50,5 +51,5 @@ async def version(database: Database) -> int:
         return number or 0
 
 
-def _changed() -> sa.Update:
+def _count_change() -> sa.Update:
     return changes.update().where(changes.c.subject == SUBJECT).values(number=changes.c.number + 1)

@@ -1,4 +1,4 @@
-"""The ledger in the database: written in batches off the hot path, read by `legato usage`."""
+"""The ledger in the database: rows are written in batches; `legato usage` reads them."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,25 +13,26 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 
 from legato.store.database import TOKENS, Database, calls
 
-#: Seconds that a row waits for company at most.
-LATENCY: Final = 0.25
+#: The longest time, in seconds, that a row waits for others to be written with.
+BATCH_SECONDS: Final = 0.25
 
-#: Seconds after which a database that took none is asked again.
-RETRY: Final = 1.0
+#: Seconds before a failed write is retried.
+RETRY_SECONDS: Final = 1.0
 
-#: Rows that the database's thread takes at once. On a single core the event loop waits for what it
-#: does: 200 rows kept every stream waiting for 3 ms.
-PIECE: Final = 32
+#: Rows in one transaction. On a single core the event loop waits for the writer thread: with 200
+#: rows every stream stalled for 3 ms.
+BATCH_ROWS: Final = 32
 
-#: Calls that are kept as they were until their row is written. Of more of them the row is enough.
-WHOLE: Final = 1000
+#: How many settled calls may wait with their stream for the writer; beyond it a row is completed at
+#: once, which frees the stream.
+MAX_UNSETTLED: Final = 1000
 
-#: Rows that may wait. With a database that is that far behind no more calls are taken: an answer
-#: that nobody can account for is worse than a 503.
-QUEUE: Final = 50_000
+#: Rows that may wait for the database. Beyond it new calls are refused: an unaccounted answer is
+#: worse than a 503.
+MAX_QUEUE: Final = 50_000
 
-#: What is wrong with a row, and not with the database.
-_UNWRITABLE: Final = (
+#: Errors that are caused by the row, not by the database.
+_ROW_ERRORS: Final = (
     DataError,
     IntegrityError,
     InterfaceError,
@@ -45,82 +46,83 @@ By = Literal["key", "route", "outcome"]
 
 
 class Entry(Protocol):
-    """What is written down of one call."""
+    """The ledger's record of one call."""
 
     def settled(self) -> Struct:
-        """Its row, with the columns of the ledger as fields: the same whenever it is asked."""
+        """The row to write; its fields are the columns of the ledger. May be called repeatedly."""
         ...
 
 
 class Writer:
-    """Takes rows in memory, writes them together. A row may be put again: the last state counts."""
+    """Collects rows in memory and writes them in batches. `put` replaces a waiting row of the same
+    call."""
 
     def __init__(self, database: Database, on_bug: Callable[[BaseException], None]) -> None:
         self._database = database
         self._on_bug = on_bug
         self._waiting: dict[str, Entry] = {}
-        self._timer: asyncio.TimerHandle | None = None  # from the first row on until they are taken
+        self._timer: asyncio.TimerHandle | None = None  # None: no row is waiting
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._writing = asyncio.Lock()
         insert = sqlite.insert(calls)
-        rest = {column.name: insert.excluded[column.name] for column in calls.c}
-        upsert = insert.on_conflict_do_update(index_elements=["id"], set_=rest)
-        # Compiled once, and given the rows as tuples: the usual way looks at every value twice.
+        columns = {column.name: insert.excluded[column.name] for column in calls.c}
+        upsert = insert.on_conflict_do_update(index_elements=["id"], set_=columns)
+        # Compiled once, executed with tuples: SQLAlchemy's usual path processes each value twice.
         compiled = upsert.compile(dialect=sqlite.dialect(paramstyle="qmark"))  # type: ignore[no-untyped-call]
         assert compiled.positiontup == [column.name for column in calls.c]
         self._upsert = str(compiled)
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiting) >= QUEUE
+        return len(self._waiting) >= MAX_QUEUE
 
     def put(self, identity: str, entry: Entry) -> None:
-        """Its row is read when it is written."""
+        """Queues a row. `entry.settled()` is called when it is written."""
         if self._timer is None:
-            self._set_timer(LATENCY)
-        elif len(self._waiting) >= WHOLE:
+            self._set_timer(BATCH_SECONDS)
+        elif len(self._waiting) >= MAX_UNSETTLED:
             entry.settled()
         self._waiting[identity] = entry
 
     async def stop(self) -> None:
-        """Writes what is waiting."""
+        """Writes the waiting rows and stops the timer."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        # Not cancelled: what a thread has begun goes on, and would write on a closed database.
+        # Not cancelled: its thread would go on writing to a closed database.
         if self._task is not None:
             await self._task
         await self.flush()
 
     async def flush(self) -> None:
-        """Comes back when all that was put before is in the database."""
+        """Returns when all rows that were put before are in the database."""
         async with self._writing:
             taken, self._waiting = self._waiting, {}
             try:
                 await self._write(taken)
             finally:
                 if taken:
-                    self._waiting = taken | self._waiting  # nothing is lost: they are tried again
+                    self._waiting = taken | self._waiting  # retried with the next batch
 
     async def _write(self, entries: dict[str, Entry]) -> None:
-        """Those that are written are taken out."""
+        """Writes the entries batch by batch; removes those that are written."""
         while entries:
-            piece = list(islice(entries, PIECE))
-            rows = [astuple(entries[identity].settled()) for identity in piece]
+            batch = list(islice(entries, BATCH_ROWS))
+            rows = [astuple(entries[identity].settled()) for identity in batch]
             try:
                 await self._database.write(self._upsert, rows)
-            except _UNWRITABLE:
+            except _ROW_ERRORS:
                 await self._write_each(rows)
-            for identity in piece:
+            for identity in batch:
                 del entries[identity]
 
     async def _write_each(self, rows: list[tuple[Any, ...]]) -> None:
-        """One of them is such that no database takes it: it must not take the others along."""
+        """Writes rows one by one after a batch failed, so that only the bad row is lost."""
         for row in rows:
             try:
                 await self._database.write(self._upsert, [row])
-            except _UNWRITABLE as error:
+            except _ROW_ERRORS as error:
                 self._on_bug(error)
 
     def _set_timer(self, seconds: float) -> None:
@@ -130,31 +132,31 @@ class Writer:
         self._task = asyncio.create_task(self._run(), name="ledger")
 
     async def _run(self) -> None:
-        wait = LATENCY
+        delay = BATCH_SECONDS
         try:
             await self.flush()
         except Exception as error:
             self._on_bug(error)
-            wait = RETRY
+            delay = RETRY_SECONDS
         self._timer = None
         if self._waiting and not self._stopped:
-            self._set_timer(wait)
+            self._set_timer(delay)
 
 
 async def close_interrupted(database: Database) -> int:
-    """Rows that a crash left open are closed; how many there were."""
+    """Marks rows that a crash left open as interrupted; returns how many there were."""
     async with database.begin() as connection:
-        done = await connection.execute(
+        result = await connection.execute(
             calls.update().where(calls.c.outcome == "open").values(outcome="interrupted")
         )
-        return done.rowcount
+        return result.rowcount
 
 
 async def summary(database: Database, since: float, by: By | None = None) -> dict[str, Any]:
     """Usage since a Unix time: `{"total", "outcomes", "rows"}`.
 
-    `rows` are the calls themselves, oldest first, or one row for each value of `by`. `cost` is in
-    US dollars, of the calls that have a price; None where none has.
+    `rows` has one row for each call, oldest first, or one for each value of `by`. `cost` is the sum
+    in US dollars over the calls with a price; None if no call has one.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [

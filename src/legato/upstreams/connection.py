@@ -60,7 +60,7 @@ class ConnectionOwner(Protocol):
     def keep(self, connection: "Connection") -> None:
         """It is good for another request."""
 
-    def forget(self, connection: "Connection") -> None:
+    def remove(self, connection: "Connection") -> None:
         """It is closed."""
 
 
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._fast_path = receiver.fast_path(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.forget(self)
+        self._owner.remove(self)
         rest, self._rest = self._rest, _NOTHING
         if rest:
             self._process(bytes(rest))

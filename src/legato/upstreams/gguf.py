@@ -1,4 +1,4 @@
-"""The head of a GGUF file: what a model says of itself, without its weights.
+"""Reads the metadata of a GGUF file, without the weights.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, Final
 
-#: struct's letters for the numbers of the format, by the format's own.
+#: struct's format characters by GGUF's number types.
 _NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
     10: "Q",
     11: "q",
@@ -19,24 +19,24 @@ _ARRAY: Final = 9
 
 
 class GgufError(ValueError):
-    """It is no GGUF file, or not all of its head is there."""
+    """Not a GGUF file, or one that is cut off within its metadata."""
 
 
 def metadata(path: Path, wanted: Collection[str]) -> dict[str, Any]:
-    """The values of these keys, as far as the file has them. Raises `GgufError`, `OSError`."""
+    """The values of the `wanted` keys that the file has. Raises `GgufError`, `OSError`."""
     found: dict[str, Any] = {}
     with path.open("rb") as file:
         try:
             magic, version, _tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
             if magic != b"GGUF" or version not in (2, 3):
-                raise GgufError(f"{path} is no GGUF file")
+                raise GgufError(f"{path} is not a GGUF file")
             for _ in range(pairs):
                 key = _string(file)
                 value = _value(file, *struct.unpack("<I", file.read(4)))
                 if key in wanted:
                     found[key] = value
         except (EOFError, struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError):
-            raise GgufError(f"{path} is no GGUF file, or a part of one") from None
+            raise GgufError(f"{path} is not a GGUF file, or an incomplete one") from None
     return found
 
 

@@ -1,7 +1,7 @@
-"""The way through a proxy: which one, and the CONNECT that opens a tunnel in it.
+"""HTTP proxies: which proxy applies to an endpoint, and the CONNECT request that opens a tunnel.
 
-Plain HTTP goes through a tunnel too, which saves a second way to write requests; a proxy may allow
-CONNECT to some ports alone, and then answers 403.
+Plain HTTP uses a tunnel too, so that there is one way to write requests. A proxy that allows
+CONNECT only to some ports answers 403.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from msgspec import Struct
 
 from legato.core.errors import UpstreamError, bad_gateway
 
-#: Bytes of a proxy's answer that are read at most.
+#: The largest response head of a proxy, in bytes.
 HEAD_LIMIT: Final = 64 * 1024
 
 _HOST_PORT: Final = re.compile(r"(\[[^\]]+\]|[^:]+)(?::(\d+))?")
 
 
 class Proxy(Struct, frozen=True):
-    """Where it listens. `credentials`: what its `Proxy-Authorization` says, if it wants one."""
+    """Address of a proxy. `credentials`: the value of the `Proxy-Authorization` header."""
 
     host: str
     port: int
@@ -33,16 +33,17 @@ class Proxy(Struct, frozen=True):
         return f"<Proxy {self.host}:{self.port}>"
 
     @classmethod
-    def of(cls, url: str) -> "Proxy":
-        """Raises ValueError where `url` is no http:// URL with a host; it does not repeat the URL,
-        which may hold a password."""
+    def parse(cls, url: str) -> "Proxy":
+        """Raises ValueError if `url` is not an http:// URL with a host. The message leaves out the
+        URL, which may hold a password."""
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port, parts = None, None, urlsplit("")
-        behind = parts.path.strip("/") or parts.query or parts.fragment  # half a password, say
-        if parts.scheme != "http" or not host or behind:
+        # An unescaped `/`, `?` or `#` in a password ends the host part early.
+        rest = parts.path.strip("/") or parts.query or parts.fragment
+        if parts.scheme != "http" or not host or rest:
             raise ValueError("is not an http:// URL with a host")
         credentials = None
         if parts.username is not None:
@@ -52,37 +53,37 @@ class Proxy(Struct, frozen=True):
 
 
 def proxy_for(host: str, port: int, tls: bool, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy that the environment names for an endpoint, by the usual variables. What is on this
-    machine is never asked for through one. Raises ValueError for a variable that is no URL."""
+    """The proxy for an endpoint from the variables https_proxy, http_proxy, all_proxy and no_proxy.
+    Loopback addresses never use a proxy. Raises ValueError for a variable that is not a URL."""
 
-    def said(name: str) -> str:
+    def variable(name: str) -> str:
         return environment.get(name.lower()) or environment.get(name.upper()) or ""
 
-    if _is_spared(host.lower().rstrip("."), port, said("no_proxy")):
+    if _is_excluded(host.lower().rstrip("."), port, variable("no_proxy")):
         return None
-    url = said("https_proxy" if tls else "http_proxy") or said("all_proxy")
-    return Proxy.of(url) if url else None
+    url = variable("https_proxy" if tls else "http_proxy") or variable("all_proxy")
+    return Proxy.parse(url) if url else None
 
 
-def _is_spared(host: str, port: int, no_proxy: str) -> bool:
+def _is_excluded(host: str, port: int, no_proxy: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
-    here = address is not None and (address.is_loopback or address.is_unspecified)
-    if here or _covers("localhost", host, address):
+    is_local = address is not None and (address.is_loopback or address.is_unspecified)
+    if is_local or _matches("localhost", host, address):
         return True
     for entry in no_proxy.lower().replace(",", " ").split():
         parts = _HOST_PORT.fullmatch(entry)  # None for a bare IPv6 address
         name, number = parts.groups() if parts else (entry, None)
         if number is not None and int(number) != port:
             continue
-        if name == "*" or _covers(name.strip("[]"), host, address):
+        if name == "*" or _matches(name.strip("[]"), host, address):
             return True
     return False
 
 
-def _covers(
+def _matches(
     entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None
 ) -> bool:
     if address is not None:
@@ -95,13 +96,13 @@ def _covers(
 
 
 class Tunnel(asyncio.Protocol):
-    """A connection to a proxy until it says that the tunnel is open; then another protocol's."""
+    """Sends CONNECT to a proxy. When `opened` is set, the transport goes to another protocol."""
 
     def __init__(self, proxy: Proxy, authority: str) -> None:
-        """`authority`: host:port of the endpoint behind it."""
+        """`authority`: host:port of the endpoint behind the proxy."""
         self._proxy = proxy
         self._authority = authority
-        self._said = b""
+        self._received = b""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,11 +113,11 @@ class Tunnel(asyncio.Protocol):
         cast(asyncio.Transport, transport).write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._said += data
-        head, end, rest = self._said.partition(b"\r\n\r\n")
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
         if not end:
-            if len(self._said) > HEAD_LIMIT:
-                self._fail("its answer is too large")
+            if len(self._received) > HEAD_LIMIT:
+                self._fail("its response is too large")
             return
         version, _, status = head.split(b"\r\n")[0].partition(b" ")
         code = status[:3].decode("latin-1")
@@ -125,7 +126,7 @@ class Tunnel(asyncio.Protocol):
         elif not code.startswith("2"):
             self._fail(f"it answered {code}")
         elif rest:
-            self._fail("it spoke before it was asked")
+            self._fail("it sent data before the tunnel was used")
         elif not self.opened.done():
             self.opened.set_result(None)
 
@@ -134,9 +135,11 @@ class Tunnel(asyncio.Protocol):
 
     def _fail(self, reason: str) -> None:
         if not self.opened.done():
-            self.opened.set_exception(refused(reason))
-            self.opened.exception()  # perhaps nobody waits for it any more
+            self.opened.set_exception(proxy_error(reason))
+            self.opened.exception()  # marks it as retrieved: the waiting call may be cancelled
 
 
-def refused(reason: str) -> UpstreamError:
-    return bad_gateway(f"The proxy gave no way to the upstream: {reason}.", code="upstream_proxy")
+def proxy_error(reason: str) -> UpstreamError:
+    return bad_gateway(
+        f"The proxy did not connect to the upstream: {reason}.", code="upstream_proxy"
+    )

@@ -1,7 +1,7 @@
-"""Tokenizers of models: tiktoken's encodings, a `tokenizer.json`, the one inside a GGUF file.
+"""Loads tokenizers: tiktoken encodings, `tokenizer.json` files, and vocabularies in GGUF files.
 
-They come with the optional packages of `legato[tokenizers]`, which are imported where a deployment
-names a tokenizer, and not before.
+They need the optional packages of `legato[tokenizers]`, which are imported only if a deployment
+names a tokenizer.
 """
 
 import os
@@ -15,91 +15,94 @@ from legato.upstreams.gguf import GgufError, metadata
 
 
 class TokenizerError(ValueError):
-    """A tokenizer that is not there, or that cannot be used; the message is a sentence's rest."""
+    """A tokenizer is missing or cannot be used. The message follows the name of the setting."""
 
 
 class Tokenizer:
-    """Counts as a model does (`core.counting.Counter`). `encode` gives something as long as there
-    are tokens; it is called from several threads."""
+    """Counts tokens of one model (`core.token_counting.Counter`). `encode` returns a sequence of
+    tokens; it is called from several threads."""
 
     def __init__(self, encode: Callable[[str], Sized]) -> None:
         self._encode = encode
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     def count(self, text: str) -> int:
-        # Slices: tiktoken's regular expressions panic in long runs of white space.
+        # In slices: tiktoken's regular expressions panic on long runs of white space.
         return sum(len(self._encode(piece)) for piece in slices(text)) if text else 0
 
     def begin(self, texts: list[str]) -> Callable[[], int]:
-        """What is longer than a slice is counted in a thread: both libraries let others run."""
+        """Starts counting; the returned function waits for the result. Long texts are counted in a
+        thread: both libraries release the GIL."""
 
         def count() -> int:
             return sum(map(self.count, texts))
 
         if sum(map(len, texts)) <= SLICE:
             return count
-        future = self._aside.submit(count)
-        # Where the thread has not come to it there is no use in waiting for all that is before it.
+        future = self._thread.submit(count)
+        # If the thread has not started on it, counting here is faster than waiting for its queue.
         return lambda: count() if future.cancel() else future.result()
 
 
 def load(name: str, models: Mapping[str, Path]) -> Tokenizer:
-    """What a deployment calls `tokenizer`: a model of the engine (`models`: where their files are),
-    a file, or an encoding of tiktoken. Raises `TokenizerError`."""
+    """Loads a deployment's `tokenizer`: an engine model by name, a file, or a tiktoken encoding.
+
+    `models`: files of the engine's models, by name. Raises `TokenizerError`.
+    """
     path = models.get(name) or Path(name).expanduser()
     try:
         if name in models or path.suffix == ".gguf":
-            return _of_gguf(path)
+            return _from_gguf(path)
         if path.suffix == ".json":
-            return _of_json(path)
-        return _of_tiktoken(name, models)
+            return _from_json(path)
+        return _from_tiktoken(name, models)
     except ImportError as error:
         raise TokenizerError(
             f"`{name}` needs the package {error.name}: pip install 'legato[tokenizers]'"
         ) from None
 
 
-def _of_tiktoken(name: str, models: Mapping[str, Path]) -> Tokenizer:
+def _from_tiktoken(name: str, models: Mapping[str, Path]) -> Tokenizer:
     import tiktoken
 
     known = tiktoken.list_encoding_names()
     if name not in known:
         raise TokenizerError(
-            f"`{name}` is none of tiktoken's encodings ({', '.join(known)}), no model of the engine"
-            f" ({', '.join(models) or 'it has none'}), and no .json or .gguf file"
+            f"`{name}` is not a tiktoken encoding ({', '.join(known)}), not a model of the engine"
+            f" ({', '.join(models) or 'it has none'}), and not a .json or .gguf file"
         )
     try:
         return Tokenizer(tiktoken.get_encoding(name).encode_ordinary)
     except (OSError, ValueError) as error:
         raise TokenizerError(
-            f"`{name}` is not here yet and cannot be fetched ({type(error).__name__}): connect this"
-            " machine once, or say in TIKTOKEN_CACHE_DIR where tiktoken finds it"
+            f"`{name}` is not on this machine and cannot be downloaded ({type(error).__name__}):"
+            " connect this machine once, or set TIKTOKEN_CACHE_DIR to a folder with the encoding"
         ) from None
 
 
-def _of_json(path: Path) -> Tokenizer:
-    # Its own threads gain nothing for one text at a time, and warn when an engine is started.
+def _from_json(path: Path) -> Tokenizer:
+    # Its threads do not help with one text at a time, and it warns about them after a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import tokenizers
 
     if not path.is_file():
         raise TokenizerError(f"there is no file {path}")
     try:
-        read: Any = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # it raises nothing narrower
-        raise TokenizerError(f"{path} is no tokenizer.json: {error}") from None
-    read.no_truncation()
-    read.no_padding()
+        tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
 
     def encode(text: str) -> Sized:
-        # Of a batch, because that one lets other threads run.
-        return read.encode_batch_fast([text], add_special_tokens=False)[0]
+        # The batch method, because only that one releases the GIL.
+        return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
 
     return Tokenizer(encode)
 
 
-# How text is cut before its bytes are merged, by llama.cpp's names. Each is what the model's own
-# `tokenizer.json` says, as one expression.
+# Pre-tokenizers: regular expressions that split text before its bytes are merged, by llama.cpp's
+# names. Each is equivalent to the pre-tokenizer in the model's `tokenizer.json`.
 _GPT2: Final = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SMOLLM: Final = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}|\s+(?=\p{N})| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -115,7 +118,7 @@ _GPT4O: Final = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SHORT}?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _REST
 )
-_CUTS: Final = {
+_PRE_TOKENIZERS: Final = {
     **dict.fromkeys(("gpt-2", "phi-2", "olmo"), _GPT2),
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), _SMOLLM),
     **dict.fromkeys(("llama-bpe", "llama-v3", "dbrx", "glm4"), _LLAMA3),
@@ -124,9 +127,9 @@ _CUTS: Final = {
 }
 
 
-def _of_gguf(path: Path) -> Tokenizer:
-    """Merges bytes as llama.cpp does for a vocabulary of the kind `gpt2`: those of Llama 3, Qwen,
-    SmolLM, gpt-oss and many more. What is written of special tokens counts as text."""
+def _from_gguf(path: Path) -> Tokenizer:
+    """Byte-pair encoding as llama.cpp does it for vocabularies of the kind `gpt2` (Llama 3, Qwen,
+    SmolLM, gpt-oss and others). Special tokens in a text are counted as text."""
     import tiktoken
 
     keys = ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.merges")
@@ -136,22 +139,22 @@ def _of_gguf(path: Path) -> Tokenizer:
         raise TokenizerError(f"there is no file {path}") from None
     except (GgufError, OSError) as error:
         raise TokenizerError(str(error)) from None
-    kind, cut, merges = (found.get(key) for key in keys)
-    ranks = _ranks(merges) if kind == "gpt2" and cut in _CUTS and merges else None
+    kind, splitter, merges = (found.get(key) for key in keys)
+    ranks = _ranks(merges) if kind == "gpt2" and splitter in _PRE_TOKENIZERS and merges else None
     if ranks is None:
         raise TokenizerError(
-            f"the vocabulary in {path} is of a kind that is not known here ({kind}, {cut}):"
-            " name the model's tokenizer.json"
+            f"the vocabulary in {path} is of an unsupported kind ({kind}, {splitter}):"
+            " use the model's tokenizer.json"
         )
     encoding = tiktoken.Encoding(
-        path.name, pat_str=_CUTS[str(cut)], mergeable_ranks=ranks, special_tokens={}
+        path.name, pat_str=_PRE_TOKENIZERS[str(splitter)], mergeable_ranks=ranks, special_tokens={}
     )
     return Tokenizer(encoding.encode_ordinary)
 
 
 def _ranks(merges: list[str]) -> dict[bytes, int] | None:
-    """tiktoken's table: what is merged sooner has the lower number. None where letters are not
-    bytes."""
+    """tiktoken's ranks from the list of merges: earlier merges rank lower. None if the vocabulary
+    does not encode bytes as GPT-2 does."""
     ranks = {bytes([byte]): byte for byte in range(256)}
     letters = _letters()
     try:
@@ -164,10 +167,10 @@ def _ranks(merges: list[str]) -> dict[bytes, int] | None:
 
 
 def _letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: those that can be seen stand for themselves, the others, in their
-    order, for letters from 256 on."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = (byte for byte in range(256) if byte not in seen)
-    return {chr(byte): byte for byte in seen} | {
+    """GPT-2's characters for bytes: printable bytes are themselves, the others are numbered from
+    U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {
         chr(256 + number): byte for number, byte in enumerate(others)
     }

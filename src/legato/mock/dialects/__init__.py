@@ -1,7 +1,8 @@
-"""How a script's steps are said in each dialect: the writing half that `dialects` has no use for.
+"""Encodes a script's steps in each upstream format: the counterpart of the readers in
+`legato.dialects`.
 
-One file is one dialect; the path of a request tells which one is spoken. What breaks the connection
-or the body as such (cuts, stalls, pieces, compression, raw bytes) is no voice's business.
+One file is one dialect. The path of a request selects it. What affects the connection or the body
+as a whole (cuts, stalls, write sizes, compression, raw bytes) is not encoded here but in `server`.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from legato.core.chunk import as_object
 from legato.mock.steps import Script, Step
 
-#: The dialect that is spoken where a request's path (without its query) ends like this.
+#: Dialects by the end of the request's path, without the query.
 PATHS: Final = {
     "/chat/completions": "openai",
     "/v1/messages": "anthropic",
@@ -25,35 +26,35 @@ PATHS: Final = {
 
 
 class MockDialect(Protocol):
-    """One answer in a dialect's words: made for one request, it remembers what it has said.
+    """Encodes one response. It is created for one request and keeps state between steps.
 
-    Each file of this folder has one, under the name `MockDialect`.
+    Each module of this package defines one class with this name.
     """
 
-    kind: str
+    content_type: str
     """The content type of a stream."""
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None: ...
 
     @staticmethod
     def model(path: str, request: dict[str, Any]) -> str:
-        """The model that a request names: the script's name."""
+        """The model that a request names, which is the name of a script."""
         ...
 
-    def say(self, step: Step) -> bytes:
-        """The bytes of a step, whole events; none where the dialect has no words for it.
+    def encode(self, step: Step) -> bytes:
+        """The bytes of a step as complete events; empty if the dialect has no event for it.
 
-        Only steps that say something come here: never waits, cuts, stalls and raw bytes.
+        Never called for waits, cuts, stalls and raw bytes.
         """
         ...
 
-    def error(self, error: dict[str, Any]) -> bytes:
-        """The body of an answer that is no stream. `error`: OpenAI's error object."""
+    def encode_error(self, error: dict[str, Any]) -> bytes:
+        """The body of an error response. `error`: an OpenAI error object."""
         ...
 
 
-def of(path: str) -> type[MockDialect] | None:
-    """The voice that answers a POST to `path`, or None."""
+def for_path(path: str) -> type[MockDialect] | None:
+    """The dialect of a POST to `path`; None if there is none."""
     for end, name in PATHS.items():
         if path.partition("?")[0].endswith(end):
             return cast(
@@ -62,38 +63,41 @@ def of(path: str) -> type[MockDialect] | None:
     return None
 
 
-def listing(path: str, names: Iterable[str]) -> dict[str, Any]:
-    """The models, in the words of whoever is asked for them at `path`."""
+def model_list(path: str, names: Iterable[str]) -> dict[str, Any]:
+    """The response to a GET of the list of models at `path`."""
     if path.startswith("/api/tags"):
         return {"models": [{"name": name, "model": name} for name in names]}
     if path.startswith("/v1beta/models"):
         methods = ["generateContent", "countTokens"]
-        said = [{"name": f"models/{name}", "supportedGenerationMethods": methods} for name in names]
-        return {"models": said}
-    # OpenAI's, which holds what Anthropic's has.
-    said = [
+        return {
+            "models": [
+                {"name": f"models/{name}", "supportedGenerationMethods": methods} for name in names
+            ]
+        }
+    # OpenAI's format, with the fields of Anthropic's added.
+    models = [
         {"id": name, "object": "model", "type": "model", "display_name": name} for name in names
     ]
-    return {"object": "list", "data": said, "has_more": False}
+    return {"object": "list", "data": models, "has_more": False}
 
 
-def body(dialect: MockDialect, text: str) -> bytes:
-    """A script's `body`: in the words of `voice` where it is an error of OpenAI's."""
+def encode_body(dialect: MockDialect, text: str) -> bytes:
+    """A script's `body`; an OpenAI error object in it is converted to the dialect's format."""
     try:
         error = as_object((as_object(msgspec.json.decode(text)) or {}).get("error"))
     except msgspec.DecodeError:
         error = None
-    return dialect.error(error) if error else text.encode()
+    return dialect.encode_error(error) if error else text.encode()
 
 
-def plain(step: Step) -> list[Step]:
-    """What a `delta` or a `chunk` of OpenAI's amounts to, for voices that have other words: steps
-    with one member each."""
+def simple_steps(step: Step) -> list[Step]:
+    """Splits a step into steps with one field each; an OpenAI `delta` or `chunk` is converted to
+    such steps, for dialects with other formats."""
     if step.finish is not None and step != Step(finish=step.finish, choice=step.choice):
-        last = Step(finish=step.finish, choice=step.choice)
-        return [*plain(replace(step, finish=None)), last]
+        finish = Step(finish=step.finish, choice=step.choice)
+        return [*simple_steps(replace(step, finish=None)), finish]
     if step.delta is not None:
-        return _of_delta(step.delta, step.choice)
+        return _delta_steps(step.delta, step.choice)
     if step.chunk is None:
         return [step]
     steps: list[Step] = []
@@ -101,7 +105,7 @@ def plain(step: Step) -> list[Step]:
         steps.append(Step(error=step.chunk["error"]))
     for choice in step.chunk.get("choices") or ():
         index = choice.get("index") or 0
-        steps += _of_delta(choice.get("delta") or {}, index)
+        steps += _delta_steps(choice.get("delta") or {}, index)
         if choice.get("finish_reason"):
             steps.append(Step(finish=choice["finish_reason"], choice=index))
     if step.chunk.get("usage"):
@@ -109,9 +113,15 @@ def plain(step: Step) -> list[Step]:
     return steps
 
 
-def _of_delta(delta: dict[str, Any], choice: int) -> list[Step]:
-    thought = delta.get("reasoning_content") or delta.get("reasoning")
-    steps = [Step(think=thought, choice=choice)] if thought else []
+def usages(script: Script) -> list[dict[str, Any]]:
+    """All usage objects of a script, in order."""
+    steps = (each for step in script.steps for each in simple_steps(step))
+    return [step.usage for step in steps if step.usage]
+
+
+def _delta_steps(delta: dict[str, Any], choice: int) -> list[Step]:
+    reasoning = delta.get("reasoning_content") or delta.get("reasoning")
+    steps = [Step(think=reasoning, choice=choice)] if reasoning else []
     if delta.get("content"):
         steps.append(Step(say=delta["content"], choice=choice))
     return steps + [Step(tool=call, choice=choice) for call in delta.get("tool_calls") or ()]

@@ -1,4 +1,4 @@
-"""Tool calls for voices whose dialect says them whole."""
+"""Collects tool calls for dialects that send each call in one piece."""
 
 from typing import Any
 
@@ -8,35 +8,41 @@ from msgspec import Struct
 from legato.core.chunk import as_object
 
 
-class Call(Struct):
+class ToolCall(Struct):
     name: str
     identity: str | None
     arguments: str = ""
 
-    def given(self) -> dict[str, Any]:
-        """The arguments; what is no object in JSON is none."""
+    def parsed_arguments(self) -> dict[str, Any]:
+        """The arguments; empty if they are not a JSON object."""
         try:
             return as_object(msgspec.json.decode(self.arguments)) or {}
         except msgspec.DecodeError:
             return {}
 
 
-class Calls:
-    """Pieces of OpenAI's `delta.tool_calls`, gathered until something else is said."""
+class ToolCallCollector:
+    """Joins entries of OpenAI's `delta.tool_calls` to complete calls."""
 
     def __init__(self) -> None:
-        self._calls: list[Call] = []
+        self._calls: list[ToolCall] = []
 
-    def add(self, tool: dict[str, Any]) -> None:
-        function = tool.get("function") or {}
-        name, identity = function.get("name"), tool.get("id")
+    def add(self, entry: dict[str, Any]) -> None:
+        function = entry.get("function") or {}
+        name, identity = function.get("name"), entry.get("id")
         last = self._calls[-1] if self._calls else None
         if last is None or (identity != last.identity if identity else bool(name)):
-            last = Call(str(name), identity)
+            last = ToolCall(str(name), identity)
             self._calls.append(last)
-        said = function.get("arguments") or ""
-        last.arguments += said if isinstance(said, str) else msgspec.json.encode(said).decode()
+        last.arguments += arguments_text(function)
 
-    def take(self) -> list[Call]:
+    def take(self) -> list[ToolCall]:
+        """The calls so far; the collector is empty afterwards."""
         taken, self._calls = self._calls, []
         return taken
+
+
+def arguments_text(function: dict[str, Any]) -> str:
+    """A function's arguments as text: scripts may also give them as an object."""
+    arguments = function.get("arguments") or ""
+    return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()

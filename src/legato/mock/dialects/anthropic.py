@@ -1,10 +1,11 @@
-"""Anthropic's Messages API: blocks that begin, go on and end."""
+"""Anthropic's Messages API: content blocks that are started, extended and stopped."""
 
 from typing import Any, Final
 
 import msgspec
 
-from legato.mock.dialects import plain
+from legato.mock.dialects import simple_steps, usages
+from legato.mock.dialects._calls import arguments_text
 from legato.mock.steps import Script, Step
 
 _REASONS: Final = {
@@ -14,36 +15,36 @@ _REASONS: Final = {
     "content_filter": "refusal",
 }
 
-#: What stands under every block of thinking here.
+#: The signature of every thinking block.
 SIGNATURE: Final = "c2NyaXB0ZWQ="
 
 
 class MockDialect:
-    kind = "text/event-stream"
+    content_type = "text/event-stream"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:
         self._line_end = script.line_end
-        said = [each.usage for step in script.steps for each in plain(step) if each.usage]
-        self._first, self._last = (said[0], said[-1]) if said else ({}, {})
+        known = usages(script) or [{}]
+        self._first_usage, self._last_usage = known[0], known[-1]
         self._model = request.get("model")
         self._started = False
         self._finished = False
         self._blocks = 0
-        self._block = ""  # the type of the one that is open
+        self._block = ""  # the type of the open block
         self._call: str | None = None  # the id of the last tool call
-        self._said = 0
+        self._deltas = 0
 
     @staticmethod
     def model(path: str, request: dict[str, Any]) -> str:
         return str(request.get("model"))
 
-    def say(self, step: Step) -> bytes:
-        return b"".join(self._one(each) for each in plain(step) if not each.choice)
+    def encode(self, step: Step) -> bytes:
+        return b"".join(self._encode(each) for each in simple_steps(step) if not each.choice)
 
-    def error(self, error: dict[str, Any]) -> bytes:
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         return msgspec.json.encode(_error(error))
 
-    def _one(self, step: Step) -> bytes:
+    def _encode(self, step: Step) -> bytes:
         if step.comment is not None:
             return self._event("ping")
         if step.error is not None:
@@ -51,34 +52,33 @@ class MockDialect:
         if step.done:
             return self._event("message_stop")
         if step.usage is not None:
-            return b"" if self._finished else self._start() + self._total(step.usage)
+            return b"" if self._finished else self._start() + self._message_delta(step.usage)
         if step.finish is not None:
             self._finished = True
             reason = _REASONS.get(step.finish, step.finish)
-            return self._start() + self._close() + self._total(self._last, reason)
+            return (
+                self._start() + self._stop_block() + self._message_delta(self._last_usage, reason)
+            )
         return self._start() + self._content(step)
 
     def _content(self, step: Step) -> bytes:
-        self._said += 1
+        self._deltas += 1
         if step.think is not None:
-            begun = self._open("thinking", thinking="", signature="")
-            return begun + self._delta("thinking_delta", thinking=step.think)
+            start = self._start_block("thinking", thinking="", signature="")
+            return start + self._delta("thinking_delta", thinking=step.think)
         if step.tool is not None:
             return self._tool(step.tool)
-        return self._open("text", text="") + self._delta("text_delta", text=step.say)
+        return self._start_block("text", text="") + self._delta("text_delta", text=step.say)
 
     def _tool(self, tool: dict[str, Any]) -> bytes:
         function = tool.get("function") or {}
         identity = tool.get("id") or (f"toolu_{self._blocks}" if function.get("name") else None)
-        begun = b""
+        start = b""
         if identity is not None and identity != self._call:
             self._call = identity
-            begun = self._close()
-            begun += self._open("tool_use", id=identity, name=function.get("name"), input={})
-        said = function.get("arguments") or ""
-        if not isinstance(said, str):
-            said = msgspec.json.encode(said).decode()
-        return begun + self._delta("input_json_delta", partial_json=said)
+            start = self._stop_block()
+            start += self._start_block("tool_use", id=identity, name=function.get("name"), input={})
+        return start + self._delta("input_json_delta", partial_json=arguments_text(function))
 
     def _start(self) -> bytes:
         if self._started:
@@ -92,17 +92,18 @@ class MockDialect:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": _input(self._first) | {"output_tokens": 1},
+            "usage": _input_usage(self._first_usage) | {"output_tokens": 1},
         }
         return self._event("message_start", message=message)
 
-    def _open(self, kind: str, **members: Any) -> bytes:
+    def _start_block(self, kind: str, **members: Any) -> bytes:
+        """Starts a block unless one of this type is open."""
         if self._block == kind:
             return b""
-        closed, self._block = self._close(), kind
+        stop, self._block = self._stop_block(), kind
         self._blocks += 1
         block = {"type": kind, **members}
-        return closed + self._event(
+        return stop + self._event(
             "content_block_start", index=self._blocks - 1, content_block=block
         )
 
@@ -110,20 +111,21 @@ class MockDialect:
         delta = {"type": kind, **members}
         return self._event("content_block_delta", index=self._blocks - 1, delta=delta)
 
-    def _close(self) -> bytes:
+    def _stop_block(self) -> bytes:
         if not self._block:
             return b""
-        thought, self._block = self._block == "thinking", ""
-        signed = self._delta("signature_delta", signature=SIGNATURE) if thought else b""
-        return signed + self._event("content_block_stop", index=self._blocks - 1)
+        is_thinking, self._block = self._block == "thinking", ""
+        signature = self._delta("signature_delta", signature=SIGNATURE) if is_thinking else b""
+        return signature + self._event("content_block_stop", index=self._blocks - 1)
 
-    def _total(self, usage: dict[str, Any], reason: str | None = None) -> bytes:
-        said = _input(usage) | {"output_tokens": usage.get("completion_tokens", self._said)}
+    def _message_delta(self, usage: dict[str, Any], reason: str | None = None) -> bytes:
+        output_tokens = usage.get("completion_tokens", self._deltas)
+        counts = _input_usage(usage) | {"output_tokens": output_tokens}
         details = usage.get("completion_tokens_details")
         if details is not None:
-            said["output_tokens_details"] = {"thinking_tokens": details["reasoning_tokens"]}
+            counts["output_tokens_details"] = {"thinking_tokens": details["reasoning_tokens"]}
         delta = {"stop_reason": reason, "stop_sequence": None}
-        return self._event("message_delta", delta=delta, usage=said)
+        return self._event("message_delta", delta=delta, usage=counts)
 
     def _event(self, kind: str, **members: Any) -> bytes:
         data = msgspec.json.encode({"type": kind, **members}).decode()
@@ -131,8 +133,8 @@ class MockDialect:
         return "".join(line + self._line_end for line in lines).encode()
 
 
-def _input(usage: dict[str, Any]) -> dict[str, Any]:
-    """What was read from the cache is no part of `input_tokens` there."""
+def _input_usage(usage: dict[str, Any]) -> dict[str, Any]:
+    """Anthropic does not include cached tokens in `input_tokens`."""
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     return {
         "input_tokens": usage.get("prompt_tokens", cached) - cached,

@@ -1,4 +1,4 @@
-"""Google's Gemini API: whole responses, each with what is new."""
+"""Google's Gemini API: each event is a complete response with the new parts."""
 
 import re
 from typing import Any, Final
@@ -6,58 +6,59 @@ from urllib.parse import unquote
 
 import msgspec
 
-from legato.mock.dialects import plain
-from legato.mock.dialects._calls import Calls
+from legato.mock.dialects import simple_steps, usages
+from legato.mock.dialects._calls import ToolCallCollector
 from legato.mock.steps import Script, Step
 
 _REASONS: Final = {
     "stop": "STOP",
-    "tool_calls": "STOP",  # there is no word of its own
+    "tool_calls": "STOP",  # Gemini has no separate reason
     "length": "MAX_TOKENS",
     "content_filter": "SAFETY",
 }
 
-#: What stands beside the first of every group of calls here.
+#: The signature of the first call in every group of tool calls.
 SIGNATURE: Final = "c2NyaXB0ZWQ="
 
 
 class MockDialect:
-    kind = "text/event-stream"
+    content_type = "text/event-stream"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:
         self._line_end = script.line_end
         self._status = script.status
-        said = [each.usage for step in script.steps for each in plain(step) if each.usage]
-        self._last = said[-1] if said else None
+        known = usages(script)
+        self._last_usage = known[-1] if known else None
         self._finished = False
-        self._calls = Calls()
+        self._calls = ToolCallCollector()
 
     @staticmethod
     def model(path: str, request: dict[str, Any]) -> str:
         found = re.search(r"/models/([^:]+):", path)
         return unquote(found[1]) if found else ""
 
-    def say(self, step: Step) -> bytes:
-        return b"".join(self._one(each) for each in plain(step))
+    def encode(self, step: Step) -> bytes:
+        return b"".join(self._encode(each) for each in simple_steps(step))
 
-    def error(self, error: dict[str, Any]) -> bytes:
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         status = self._status if self._status >= 400 else 404
         return msgspec.json.encode(_error(error, status))
 
-    def _one(self, step: Step) -> bytes:
+    def _encode(self, step: Step) -> bytes:
         if step.tool is not None:
             self._calls.add(step.tool)
             return b""
         if step.comment is not None:
             return f": {step.comment}{self._line_end * 2}".encode()
-        called = self._called()
+        calls = self._encode_calls()
         if step.error is not None:
-            return called + self._event(_error(step.error, 500))
+            return calls + self._event(_error(step.error, 500))
         if step.done:
-            return called  # the end of the body says it
+            return calls  # Gemini has no end marker
         if step.usage is not None:
-            return called if self._finished else called + self._response(None, step.usage)
-        return called + self._response(self._candidate(step), self._last if step.finish else None)
+            return calls if self._finished else calls + self._response(None, step.usage)
+        usage = self._last_usage if step.finish else None
+        return calls + self._response(self._candidate(step), usage)
 
     def _candidate(self, step: Step) -> dict[str, Any]:
         if step.finish is not None:
@@ -67,13 +68,14 @@ class MockDialect:
         part = {"text": step.think, "thought": True} if step.think else {"text": step.say}
         return {**_content(part), "index": step.choice}
 
-    def _called(self) -> bytes:
+    def _encode_calls(self) -> bytes:
+        """The tool calls that were collected since the last event."""
         parts: list[dict[str, Any]] = []
         for call in self._calls.take():
-            said = {"name": call.name, "args": call.given()}
+            function_call: dict[str, Any] = {"name": call.name, "args": call.parsed_arguments()}
             if call.identity is not None:
-                said["id"] = call.identity
-            parts.append({"functionCall": said})
+                function_call["id"] = call.identity
+            parts.append({"functionCall": function_call})
         if not parts:
             return b""
         parts[0]["thoughtSignature"] = SIGNATURE
@@ -82,21 +84,21 @@ class MockDialect:
     def _response(
         self, candidate: dict[str, Any] | None, usage: dict[str, Any] | None = None
     ) -> bytes:
-        said: dict[str, Any] = {"candidates": [candidate]} if candidate is not None else {}
+        response: dict[str, Any] = {"candidates": [candidate]} if candidate is not None else {}
         if usage is not None:
-            said["usageMetadata"] = _counts(usage)
-        return self._event(said | {"modelVersion": "scripted", "responseId": "scripted"})
+            response["usageMetadata"] = _usage_metadata(usage)
+        return self._event(response | {"modelVersion": "scripted", "responseId": "scripted"})
 
-    def _event(self, said: dict[str, Any]) -> bytes:
-        return f"data: {msgspec.json.encode(said).decode()}{self._line_end * 2}".encode()
+    def _event(self, data: dict[str, Any]) -> bytes:
+        return f"data: {msgspec.json.encode(data).decode()}{self._line_end * 2}".encode()
 
 
 def _content(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"content": {"parts": list(parts), "role": "model"}}
 
 
-def _counts(usage: dict[str, Any]) -> dict[str, Any]:
-    """Thoughts are no part of the candidates' tokens there; what is 0 is not said."""
+def _usage_metadata(usage: dict[str, Any]) -> dict[str, Any]:
+    """Gemini does not include thoughts in the candidates' tokens, and omits counts of 0."""
     thoughts = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0)
     counts = {
         "promptTokenCount": usage.get("prompt_tokens", 0),
@@ -109,5 +111,5 @@ def _counts(usage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(error: dict[str, Any], status: int) -> dict[str, Any]:
-    word = str(error.get("code") or error.get("type"))
-    return {"error": {"code": status, "message": error.get("message"), "status": word.upper()}}
+    code = str(error.get("code") or error.get("type"))
+    return {"error": {"code": status, "message": error.get("message"), "status": code.upper()}}

@@ -1,56 +1,57 @@
-"""Ollama's chat API: a JSON object a line."""
+"""Ollama's chat API: one JSON object per line."""
 
 from typing import Any
 
 import msgspec
 
-from legato.mock.dialects import plain
-from legato.mock.dialects._calls import Calls
+from legato.mock.dialects import simple_steps, usages
+from legato.mock.dialects._calls import ToolCallCollector
 from legato.mock.steps import Script, Step
 
 
 class MockDialect:
-    kind = "application/x-ndjson"
+    content_type = "application/x-ndjson"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:
-        # A bare CR ends no line there.
+        # A bare CR does not end a line in NDJSON.
         self._line_end = script.line_end if script.line_end.endswith("\n") else "\n"
         self._model = request.get("model")
-        said = [each.usage for step in script.steps for each in plain(step) if each.usage]
-        self._usage = said[-1] if said else {}
-        self._calls = Calls()
+        self._usage = (usages(script) or [{}])[-1]
+        self._calls = ToolCallCollector()
 
     @staticmethod
     def model(path: str, request: dict[str, Any]) -> str:
         return str(request.get("model"))
 
-    def say(self, step: Step) -> bytes:
-        return b"".join(self._one(each) for each in plain(step) if not each.choice)
+    def encode(self, step: Step) -> bytes:
+        return b"".join(self._encode(each) for each in simple_steps(step) if not each.choice)
 
-    def error(self, error: dict[str, Any]) -> bytes:
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         return msgspec.json.encode({"error": error.get("message")})
 
-    def _one(self, step: Step) -> bytes:
+    def _encode(self, step: Step) -> bytes:
         if step.tool is not None:
             self._calls.add(step.tool)
             return b""
-        called = self._called()
+        calls = self._encode_calls()
         if step.error is not None:
-            return called + self._line(error=step.error.get("message"))
+            return calls + self._line(error=step.error.get("message"))
         if step.finish is not None:
             reason = "stop" if step.finish == "tool_calls" else step.finish
-            return called + self._message(done_reason=reason, **self._counts())
+            return calls + self._message(done_reason=reason, **self._counts())
         if step.think is not None:
-            return called + self._message(thinking=step.think)
+            return calls + self._message(thinking=step.think)
         if step.say is not None:
-            return called + self._message(step.say)
-        return called  # comments, usage apart, an end after the last line: there are no words
+            return calls + self._message(step.say)
+        return calls  # Ollama has no comments, no separate usage and no end marker
 
-    def _called(self) -> bytes:
+    def _encode_calls(self) -> bytes:
+        """The tool calls that were collected since the last line."""
         calls: list[dict[str, Any]] = []
         for call in self._calls.take():
-            said: dict[str, Any] = {"function": {"name": call.name, "arguments": call.given()}}
-            calls.append(said | {"id": call.identity} if call.identity else said)
+            function = {"name": call.name, "arguments": call.parsed_arguments()}
+            identity = {"id": call.identity} if call.identity else {}
+            calls.append({"function": function, **identity})
         return self._message(tool_calls=calls) if calls else b""
 
     def _message(

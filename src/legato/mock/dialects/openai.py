@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions."""
+"""OpenAI's Chat Completions API."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from legato.mock.steps import Script, Step
 
 
 class MockDialect:
-    kind = "text/event-stream"
+    content_type = "text/event-stream"
 
     def __init__(self, script: Script, request: dict[str, Any]) -> None:
         self._script = script
@@ -21,7 +21,7 @@ class MockDialect:
     def model(path: str, request: dict[str, Any]) -> str:
         return str(request.get("model"))
 
-    def say(self, step: Step) -> bytes:
+    def encode(self, step: Step) -> bytes:
         if step.comment is not None:
             return self._lines(f": {step.comment}", "")
         if step.done:
@@ -31,11 +31,11 @@ class MockDialect:
         if step.chunk is not None:
             return self._event(step.chunk)
         if step.usage is not None:
-            said = {"choices": [], "usage": step.usage}
-            return self._event(self._head() | said) if self._wants_usage else b""
+            chunk = {"choices": [], "usage": step.usage}
+            return self._event(self._head() | chunk) if self._wants_usage else b""
         return self._event(self._head() | {"choices": [self._choice(step)]})
 
-    def error(self, error: dict[str, Any]) -> bytes:
+    def encode_error(self, error: dict[str, Any]) -> bytes:
         return msgspec.json.encode({"error": error})
 
     def _choice(self, step: Step) -> dict[str, Any]:
@@ -46,19 +46,19 @@ class MockDialect:
             delta["reasoning_content"] = step.think
         if step.tool is not None:
             delta["tool_calls"] = [step.tool]
-        wanted = self._script.role
-        if wanted == "every" or (wanted == "first" and step.choice not in self._roles):
+        role = self._script.role
+        if role == "every" or (role == "first" and step.choice not in self._roles):
             delta = {"role": "assistant"} | delta
         self._roles.add(step.choice)
         return {"index": step.choice, "delta": delta, "finish_reason": step.finish}
 
     def _head(self) -> dict[str, Any]:
         self._number += 1
-        jump = self._number if self._script.jumpy else 1
+        number = self._number if self._script.changing_ids else 1
         return {
-            "id": f"scripted-{jump}",
+            "id": f"scripted-{number}",
             "object": "chat.completion.chunk",
-            "created": 1_700_000_000 + jump,
+            "created": 1_700_000_000 + number,
             "model": "scripted",
         }
 

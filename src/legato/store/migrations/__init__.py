@@ -1,4 +1,4 @@
-"""How the tables came to be, step by step; run by `Database.migrate`."""
+"""Alembic migrations of the database; run by `Database.migrate`."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 
 def upgrade(connection: Connection, lock: Path) -> None:
-    """Brings the database to its newest form; two servers that start at once do it once."""
+    """Upgrades the database to the newest revision; the lock serialises servers that start at the
+    same time."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrations run on the connection that `upgrade` was given."""
+"""Alembic's environment script: runs the migrations on the connection passed by `upgrade`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Keys, and a count of changes."""
+"""API keys, and a counter of changes."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("bytes", sa.Integer, nullable=False),
     )
     op.create_index("calls_received", "calls", ["received"])
-    # Few rows are open at a time: finding those that a crash left must not read them all.
+    # A partial index: finding the few open rows after a crash must not scan the table.
     op.create_index("calls_open", "calls", ["outcome"], sqlite_where=sa.text("outcome = 'open'"))
 
 

@@ -1,4 +1,4 @@
-"""The ledger: what was tried, and what it cost."""
+"""The ledger: attempts and cost."""
 
 import sqlalchemy as sa
 from alembic import op
