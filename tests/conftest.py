@@ -20,6 +20,10 @@ from legato.server.app import App
 from legato.settings import Settings
 from legato.store.database import Database
 from legato.store.ledger import summary
+from tests.support.oracle.summary import (  # noqa: F401
+    pytest_configure,
+    pytest_terminal_summary,
+)
 
 DEADLINE = 10.0
 
@@ -57,8 +61,10 @@ ENGINES = frozenset(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker gets: a file, or all that runs an engine."""
+    """What one worker gets: a file, or all that runs an engine; unless a test says otherwise."""
     for item in items:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
 

@@ -121,6 +121,8 @@ class Stream:
         self._forget_upstream()
         for choice in self._choices.values():
             choice.drop_held()
+        if self.state is State.FINISHED:
+            self._to(State.OPEN)  # its finish was held back, and dropped
         self._is_resuming = True
 
     def start_over(self) -> None:

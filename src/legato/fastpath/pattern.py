@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from legato.core.chunk import Chunk
-from legato.core.json_text import one_line
+from legato.core.json_text import encoded, one_line
 
-#: Stands in the place of the text while a pattern is tried. No upstream writes this.
-_PROBE: Final = b'"~legato: text~"'
+#: Stands in the place of the text while a pattern is tried. No upstream writes this; nor would we,
+#: with an escape that is not needed.
+_PROBE: Final = rb'"~legato\u003a text~"'
 _PROBE_TEXT: Final = "~legato: text~"
 
 #: Reads an event's name and data. Raises `UpstreamError`.
@@ -30,11 +31,13 @@ class Pattern(Struct, frozen=True, gc=False):
     to them.
 
     `raw`: the `choices` array of its chunk, as JSON before and after the JSON string of the text.
+    `is_encoded`: the text in it is encoded anew; else its JSON string is the upstream's.
     """
 
     head: bytes
     tail: bytes
     raw: tuple[bytes, bytes]
+    is_encoded: bool
 
 
 def has_text(event: bytes, chunk: Chunk) -> bool:
@@ -62,8 +65,10 @@ def learn(event: bytes, chunk: Chunk, read: Read) -> Pattern | None:
     if delta is None or not choice.is_text_only or choice.index != chunk.text_choice:
         return None
     text = delta.reasoning_content if chunk.is_reasoning else delta.content
-    raw = one_line(probe.raw or msgspec.json.encode(probe.choices)).split(_PROBE)
+    whole = one_line(probe.raw or msgspec.json.encode(probe.choices))
+    is_encoded = _PROBE not in whole
+    raw = whole.split(encoded(_PROBE_TEXT) if is_encoded else _PROBE)
     if text != _PROBE_TEXT or len(raw) != 2:
         return None
     head = b'%b%b%b"' % (prefix, _DATA, before)
-    return Pattern(head, b'"%b%b' % (after, _END), (raw[0], raw[1]))
+    return Pattern(head, b'"%b%b' % (after, _END), (raw[0], raw[1]), is_encoded)

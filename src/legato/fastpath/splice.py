@@ -11,7 +11,7 @@ since the last one. So all that a chunk needs is in one small object.
 from typing import Final
 
 from legato.core.chunk import Chunk
-from legato.core.json_text import text_of
+from legato.core.json_text import encoded, text_of
 from legato.core.stream import Stream
 from legato.fastpath.pattern import Pattern, Read, has_text, learn
 
@@ -28,7 +28,17 @@ _MATCHES_PER_TRY: Final = 4
 class Splice:
     """Takes events of nothing but text, for as long as nothing else happens to the stream."""
 
-    __slots__ = ("_head", "_index", "_is_reasoning", "_note", "_size", "_tail", "_write", "matches")
+    __slots__ = (
+        "_head",
+        "_index",
+        "_is_encoded",
+        "_is_reasoning",
+        "_note",
+        "_size",
+        "_tail",
+        "_write",
+        "matches",
+    )
 
     def __init__(self, stream: Stream, chunk: Chunk, pattern: Pattern) -> None:
         """It is closed from the start where the stream or its subscriber does not allow it."""
@@ -36,6 +46,7 @@ class Splice:
         self._tail = pattern.tail
         self._size = len(pattern.head) + len(pattern.tail)
         self._index = chunk.text_choice
+        self._is_encoded = pattern.is_encoded
         self._is_reasoning = chunk.is_reasoning
         self._note = stream.note_text
         self._write = stream.enter_fast_path(self, chunk, pattern.raw)
@@ -58,6 +69,8 @@ class Splice:
         write = self._write
         if not text or write is None:
             return False
+        if self._is_encoded:
+            quoted = encoded(text)
         self._note(text, self._index, self._is_reasoning)
         write(quoted)
         self.matches += 1
