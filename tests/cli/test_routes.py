@@ -32,13 +32,13 @@ async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: M
     async with running(tmp_path, scripted) as legato, legato.client() as client:
 
         async def states() -> dict[str, dict[str, float | str | None]]:
-            said = (await client.get("/legato/routes")).json()
-            assert said["object"] == "list"
-            assert [(each["model"], each["strategy"]) for each in said["data"]] == [
+            body = (await client.get("/legato/routes")).json()
+            assert body["object"] == "list"
+            assert [(each["model"], each["strategy"]) for each in body["data"]] == [
                 ("both", "order"),
                 ("long", "order"),
             ]
-            found = [each for route in said["data"] for each in route["deployments"]]
+            found = [each for route in body["data"] for each in route["deployments"]]
             return {each["name"]: each for each in found}
 
         fresh = {
@@ -106,18 +106,18 @@ async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -
         assert [each["model"] for each in json.loads(out)] == ["both", "long"]
         code, out, err = await cli(*where, "--key", "lg-nobody")
         assert (code, out) == (1, "")
-        assert err == "legato: This API key is not known here.\n"
+        assert err == "legato: This API key is not valid.\n"
 
 
 async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:
     where = ("routes", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:1/v1")
-    said = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
-    assert await cli(*where) == (1, "", f"legato: {said}\n")
+    message = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
+    assert await cli(*where) == (1, "", f"legato: {message}\n")
 
 
 async def test_what_answers_may_be_another_server(scripted: MockServer) -> None:
     base = await scripted.start()
     code, out, err = await cli("routes", "--base-url", base)
     assert (code, out) == (1, "")
-    assert "is no Legato server" in err
+    assert "is not a Legato server" in err
     assert err.count("\n") == 1
