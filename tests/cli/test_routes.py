@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from rich.cells import cell_len
+
+from legato.cli.routes import Deployment, Route, _print_routes
 from legato.mock.server import MockServer
 from tests.cli.test_cli import cli
 from tests.conftest import Running, serving, settings_for, until
@@ -107,6 +111,26 @@ async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -
         code, out, err = await cli(*where, "--key", "lg-nobody")
         assert (code, out) == (1, "")
         assert err == "legato: This API key is not valid.\n"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_routes_fit_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "a-deployment-in-a-far-away-region-with-a-long-name"
+    deployments = [
+        Deployment(f"{number}-{name}", None, state, left, 1000, 1_000_000, 1_000, 118.321, 0.99)
+        for number, (state, left) in enumerate([("open", 299.5), ("half-open", None)])
+    ]
+    _print_routes([Route("company/" + name, "least-busy", deployments)])
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert all(cell_len(line) <= width for line in (heading, first, second))
+    assert "open, 300 s left" in first
+    assert "half-open" in second
+    for line in (first, second):
+        assert line.endswith(" 118.321 s")
+    assert heading.endswith(" TTFT")
 
 
 async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:

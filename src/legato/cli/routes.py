@@ -89,7 +89,7 @@ def _print_routes(found: list[Route]) -> None:
 
     columns = (
         Column("model", drop_order=5, min_width=10),
-        Column("deployment", min_width=12),
+        Column("deployment", min_width=18),
         Column("state"),
         Column("busy", drop_order=1, is_number=True),
         Column("calls", drop_order=3, is_number=True),
