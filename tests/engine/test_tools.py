@@ -120,8 +120,8 @@ def calls_of(answer: Answer) -> list[dict[str, Any]]:
                 calls.append({"id": part["id"], "type": part["type"], "function": {}})
                 calls[-1]["function"] = {"name": part["function"]["name"], "arguments": ""}
             else:
-                assert part.keys() == {"index", "function"}, "id and type are said once"
-                assert part["function"].keys() == {"arguments"}, "the name is said once"
+                assert part.keys() == {"index", "function"}, "id and type are sent once"
+                assert part["function"].keys() == {"arguments"}, "the name is sent once"
             calls[-1]["function"]["arguments"] += part["function"].get("arguments", "")
     for call in calls:
         assert call["type"] == "function"
@@ -226,10 +226,10 @@ async def test_the_result_of_a_call_is_answered(engine: Running) -> None:
     assert "clear" in (await say(engine, went)).text()
 
 
-@pytest.mark.parametrize("said", ["", '{"city": "Par', "none"])
-async def test_a_history_with_broken_arguments_is_taken(engine: Running, said: str) -> None:
+@pytest.mark.parametrize("arguments", ["", '{"city": "Par', "none"])
+async def test_a_history_with_broken_arguments_is_taken(engine: Running, arguments: str) -> None:
     went = turn("What is the weather in Rome?", "Rome")[:3]
-    went[1]["tool_calls"][0]["function"]["arguments"] = said
+    went[1]["tool_calls"][0]["function"]["arguments"] = arguments
     answer = await say(engine, went, max_tokens=5)
     assert answer.status == 200
     assert answer.done
