@@ -212,7 +212,7 @@ async def test_a_key_that_is_revoked_between_two_requests(running: Running) -> N
             wire.send(usual)
             assert (await wire.answer()).done
         keyring = running.app.services.keyring
-        known = keyring.known(digest(running.key.encode()))
+        known = keyring.find(digest(running.key.encode()))
         keyring.replace([])
         wire.send(usual)
         answer = await wire.answer()
