@@ -1,25 +1,24 @@
-"""`python -m bench`: gateways compared; or the engine, what grows, a call from inside, padding."""
+"""`python -m bench` compares gateways; other benches are subcommands, see `BENCHES`."""
 
 import signal
 import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import comparison, engine, frames, growth, inside, seams
+from bench import comparison, continuation, engine, growth, padding
 from bench.gateways import BenchError
 
-#: The benches that are called by a word of their own.
+#: The benches that have a name of their own.
 BENCHES: Final[dict[str, Callable[[], int]]] = {
+    "continuation": continuation.main,
     "engine": engine.main,
     "growth": growth.main,
-    "inside": inside.main,
-    "padding": frames.main,
-    "seams": seams.main,
+    "padding": padding.main,
 }
 
 
 def main() -> int:
-    # Ended from outside, it still ends its children.
+    # SystemExit, so that children are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     bench = BENCHES.get(sys.argv[1]) if len(sys.argv) > 1 else None
     if bench is not None:

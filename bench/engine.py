@@ -1,5 +1,5 @@
-"""`scripts/bench engine`: the default model through Legato, and through llama.cpp's own server as
-Legato starts it, in turn. `--sweep`: llama.cpp alone, with other settings.
+"""`scripts/bench engine`: the default model through Legato and through llama.cpp's own server, with
+the parameters that Legato gives it, in turn. `--sweep`: llama.cpp alone, with other parameters.
 """
 
 import argparse
@@ -23,25 +23,23 @@ from bench.gateways import BenchError, Legato
 from bench.llama import Llama
 from bench.session import Cores
 from bench.workloads import W1, Workload
-from legato.configuration import load
-from legato.engine.catalog import Catalog
 
 MODEL: Final = "smollm2-135m"
 STREAMS: Final = (1, 4, 8)
-#: Tokens of an answer, and words of a long prompt.
+#: Tokens per answer, and words of a long prompt.
 TOKENS: Final = 100
 LONG: Final = 1_000
-#: Answers of one run, whatever the number of streams.
+#: Answers in one run, for any number of streams.
 ANSWERS: Final = 8
-#: Seconds between two runs: OpenMP's threads spin for a while after their work.
+#: Seconds between two runs: OpenMP's threads spin for a while before they sleep.
 REST: Final = 0.5
 
-#: A chunk with some of the answer in it.
+#: A chunk with text.
 HAS_TEXT: Final = re.compile(rb'"content":"[^"]')
 
-#: Settings that differ from Legato's, by xllamacpp's names.
+#: Changes to Legato's parameters, by xllamacpp's names.
 SWEEP: Final[dict[str, dict[str, Any]]] = {
-    "as Legato has it": {},
+    "as in Legato": {},
     "1 thread": {"cpuparams.n_threads": 1, "cpuparams_batch.n_threads": 1},
     "no polling": {"cpuparams.poll": 0, "cpuparams_batch.poll": 0},
     "n_batch 128": {"n_batch": 128},
@@ -66,16 +64,18 @@ class Server(Protocol):
 
 
 class LegatoEngine(Legato):
-    """Legato with the model and nothing else, on all cores."""
-
-    models = ""
+    """Legato with the model and no deployments, on all cores."""
 
     def settings(self, upstream: int, workload: Workload) -> str:
-        return f'models = "{self.models}"\n[[engine.models]]\nname = "{MODEL}"\n'
+        return f'[[engine.models]]\nname = "{MODEL}"\n'
+
+    def model_file(self) -> Path:
+        """The file of the model, downloaded if necessary."""
+        return Path(self.command_line("models", "pull", MODEL).strip())
 
 
 class Answer(Struct):
-    """Seconds, and tokens as the server counts them."""
+    """Seconds, and tokens as counted by the server."""
 
     ttft: float
     total: float
@@ -104,26 +104,26 @@ async def ask(server: Server, prompt: str, tokens: int) -> Answer:
     )
     writer.write(head.encode() + body)
     first: float | None = None
-    said = 0
+    counted = 0
     last = b""
     while line := await reader.readline():
         if first is None and HAS_TEXT.search(line):
             first = time.monotonic() - began
         if b'"completion_tokens":' in line:
-            said = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
+            counted = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
         if line.startswith(b"data: [DONE]"):
             break
         last = line.strip() or last
     else:
-        raise BenchError(f"an answer broke off: {last[-300:].decode(errors='replace')}")
+        raise BenchError(f"an answer is incomplete: {last[-300:].decode(errors='replace')}")
     writer.close()
     total = time.monotonic() - began
-    return Answer(first if first is not None else total, total, said)
+    return Answer(first if first is not None else total, total, counted)
 
 
 async def run(server: Server, streams: int, number: int) -> dict[str, float]:
-    """`ANSWERS` answers, `streams` at a time. `number`: of the round; no two prompts are alike, so
-    that nothing is there already, but both servers get the same ones."""
+    """`ANSWERS` answers, `streams` at a time. `number`: of the round. All prompts differ, so that
+    none is in the prompt cache, but both servers get the same ones."""
 
     async def one(stream: int) -> list[Answer]:
         return [
@@ -141,7 +141,7 @@ async def run(server: Server, streams: int, number: int) -> dict[str, float]:
     }
 
 
-#: key, title, and whether more of it is better.
+#: key, title, and whether more is better.
 MEASURES: Final = (
     ("tokens_per_second", "tokens a second", True),
     ("ttft_ms", "TTFT, ms", False),
@@ -152,20 +152,20 @@ Rounds = dict[int, dict[str, list[dict[str, float]]]]
 
 
 class Bench(Struct):
-    """What both benches are told. `rest` waits for quiet cores."""
+    """What both benches need. `rest` waits until the cores are idle."""
 
     folder: Path
+    legato: LegatoEngine
     file: Path
     rounds: int
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
     rest: Callable[[], None]
 
 
 def compare(bench: Bench) -> Rounds:
-    """streams ▸ server ▸ one entry a round."""
+    """streams ▸ server ▸ one entry per round."""
     llama = Llama(MODEL, bench.file, bench.folder / "llama.log")
-    legato = LegatoEngine(bench.folder)
-    legato.models = str(bench.file.parent)
+    legato = bench.legato
     taken: Rounds = {streams: {"llama.cpp": [], "legato": []} for streams in STREAMS}
     try:
         llama.start()
@@ -175,13 +175,13 @@ def compare(bench: Bench) -> Rounds:
             asyncio.run(run(server, 1, 0))
         for number in range(1, bench.rounds + 1):
             for streams in STREAMS:
-                # Who is first changes: the machine's speed changes too.
+                # The order alternates, as the speed of the machine changes.
                 for name in sorted(servers, reverse=number % 2 == 1):
                     bench.rest()
                     figures = asyncio.run(run(servers[name], streams, number))
                     taken[streams][name].append(figures)
                     where = f"{streams} streams {number}/{bench.rounds} {name:10}"
-                    bench.say(f"{where} {_short(figures)}")
+                    bench.progress(f"{where} {_short(figures)}")
     finally:
         llama.stop()
         legato.stop()
@@ -189,7 +189,7 @@ def compare(bench: Bench) -> Rounds:
 
 
 def sweep(bench: Bench) -> dict[str, Any]:
-    """setting ▸ one entry a round; a string where llama.cpp does not start with it."""
+    """parameters ▸ one entry a round; a string if llama.cpp does not start with them."""
     taken: dict[str, Any] = {}
     for number in range(1, bench.rounds + 1):
         for name, changes in SWEEP.items():
@@ -204,7 +204,7 @@ def sweep(bench: Bench) -> dict[str, Any]:
                 long = asyncio.run(ask(llama, prompt, 1))
             except (BenchError, OSError) as error:
                 taken[name] = str(error)
-                bench.say(f"{where} {error}")
+                bench.progress(f"{where} {error}")
                 continue
             finally:
                 llama.stop()
@@ -215,7 +215,7 @@ def sweep(bench: Bench) -> dict[str, Any]:
                 "long_ms": long.ttft * 1000,
             }
             taken.setdefault(name, []).append(figures)
-            bench.say(f"{where} {figures['one']:.0f}, {figures['eight']:.0f} tokens/s")
+            bench.progress(f"{where} {figures['one']:.0f}, {figures['eight']:.0f} tokens/s")
     return taken
 
 
@@ -255,24 +255,25 @@ def sweep_table(taken: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sweep", action="store_true", help="llama.cpp's settings instead")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--sweep", action="store_true", help="llama.cpp with other parameters")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     parser.add_argument(
-        "--patience", type=float, default=10.0, help="seconds to wait for quiet cores before a run"
+        "--patience", type=float, default=10.0, help="seconds to wait for idle cores before a run"
     )
     given = parser.parse_args()
     began, cores = time.monotonic(), Cores()
 
-    def say(text: str) -> None:
+    def progress(text: str) -> None:
         print(f"{time.monotonic() - began:4.0f} s  {text}", file=sys.stderr, flush=True)
 
     def rest() -> None:
         time.sleep(REST)
         cores.await_quiet(given.patience)
 
-    file = Catalog(load().models_dir).pull(MODEL)
     with tempfile.TemporaryDirectory(prefix="legato-bench-") as name:
-        bench = Bench(Path(name), file, given.rounds, say, rest)
+        legato = LegatoEngine(Path(name))
+        file = legato.model_file()
+        bench = Bench(Path(name), legato, file, given.rounds, progress, rest)
         taken: Any = sweep(bench) if given.sweep else compare(bench)
     table = sweep_table(taken) if given.sweep else comparison_table(taken)
     machine = report.machine(given.rounds)

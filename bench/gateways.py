@@ -1,4 +1,4 @@
-"""What stands between clients and upstream: nothing, nginx, Legato, or one already running."""
+"""What is between clients and upstream: nothing, nginx, Legato, or a gateway that already runs."""
 
 import json
 import os
@@ -18,40 +18,43 @@ from urllib.parse import urlsplit
 from bench import proc
 from bench.workloads import Workload
 
-#: Seconds that a gateway may take to answer, and to end.
+#: Seconds within which a gateway must answer, and end.
 READY: Final = 30.0
 END: Final = 10.0
 
+#: The source tree that this bench is part of.
+ROOT: Final = Path(__file__).parent.parent
+
 
 class Gateway(Protocol):
-    """One row of a comparison. Started anew for every workload of every round."""
+    """One column of a comparison. Started for every workload of every round."""
 
     name: str
     about: str
     """How it is configured."""
     url: str
-    """OpenAI's base URL, `/v1` included."""
+    """OpenAI's base URL, with `/v1`."""
     key: str
     model: str
-    """What clients ask for."""
+    """The model that clients request."""
     start_seconds: float | None
-    """From start to ready, where it was ours to start."""
+    """From start to ready, if the bench starts it."""
 
     def takes(self, workload: Workload) -> bool: ...
 
     def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
-        """Comes back when it answers. `upstream` is the upstream's port."""
+        """Returns when it answers. `upstream` is the upstream's port."""
 
     def pids(self) -> list[int]: ...
     def stop(self) -> None: ...
 
 
 class BenchError(Exception):
-    """What keeps the bench from measuring, in a sentence."""
+    """The bench cannot go on; the message is a sentence for the user."""
 
 
 class LeftOut(Exception):
-    """What keeps one workload, or one gateway, from being measured: the others go on."""
+    """One workload or one gateway cannot be measured; the others go on."""
 
 
 def free_port() -> int:
@@ -61,7 +64,7 @@ def free_port() -> int:
 
 
 class Direct:
-    """No gateway: what the upstream and the clients themselves take."""
+    """No gateway: the latency of the upstream and the clients themselves."""
 
     name = "direct"
     about = "no gateway"
@@ -86,14 +89,14 @@ class Direct:
 
 
 class Running:
-    """Somebody else's: measured as it stands. On this machine its processes are found by its port.
+    """A gateway that the user has started. Its processes on this machine are found by its port.
 
     For figures that compare, it has to be pinned to the gateways' core, and its upstream has to be
-    the mock, so the mock needs a port that is known before.
+    the mock, so that the mock needs a port that is known in advance.
     """
 
     name = "other"
-    about = "as it was found running"
+    about = "started by the user"
     model = "bench"
     start_seconds: float | None = None
 
@@ -118,7 +121,7 @@ class Running:
 
 
 class Child(ABC):
-    """A gateway that is a child process, with a folder for what it writes."""
+    """A gateway that is a child process, with a folder for its files."""
 
     name = "child"
     about = ""
@@ -126,7 +129,7 @@ class Child(ABC):
     ready_seconds = READY
     model = "bench"
     variables: Mapping[str, str] = {}
-    """Its environment, beside ours."""
+    """Added to this process's environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name
@@ -138,14 +141,15 @@ class Child(ABC):
 
     @abstractmethod
     def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
-        """What starts it, to listen on `port` in front of the bench's upstream."""
+        """Starts it on `port` in front of the bench's upstream."""
 
     def takes(self, workload: Workload) -> bool:
         return True
 
-    def refused(self, code: int | None) -> Exception:
-        """What to make of it that it ended, or did not answer (None), instead of starting."""
-        return BenchError(f"{self.name} did not start:\n{self.said()}")
+    def start_error(self, code: int | None) -> Exception:
+        """The error for a start that ended with status `code`, or, if None, was not ready in
+        time."""
+        return BenchError(f"{self.name} did not start:\n{self.log_end()}")
 
     def start(self, upstream: int, cpu: int | None, workload: Workload) -> None:
         port = free_port()
@@ -165,7 +169,7 @@ class Child(ABC):
             code = self._process.poll()
             if code is not None or time.monotonic() - began > self.ready_seconds:
                 self.stop()
-                raise self.refused(code)
+                raise self.start_error(code)
             time.sleep(0.01)
         self.start_seconds = time.monotonic() - began
 
@@ -183,7 +187,7 @@ class Child(ABC):
             process.kill()
             process.wait()
 
-    def said(self) -> str:
+    def log_end(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-2000:]
 
     def _answers(self, url: str) -> bool:
@@ -195,10 +199,10 @@ class Child(ABC):
 
 
 class Nginx(Child):
-    """The yardstick: one worker that passes on every read, connections to the upstream kept."""
+    """The reference: one worker that forwards every read and keeps its upstream connections."""
 
     name = "nginx"
-    about = "one worker, proxy_buffering off, no access log, connections to the upstream kept"
+    about = "one worker, proxy_buffering off, no access log, upstream connections kept open"
 
     def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
         binary = nginx()
@@ -241,16 +245,23 @@ http {{
 
 
 class Legato(Child):
-    """As it is out of the box: keys are checked, streams mended and metered."""
+    """Legato with its default settings: it checks keys, repairs and meters streams, writes the
+    ledger.
+
+    `source`: the source tree that it runs from, which need not be this one.
+    """
 
     name = "legato"
-    about = "as it comes: keys checked, streams mended and metered, the ledger written"
+    about = "default settings: keys checked, streams repaired and metered, the ledger written"
     ready_path = "/readyz"
 
-    def __init__(self, folder: Path, more: str = "") -> None:
+    def __init__(self, folder: Path, more: str = "", source: Path = ROOT) -> None:
         """`more`: further settings, TOML."""
         super().__init__(folder)
         self.more = more
+        before = os.environ.get("PYTHONPATH")
+        path = str(source / "src")
+        self.variables = {"PYTHONPATH": f"{path}{os.pathsep}{before}" if before else path}
 
     @property
     def database(self) -> Path:
@@ -279,37 +290,69 @@ base_url = "http://127.0.0.1:{upstream}{version}"
 {self.more}
 """
 
-    def refused(self, code: int | None) -> Exception:
-        # 2: settings that it does not know. It says which on its last line.
+    def start_error(self, code: int | None) -> Exception:
+        # 2: unknown settings. The last line of the log names them.
         if code == 2:
-            return LeftOut(" ".join(self.said().split())[-300:])
-        return super().refused(code)
+            return LeftOut(" ".join(self.log_end().split())[-300:])
+        return super().start_error(code)
 
     def create_key(self) -> None:
-        """Makes the database and a key in it, once."""
+        """Creates the database and a key in it, once."""
         if self.key == "none":
             self.key = self._create_key()
 
     def _create_key(self) -> str:
         create = ("keys", "create", "bench", "--json", "--data", str(self.folder))
-        made = subprocess.run(
-            [sys.executable, "-m", "legato", *create],
+        return json.loads(self.command_line(*create))["key"]
+
+    def command_line(self, *arguments: str) -> str:
+        """What `legato ARGUMENTS` prints. Raises `BenchError` if it fails."""
+        done = subprocess.run(
+            [sys.executable, "-m", "legato", *arguments],
             capture_output=True,
             text=True,
-            env=environment(),
+            env={**environment(), **self.variables},
             cwd=self.folder,
             timeout=READY,
         )
-        if made.returncode:
-            raise BenchError(f"legato made no key:\n{made.stderr[-2000:]}")
-        return json.loads(made.stdout)["key"]
+        if done.returncode:
+            raise BenchError(f"legato {arguments[0]} failed:\n{done.stderr[-2000:]}")
+        return done.stdout
+
+
+class OtherTree(Legato):
+    """Legato from another source tree, on the same interpreter, with the same settings."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        """Raises `BenchError` if there is no Legato in `source`."""
+        source = source.resolve()
+        if not (source / "src" / "legato").is_dir():
+            raise BenchError(f"--compare: there is no src/legato in {source}")
+        self.name = f"legato@{source.name}"
+        self.about = f"as legato, from the source tree {source.name}, commit {commit(source)}"
+        super().__init__(folder, source=source)
+
+
+def commit(source: Path = ROOT) -> str:
+    """The commit of a source tree; says so if `src` has changes."""
+    shown = _git(source, "rev-parse", "--short", "HEAD") or "unknown"
+    return f"{shown} and changes" if _git(source, "status", "--porcelain", "src") else shown
+
+
+def _git(source: Path, *arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", str(source), *arguments], capture_output=True, text=True
+        ).stdout.strip()
+    except OSError:
+        return ""
 
 
 def nginx() -> str | None:
-    """Where nginx is; Debian keeps it where a user's PATH does not look."""
+    """The path of nginx. Debian's is not on a user's PATH."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would change Legato's settings."""
+    """This process's environment, without variables that change Legato's settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LEGATO_")}

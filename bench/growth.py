@@ -1,10 +1,11 @@
-"""`scripts/bench growth`: what a chunk costs with more streams open, and a call with more keys,
-routes and calls in the ledger. Tables, and plots for docs/performance.md.
+"""`scripts/bench growth`: the cost of a chunk with more open streams, and of a call with more keys,
+routes and calls in the ledger. Prints tables; `--plots` draws them too.
 """
 
 import argparse
 import json
 import math
+import secrets
 import sqlite3
 import statistics
 import sys
@@ -14,18 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from bench import plot, report
-from bench.gateways import Gateway, LeftOut, Legato, Nginx, nginx
+from bench.gateways import ROOT, BenchError, Gateway, LeftOut, Legato, Nginx, nginx
 from bench.session import SETTLE, Cores, Figures, Mock, failures, fitted, measure, undisturbed
 from bench.workloads import W1, W2, Workload
-from legato.policy.keys import digest
-from legato.policy.ledger import Row
 
-ROOT: Final = Path(__file__).parent.parent
-
-#: Chunks a second of all streams together, however many there are: W1's.
+#: Chunks per second of all streams together, however many there are: those of W1.
 RATE: Final = 10_000
 STREAMS: Final = (50, 200, 1_000, 5_000)
 ROWS: Final = 1_000_000
@@ -33,8 +30,8 @@ STEADY: Final = 5.0
 
 
 def open_streams(number: int, steady: float) -> Workload:
-    """`number` open streams that bring `RATE` chunks a second between them. The first to be opened
-    stays until what is measured is over."""
+    """`number` open streams with `RATE` chunks per second in all. The first to be opened stays open
+    until the measurement ends."""
     interval = number / RATE
     ramp = number * W1.ramp_us / 1e6
     return replace(
@@ -47,60 +44,57 @@ def open_streams(number: int, steady: float) -> Workload:
     )
 
 
-def add_keys(legato: Legato, number: int) -> None:
-    """So many keys, with the one that is there."""
-    rows = [
-        (f"key_{each:016x}", f"user {each}", digest(f"lg-{each}".encode()), time.time())
-        for each in range(number - 1)
-    ]
-    with sqlite3.connect(legato.database) as database:
-        database.executemany(
-            "INSERT INTO keys (id, name, digest, created) VALUES (?, ?, ?, ?)", rows
+def copy_row(
+    database: Path, table: str, number: int, changes: dict[str, Callable[[int], Any]]
+) -> None:
+    """Inserts `number` copies of a row of `table`, with some columns changed. Raises `BenchError`
+    if the table is empty."""
+    with sqlite3.connect(database) as connection:
+        cursor = connection.execute(f"SELECT * FROM {table} LIMIT 1")
+        row = cursor.fetchone()
+        if row is None:
+            raise BenchError(f"the table {table} is empty")
+        columns = [each[0] for each in cursor.description]
+        makers = [
+            changes.get(name, lambda _, value=value: value)
+            for name, value in zip(columns, row, strict=True)
+        ]
+        names = ", ".join(f'"{name}"' for name in columns)
+        places = ", ".join("?" for _ in columns)
+        connection.executemany(
+            f"INSERT INTO {table} ({names}) VALUES ({places})",
+            ([make(each) for make in makers] for each in range(number)),
         )
-    database.close()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def add_keys(legato: Legato, number: int) -> None:
+    """Makes it `number` keys, with the one that exists."""
+    copy_row(
+        legato.database,
+        "keys",
+        number - 1,
+        {"id": lambda at: f"key_{at:016x}", "digest": lambda _: secrets.token_bytes(32)},
+    )
 
 
 def add_calls(legato: Legato, number: int) -> None:
-    """So many calls in the ledger, a second apart, as a complete stream leaves them."""
-    row = Row(
-        "",
-        0.0,
-        key="key_0123456789abcdef",
-        route="bench",
-        upstream_id="chatcmpl-bench",
-        deployments="bench",
-        streamed=True,
-        outcome="complete",
-        prompt_tokens=200,
-        completion_tokens=200,
-        prompt_from="exact",
-        completion_from="exact",
-        ttft=0.123456,
-        itl_p50=0.0201234,
-        itl_p99=0.0312345,
-        longest_gap=0.0412345,
-        duration=4.123456,
-        frames=202,
-        bytes=46_000,
-        attempts=1,
+    """Adds `number` calls to the ledger, one a second, like the one that exists."""
+    now = time.time()
+    copy_row(
+        legato.database,
+        "calls",
+        number,
+        {
+            "id": lambda _: f"chatcmpl-{secrets.token_hex(16)}",
+            "received": lambda at: now - at - 1,
+        },
     )
-    fields = asdict(row)
-    del fields["id"], fields["received"]
-    names = ", ".join(f'"{name}"' for name in fields)
-    values = ", ".join("?" for _ in fields)
-    with sqlite3.connect(legato.database) as database:
-        database.execute(
-            f"INSERT INTO calls (id, received, {names})"
-            " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-            f" SELECT 'chatcmpl-' || lower(hex(randomblob(16))), ? - i, {values} FROM n",
-            (number, time.time(), *fields.values()),
-        )
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
 
 
 def routes(number: int) -> str:
-    """So many deployments, each with a route of its own, with the one that is there."""
+    """Settings with `number` deployments, each with its own route, with the one that exists."""
     return "".join(
         f'[[deployments]]\nname = "other-{each}"\nmodel = "bench"\n'
         'base_url = "http://127.0.0.1:9/v1"\n'
@@ -109,14 +103,17 @@ def routes(number: int) -> str:
 
 
 class Growth:
-    """What has been measured so far."""
+    """The figures: `chunks` by gateway and number of streams, `calls` by server; one per round."""
 
     def __init__(self, folder: Path, mock: Mock, cores: Cores, given: argparse.Namespace) -> None:
         self.chunks: dict[str, dict[int, list[Figures]]] = {}
         self.calls: dict[str, list[Figures]] = {}
         self.sizes: dict[str, int] = {}
         self.notes: dict[str, str] = {}
-        self._folder, self._mock, self._cores, self._given = folder, mock, cores, given
+        self._folder = folder
+        self._mock = mock
+        self._cores = cores
+        self._given = given
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -129,7 +126,7 @@ class Growth:
             "100 keys": self._legato("100", lambda each: add_keys(each, 100)),
             f"{most_keys:,} keys": self._legato("keys", lambda each: add_keys(each, most_keys)),
             "50 routes": self._legato("routes", more=routes(50)),
-            f"{rows:,} calls": self._legato("calls", lambda each: add_calls(each, rows)),
+            f"{rows:,} calls": self._legato("calls", lambda each: self._fill_ledger(each, rows)),
         }
         self.sizes = {
             name: each.database.stat().st_size
@@ -149,6 +146,11 @@ class Growth:
         legato.create_key()
         fill(legato)
         return legato
+
+    def _fill_ledger(self, legato: Legato, rows: int) -> None:
+        """One real call, then copies of its row."""
+        measure(replace(W2, calls=1), legato, self._mock, self._cores)
+        add_calls(legato, rows)
 
     def _chunks(self, gateways: list[Gateway], number: int) -> None:
         small = self._given.small
@@ -196,7 +198,7 @@ def draw(grown: Growth, folder: Path) -> list[Path]:
     files = [folder / "growth-streams.svg", folder / "growth-calls.svg"]
     plot.lines(
         files[0],
-        f"CPU per chunk, {RATE:,} chunks a second in all",
+        f"CPU per chunk, {RATE:,} chunks per second in all",
         "open streams",
         "µs",
         {
@@ -240,17 +242,15 @@ def tables(grown: Growth) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench growth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="shows that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    plot.add_option(parser, ROOT / "docs")
     parser.add_argument(
-        "--small", action="store_true", help="shows that it works, measures nothing"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument(
-        "--svg", type=Path, metavar="FOLDER", help="where the plots go (default: docs)"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=10.0, help="seconds to wait for quiet cores before a run"
+        "--patience", type=float, default=10.0, help="seconds to wait for idle cores before a run"
     )
     given = parser.parse_args()
+    if given.plots:
+        plot.required()
     cores = Cores()
     mock = Mock(cores, 0, 1000)
     with tempfile.TemporaryDirectory(prefix="legato-bench-") as folder:
@@ -261,11 +261,11 @@ def main() -> int:
             mock.stop()
     machine = report.machine(given.rounds)
     print(f"{report.heading(machine)}\n\n{tables(grown)}\n")
-    if given.svg or not given.small:
-        print("written:", *draw(grown, given.svg or ROOT / "docs"))
-    said: dict[str, Any] = {"machine": machine, "chunks": grown.chunks, "calls": grown.calls}
+    if given.plots:
+        print("written:", *draw(grown, given.plots))
+    result: dict[str, Any] = {"machine": machine, "chunks": grown.chunks, "calls": grown.calls}
     if given.json:
-        given.json.write_text(json.dumps(said | {"bytes": grown.sizes}, indent=1))
+        given.json.write_text(json.dumps(result | {"bytes": grown.sizes}, indent=1))
     runs = [each for of in grown.chunks.values() for found in of.values() for each in found]
     runs += [each for found in grown.calls.values() for each in found]
     failed = failures(runs)

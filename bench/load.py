@@ -1,7 +1,8 @@
-"""The clients: opens streams, checks every one to its end, tells how late its chunks came.
+"""The clients: open streams, check each to its end and measure how late its chunks arrive.
 
-A process of its own: `python -m bench.load`, a `Job` as one line of JSON on stdin. It says `ready`
-after a warm-up, waits for a line, says `open` when all streams have content, `result` at the end.
+A process of its own: `python -m bench.load` reads a `Job` as one line of JSON from stdin. It prints
+events as lines of JSON: `ready` after a warm-up, then, after a line on stdin, `open` when all
+streams have content, and `result` at the end.
 """
 
 import asyncio
@@ -16,8 +17,10 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
+from bench.upstream_formats import FormatName
+
 SENT: Final = re.compile(rb"@(\d{19})@")
-#: What a stream that failed said last, at most.
+#: Bytes of a failed stream's last text that are shown.
 SHOWN: Final = 160
 
 
@@ -38,18 +41,21 @@ class Job(Struct, kw_only=True):
     latency: bool
     deadline: float
     model: str
+    format: FormatName = "mix"
     sources: int = 1
-    """Loopback addresses to connect from: one has only so many ports."""
+    """Loopback addresses to connect from: the ports of one are limited."""
 
 
 def request(job: Job) -> bytes:
-    wish = (
-        f"bench chunks={job.chunks} interval_us={job.interval_us} first={job.first} text={job.text}"
+    """The bytes of a call, with what the upstream reads in its prompt."""
+    prompt = (
+        f"bench chunks={job.chunks} interval_us={job.interval_us} first={job.first}"
+        f" text={job.text} format={job.format}"
     )
     body = msgspec.json.encode(
         {
             "model": job.model,
-            "messages": [{"role": "user", "content": wish}],
+            "messages": [{"role": "user", "content": prompt}],
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -77,12 +83,12 @@ class Run:
         self._opened = 0
         self._clients: set[Client] = set()
         self._over = asyncio.Event()
-        self._tell = False
+        self._reports_open = False
 
-    async def play(self, *, tell: bool = False) -> None:
-        """Comes back when every call has ended, one way or another."""
+    async def play(self, *, reports_open: bool = False) -> None:
+        """Returns when every call has completed or failed."""
         job, loop = self.job, asyncio.get_running_loop()
-        self._tell = tell
+        self._reports_open = reports_open
         started = loop.time()
         watchdog = loop.call_later(job.deadline, self._give_up)
         for number in range(job.streams):
@@ -111,23 +117,22 @@ class Run:
     def opened(self) -> None:
         self._opened += 1
         if self._opened == self.job.streams:
-            # Chunks count as late or not from here on: not while others are still being opened.
+            # Latencies are recorded from here on, not while streams are still being opened.
             self.recording = self.job.latency
-            if self._tell:
-                say({"event": "open"})
+            if self._reports_open:
+                emit({"event": "open"})
 
     def left(self, client: "Client") -> None:
         self._clients.discard(client)
-        # All that were to come have come, and gone.
         if self.completed + self.failures.total() >= self.job.streams * self.job.calls:
             self._over.set()
 
     def _give_up(self) -> None:
         for client in list(self._clients):
-            client.fail(f"not over after {self.job.deadline:g} s")
+            client.fail(f"not complete after {self.job.deadline:g} s")
         missing = self.job.streams * self.job.calls - self.completed - self.failures.total()
         if missing:
-            self.failures["never begun"] += missing
+            self.failures["not started"] += missing
         self._over.set()
 
 
@@ -138,8 +143,8 @@ class Client(asyncio.Protocol):
         self._run = run
         self._calls = run.job.calls
         self._transport: asyncio.Transport | None = None
-        self._rest = b""  # of an HTTP chunk, or of the head, that is not whole
-        self._line = b""  # of an event's line that is not whole
+        self._rest = b""  # of an incomplete HTTP chunk, or of an incomplete head
+        self._line = b""  # of an incomplete line of an event
         self._in_body = False
         self._count = 0
         self._done = False
@@ -173,7 +178,7 @@ class Client(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         if self._calls:
             reason = " ".join(reason.split())
-            self._run.failures[reason] += self._calls  # the calls after it are lost with it
+            self._run.failures[reason] += self._calls  # with the calls after it
             self._calls = 0
             if self._transport is not None:
                 self._transport.abort()
@@ -233,8 +238,8 @@ class Client(asyncio.Protocol):
         run = self._run
         run.chunks += self._count
         if not self._done:
-            said = self._last[-SHOWN:].decode("latin-1")
-            self.fail(f"no [DONE] after {self._count} chunks: {said}")
+            last = self._last[-SHOWN:].decode("latin-1")
+            self.fail(f"no [DONE] after {self._count} chunks: {last}")
         elif self._count != run.job.chunks:
             self.fail(f"{self._count} chunks of {run.job.chunks}")
         else:
@@ -248,12 +253,12 @@ class Client(asyncio.Protocol):
                 run.left(self)
 
 
-def say(event: dict[str, Any]) -> None:
+def emit(event: dict[str, Any]) -> None:
     print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def spread(values: list[int]) -> dict[str, float] | None:
-    """Nanoseconds in, microseconds out."""
+def percentiles(values: list[int]) -> dict[str, float] | None:
+    """In microseconds, of nanoseconds."""
     if not values:
         return None
     ordered = sorted(values)
@@ -273,13 +278,13 @@ async def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    said = dict(warm_up.failures)
-    say({"event": "ready", "failed": warm_up.failures.total(), "failures": said})
+    failures = dict(warm_up.failures)
+    emit({"event": "ready", "failed": warm_up.failures.total(), "failures": failures})
     sys.stdin.readline()
     run = Run(job)
     started = time.monotonic()
-    await run.play(tell=True)
-    say(
+    await run.play(reports_open=True)
+    emit(
         {
             "event": "result",
             "seconds": time.monotonic() - started,
@@ -287,8 +292,8 @@ async def main() -> None:
             "failed": run.failures.total(),
             "failures": dict(run.failures.most_common(5)),
             "chunks": run.chunks,
-            "latency_us": spread(run.latencies),
-            "ttft_us": spread(run.ttfts),
+            "latency_us": percentiles(run.latencies),
+            "ttft_us": percentiles(run.ttfts),
         }
     )
 

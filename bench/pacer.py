@@ -1,4 +1,4 @@
-"""Ticks finer than a millisecond, which is all that libuv's own timers can do: a timerfd."""
+"""Ticks finer than a millisecond, which is the resolution of libuv's own timers: a timerfd."""
 
 import asyncio
 import ctypes
@@ -13,7 +13,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Pacer:
-    """Calls `tick(number)` for every period that has passed, none left out, while it runs."""
+    """While it runs, calls `tick(number)` for every period that has passed, without omissions."""
 
     def __init__(self, period_us: int, tick: Callable[[int], None]) -> None:
         self._period_us = period_us

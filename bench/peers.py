@@ -1,7 +1,7 @@
-"""Other gateways, each in an environment of its own, set up as well as their makers allow.
+"""Other gateways, each in a virtual environment of its own, configured to do as little as they can.
 
-Never part of a run that does not say `--peers`. Environments are kept in the platform's cache
-folder, under a name that has the version in it.
+Only `--peers` uses them. The environments are kept in the platform's cache folder, under names with
+the version.
 """
 
 import secrets
@@ -19,12 +19,12 @@ from bench.workloads import Workload
 #: Seconds that an installation may take.
 INSTALL: Final = 1800.0
 
-#: What they are measured in: what all of them can do.
+#: The workloads that all of them can run.
 WORKLOADS: Final = ("W1", "W2", "W3", "W7")
 
 
 class Peer(Child):
-    """A gateway from PyPI. `package`: what is installed; `program`: what it brings."""
+    """A gateway from PyPI: `program` of `package`."""
 
     package: ClassVar[str]
     program: ClassVar[str]
@@ -42,12 +42,12 @@ class Peer(Child):
     def takes(self, workload: Workload) -> bool:
         return workload.name in WORKLOADS
 
-    def refused(self, code: int | None) -> Exception:
+    def start_error(self, code: int | None) -> Exception:
         how = "did not answer" if code is None else f"ended with status {code}"
-        return LeftOut(f"it {how}: {' '.join(self.said().split())[-300:]}")
+        return LeftOut(f"it {how}: {' '.join(self.log_end().split())[-300:]}")
 
     def install(self) -> None:
-        """Into its environment, unless it is there. Raises `LeftOut`."""
+        """Installs it unless it is installed. Raises `LeftOut`."""
         mark = self.environment / ".installed"
         if mark.exists():
             return
@@ -68,8 +68,8 @@ class Peer(Child):
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise LeftOut(f"it could not be installed: {error}") from None
             if done.returncode:
-                said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-                raise LeftOut(f"it could not be installed: {said[-1]}")
+                lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+                raise LeftOut(f"it could not be installed: {lines[-1]}")
         mark.touch()
 
 
@@ -77,8 +77,8 @@ class Smg(Peer):
     name = "smg"
     package, program, version = "smg", "smg", "1.13.0"
     about = (
-        "SGLang's model gateway 1.13.0 (Rust): round robin, errors logged alone, no health checks,"
-        " no load monitoring, no history, no limit of requests, no key"
+        "SGLang's model gateway 1.13.0 (Rust): round robin, only errors logged, no health checks,"
+        " no load monitoring, no history, no request limit, no key"
     )
     ready_path = "/readiness"
 
@@ -96,7 +96,7 @@ class Smg(Peer):
 class VllmRouter(Peer):
     name = "vllm-router"
     package, program, version = "vllm-router", "vllm-router", "0.1.17"
-    about = "vLLM's router 0.1.17 (Rust): round robin, errors logged alone, no key"
+    about = "vLLM's router 0.1.17 (Rust): round robin, only errors logged, no key"
     ready_path = "/readiness"
 
     def command(self, port: int, upstream: int, workload: Workload) -> list[str]:
@@ -112,9 +112,9 @@ class Ferrogw(Peer):
     name = "ferrogw"
     package, program, version = "ferrogw", "ferrogw", "1.5.10"
     about = (
-        "Ferro Labs' AI gateway 1.5.10 (Go): one target, errors logged alone, no plugins, no"
-        " fetched model catalogue, no limit of requests, no key; it knows models by name, so it is"
-        " asked for gpt-4o-mini"
+        "Ferro Labs' AI gateway 1.5.10 (Go): one target, only errors logged, no plugins, no"
+        " downloaded model catalogue, no request limit, no key; it knows models by name, so the"
+        " clients request gpt-4o-mini"
     )
     ready_path = "/readyz"
     model = "gpt-4o-mini"
@@ -141,7 +141,7 @@ class LiteLlm(Peer):
     name = "litellm"
     package, program, version = "litellm[proxy]", "litellm", "1.106.2"
     about = (
-        "LiteLLM's proxy 1.106.2 (Python): one worker, errors logged alone, no telemetry, no"
+        "LiteLLM's proxy 1.106.2 (Python): one worker, only errors logged, no telemetry, no"
         " database, its local price list, the master key as key"
     )
     ready_path = "/health/readiness"
@@ -179,16 +179,16 @@ class Report(Protocol):
     def progress(self, text: str) -> None: ...
 
 
-def shown() -> str:
+def summary() -> str:
     return ", ".join(f"{each.package} {each.version}" for each in ALL)
 
 
 def installed(folder: Path, report: Report) -> list[Gateway]:
-    """Those that can be had here; why the others cannot is in the report."""
+    """Those that can be installed here. The report gets the reason for each other one."""
     found: list[Gateway] = []
     for kind in ALL:
         peer = kind(folder)
-        report.progress(f"installing {peer.name} {peer.version}, where it is not yet ...")
+        report.progress(f"installing {peer.name} {peer.version} if it is missing ...")
         try:
             peer.install()
         except LeftOut as reason:

@@ -1,169 +1,118 @@
-"""Plots as small SVG files: lines over a logarithmic axis, bars, and histograms.
+"""Plots for the docs as SVG files, drawn by matplotlib, which the extra `bench` installs.
 
-Text is dark on white whatever the page is; sizes are pixels.
+The background is transparent and all colours are of middle lightness, so that a plot is readable on
+a light page and on a dark one.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+import argparse
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
-from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-_WIDTH: Final = 720
-_HEIGHT: Final = 360
-_LEFT: Final = 64
-_RIGHT: Final = 16
-_TOP: Final = 56
-_BOTTOM: Final = 52
-COLOURS: Final = ("#1f6feb", "#d4721b", "#2f8f46", "#8250df")
-_INK: Final = "#24292f"
-_FAINT: Final = "#d0d7de"
+from bench.gateways import BenchError
+
+COLOURS: Final = ("#3d8bfd", "#dd7a22", "#3fa45b", "#a46ff0")
+#: Text and axes; its contrast is above 4 both on white and on #0d1117.
+INK: Final = "#76808c"
+_SIZE: Final = (7.2, 3.6)  # inches
 
 Points = Sequence[tuple[float, float]]
 
+_STYLE: Final[dict[str, Any]] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "legato",  # the same ids each time
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # what text is measured with; the file adds sans-serif
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
 
-class _Chart:
-    """A frame with a vertical axis from 0, and what is drawn into it."""
 
-    def __init__(self, title: str, x_title: str, y_title: str, highest: float) -> None:
-        self.step = _step(highest or 1.0)
-        self.top = math.ceil((highest or 1.0) / self.step) * self.step
-        self._title = title
-        self._parts: list[str] = []
-        self.text(_LEFT, 22, title, size=15, weight="600")
-        self.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x_title, anchor="middle")
-        self.text(14, (_TOP + _HEIGHT - _BOTTOM) / 2, y_title, anchor="middle", turned=True)
-        for number in range(round(self.top / self.step) + 1):
-            value = number * self.step
-            self.line(_LEFT, self.y(value), _WIDTH - _RIGHT, self.y(value), _FAINT)
-            self.text(_LEFT - 8, self.y(value) + 4, f"{value:,.10g}", anchor="end")
+def required() -> Any:
+    """The module `matplotlib.figure`. Raises `BenchError` if matplotlib is not installed."""
+    try:
+        return importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise BenchError(f"plots need matplotlib ({error}): pip install '.[bench]'") from None
 
-    def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - value / self.top * (_HEIGHT - _TOP - _BOTTOM)
 
-    def x(self, share: float) -> float:
-        """From 0, the left edge, to 1."""
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-    def tick(self, share: float, label: str) -> None:
-        self.text(self.x(share), _HEIGHT - _BOTTOM + 18, label, anchor="middle")
-
-    def legend(self, names: Sequence[str]) -> None:
-        at = float(_LEFT)
-        for colour, name in zip(COLOURS, names, strict=False):
-            self.box(at, 34, 10, 10, colour)
-            self.text(at + 15, 43, name)
-            at += 32 + 6.6 * len(name)
-
-    def line(
-        self, x: float, y: float, to_x: float, to_y: float, colour: str, width: int = 1
-    ) -> None:
-        self._parts.append(
-            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"'
-            f' stroke="{colour}" stroke-width="{width}"/>'
-        )
-
-    def dot(self, x: float, y: float, colour: str) -> None:
-        self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>')
-
-    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self._parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-            f' fill="{colour}"/>'
-        )
-
-    def text(
-        self,
-        x: float,
-        y: float,
-        said: str,
-        *,
-        size: int = 12,
-        weight: str = "400",
-        anchor: str = "start",
-        turned: bool = False,
-    ) -> None:
-        turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-        self._parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}"'
-            f' text-anchor="{anchor}"{turn}>{escape(said)}</text>'
-        )
-
-    def write(self, file: Path) -> None:
-        body = "\n".join(self._parts)
-        file.write_text(
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-            f' width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif"'
-            f' fill="{_INK}" role="img" aria-label="{escape(self._title)}">\n'
-            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
-        )
+def add_option(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Adds `--plots [FOLDER]`, with `folder` as its default value."""
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        nargs="?",
+        const=folder,
+        metavar="FOLDER",
+        help=f"draw plots too (default: in {folder.name})",
+    )
 
 
 def lines(file: Path, title: str, x_title: str, y_title: str, series: Mapping[str, Points]) -> None:
-    """Lines with a dot at every point; x is logarithmic and marked where there are points."""
-    points = [point for each in series.values() for point in each]
-    chart = _Chart(title, x_title, y_title, max(y for _, y in points))
-    low, high = (math.log(pick(x for x, _ in points)) for pick in (min, max))
-
-    def at(x: float) -> float:
-        return 0.04 + 0.92 * (math.log(x) - low) / ((high - low) or 1)
-
-    for x in sorted({x for x, _ in points}):
-        chart.tick(at(x), f"{x:,.10g}")
-    for colour, each in zip(COLOURS, series.values(), strict=False):
-        places = [(chart.x(at(x)), chart.y(y)) for x, y in sorted(each)]
-        for (x, y), (to_x, to_y) in pairwise(places):
-            chart.line(x, y, to_x, to_y, colour, 2)
-        for x, y in places:
-            chart.dot(x, y, colour)
-    chart.legend(list(series))
-    chart.write(file)
+    """A line with markers for each series; x is logarithmic, with a tick at every point."""
+    with _axes(file, title, x_title, y_title) as axes:
+        for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+            xs, ys = zip(*sorted(points), strict=True)
+            axes.plot(xs, ys, marker="o", color=colour, label=name)
+        axes.set_xscale("log")
+        ticks = sorted({x for points in series.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:,.10g}" for x in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        axes.legend(loc="lower right")
 
 
 def bars(file: Path, title: str, y_title: str, values: Mapping[str, float]) -> None:
-    """One bar for each value, which stands above it."""
-    chart = _Chart(title, "", y_title, max(values.values()) * 1.1)
-    width = 1 / len(values)
-    for number, (label, value) in enumerate(values.items()):
-        left = chart.x((number + 0.2) * width)
-        right = chart.x((number + 0.8) * width)
-        chart.box(left, chart.y(value), right - left, chart.y(0) - chart.y(value), COLOURS[0])
-        chart.text((left + right) / 2, chart.y(value) - 5, f"{value:,.0f}", anchor="middle")
-        chart.tick((number + 0.5) * width, label)
-    chart.write(file)
+    """A bar for each value, with the value above it."""
+    with _axes(file, title, "", y_title) as axes:
+        drawn = axes.bar(list(values), list(values.values()), width=0.6, color=COLOURS[0])
+        axes.bar_label(drawn, fmt="{:,.0f}", padding=2, color=INK)
+        axes.set_ylim(bottom=0)
+        axes.margins(y=0.12)
+        axes.grid(axis="y")
 
 
 def histogram(
     file: Path, title: str, x_title: str, y_title: str, series: Mapping[str, Mapping[int, float]]
 ) -> None:
-    """Values by whole numbers, such as bytes: a thin bar for each."""
-    keys = [key for each in series.values() for key in each]
-    low, high = min(keys) - 2, max(keys) + 2
-    step = _step(high - low)
-    highest = max(value for each in series.values() for value in each.values())
-    chart = _Chart(title, x_title, y_title, highest)
-
-    def at(key: float) -> float:
-        return (key - low) / (high - low)
-
-    tick = math.ceil(low / step) * step
-    while tick <= high:
-        chart.tick(at(tick), f"{tick:,.10g}")
-        tick += step
-    thick = max(2.0, chart.x(at(low + 1)) - chart.x(0) - 1)
-    for colour, each in zip(COLOURS, series.values(), strict=False):
-        for key, value in sorted(each.items()):
-            left = chart.x(at(key)) - thick / 2
-            chart.box(left, chart.y(value), thick, chart.y(0) - chart.y(value), colour)
-    chart.legend(list(series))
-    chart.write(file)
+    """Shares of whole numbers, such as bytes: a thin bar for each."""
+    with _axes(file, title, x_title, y_title) as axes:
+        for colour, (name, shares) in zip(COLOURS, series.items(), strict=False):
+            axes.bar(list(shares), list(shares.values()), width=0.9, color=colour, label=name)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        axes.legend(loc="upper center")
 
 
-def _step(highest: float) -> float:
-    """A round number that goes into `highest` four to ten times."""
-    power = 10.0 ** math.floor(math.log10(highest))
-    for part in (0.1, 0.2, 0.5, 1.0):
-        if highest / (power * part) <= 8:
-            return power * part
-    return power * 2
+@contextmanager
+def _axes(file: Path, title: str, x_title: str, y_title: str) -> Iterator[Any]:
+    figures = required()
+    with importlib.import_module("matplotlib").rc_context(_STYLE):
+        figure = figures.Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.set(title=title, xlabel=x_title, ylabel=y_title)
+        yield axes
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    _describe(file, title)
+
+
+def _describe(file: Path, title: str) -> None:
+    """Names the image for screen readers."""
+    svg = file.read_text()
+    file.write_text(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1))

@@ -1,4 +1,4 @@
-"""What processes cost, from `/proc`: CPU time and memory; and what the machine allows."""
+"""CPU time and memory of processes, from `/proc`, and limits of the machine."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from typing import Final
 _PROC: Final = Path("/proc")
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-#: Time on a CPU in ns, by (process, thread); thread 0 where only the whole process is known.
+#: CPU time in ns by (process, thread); thread 0 if only that of the whole process is known.
 CpuTimes = dict[tuple[int, int], int]
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and its descendants."""
     found = [pid]
     for each in found:
         for tasks in _PROC.glob(f"{each}/task/*/children"):
@@ -42,7 +42,7 @@ def spent(before: CpuTimes, after: CpuTimes) -> int:
 
 
 def memory_kb(pids: Iterable[int]) -> float:
-    """Proportional set size: what processes share is counted once, over all that share it."""
+    """Proportional set size: each page is divided among the processes that share it."""
     total = 0
     for pid in pids:
         for name, field in (("smaps_rollup", "Pss"), ("status", "VmRSS")):
@@ -57,7 +57,7 @@ def memory_kb(pids: Iterable[int]) -> float:
 
 
 def busy_ns(cpu: int) -> int:
-    """How long a core has worked for processes since boot; interrupts belong to nobody."""
+    """CPU time of all processes on a core since boot, without interrupts."""
     match = re.search(rf"^cpu{cpu} (.*)$", (_PROC / "stat").read_text(), re.M)
     if not match:
         return 0
@@ -66,7 +66,7 @@ def busy_ns(cpu: int) -> int:
 
 
 def listeners(port: int) -> list[int]:
-    """The processes that hold the listening TCP socket of a port of this machine."""
+    """The processes that listen on a TCP port of this machine."""
     inodes = {
         fields[9]
         for table in ("tcp", "tcp6")
@@ -78,7 +78,7 @@ def listeners(port: int) -> list[int]:
 
 
 def queued(port: int) -> int:
-    """Bytes that the kernel holds for connections to a port of this machine, in both ends."""
+    """Bytes in the kernel's buffers of connections to a port of this machine, at both ends."""
     total = 0
     for fields in _rows(_PROC / "net/tcp"):
         ends = [int(fields[end].rpartition(":")[2], 16) for end in (1, 2)]
@@ -88,8 +88,8 @@ def queued(port: int) -> int:
 
 
 def allow_files(wanted: int) -> int:
-    """Raises the limit of open files, of this process and of those that it starts, to `wanted`
-    where that is allowed; what it is then. Root may raise the hard limit too."""
+    """Raises the limit of open files of this process and its children to `wanted` if allowed, and
+    returns it. Root may raise the hard limit too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
@@ -101,7 +101,7 @@ def allow_files(wanted: int) -> int:
 
 
 def ports() -> int:
-    """How many connections one address may have to another and its port."""
+    """How many connections one address may have to one port of another."""
     try:
         low, high = (_PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()
     except OSError:
@@ -111,7 +111,7 @@ def ports() -> int:
 
 @contextlib.contextmanager
 def pinned(cpu: int | None) -> Iterator[None]:
-    """Processes started inside run on this core alone; None: wherever they like."""
+    """Processes started inside run on this core only; None: on any."""
     before = os.sched_getaffinity(0)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})

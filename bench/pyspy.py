@@ -1,30 +1,16 @@
-"""py-spy, installed into this environment when it is first asked for."""
+"""py-spy, which the extra `bench` installs."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from bench.gateways import BenchError
 
-def find() -> str | None:
+
+def required() -> str:
+    """The path of its program. Raises `BenchError` if it is not installed."""
     beside = Path(sys.executable).with_name("py-spy")
-    return str(beside) if beside.exists() else shutil.which("py-spy")
-
-
-def install() -> str | None:
-    """Where it is; None where it cannot be had."""
-    if find() is None:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "py-spy>=0.4,<1"],
-            stdout=subprocess.DEVNULL,
-            timeout=300,
-        )
-    return find()
-
-
-if __name__ == "__main__":
-    found = install()
+    found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
-        sys.exit("py-spy cannot be installed: is there a network?")
-    os.execv(found, [found, *sys.argv[1:]])
+        raise BenchError("py-spy is not installed: pip install '.[bench]'")
+    return found

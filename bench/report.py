@@ -1,4 +1,4 @@
-"""Rounds to medians, medians to a table and to JSON."""
+"""Turns the figures of all rounds into medians, and these into tables and JSON."""
 
 import os
 import platform
@@ -6,32 +6,34 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gateways import nginx
+from bench.gateways import commit, nginx
 from bench.session import NOISE, Figures
 from bench.workloads import WORKLOADS, Measure
 
-YARDSTICK: Final = "nginx"
-RATIO: Final = f"legato / {YARDSTICK}"
+REFERENCE: Final = "nginx"
 _FAILED: Final = Measure("failed", "failed calls", 0)
 
-#: workload ▸ gateway ▸ one entry a round
+#: workload ▸ gateway ▸ one entry per round
 Rounds = dict[str, dict[str, list[Figures]]]
-#: What a bench has to say: `{"machine", "workloads", "notes", "configured"}`, as in its JSON.
-Said = dict[str, Any]
+#: All that a run reports, as in its JSON: `{"machine", "workloads", "notes", "configured"}`.
+Report = dict[str, Any]
 
 
 def short(figures: Figures) -> str:
-    """A round in a few words."""
+    """One line about a round."""
     parts: list[str] = []
     if "cpu_us_per_chunk" in figures:
         parts.append(f"{figures['cpu_us_per_chunk']:.1f} µs CPU a chunk")
         parts.append(f"{figures['cpu_us_per_call']:.0f} a call")
     if "latency_p50_us" in figures:
-        parts.append(f"{figures['latency_p50_us']:.0f} / {figures['latency_p99_us']:.0f} µs late")
+        parts.append(
+            f"latency {figures['latency_p50_us']:.0f}, p99 {figures['latency_p99_us']:.0f}"
+        )
     if "kb_per_stream" in figures:
         parts.append(f"{figures['kb_per_stream']:.1f} KB a stream")
     if "slow_memory_mb" in figures:
@@ -42,52 +44,54 @@ def short(figures: Figures) -> str:
 
 
 def add_differences(rounds: dict[str, list[Figures]]) -> None:
-    """What a gateway adds, round by round: its own less what the direct way took in that round."""
+    """Adds, round by round, the latency that a gateway adds: its own less that of the direct way in
+    the same round."""
     for name, figures in rounds.items():
         if name == "direct":
             continue
-        # One that was left out in the end has fewer rounds.
-        for mine, direct in zip(figures, rounds.get("direct", ()), strict=False):
+        # A gateway that was left out at some point has fewer rounds.
+        for own, direct in zip(figures, rounds.get("direct", ()), strict=False):
             for part in ("p50", "p99"):
                 for whole, added in (("latency", "added"), ("ttft", "added_ttft")):
                     key = f"{whole}_{part}_us"
-                    if key in mine and key in direct:
-                        mine[f"{added}_{part}_us"] = mine[key] - direct[key]
+                    if key in own and key in direct:
+                        own[f"{added}_{part}_us"] = own[key] - direct[key]
 
 
 def summary(rounds: Rounds) -> dict[str, Any]:
-    """Medians, ratios of medians to the yardstick's, and every round they come from."""
-    said: dict[str, Any] = {}
+    """Medians, the ratios of medians to the reference's, and the rounds they are computed from."""
+    result: dict[str, Any] = {}
     for workload, gateways in rounds.items():
         medians = {name: _medians(figures) for name, figures in gateways.items()}
-        said[workload] = {
+        result[workload] = {
             name: {
                 "failed": sum(each["failed"] for each in figures),
-                "failures": _failures(figures),
+                "failures": _sums(figures, "failures"),
+                "formats": _sums(figures, "formats"),
                 "median": medians[name],
-                "ratio": _ratios(medians[name], medians.get(YARDSTICK)),
+                "ratio": _ratios(medians[name], medians.get(REFERENCE)),
                 "rounds": figures,
             }
             for name, figures in gateways.items()
         }
-    return said
+    return result
 
 
-def failed(said: Said, but: Collection[str] = ()) -> int:
-    """Failed calls of all gateways but some."""
+def failed(report: Report, ignore: Collection[str] = ()) -> int:
+    """Failed calls of all gateways except those to ignore."""
     return sum(
         of["failed"]
-        for gateways in said["workloads"].values()
+        for gateways in report["workloads"].values()
         for name, of in gateways.items()
-        if name not in but
+        if name not in ignore
     )
 
 
-def text(said: Said) -> str:
-    """For a terminal: a table as wide as it has to be, and what has to be known beside it."""
-    rows = [["", "what", *_columns(said)]]
-    for workload, measure in _measures(said):
-        cells = _cells(said, workload, measure)
+def text(report: Report) -> str:
+    """For a terminal: an aligned table, and notes."""
+    rows = [["", "", *_columns(report)]]
+    for workload, measure in _measures(report):
+        cells = _cells(report, workload, measure)
         rows.append([workload, measure.title, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines: list[str] = []
@@ -99,46 +103,46 @@ def text(said: Said) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(shown).rstrip())
-    return "\n".join([heading(said["machine"]), "", *lines, "", *_notes(said)])
+    return "\n".join([heading(report["machine"]), "", *lines, "", *_notes(report)])
 
 
-def markdown(said: Said) -> str:
-    """The same as docs/performance.md has it, with what is wanted of Legato in a last column."""
-    columns = [*_columns(said), "target"]
-    lines = [f"| | what | {' | '.join(columns)} |", "|---|---|" + "--:|" * len(columns)]
-    for workload, measure in _measures(said):
+def markdown(report: Report) -> str:
+    """For docs/performance.md: the same, with Legato's targets in a last column."""
+    columns = [*_columns(report), "target"]
+    lines = [f"| | | {' | '.join(columns)} |", "|---|---|" + "--:|" * len(columns)]
+    for workload, measure in _measures(report):
         target = measure.target.replace(" x", " times nginx")
-        cells = [workload, measure.title, *_cells(said, workload, measure), target]
+        cells = [workload, measure.title, *_cells(report, workload, measure), target]
         lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
     configured = [
-        f"- {name}: {about}" for name, about in said["configured"].items() if name != "direct"
+        f"- {name}: {about}" for name, about in report["configured"].items() if name != "direct"
     ]
-    notes = [f"- {each}" for each in _notes(said)]
-    return "\n".join([heading(said["machine"]), "", *lines, "", *configured, "", *notes])
+    notes = [f"- {each}" for each in _notes(report)]
+    return "\n".join([heading(report["machine"]), "", *lines, "", *configured, "", *notes])
 
 
 def heading(machine: dict[str, Any]) -> str:
-    """Where, when and how it was measured."""
-    changes = " and changes" if machine["changed"] else ""
+    """When, where and how it was measured."""
     rounds = f"medians of {machine['rounds']} rounds, " if machine["rounds"] > 1 else "one round, "
     return (
         f"{machine['date']}, {machine['cores']} cores ({machine['cpu']}), Linux"
         f" {machine['kernel']}, Python {machine['python']}, nginx {machine['nginx']}, commit"
-        f" {machine['commit']}{changes}; {rounds}`{machine['command']}`"
+        f" {machine['commit']}; {rounds}`{machine['command']}`"
     )
 
 
 def machine(rounds: int) -> dict[str, Any]:
+    arguments = sys.orig_argv[sys.orig_argv.index("bench") + 1 :]
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "nginx": _nginx_version(),
-        "commit": _said(["git", "rev-parse", "--short", "HEAD"]),
-        "changed": bool(_said(["git", "status", "--porcelain", "src"])),
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d %H:%M %z"),
-        "command": " ".join(["scripts/bench", *sys.orig_argv[sys.orig_argv.index("bench") + 1 :]]),
+        # Folders of this machine are of no interest.
+        "command": " ".join(["scripts/bench", *(each.rpartition("/")[2] for each in arguments)]),
         "rounds": rounds,
     }
 
@@ -147,54 +151,91 @@ def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _columns(said: Said) -> list[str]:
-    """Gateways, the yardstick and Legato first; Legato has a second column for its ratio to the
-    yardstick, others have theirs in brackets."""
-    names = [name for name in said["configured"] if name != "direct"]
-    names.sort(key=lambda name: name not in (YARDSTICK, "legato"))
-    if YARDSTICK in names and "legato" in names:
-        names.insert(names.index("legato") + 1, RATIO)
-    return names
+def _columns(report: Report) -> list[str]:
+    """Gateways, the reference and Legato first. After Legato come its ratio to the reference and,
+    after another source tree, Legato's ratio to that; others have their ratio in brackets."""
+    names = [name for name in report["configured"] if name != "direct"]
+    names.sort(key=lambda name: name not in (REFERENCE, "legato"))
+    columns: list[str] = []
+    for name in names:
+        columns.append(name)
+        if name == "legato" and REFERENCE in names:
+            columns.append(f"legato / {REFERENCE}")
+        if name.startswith("legato@"):
+            columns.append(f"legato / {name}")
+    return columns
 
 
-def _measures(said: Said) -> list[tuple[str, Measure]]:
-    workloads = [WORKLOADS[name] for name in said["workloads"]]
+def _measures(report: Report) -> list[tuple[str, Measure]]:
+    workloads = [WORKLOADS[name] for name in report["workloads"]]
     return [(each.name, measure) for each in workloads for measure in (*each.measures, _FAILED)]
 
 
-def _cells(said: Said, workload: str, measure: Measure) -> list[str]:
-    return [_cell(said["workloads"][workload], column, measure) for column in _columns(said)]
+def _cells(report: Report, workload: str, measure: Measure) -> list[str]:
+    return [_cell(report["workloads"][workload], column, measure) for column in _columns(report)]
 
 
-def _cell(of: dict[str, Any], column: str, measure: Measure) -> str:
-    figures = of.get("legato" if column == RATIO else column)
+def _cell(gateways: dict[str, Any], column: str, measure: Measure) -> str:
+    name, _, other = column.partition(" / ")
+    figures = gateways.get(name)
     if figures is None:
         return "-"
     if measure is _FAILED:
-        return "" if column == RATIO else str(figures["failed"])
+        return "" if other else str(figures["failed"])
+    if other.startswith("legato@"):
+        return _paired(figures["rounds"], gateways.get(other, {}).get("rounds", ()), measure.key)
     ratio = figures["ratio"].get(measure.key)
     times = "" if ratio is None else number(ratio, 2 if ratio < 100 else 0)
-    if column == RATIO:
+    if other:
         return times
     value = number(figures["median"].get(measure.key), measure.digits)
-    return f"{value} ({times})" if times and column not in (YARDSTICK, "legato") else value
+    return f"{value} ({times})" if times and name not in (REFERENCE, "legato") else value
 
 
-def _notes(said: Said) -> list[str]:
-    """What a reader of the table has to know beside it."""
-    notes = [line for line in (_start_line(said["workloads"]),) if line]
-    noises: list[str] = []
-    notes += [f"{where}: {what}" for where, what in said["notes"].items()]
-    for workload, gateways in said["workloads"].items():
+def _paired(own: list[Figures], other: list[Figures], key: str) -> str:
+    """The median of the ratios within each round, and their range: the speed of a machine changes
+    between rounds more than within one."""
+    ratios = [
+        mine[key] / theirs[key]
+        for mine, theirs in zip(own, other, strict=False)
+        if key in mine and theirs.get(key, 0) > 0
+    ]
+    if not ratios:
+        return ""
+    shown = number(statistics.median(ratios), 2)
+    return shown if len(ratios) == 1 else f"{shown} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _notes(report: Report) -> list[str]:
+    notes = [line for line in (_start_line(report["workloads"]),) if line]
+    notes += _format_lines(report["workloads"])
+    notes += [f"{where}: {what}" for where, what in report["notes"].items()]
+    disturbed: list[str] = []
+    for workload, gateways in report["workloads"].items():
         for name, of in gateways.items():
             for reason, count in of["failures"].items():
                 notes.append(f"{workload}, {name}: {count} failed: {reason}")
             noise = max((each.get("foreign_busy", 0.0) for each in of["rounds"]), default=0.0)
             if noise > NOISE:
-                noises.append(f"{workload} {name} {noise:.0%}")
-    if noises:
-        notes.append(f"others took of a core, at most: {', '.join(noises)}")
+                disturbed.append(f"{workload} {name} {noise:.0%}")
+    if disturbed:
+        notes.append(f"CPU of other processes, share of a core at most: {', '.join(disturbed)}")
     return notes
+
+
+def _format_lines(workloads: dict[str, Any]) -> list[str]:
+    """Which formats the upstream answered in, and how often: workloads with the same in one
+    line."""
+    shown: dict[str, list[str]] = {}
+    for workload, gateways in workloads.items():
+        total = sum((Counter(of["formats"]) for of in gateways.values()), Counter[str]())
+        counts = ", ".join(f"{name} {number}" for name, number in sorted(total.items()))
+        shown.setdefault(counts, []).append(workload)
+    return [
+        f"answers of the upstream by format, {', '.join(names)}: {counts}"
+        for counts, names in shown.items()
+        if counts
+    ]
 
 
 def _start_line(workloads: dict[str, Any]) -> str | None:
@@ -210,7 +251,7 @@ def _start_line(workloads: dict[str, Any]) -> str | None:
     seconds = statistics.median(each for each, _ in starts)
     memory = statistics.median(each for _, each in starts)
     return (
-        f"legato: start to ready {seconds:.2f} s, memory when warm {memory:.1f} MB"
+        f"legato: start to ready {seconds:.2f} s, memory after a warm-up {memory:.1f} MB"
         f" (median of {len(starts)} starts)"
     )
 
@@ -224,20 +265,17 @@ def _medians(figures: list[Figures]) -> dict[str, float]:
     }
 
 
-def _ratios(mine: dict[str, float], yardstick: dict[str, float] | None) -> dict[str, float]:
+def _ratios(own: dict[str, float], reference: dict[str, float] | None) -> dict[str, float]:
     return {
-        key: value / yardstick[key]
-        for key, value in mine.items()
-        if yardstick and yardstick.get(key, 0) > 0
+        key: value / reference[key]
+        for key, value in own.items()
+        if reference and reference.get(key, 0) > 0
     }
 
 
-def _failures(figures: list[Figures]) -> dict[str, int]:
-    reasons: dict[str, int] = {}
-    for each in figures:
-        for reason, count in each["failures"].items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return reasons
+def _sums(figures: list[Figures], key: str) -> dict[str, int]:
+    """The counts below `key`, over all rounds."""
+    return dict(sum((Counter(each[key]) for each in figures), Counter[str]()))
 
 
 def _cpu_model() -> str:
@@ -253,10 +291,3 @@ def _nginx_version() -> str | None:
         return None
     shown = subprocess.run([binary, "-v"], capture_output=True, text=True)
     return shown.stderr.strip().rpartition("/")[2]
-
-
-def _said(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""

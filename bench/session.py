@@ -1,4 +1,4 @@
-"""One workload against one gateway: what went in, what came out, what it cost."""
+"""Runs one workload against one gateway and measures latency, CPU time and memory."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,26 +15,29 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import structs
 
-from bench import proc
+from bench import proc, pyspy
 from bench.gateways import BenchError, Gateway, environment
 from bench.load import Job
+from bench.upstream_formats import FormatName
 from bench.workloads import SPARE_FILES, Workload
 
-#: Seconds after all streams are open in which they settle, before memory is read.
+#: Seconds between the opening of the last stream and the reading of memory.
 SETTLE: Final = 2.0
-#: Share of a core that others may take before a round counts as disturbed, and how long is looked.
+#: Share of a core that other processes may use before a run counts as disturbed; and the seconds
+#: over which it is measured before a run.
 NOISE: Final = 0.05
 QUIET_WINDOW: Final = 0.4
-#: How often a disturbed run is repeated, where it is short. Which one counts is decided by the
-#: disturbance alone.
-AGAIN: Final = 2
+#: How often a disturbed run is repeated, if it takes less than `SHORT` seconds. The least disturbed
+#: run counts, whatever its figures are.
+REPEATS: Final = 2
 SHORT: Final = 10.0
 
 Figures = dict[str, Any]
 
 
 class Cores:
-    """One core for the gateway, one for upstream and clients; a single core is shared."""
+    """One core for the gateway, another for the upstream and the clients. A single core is
+    shared."""
 
     def __init__(self) -> None:
         cores = sorted(os.sched_getaffinity(0))
@@ -45,9 +49,8 @@ class Cores:
         return [proc.busy_ns(self.gateway), proc.busy_ns(self.driver)]
 
     def foreign(self, before: list[int], ours: list[int]) -> float:
-        """Nanoseconds that others took since `before` of the core of which they took more.
-
-        Read from the kernel's clock ticks, which are 10 ms: rough in a short run.
+        """Nanoseconds of CPU that other processes have used since `before`, on the core on which
+        they used more. The kernel counts in ticks of 10 ms, so a short run is measured roughly.
         """
         if self.number == 1:
             return 0.0
@@ -56,7 +59,7 @@ class Cores:
         )
 
     def await_quiet(self, patience: float) -> None:
-        """Comes back when others leave both cores alone, or when patience ends."""
+        """Returns when other processes leave both cores idle, after `patience` seconds at most."""
         ends = time.monotonic() + patience
         while time.monotonic() < ends:
             before = self.busy()
@@ -66,10 +69,20 @@ class Cores:
 
 
 class Mock:
-    """The upstream's process. `stands_back`: for the clients', on their core."""
+    """The upstream's process. `idle_priority`: it runs only while the clients on its core wait."""
 
-    def __init__(self, cores: Cores, port: int, tick_us: int, *, stands_back: bool = False) -> None:
+    def __init__(
+        self,
+        cores: Cores,
+        port: int,
+        tick_us: int,
+        *,
+        idle_priority: bool = False,
+        upstream_format: FormatName = "mix",
+    ) -> None:
+        """`upstream_format`: what the clients of this session ask for."""
         self.tick_us = tick_us
+        self.format: FormatName = upstream_format
         with proc.pinned(cores.driver):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.mock", str(port), str(tick_us)],
@@ -79,26 +92,34 @@ class Mock:
                 env=environment(),
             )
         assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        if not said:
+        port_line = self._process.stdout.readline()
+        if not port_line:
             raise BenchError("the mock upstream did not start")
-        self.port = int(said)
+        self.port = int(port_line)
         self.pid = self._process.pid
-        if stands_back:
+        if idle_priority:
             os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
 
-    def flat_out(self) -> int:
-        """Chunks so far of the last stream that was sent flat out."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=10) as answer:
-            return json.loads(answer.read())["flat_out"]
+    def answers(self) -> dict[str, int]:
+        """How many answers it has given in each format."""
+        return self._statistics()["answers"]
+
+    def flat_out(self) -> dict[str, Any]:
+        """Of the last flat-out stream: chunks sent so far, and mean bytes of a chunk and its
+        text."""
+        return self._statistics()["flat_out"]
 
     def stop(self) -> None:
         self._process.kill()
         self._process.communicate()
 
+    def _statistics(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=10) as answer:
+            return json.loads(answer.read())
+
 
 class Profile:
-    """py-spy on a gateway while it works; it slows the gateway, so that run counts for nothing."""
+    """py-spy on a gateway. It slows the gateway down, so the figures of that run are not used."""
 
     def __init__(self, file: str, seconds: float) -> None:
         self.file = file
@@ -106,17 +127,17 @@ class Profile:
 
     def start(self, pid: int, cpu: int) -> subprocess.Popen[bytes]:
         shape = "flamegraph" if self.file.endswith(".svg") else "raw"
-        wish = ("-r", "400", "-d", str(self.seconds), "-f", shape, "-o", self.file, "--nonblocking")
+        options = ("-r", "400", "-d", str(self.seconds), "-f", shape, "-o", self.file)
         with proc.pinned(cpu):
             return subprocess.Popen(
-                [sys.executable, "-m", "bench.pyspy", "record", "-p", str(pid), *wish],
+                [pyspy.required(), "record", "-p", str(pid), *options, "--nonblocking"],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )
 
 
 class _Load:
-    """The clients' process, as its lines tell of it."""
+    """The clients' process, and the events that it prints."""
 
     def __init__(self, job: Job, cores: Cores) -> None:
         with proc.pinned(cores.driver):
@@ -128,22 +149,23 @@ class _Load:
                 env=environment(),
             )
         self.pid = self._process.pid
-        # It has a deadline of its own; this is for the case that it hangs.
+        # It has a deadline of its own; this one is for a process that hangs.
         self._watchdog = threading.Timer(job.deadline + 60, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
-        self.tell(msgspec.json.encode(job).decode())
+        self.send(msgspec.json.encode(job).decode())
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def heard(self) -> dict[str, Any]:
+    def event(self) -> dict[str, Any]:
+        """The next event."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError("the clients' process ended before its time")
+            raise BenchError("the clients' process ended early")
         return json.loads(line)
 
     def stop(self) -> None:
@@ -169,8 +191,8 @@ def measure(
 
 
 def fitted(workload: Workload) -> tuple[Workload, str | None]:
-    """The workload with as many streams as this machine lets a gateway have, and why they are
-    fewer. Raises the limit of open files where that is allowed."""
+    """The workload with as many streams as this machine allows a gateway, and the reason if there
+    are fewer. Raises the limit of open files where that is allowed."""
     files, ports = proc.allow_files(workload.files), proc.ports()
     most = min((files - SPARE_FILES) // 2, ports)
     if most >= workload.streams:
@@ -190,8 +212,8 @@ def play(
     on_open: Callable[[], None] = lambda: None,
     profile: Profile | None = None,
 ) -> Figures:
-    """The workload against a gateway that runs. `on_open` is called when all streams are open."""
-    load = _Load(job(workload, gateway), cores)
+    """The workload against a running gateway. `on_open` is called when all streams are open."""
+    load = _Load(job(workload, gateway, mock), cores)
     try:
         return _measured(workload, gateway, load, mock, cores, on_open, profile)
     finally:
@@ -201,20 +223,21 @@ def play(
 def undisturbed(
     workload: Workload, once: Callable[[], Figures], cores: Cores, patience: float
 ) -> Figures:
-    """A round (`once`) in which others left the cores alone; where there was none, the nearest."""
+    """A run (`once`) that other processes did not disturb; if there is none, the least
+    disturbed."""
     tries: list[Figures] = []
-    most = 1 + AGAIN if patience and workload.seconds < SHORT else 1
+    most = 1 + REPEATS if patience and workload.seconds < SHORT else 1
     while not tries or (tries[-1]["foreign_busy"] > NOISE and len(tries) < most):
         if patience:
             cores.await_quiet(patience)
         tries.append(once())
     best = min(tries, key=lambda figures: figures["foreign_busy"])
-    # A failed stream is never forgotten with its round.
+    # Failed streams count in every run, also in those that are discarded.
     return best | failures(tries)
 
 
 def failures(runs: list[Figures]) -> Figures:
-    """What failed in all of them together."""
+    """The failed calls of all runs together, and their reasons."""
     reasons = {reason for each in runs for reason in each["failures"]}
     return {
         "failed": sum(each["failed"] for each in runs),
@@ -224,7 +247,7 @@ def failures(runs: list[Figures]) -> Figures:
     }
 
 
-def job(workload: Workload, gateway: Gateway) -> Job:
+def job(workload: Workload, gateway: Gateway, mock: Mock) -> Job:
     where = urlsplit(gateway.url)
     return Job(
         host=where.hostname or "127.0.0.1",
@@ -238,6 +261,7 @@ def job(workload: Workload, gateway: Gateway) -> Job:
         interval_us=workload.interval_us,
         first=workload.first,
         text=workload.text,
+        format=mock.format,
         ramp=workload.ramp,
         latency=workload.latency,
         deadline=workload.deadline,
@@ -255,19 +279,19 @@ def _measured(
     on_open: Callable[[], None],
     profile: Profile | None,
 ) -> Figures:
-    warm = load.heard()
+    warm = load.event()
     pids = gateway.pids()
     memory_before = proc.memory_kb(pids)
     spy = profile.start(pids[0], cores.driver) if profile else None
     drivers = [mock.pid, load.pid]
     cpu, driver_cpu = proc.cpu_times(pids), proc.cpu_times(drivers)
-    busy = cores.busy()
+    busy, answers = cores.busy(), Counter(mock.answers())
     began = time.monotonic()
-    load.tell("go")
+    load.send("go")
     result: dict[str, Any] = {}
     figures: Figures = {}
     while result.get("event") != "result":
-        result = load.heard()
+        result = load.event()
         if result["event"] == "open":
             on_open()
             figures |= _while_open(workload, gateway, memory_before)
@@ -286,6 +310,7 @@ def _measured(
         "chunks_per_second": result["chunks"] / result["seconds"],
         "driver_busy": driver / seconds / 1e9,
         "foreign_busy": foreign,
+        "formats": dict(Counter(mock.answers()) - answers),
     }
     if gateway.start_seconds is not None:
         figures["start_seconds"] = gateway.start_seconds
@@ -307,7 +332,7 @@ def _while_open(workload: Workload, gateway: Gateway, memory_before: float) -> F
     """What is measured while all streams are open."""
     figures: Figures = {}
     if workload.memory or workload.steady:
-        # Where streams are short, before the first of them ends.
+        # Short streams: before the first of them ends.
         time.sleep(min(SETTLE, workload.chunks * workload.interval_us / 4e6))
     pids = gateway.pids()
     if workload.memory and pids:

@@ -1,5 +1,5 @@
-"""One client that reads a byte a second of a stream that its upstream sends flat out, and what that
-costs the gateway and the clients beside it."""
+"""A client that reads one byte a second of a flat-out stream: what it costs the gateway in memory,
+and the other clients in latency."""
 
 import socket
 import threading
@@ -21,30 +21,29 @@ from bench.session import (
     job,
     play,
 )
-from bench.voices import PLAIN, TEXT_BYTES
 from bench.workloads import Workload
 
-#: Bytes that the kernel keeps for the slow client. It would keep megabytes: what is measured is the
-#: gateway's memory.
+#: Bytes of the slow client's receive buffer. The kernel would keep megabytes, and what is measured
+#: is the gateway's memory.
 BUFFER: Final = 4096
 
-#: Seconds within which the gateway has to have taken all that it takes before its client reads on.
+#: Seconds after which the gateway is taken to have read all that it reads ahead of its client.
 FULL: Final = 60.0
 
 
 class Reader:
-    """The slow client: a connection, and a thread that reads a byte a second of it."""
+    """The slow client: a connection, and a thread that reads one byte of it each second."""
 
-    def __init__(self, wish: Job) -> None:
-        self._wish = wish
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def start(self) -> None:
-        self._socket.connect((self._wish.host, self._wish.port))
-        self._socket.sendall(request(self._wish))
+        self._socket.connect((self._job.host, self._job.port))
+        self._socket.sendall(request(self._job))
         self._thread.start()
 
     def __enter__(self) -> "Reader":
@@ -67,19 +66,19 @@ class Reader:
 def measure(
     workload: Workload, gateway: Gateway, mock: Mock, cores: Cores, profile: Profile | None = None
 ) -> Figures:
-    """One round: the others alone, then with the slow client from its first byte on, then while it
-    goes on reading. CPU is that of the second.
+    """One round: the other clients alone, then with the slow client from its first byte on, then
+    while it goes on reading. CPU is that of the second.
 
-    Where the upstream does not stand back for the clients, sending flat out on the core that they
-    share it keeps them waiting for whole slices of the scheduler, whatever the gateway does.
+    The upstream gets idle priority: sending flat out on the core that it shares with the clients,
+    it would keep them waiting for whole time slices, whatever the gateway does.
     """
-    if not workload.stands_back:
+    if not workload.idle_upstream:
         return _measured(workload, gateway, mock, cores, profile)
-    behind = Mock(cores, 0, mock.tick_us, stands_back=True)
+    idle = Mock(cores, 0, mock.tick_us, idle_priority=True, upstream_format=mock.format)
     try:
-        return _measured(workload, gateway, behind, cores, profile)
+        return _measured(workload, gateway, idle, cores, profile)
     finally:
-        behind.stop()
+        idle.stop()
 
 
 def _measured(
@@ -87,13 +86,19 @@ def _measured(
 ) -> Figures:
     gateway.start(mock.port, cores.gateway, workload)
     try:
-        play(workload, gateway, mock, cores)  # what a gateway grows by in its first runs is not it
+        play(workload, gateway, mock, cores)  # a gateway grows in its first run
         alone = play(workload, gateway, mock, cores)
         before = proc.memory_kb(gateway.pids())
-        wish = structs.replace(job(workload, gateway), chunks=workload.slow, interval_us=0)
-        with Reader(wish) as reader:
+        # One format, so that a chunk of the slow stream is as long for every gateway.
+        slow = structs.replace(
+            job(workload, gateway, mock),
+            chunks=workload.slow,
+            interval_us=0,
+            format="openai" if mock.format == "mix" else mock.format,
+        )
+        with Reader(slow) as reader:
             filling = play(workload, gateway, mock, cores, on_open=reader.start, profile=profile)
-            taken = _taken(mock)
+            taken, text_bytes = _taken(mock)
             grown = (proc.memory_kb(gateway.pids()) - before) / 1024
             reading = play(workload, gateway, mock, cores)
     finally:
@@ -104,24 +109,26 @@ def _measured(
     for name, each in runs.items():
         if "latency_p99_us" in each:
             figures[f"{name}_p99_us"] = each["latency_p99_us"]
-    text = taken * TEXT_BYTES / 1024**2
+    text = taken * text_bytes / 1024**2
     figures |= {"slow_taken": taken, "slow_text_mb": text}
     if before:
         figures |= {"slow_memory_mb": grown, "slow_above_mb": grown - text}
     return figures
 
 
-def _taken(mock: Mock) -> int:
-    """Chunks that the gateway has taken, once it takes no more. Those that the kernel holds between
-    the two are not among them."""
+def _taken(mock: Mock) -> tuple[int, float]:
+    """How many chunks the gateway has read once it reads no more, without those that the kernel
+    holds between the two; and the mean bytes of text in one."""
 
-    def now() -> int:
-        return max(0, mock.flat_out() - proc.queued(mock.port) // len(PLAIN.flat()[0]))
+    def now() -> tuple[int, float]:
+        stream = mock.flat_out()
+        queued = proc.queued(mock.port) / max(1.0, stream["chunk_bytes"])
+        return max(0, stream["sent"] - round(queued)), stream["text_bytes"]
 
-    taken, ends = now(), time.monotonic() + FULL
+    (taken, text_bytes), ends = now(), time.monotonic() + FULL
     while time.monotonic() < ends:
         time.sleep(0.3)
-        before, taken = taken, now()
+        before, (taken, text_bytes) = taken, now()
         if taken <= before:
             break
-    return taken
+    return taken, text_bytes

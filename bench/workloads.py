@@ -1,17 +1,17 @@
-"""The workloads, and the measures that are shown of each: rows, so that another is another row."""
+"""The workloads, and which measures are shown of each."""
 
 import math
 from typing import Final, Literal
 
 from msgspec import Struct, structs
 
-#: Open files of a gateway beside those of its streams.
+#: Open files of a gateway beyond those of its streams.
 SPARE_FILES: Final = 100
 
 
 class Measure(Struct, frozen=True):
-    """One figure of a workload. `key` names a member of a round's figures. `target`: what is
-    wanted of Legato, as the table says it; of its ratio to nginx where it is followed by an x."""
+    """One figure of a workload. `key` names a member of a round's figures. `target`: Legato's goal
+    as the table shows it; with an x, a goal for its ratio to nginx."""
 
     key: str
     title: str
@@ -31,26 +31,27 @@ def _latencies(p50: str = "", p99: str = "") -> tuple[Measure, ...]:
 _CPU_CHUNK: Final = Measure("cpu_us_per_chunk", "CPU per chunk, µs")
 _CPU_OPEN: Final = Measure("cpu_us_per_chunk_open", "CPU per chunk, all streams open, µs")
 _SLOW: Final = (
-    Measure("alone_p99_us", "neighbours' p99 without it, µs", 0),
-    Measure("filling_p99_us", "neighbours' p99 from its first byte on, µs", 0),
-    Measure("reading_p99_us", "neighbours' p99 while it goes on, µs", 0),
-    Measure("slow_taken", "chunks taken from its upstream", 0),
-    Measure("slow_text_mb", "text in them, MB"),
-    Measure("slow_memory_mb", "memory for it, MB"),
-    Measure("slow_above_mb", "memory above the text, MB", 1, "2"),
+    Measure("alone_p99_us", "other clients' p99 before it, µs", 0),
+    Measure("filling_p99_us", "other clients' p99 from its first byte on, µs", 0),
+    Measure("reading_p99_us", "other clients' p99 while it goes on, µs", 0),
+    Measure("slow_taken", "chunks read from its upstream", 0),
+    Measure("slow_text_mb", "text in these chunks, MB"),
+    Measure("slow_memory_mb", "growth of memory, MB"),
+    Measure("slow_above_mb", "growth beyond the text, MB", 1, "2"),
 )
 
 
 class Workload(Struct, frozen=True, kw_only=True):
     """`streams` connections, each with `calls` calls one after another, each of `chunks` chunks.
 
-    `interval_us` 0: the upstream writes as fast as it is read. `first`: the first content chunk
-    comes at its stream's `tick`, or `now`, with the head of the answer. `text`: whether the
-    upstream thinks between tags. `dialect`: what it speaks to Legato; clients, and so nginx and the
-    straight way, always speak OpenAI's. `steady`: seconds with all streams open in which CPU is
-    measured apart. `slow`: chunks of the stream of a client beside them that reads a byte a second.
-    `stands_back`: the upstream lets the clients go first on their core; on busy ones it never ends.
-    `deployment` and `settings`: Legato's, TOML. `rounds`: at most so many.
+    `interval_us` 0: the upstream writes as fast as it is read. `first`: the first content chunk is
+    sent at its stream's `tick`, or `now`, with the head of the answer. `text`: whether the upstream
+    puts reasoning between tags. `dialect`: what the upstream speaks to Legato; the clients, and
+    so nginx and the direct way, always speak OpenAI's. `steady`: seconds with all streams open in
+    which CPU is measured separately. `slow`: chunks of the stream of one more client, which reads
+    a byte a second. `idle_upstream`: the upstream runs only while the clients on its core wait; on
+    a busy machine that may never be. `deployment`, `settings`: Legato's, as TOML. `rounds`: the
+    maximum.
     """
 
     name: str
@@ -67,37 +68,36 @@ class Workload(Struct, frozen=True, kw_only=True):
     memory: bool = False
     steady: float = 0.0
     slow: int = 0
-    stands_back: bool = False
+    idle_upstream: bool = False
     deployment: str = ""
     settings: str = ""
     rounds: int = 1000
 
     @property
     def ramp(self) -> float:
-        """Seconds over which the streams are opened: a burst of calls is not what is measured."""
+        """Seconds over which the streams are opened, so that no burst of calls is measured."""
         return self.streams * self.ramp_us / 1e6 if self.streams > 1 and self.interval_us else 0.0
 
     @property
     def latency(self) -> bool:
-        """Whether chunks tell when they were sent: flat out, a time to wait in is all there is."""
+        """Whether latency is measured: in a flat-out stream it is only the time in queues."""
         return self.interval_us > 0
 
     @property
     def seconds(self) -> float:
-        """How long it takes where nothing is late."""
+        """How long it takes if nothing is late."""
         once = self.ramp + self.calls * self.chunks * self.interval_us / 1e6
         return 3 * once if self.slow else once
 
     @property
     def deadline(self) -> float:
-        """Seconds after which what is still open has failed: a thousand chunks a second are the
-        least."""
+        """Seconds after which open streams have failed: at a thousand chunks a second and less."""
         slowest = self.streams * self.calls * self.chunks / 1000
         return 3 * self.seconds + 30 + min(slowest, 200)
 
     @property
     def files(self) -> int:
-        """Open files of the process that needs most: a gateway has two for each stream."""
+        """Open files of a gateway, which needs most: two for each stream."""
         return 2 * self.streams + SPARE_FILES
 
 
@@ -128,7 +128,7 @@ _S1: Final = structs.replace(
     name="S1",
     about="W1 beside a client that reads 1 byte/s of a stream of 100,000 chunks, sent flat out",
     slow=100_000,
-    stands_back=True,
+    idle_upstream=True,
     measures=_SLOW,
 )
 
@@ -150,7 +150,7 @@ _ALL: Final = (
     ),
     Workload(
         name="W4",
-        about="10,000 open streams, a chunk a second, for a minute (only where it is asked for)",
+        about="10,000 open streams, a chunk a second, for a minute (only if named)",
         streams=10_000,
         chunks=75,
         interval_us=1_000_000,
@@ -169,7 +169,7 @@ _ALL: Final = (
     structs.replace(
         W1,
         name="W5",
-        about="W1 with thoughts between tags, told apart, and padded frames",
+        about="W1 with reasoning between tags, which Legato separates, and with padded frames",
         text="think",
         deployment='reasoning = "think-tags"',
         settings='[streams]\npadding = "on"',
@@ -202,7 +202,7 @@ _ALL: Final = (
     structs.replace(
         _S1,
         name="S2",
-        about="S1 with room for the whole stream (only where it is asked for)",
+        about="S1 with room for the whole stream (only if named)",
         settings="[streams]\nbacklog_bytes = 67108864",
     ),
 )
@@ -213,7 +213,7 @@ DEFAULT: Final = ("W1", "W2", "W3", "W5", "W6", "W7", "S1")
 
 
 def shrunk(workload: Workload) -> Workload:
-    """Some of it in each direction: shows that everything works, measures nothing."""
+    """A small version: it shows that everything works and measures nothing."""
 
     def less(number: int, least: int, most: int = 1000) -> int:
         return min(number, most, max(least, math.ceil(number / 10)))
@@ -225,6 +225,6 @@ def shrunk(workload: Workload) -> Workload:
         chunks=less(workload.chunks, 5, 20),
         interval_us=min(workload.interval_us, 50_000),
         slow=min(workload.slow, 5_000),
-        stands_back=False,
+        idle_upstream=False,
         steady=min(workload.steady, 0.1),
     )

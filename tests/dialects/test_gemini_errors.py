@@ -40,7 +40,7 @@ ERRORS: dict[str, tuple[Any, int, str, str, float | None]] = {
     "a list": ([problem(503, "UNAVAILABLE")], 503, "unavailable", "no", None),
     "text": ({"error": "no"}, 502, "upstream_error", "no", None),
     "nothing": ({"error": {}}, 502, "upstream_error", "gave no reason", None),
-    "odd": (problem("7", 7, ["x"], 7, "x"), 502, "upstream_error", "x", None),
+    "odd": (problem("7", 7, ["x"], 7, "x"), 502, "7", "x", None),
     "a long message": ({"error": "x" * 9000}, 502, "upstream_error", "x" * 500, None),
     "beside an answer": (
         {"candidates": [], "error": {"message": "no"}},

@@ -295,7 +295,7 @@ def test_a_failure_is_the_last_frame_and_no_done_follows() -> None:
     sink.writer.fail(bad_gateway("It\u2028broke.\n"))
     *_, last = split_frames(sink.body)
     assert last == (
-        rb'data: {"error":{"message":"It\u2028broke.\n","type":"upstream_error",'
+        rb'data: {"error":{"message":"It\u2028broke.\n Try again later.","type":"upstream_error",'
         rb'"param":null,"code":"upstream_error"}}'
     )
     assert b"[DONE]" not in sink.body

@@ -10,14 +10,14 @@ import pytest
 from legato.core.stream import Stream
 from legato.fronts.chat_writer import ChatWriter
 from legato.gateway.call import Call
-from legato.server.exchange import ChatExchange
+from legato.server.exchange import NativeExchange
 from legato.server.protocol import LegatoProtocol
 from legato.upstreams.connection import Connection
 from legato.upstreams.response import Response
 from tests.conftest import Running, until
 from tests.support.wire import Wire, ask, chat, request
 
-OF_A_CALL = (Call, Stream, ChatWriter, ChatExchange, Response, LegatoProtocol)
+OF_A_CALL = (Call, Stream, ChatWriter, NativeExchange, Response, LegatoProtocol)
 
 
 class Leftovers:

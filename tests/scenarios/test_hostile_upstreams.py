@@ -850,7 +850,7 @@ async def test_an_error_in_the_place_of_a_stream_is_told(
     assert answer.status == 502
     assert answer.error is not None
     assert answer.error["code"] == row["error"] == "gpu_lost"
-    assert answer.error["message"] == "The GPU fell off."
+    assert answer.error["message"] == "The GPU fell off. Try again later."
 
 
 @BOTH

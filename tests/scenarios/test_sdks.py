@@ -73,22 +73,26 @@ ANSWERS = {
         usage=[7, 4, 2, 3],
     ),
 }
-CUT = "upstream_cut: The upstream closed the connection."
+CUT = "upstream_cut: The upstream closed the connection. Try again later."
 BROKEN = {
     "cut": Seen(text=WORDS, error=CUT),
     "cut-thought": Seen(thoughts=["Let me"], error=CUT),
     "cut-call": Seen(error=CUT),
-    "error-in-band": Seen(text=WORDS, error="gpu_lost: The GPU fell off."),
+    "error-in-band": Seen(text=WORDS, error="gpu_lost: The GPU fell off. Try again later."),
     # Comments only, then the error.
     "stall-early": Seen(
         error="upstream_first_token_timeout: The upstream gave no first token within 1 s."
+        " Try again later."
     ),
-    "error-first": Seen(error="gpu_lost: The GPU fell off.", status=502),
+    "error-first": Seen(error="gpu_lost: The GPU fell off. Try again later.", status=502),
     "too-long": Seen(
         error="context_length_exceeded: the request exceeds the available context size",
         status=400,
     ),
-    "429": Seen(error="upstream_rate_limited: The upstream answered 429: Slow down.", status=429),
+    "429": Seen(
+        error="upstream_rate_limited: The upstream answered 429: Slow down. Try again later.",
+        status=429,
+    ),
 }
 MODELS = [*ANSWERS, *BROKEN]
 

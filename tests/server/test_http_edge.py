@@ -172,7 +172,8 @@ GARBAGE = {
 @pytest.mark.parametrize("case", GARBAGE)
 async def test_garbage_is_refused_and_the_server_serves_on(tight: Running, case: str) -> None:
     async with await Wire.open(tight.port) as wire:
-        wire.send(GARBAGE[case])
+        key = b"authorization: Bearer %b\r\nhost:" % tight.key.encode()
+        wire.send(GARBAGE[case].replace(b"host:", key, 1))
         answer = await wire.answer()
         assert answer.status == 400
         assert answer.json["error"]["code"] == "invalid_http"
@@ -334,7 +335,7 @@ async def test_cors(tight: Running) -> None:
         answer = await ask(
             tight.port, tight.key, b"", path=path, method="OPTIONS", **origin, **asked
         )
-        assert answer.status == 200
+        assert answer.status == 204
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
         assert "POST" in answer.headers["access-control-allow-methods"]
 

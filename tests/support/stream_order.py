@@ -147,19 +147,20 @@ def _fold(choice: Json, member: Json) -> None:
 
 
 def _call(calls: list[Json], delta: Json) -> None:
-    index, function = delta["index"], delta.get("function", {})
+    kind = "custom" if "custom" in delta else "function"
+    index, function = delta["index"], delta.get(kind, {})
     assert index <= len(calls), f"a hole in the indices of tool calls: {delta}"
     if index == len(calls):
         assert delta["id"], delta
-        assert delta["type"] == "function", delta
+        assert delta["type"] == kind, delta
         assert function.get("name"), f"a call without a name: {delta}"
-        calls.append({"id": delta["id"], "type": "function", "function": {}})
+        calls.append({"id": delta["id"], "type": kind, kind: {}})
     else:
         assert not {"id", "type"} & delta.keys(), f"an id is sent twice: {delta}"
         assert "name" not in function, f"a name is sent twice: {delta}"
     for name, more in function.items():
-        _grow(calls[index]["function"], name, more)
-    for name in delta.keys() - {"index", "id", "type", "function"}:
+        _grow(calls[index][kind], name, more)
+    for name in delta.keys() - {"index", "id", "type", kind}:
         _grow(calls[index], name, delta[name])
 
 

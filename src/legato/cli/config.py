@@ -41,6 +41,7 @@ heartbeat_seconds = 10.0          # silence before a heartbeat
 # stall_client_seconds = 120.0    # a client that reads nothing for this time is disconnected
 # backlog_bytes = 4194304         # unsent data of a slow client at which its upstream is paused
 # padding = "auto"                # pad frames to even sizes: "on", "off"; "auto": if encrypted
+# fast_path = "on"                # "off": decode every event, to find faults of the fast path
 
 # The local engine. Without `models`, and without deployments, it runs the two default models.
 [engine]

@@ -61,6 +61,7 @@ class Choice(Struct, gc=False):
     index: int | UnsetType | None = UNSET
     finish_reason: str | UnsetType | None = UNSET
     logprobs: Raw | UnsetType = UNSET
+    error: Any = UNSET
     message: Any = UNSET  # in place of the delta, where a server has not streamed
     usage: Any = UNSET  # of the whole answer: some servers put it here
 

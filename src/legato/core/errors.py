@@ -4,6 +4,7 @@ Split by whose fault it is. Everything that is not an `ApiError` is our own bug 
 that tells nothing of our insides.
 """
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,15 @@ TYPES: Final[dict[int, str]] = {
     503: "service_unavailable",
     504: "upstream_timeout",
 }
+
+
+_AGAIN: Final = "Try again later."
+
+#: Failures that stay until the operator has done something.
+_INCURABLE: Final = frozenset(
+    {"upstream_quota", "upstream_tls", "upstream_proxy"}
+    | {f"upstream_{status}" for status in (401, 402, 403, 404, 405)}
+)
 
 
 class ApiError(Exception):
@@ -54,11 +64,23 @@ class ApiError(Exception):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status} {self.code}: {self.message}>"
 
+    @property
+    def is_curable(self) -> bool:
+        """Whether another try may succeed."""
+        return False
+
+    @property
+    def public_message(self) -> str:
+        """The message for the client. Agents decide by its last words whether to try again."""
+        if not self.is_curable or self.message.endswith(_AGAIN):
+            return self.message
+        return f"{self.message} {_AGAIN}"
+
     def as_object(self) -> dict[str, Any]:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
         return {
             "error": {
-                "message": self.message,
+                "message": self.public_message,
                 "type": self.type,
                 "param": self.param,
                 "code": self.code,
@@ -71,6 +93,10 @@ class ApiError(Exception):
 
 class UpstreamError(ApiError):
     """The upstream's fault, or that of the way there: another deployment may do better."""
+
+    @property
+    def is_curable(self) -> bool:
+        return self.code not in _INCURABLE
 
 
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_request") -> ApiError:
@@ -125,7 +151,7 @@ def from_status(
             return ApiError(400, "context_length_exceeded", message, param="messages")
         if status != 404:
             return ApiError(400, code or "invalid_request", message, param=param)
-    if code in _SPENT:
+    if _is_spent(code, message):
         return UpstreamError(502, "upstream_quota", "What is paid for at the upstream is used up.")
     if status in _OURS:  # their words may show a part of our key, or name our account
         says = f"The upstream {_OURS[status]} ({status})."
@@ -168,18 +194,20 @@ def from_stream_event(
     that begin every answer with a 200 say there what is the caller's own, too."""
     if _is_too_long(code, message):
         status = 400
-    if status in _CALLERS or status in _OURS or code in _SPENT:
+    if status in _CALLERS or status in _OURS or _is_spent(code, message):
         return from_status(status, code, message, retry_after=retry_after)
     public = public_status(status)
     return UpstreamError(public, code or "upstream_error", message, retry_after=retry_after)
 
 
-def error_code(said: Any) -> str | None:
-    """An upstream's code for an error, fit for a frame and a ledger."""
-    if not isinstance(said, str) or not said.isprintable():
+def error_code(value: Any) -> str | None:
+    """An upstream's code for an error, as one word that is fit for a frame and a ledger."""
+    if not isinstance(value, str) or not value.isprintable():
         return None
-    return said[:64] or None
+    return _NO_WORD.sub("_", value[:64]).strip("_") or None
 
+
+_NO_WORD: Final = re.compile(r"[^\w.:/-]+")
 
 _CALLERS: Final = (400, 413, 422)
 
@@ -189,20 +217,41 @@ def public_status(status: int) -> int:
     return {408: 504, 429: 429, 503: 503, 504: 504, 529: 503}.get(status, 502)
 
 
+def blames_parameter(error: ApiError, name: str) -> bool:
+    """Whether an upstream's refusal is about a parameter of the request."""
+    return (
+        error.param == name or (error.param or "").startswith(f"{name}.") or name in error.message
+    )
+
+
 _TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
+
+#: How upstreams say that a prompt is too long. One list for all dialects.
+_WORDS_OF_LENGTH: Final = re.compile(
+    r"context (?:length|size)"
+    r"|context window (?:of|exceeds)|exceeds? (?:the )?context (?:window|limit)"
+    r"|exceeds? (?:the )?max(?:imum)? (?:allowed )?(?:input |prompt )?length"
+    r"|exceeds the maximum number of tokens allowed"
+    r"|exceed the configured limit of \d+ tokens"
+    r"|input is too long|prompt is too long|input length \d+ exceeds"
+    r"|maximum prompt length"
+    r"|exceeded model token limit"
+    r"|longer than the (?:model's context|maximum model length)"
+    r"|reduce the length of the messages"
+    r"|`inputs` tokens \+ `max_new_tokens` must be"
+)
 
 
 def _is_too_long(code: str | None, message: str) -> bool:
-    message = message.lower()
-    return code in _TOO_LONG or any(words in message for words in _WORDS_OF_LENGTH)
+    return code in _TOO_LONG or _WORDS_OF_LENGTH.search(message.lower()) is not None
 
 
-_WORDS_OF_LENGTH: Final = (
-    "context length",
-    "context size",
-    "prompt is too long",
-    "maximum prompt length",  # xAI
-    "exceeded model token limit",  # Moonshot
-    "reduce the length of the messages",
-    "longer than the model's context",  # SGLang
+#: How upstreams say that an account has nothing left.
+_WORDS_OF_QUOTA: Final = re.compile(
+    r"insufficient (?:balance|credit|quota|funds)"
+    r"|quota (?:is )?exhausted|exceeded your current quota"
 )
+
+
+def _is_spent(code: str | None, message: str) -> bool:
+    return code in _SPENT or _WORDS_OF_QUOTA.search(message.lower()) is not None

@@ -21,7 +21,7 @@ from legato.core.errors import malformed
 from legato.core.finish import known_finish
 from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
 from legato.core.merge import merge_call, to_builtins
-from legato.dialects._anthropic_errors import in_band, no_stream, refusal
+from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal
 from legato.dialects._anthropic_request import encode
 
 __all__ = [
@@ -249,8 +249,10 @@ class Reader:
                 return None
             case _ if event.type == "error" or event.error is not None:
                 raise in_band(decoded(data))
+            case "" if is_failure(as_object(decoded(data)) or {}):
+                raise in_band(decoded(data))
             case _:
-                return Chunk([])  # a ping, or what later versions may say
+                return Chunk([])  # a ping, or what later versions may send
 
     def _start(self, event: _Event) -> Chunk:
         message = event.message or {}

@@ -1,15 +1,24 @@
-"""Google's Gemini API, as `generativelanguage.googleapis.com` speaks it."""
+"""Google's Gemini API, as `generativelanguage.googleapis.com` speaks it.
 
-from typing import Annotated, Any, Final
+What OpenAI's format has no member for, a client gets in these:
+
+- `delta.images`: pictures, as `image_url` parts with a `data:` URL
+- `delta.extra_content.google.parts`: parts of other types, such as code that the model has run
+- `extra_content.google` of the choice: citations, grounding, safety ratings of the candidate
+"""
+
+from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
-from legato.core.errors import bad_gateway
-from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.errors import malformed
+from legato.core.finish import finish_reason
+from legato.core.json_text import Path, decode_leniently
+from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal, unreadable
 from legato.dialects._gemini_request import encode
 
 __all__ = [
@@ -26,26 +35,6 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
-
-_FILTERED: Final = (
-    "BLOCKLIST",
-    "ESCALATION",
-    "IMAGE_PROHIBITED_CONTENT",
-    "IMAGE_RECITATION",
-    "IMAGE_SAFETY",
-    "LANGUAGE",
-    "MODEL_ARMOR",
-    "PROHIBITED_CONTENT",
-    "RECITATION",
-    "SAFETY",
-    "SPII",
-)
-#: How an answer ends as it should. Every other reason says that it broke.
-_FINISHES: Final = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    **dict.fromkeys(_FILTERED, "content_filter"),
-}
 
 
 def path(model: str, *, streams: bool = True) -> str:
@@ -96,11 +85,30 @@ class _Call(Struct, gc=False):
     args: dict[str, Raw] | None = None
 
 
+class _Blob(Struct, gc=False, rename="camel"):
+    mime_type: str = ""
+    data: str = ""
+
+
 class _Part(Struct, gc=False, rename="camel"):
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
     function_call: _Call | None = None
+    inline_data: _Blob | None = None
+    executable_code: Raw | UnsetType = UNSET
+    code_execution_result: Raw | UnsetType = UNSET
+    file_data: Raw | UnsetType = UNSET
+
+    @property
+    def others(self) -> dict[str, Raw]:
+        """What the part is, where OpenAI's format has no member for it; usually nothing."""
+        found = {
+            "executableCode": self.executable_code,
+            "codeExecutionResult": self.code_execution_result,
+            "fileData": self.file_data,
+        }
+        return {name: raw for name, raw in found.items() if not isinstance(raw, UnsetType)}
 
 
 class _Content(Struct, gc=False):
@@ -127,6 +135,21 @@ class _Candidate(Struct, gc=False, rename="camel"):
     finish_reason: str | None = None
     finish_message: str | None = None
     logprobs_result: _Logprobs | None = None
+    citation_metadata: Raw | UnsetType = UNSET
+    grounding_metadata: Raw | UnsetType = UNSET
+    url_context_metadata: Raw | UnsetType = UNSET
+    safety_ratings: Raw | UnsetType = UNSET
+
+    @property
+    def others(self) -> dict[str, Raw]:
+        """What is said of the candidate beside its text; usually nothing."""
+        found = {
+            "citationMetadata": self.citation_metadata,
+            "groundingMetadata": self.grounding_metadata,
+            "urlContextMetadata": self.url_context_metadata,
+            "safetyRatings": self.safety_ratings,
+        }
+        return {name: raw for name, raw in found.items() if not isinstance(raw, UnsetType)}
 
 
 class _Counts(Struct, gc=False, rename="camel"):
@@ -153,6 +176,9 @@ class _Event(Struct, gc=False, rename="camel"):
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 
+#: Strings in which the half of a surrogate pair waits for the next event.
+_TEXTS: Final[frozenset[Path]] = frozenset({("candidates", "content", "parts", "text")})
+
 
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`).
@@ -160,10 +186,11 @@ class Reader:
     Nothing says that the answer is over but the end of the body.
     """
 
-    __slots__ = ("_calls", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_calls", "_others", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate
+        self._others: dict[int, dict[str, Raw]] = {}  # what was last sent of a candidate's
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
@@ -174,17 +201,19 @@ class Reader:
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
             event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise unreadable(data, error) from None
-        if event.error is not None:
-            raise in_band({"error": event.error})
+        except NOT_JSON as error:
+            event = _read_odd(data, error)
+        if event.error is not None or not (event.candidates or event.usage_metadata):
+            fields = as_object(decoded(data)) or {}
+            if is_failure(fields):
+                raise in_band(fields)
         if self.identity is None and event.response_id is not None:
             self.identity = event.response_id[:200]
         counts = event.usage_metadata
         usage = _usage(counts) if counts is not None else None
         candidates = event.candidates or ()
         if len(candidates) == 1:
-            choice = _plain(candidates[0])
+            choice = _text_only(candidates[0])
             if choice is not None:
                 return Chunk([choice], usage=usage)
         members = [member for each in candidates for member in self._members(each)]
@@ -202,9 +231,15 @@ class Reader:
             if not members:
                 members.append(_member(candidate.index, {}))
             members[0]["logprobs"] = _logprobs(candidate.logprobs_result)
-        reason = self._finish(candidate)
-        if reason is not None:
-            members.append(_member(candidate.index, {}, reason))
+        others = candidate.others
+        if others and others != self._others.get(candidate.index):
+            self._others[candidate.index] = others  # some repeat it in every event
+            more = {"extra_content": {"google": others}}
+            members.append(_member(candidate.index, {}) | more)
+        reason = candidate.finish_reason
+        if reason and reason != "FINISH_REASON_UNSPECIFIED":
+            finish = finish_reason(reason, candidate.finish_message)
+            members.append(_member(candidate.index, {}, finish))
         return members
 
     def _delta(self, index: int, part: _Part) -> dict[str, Any]:
@@ -213,25 +248,39 @@ class Reader:
             number = self._calls.get(index, 0)
             self._calls[index] = number + 1
             return {"tool_calls": [_call(number, part.function_call) | signed]}
-        if part.thought:  # a signature here goes with the thought, which nobody sends back
+        if part.thought and part.inline_data is None:  # nobody sends its signature back
             return {"reasoning_content": part.text} if part.text else {}
+        if part.inline_data is not None:
+            return {"images": [_image(part.inline_data)]} | signed
+        if part.others:
+            return {"extra_content": {"google": {"parts": [part.others]}}}
         return ({"content": part.text} if part.text else {}) | signed
 
-    def _finish(self, candidate: _Candidate) -> str | None:
-        reason = candidate.finish_reason
-        if not reason or reason == "FINISH_REASON_UNSPECIFIED":
-            return None
-        known = _FINISHES.get(reason)
-        if known is None:
-            why = f": {candidate.finish_message[:500]}" if candidate.finish_message else ""
-            raise bad_gateway(
-                f"The upstream ended its answer with `{reason[:100]}`{why}.",
-                code="upstream_aborted",
-            )
-        return "tool_calls" if known == "stop" and candidate.index in self._calls else known
+
+def _read_odd(data: bytes, error: Exception) -> _Event:
+    """An event that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
+    if data.strip() in (b"", b"null"):
+        return _Event()
+    try:
+        fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
+        event = _decode_event(msgspec.json.encode(whole))
+    except (*NOT_JSON, ValueError):
+        raise unreadable(data, error) from None
+    if not isinstance(whole, dict):
+        raise malformed(error) from None
+    for number, candidate in enumerate(event.candidates or ()):
+        parts = (candidate.content and candidate.content.parts) or ()
+        for index, part in enumerate(parts):
+            part.text = fields["candidates"][number]["content"]["parts"][index].get("text")
+    return event
 
 
-def _plain(candidate: _Candidate) -> Choice | None:
+def _image(blob: _Blob) -> dict[str, Any]:
+    url = f"data:{blob.mime_type or 'image/png'};base64,{blob.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _text_only(candidate: _Candidate) -> Choice | None:
     """One piece of text and nothing else: nearly every event."""
     content = candidate.content
     if (
@@ -240,10 +289,13 @@ def _plain(candidate: _Candidate) -> Choice | None:
         or len(content.parts) != 1
         or candidate.finish_reason is not None
         or candidate.logprobs_result is not None
+        or candidate.others
     ):
         return None
     part = content.parts[0]
     if not part.text or part.function_call is not None or part.thought_signature is not None:
+        return None
+    if part.inline_data is not None or part.others:
         return None
     delta = Delta(reasoning_content=part.text) if part.thought else Delta(content=part.text)
     return Choice(delta=delta, index=candidate.index, finish_reason=None)
@@ -256,9 +308,9 @@ def _member(index: int, delta: dict[str, Any], finish: str | None = None) -> dic
 def _call(number: int, call: _Call) -> dict[str, Any]:
     """Functions are called whole, and by most models without an id."""
     arguments = msgspec.json.encode(call.args or {}).decode()
-    said = {"index": number, "type": "function"}
-    said |= {"function": {"name": call.name, "arguments": arguments}}
-    return said | {"id": call.id} if call.id else said
+    fields: dict[str, Any] = {"index": number, "type": "function"}
+    fields["function"] = {"name": call.name, "arguments": arguments}
+    return fields | {"id": call.id} if call.id else fields
 
 
 def _signed(signature: str | None) -> dict[str, Any]:
@@ -279,8 +331,8 @@ def _logprobs(result: _Logprobs) -> dict[str, Any]:
 
 
 def _logprob(token: _Token) -> dict[str, Any]:
-    said = token.token
-    return {"token": said, "logprob": token.log_probability, "bytes": list(said.encode())}
+    text = token.token
+    return {"token": text, "logprob": token.log_probability, "bytes": list(text.encode())}
 
 
 def _usage(counts: _Counts) -> Usage:
@@ -293,3 +345,13 @@ def _usage(counts: _Counts) -> Usage:
         "prompt_tokens_details": {"cached_tokens": counts.cached_content_token_count},
         "completion_tokens_details": {"reasoning_tokens": counts.thoughts_token_count},
     }
+
+
+def unstreamed(body: bytes) -> list[bytes]:
+    """Without `alt=sse` the API gives its events as a list."""
+    value = decoded(body)
+    events = cast("list[Any]", value if isinstance(value, list) else [value])
+    first = as_object(events[0]) if events else None
+    if not first or is_failure(first):
+        return []
+    return [msgspec.json.encode(each) for each in events]

@@ -6,14 +6,9 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import ndjson
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
-from legato.core.errors import (
-    ApiError,
-    bad_gateway,
-    from_status,
-    from_stream_event,
-    malformed,
-)
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.json_text import Path, decode_leniently
+from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal, unreadable
 from legato.dialects._ollama_request import encode
 
 __all__ = [
@@ -97,6 +92,9 @@ class _Event(Struct, gc=False):
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 
+#: Strings in which the half of a surrogate pair waits for the next line.
+_TEXTS: Final[frozenset[Path]] = frozenset({("message", "content"), ("message", "thinking")})
+
 
 class Reader:
     """Lines of one answer to chunks (`core.dialect.Reader`)."""
@@ -118,13 +116,13 @@ class Reader:
             return END
         try:
             event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            fields = decoded(data)
-            found = _said(fields) is not None
-            raise in_band(fields) if found else malformed(error) from None
+        except NOT_JSON as error:
+            event = _read_odd(data, error)
+        if event.message is None and not event.done and is_failure(as_object(decoded(data)) or {}):
+            raise in_band(decoded(data))
         if event.error is not None:
             raise in_band({"error": event.error})
-        choice = _plain(event)
+        choice = _text_only(event)
         return Chunk([choice]) if choice is not None else self._other(event)
 
     def _other(self, event: _Event) -> Chunk:
@@ -155,12 +153,30 @@ class Reader:
         arguments = call.function.arguments
         if not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments or {}).decode()
-        said: dict[str, Any] = {"index": number, "type": "function"}
-        said["function"] = {"name": call.function.name, "arguments": arguments}
-        return said | {"id": call.id} if call.id else said
+        fields: dict[str, Any] = {"index": number, "type": "function"}
+        fields["function"] = {"name": call.function.name, "arguments": arguments}
+        return fields | {"id": call.id} if call.id else fields
 
 
-def _plain(event: _Event) -> Choice | None:
+def _read_odd(data: bytes, error: Exception) -> _Event:
+    """A line that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
+    if data.strip() in (b"", b"null"):
+        return _Event()
+    try:
+        fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
+        event = _decode_event(msgspec.json.encode(whole))
+    except (*NOT_JSON, ValueError):
+        raise unreadable(data, error) from None
+    if event.message is not None:
+        message = fields["message"]
+        event.message.content, event.message.thinking = (
+            message.get("content"),
+            message.get("thinking"),
+        )
+    return event
+
+
+def _text_only(event: _Event) -> Choice | None:
     """One piece of text and nothing else: nearly every line."""
     message = event.message
     if message is None or message.tool_calls or event.done or event.logprobs:
@@ -178,10 +194,10 @@ def _member(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": finish}
 
 
-def _logprob(said: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's, but for what is left out there where it is empty."""
+def _logprob(token: dict[str, Any]) -> dict[str, Any]:
+    """A token as OpenAI has it; Ollama leaves out members that are empty."""
     nothing: dict[str, Any] = {"bytes": None, "top_logprobs": []}
-    return nothing | said
+    return nothing | token
 
 
 def _usage(event: _Event) -> Usage | None:
@@ -195,23 +211,6 @@ def _usage(event: _Event) -> Usage | None:
     }
 
 
-def in_band(fields: Any) -> ApiError:
-    """An error that came as a line of a stream."""
-    return from_stream_event(502, None, _explain(fields))
-
-
-def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    return from_status(status, None, _explain(decoded(body)), retry_after=retry_after)
-
-
-def no_stream(body: bytes) -> ApiError:
-    """What an upstream meant that answered 200 with something else than lines of JSON."""
-    fields = decoded(body)
-    if _said(fields) is not None:
-        return in_band(fields)
-    return bad_gateway("The upstream answered with something that is not a stream of events.")
-
-
 def unstreamed(body: bytes) -> list[bytes]:
     """The lines of a stream, or one object, which may stand on several lines."""
     whole = as_object(decoded(body))
@@ -219,14 +218,3 @@ def unstreamed(body: bytes) -> list[bytes]:
     lines = lines if whole is None else [body]
     first = as_object(decoded(lines[0])) if lines else None
     return lines if "message" in (first or {}) else []
-
-
-def _said(fields: Any) -> Any:
-    return (as_object(fields) or {}).get("error")
-
-
-def _explain(fields: Any) -> str:
-    """The message of `{"error": "text"}`; who copies the API may say `{"error": {"message"}}`."""
-    error = _said(fields)
-    message = error if isinstance(error, str) else (as_object(error) or {}).get("message")
-    return str(message or "the upstream gave no reason")[:500]

@@ -1,21 +1,17 @@
 """OpenAI's Chat Completions, as OpenAI and everybody who copies it speaks it."""
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object
 from legato.core.errors import (
-    ApiError,
-    bad_gateway,
-    error_code,
-    from_status,
-    from_stream_event,
     malformed,
 )
 from legato.core.json_text import Path, decode_leniently, one_line
+from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal
 from legato.dialects import _openai_shapes as shapes
 from legato.dialects._openai_request import encode
 from legato.dialects._openai_unstreamed import unstreamed
@@ -120,8 +116,8 @@ _TEXTS: Final[frozenset[Path]] = frozenset(
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
 _ERROR: Final = Raw(b'"error"')
-#: What some put into each event where there is no error.
-_NO_ERROR: Final = (b"null", b'""', b"{}", b"false")
+#: Members of an event that may say that the upstream failed.
+_MARKS: Final = frozenset({"base_resp", "code", "detail", "error", "errors", "msg", "success"})
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_open = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -180,9 +176,11 @@ class Reader:
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
-        error = bytes(fields.get("error", b"null"))
-        if error not in _NO_ERROR or name == b"error" or fields.get("object") == _ERROR:
-            raise in_band(msgspec.json.decode(data))
+        is_marked = not fields.keys().isdisjoint(_MARKS) or fields.get("object") == _ERROR
+        if is_marked or name == b"error":
+            whole = msgspec.json.decode(data)
+            if name == b"error" or is_failure(whole):
+                raise in_band(whole)
         usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
         raw = bytes(fields.get("choices", b"[]"))
         chunk = _chunk(b"[]" if raw == b"null" else raw, usage, b"")
@@ -245,6 +243,9 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
         except msgspec.ValidationError:
             raw = shapes.with_text(raw)
             choices = _decode_choices(raw)
+        for each in choices:
+            if each.error is not UNSET and each.error:
+                raise in_band(each.error)
         if not choices:
             raw = b"[]"
         elif choices[0].message:
@@ -267,43 +268,3 @@ def _extras(wire: _Wire) -> bytes:
         return b""
     extras = b',"system_fingerprint":' + fingerprint if fingerprint else b""
     return extras + b',"service_tier":' + tier if tier else extras
-
-
-def in_band(fields: Any) -> ApiError:
-    """An error that came as an event of a stream, in the shapes that are about."""
-    return from_stream_event(*_explain(fields))
-
-
-def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
-    fields = decoded(body)
-    _, code, message = _explain(fields)
-    said = as_object((as_object(fields) or {}).get("error")) or {}
-    param = said.get("param")
-    shown = param if isinstance(param, str) else None
-    return from_status(status, code, message, param=shown, retry_after=retry_after)
-
-
-def no_stream(body: bytes) -> ApiError:
-    """What an upstream meant that answered 200 with something else than a stream of events."""
-    fields = decoded(body)
-    said = as_object(fields) or {}
-    if said.get("error") or said.get("object") == "error":
-        return in_band(fields)
-    return bad_gateway("The upstream answered with something that is not a stream of events.")
-
-
-def _explain(fields: Any) -> tuple[int, str | None, str]:
-    """(status, code, message) of `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}`."""
-    outer = as_object(fields) or {}
-    error: Any = outer.get("error") or fields
-    if isinstance(error, str):
-        return 502, None, error[:500]
-    error = as_object(error)
-    if error is None:
-        return 502, None, "the upstream gave no reason"
-    code = error.get("code")
-    kind = error.get("type")
-    message = error.get("message") or error.get("detail") or "the upstream gave no reason"
-    status = code if isinstance(code, int) and 400 <= code < 600 else _STATUSES.get(str(kind), 502)
-    named = error_code(code) or error_code(kind)
-    return status, named, str(message)[:500]

@@ -149,6 +149,10 @@ class Attempt:
                     raise
                 await self.upstream.recover()
                 fresh = recovered = True
+            except ApiError as error:
+                if not self.upstream.stop_adding(error):
+                    raise
+                self.abort()
 
     async def _ask(self, call: CallRequest, *, fresh: bool) -> None:
         opened = self._opened = asyncio.get_running_loop().create_future()

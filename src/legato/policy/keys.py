@@ -51,6 +51,21 @@ class Keyring:
     def replace(self, keys: Iterable[Key]) -> None:
         self._keys = {key.digest: key for key in keys}
 
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
+        """The key in a request's headers: `Authorization: Bearer KEY` or `x-api-key: KEY`.
+
+        Names are in lower case. Raises `ApiError` 401.
+        """
+        authorization = other = None
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"x-api-key":
+                other = value
+        if authorization is None and other is not None and (key := other.strip()):
+            return self.find(digest(key))
+        return self.authenticate(authorization)
+
     def authenticate(self, authorization: bytes | None) -> Key:
         """The key in this `Authorization` header. Raises `ApiError` 401."""
         scheme, _, key = (authorization or b"").partition(b" ")

@@ -48,6 +48,8 @@ class App:
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
             self.upstreams[deployment.name] = assembly.upstream(deployment, CLOCK)
+        for upstream in self.upstreams.values():
+            upstream.fast_path = settings.streams.fast_path == "on"
         self.services = Services(
             keyring=Keyring(),
             router=Router(
@@ -119,7 +121,6 @@ class App:
             router=self.services.router,
             health=self,
             clock=self.clock,
-            cors_origins=options.cors_origins,
         )
         protocol: Any = protocols(self.services, limits)
         return Server(

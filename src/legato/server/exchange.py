@@ -1,16 +1,16 @@
-"""One request to the hot endpoint and its answer, on a client's connection."""
+"""One request and its answer on a client's connection: the interface, and the native kind."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from legato.core.errors import ApiError
-from legato.fronts.chat import CHAT
+from legato.core.front import Front
 from legato.gateway.call import Call, new_request_id
 from legato.gateway.reply import refuse
-from legato.gateway.services import Services
-from legato.server.limits import Limits
+from legato.policy.keys import Key
+from legato.server.context import ServerContext
 
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -20,106 +20,196 @@ _STREAM_HEAD: Final = (
     b"cache-control: no-cache\r\n"
     b"x-accel-buffering: no\r\n"
 )
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+#: Bytes of the body of a request without a valid key that are read and thrown away at most.
+REFUSED_BYTES: Final = 64 * 1024
+
+#: The same after any other refusal, so that the peer can read the answer: a close with unread data
+#: resets the connection.
+DISCARD_BYTES: Final = 64 * 1024 * 1024
+
+
+class Exchange(Protocol):
+    """One request and its answer, native or of the ASGI application."""
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may stay open behind its answer."""
+        ...
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None: ...
+    @property
+    def is_started(self) -> bool:
+        """Whether its answer is being made."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its answer is complete, or its peer gone."""
+        ...
+
+    def begin(self) -> None:
+        """It is its turn to be answered; its body may not have come yet."""
+
+    def append(self, data: bytes) -> None:
+        """A piece of the body."""
+
+    def end(self) -> None:
+        """The body is complete."""
+
+    def gone(self) -> None:
+        """The peer has closed the connection."""
+
+    def refused(self) -> None:
+        """The connection has answered in its place."""
+
+    def pause(self) -> None:
+        """The peer reads slower than it is written to."""
+
+    def resume(self) -> None: ...
 
 
 class Connection(Protocol):
     """What an exchange needs of the connection it is on."""
 
-    services: Services
+    context: ServerContext
     transport: asyncio.Transport
-    limits: Limits
-
     write_paused: bool
 
     @property
     def is_secure(self) -> bool: ...
     @property
     def is_behind_proxy(self) -> bool: ...
+    def answered(self, exchange: Exchange) -> None:
+        """An answer is complete."""
 
-    @property
-    def usual(self) -> bytes: ...
-    @property
-    def running(self) -> set[Any]: ...
-    def answered(self, cycle: Any) -> None: ...
+    def close_after_refusal(self, limit: int) -> None:
+        """Closes our side; at most `limit` bytes are still read and thrown away."""
 
 
-class ChatExchange:
-    """One request to the hot endpoint and its answer, on one connection.
-
-    Stands where uvicorn's request-response cycle would; is the `Client` of its call.
-    """
+class NativeExchange:
+    """A request to a native endpoint, and the client of its call (`gateway.services.Client`)."""
 
     __slots__ = (
         "_call",
         "_chunked",
         "_connection",
+        "_encoding",
+        "_expects_continue",
         "_forwarded",
+        "_front",
         "_head",
+        "_is_complete",
+        "_is_gone",
+        "_is_read",
+        "_is_turn",
+        "_key",
+        "_length",
         "_origin",
         "_pieces",
-        "authorization",
+        "_refusal",
         "begun",
         "body",
-        "digest",
-        "disconnected",
-        "expects_continue",
         "keep_alive",
-        "length",
-        "more_body",
         "received",
         "request_id",
-        "response_complete",
-        "started",
         "user_agent",
     )
 
-    def __init__(self, connection: Connection, *, keep_alive: bool, chunked: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        front: Front,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        keep_alive: bool,
+        chunked: bool,
+    ) -> None:
+        """`headers`: names in lower case. `chunked`: the client takes HTTP/1.1's chunks."""
         self._connection = connection
-        self._call: Call | None = None
+        self._front = front
         self._chunked = chunked
-        self._origin: bytes | None = None
-        self._forwarded: bytes | None = None
-        self.authorization: bytes | None = None
-        self.digest: bytes | None = None
+        self.keep_alive = keep_alive
+        self.received = self.begun = connection.context.services.clock()
+        self.request_id = new_request_id()
+        self.body = b""
         self.user_agent: bytes | None = None
-        self.body: bytes = b""
+        self._call: Call | None = None
+        self._key: Key | None = None
+        self._refusal: ApiError | None = None
         self._pieces: list[bytes] | None = None
         self._head = b""  # of an answer, as long as nothing of its body has come
-        self.received = self.begun = connection.services.clock()
-        self.request_id = new_request_id()
-        self.expects_continue = False
-        self.keep_alive = keep_alive
-        self.length = 0  # as the headers say; 0 where they do not
-        self.more_body = True
-        self.started = False
-        self.disconnected = False
-        self.response_complete = False
+        self._length = -1  # of the body; -1 where the headers do not say
+        self._encoding = b""
+        self._origin: bytes | None = None
+        self._forwarded: bytes | None = None
+        self._expects_continue = False
+        self._is_read = False
+        self._is_turn = False
+        self._is_gone = False
+        self._is_complete = False
+        self._read_headers(headers)
 
-    def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         for name, value in headers:
-            if name == b"authorization":
-                self.authorization = value
-            elif name == b"origin":
-                self._origin = value
-            elif name == b"x-forwarded-proto":
-                self._forwarded = value.lower()
-            elif name == b"content-length":
-                self.length = int(value)
-            elif name == b"user-agent":
-                self.user_agent = value
-            elif name == b"expect":
-                self.expects_continue = value.lower() == b"100-continue"
+            match name:
+                case b"origin":
+                    self._origin = value
+                case b"user-agent":
+                    self.user_agent = value
+                case b"x-forwarded-proto":
+                    self._forwarded = value.lower()
+                case b"content-length":
+                    self._length = int(value)
+                case b"content-encoding":
+                    self._encoding = value.strip().lower()
+                case b"expect":
+                    self._expects_continue = value.lower() == b"100-continue"
+                case _:
+                    pass
+
+    def admit(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Decides by the head alone whether the request is taken; its body is not kept if not."""
+        try:
+            self._key = self._connection.context.services.keyring.identify(headers)
+            limit = self._connection.context.limits.body
+            if self._length > limit:
+                raise too_large(limit)
+            if self._encoding not in (b"", b"identity"):
+                name = self._encoding.decode("latin-1")
+                raise ApiError(
+                    415,
+                    "unsupported_encoding",
+                    f"The content encoding `{name}` is not supported: send the body as it is.",
+                )
+        except ApiError as error:
+            self._refusal = error
+            # Otherwise all of the body would have to be read before the next request.
+            if not 0 <= self._length <= REFUSED_BYTES:
+                self.keep_alive = False
 
     @property
-    def quirks(self) -> tuple[bytes | None, ...]:
-        """What an answer goes by of the headers; of the key, once that is known, its digest."""
-        return self.digest, self._origin, self._forwarded
+    def is_started(self) -> bool:
+        return self._call is not None or self._is_complete
 
-    @quirks.setter
-    def quirks(self, quirks: tuple[bytes | None, ...]) -> None:
-        self.digest, self._origin, self._forwarded = quirks
+    @property
+    def is_over(self) -> bool:
+        return self._is_gone or self._is_complete
+
+    def begin(self) -> None:
+        self._is_turn = True
+        if self._refusal is not None:
+            refuse(self, self._front, b"", self._refusal)
+        elif self._is_read:
+            self._start()
+        elif self._expects_continue:
+            self._connection.transport.write(_CONTINUE)
 
     def append(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         # Nearly every body comes in one piece; a list is made only for the second.
         if self._pieces is not None:
             self._pieces.append(data)
@@ -128,28 +218,30 @@ class ChatExchange:
         else:
             self.body = data
 
-    def begin(self) -> None:
-        """The whole request is here, and it is its turn."""
-        self.started = True
-        self.begun = self._connection.services.clock()
+    def end(self) -> None:
+        self._is_read = True
+        if self._is_turn and not self.is_over:
+            self._start()
+
+    def _start(self) -> None:
+        """All of the request is there, and it is its turn."""
+        context, key = self._connection.context, self._key
+        assert key is not None
+        self.begun = context.services.clock()
         if self._pieces is not None:
             self.body = b"".join(self._pieces)
             self._pieces = None
-        services = self._connection.services
-        try:
-            key = services.keyring.authenticate(self.authorization)
-        except ApiError as error:
-            refuse(self, CHAT, b"", error)
-            return
-        self._call = Call(services, self, CHAT, key)
-        self._call.start(self._connection.running)
+        self._call = Call(context.services, self, self._front, key)
+        self._call.start(context.state.tasks)
 
     def gone(self) -> None:
-        """The peer has closed the connection."""
-        self.disconnected = True
+        self._is_gone = True
         call, self._call = self._call, None
-        if call is not None and not self.response_complete:
+        if call is not None and not self._is_complete:
             call.cancel()
+
+    def refused(self) -> None:
+        self._is_complete = True
 
     def pause(self) -> None:
         if self._call is not None:
@@ -159,51 +251,48 @@ class ChatExchange:
         if self._call is not None:
             self._call.resume()
 
-    # The client's side of the call
+    # The client of the call
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        if self.disconnected or self.response_complete:
+        if self.is_over:
             return
         kind = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        parts = (STATUS_LINES[status], kind, lines, self._usual(), b"\r\n", body)
+        parts = (STATUS_LINES[status], kind, lines, self._lines(), b"\r\n", body)
         self._connection.transport.write(b"".join(parts))
         self._complete()
 
     def start(self, lines: bytes) -> None:
-        if not self.disconnected:
+        if not self._is_gone:
             if not self._chunked:
                 self.keep_alive = False  # an HTTP/1.0 body ends with the connection
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            self._head = b"".join((_STREAM_HEAD, framing, lines, self._usual(), b"\r\n"))
-            self.request_id = ""  # it has been said, and many streams are open
+            self._head = b"".join((_STREAM_HEAD, framing, lines, self._lines(), b"\r\n"))
+            self.request_id = ""  # it has been sent, and many streams are open
 
     def flush(self) -> None:
         head, self._head = self._head, b""
-        if head and not self.disconnected:
+        if head and not self._is_gone:
             self._connection.transport.write(head)
 
     def write(self, data: bytes) -> None:
-        if not self.disconnected:
-            if self._chunked:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            if self._head:
-                data, self._head = self._head + data, b""
-            self._connection.transport.write(data)
-
-    def direct(self) -> Callable[[bytes], None] | None:
-        if self.disconnected or self._head or not self._chunked:
-            return None
-        return self._connection.transport.write
+        if self._is_gone:
+            return
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._connection.transport.write(data)
 
     def finish(self, data: bytes) -> None:
-        if not self.disconnected and not self.response_complete:
-            if self._chunked:
-                data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(data), data)
-            else:
-                data = self._head + data
-            self._head = b""
-            self._connection.transport.write(data)
-            self._complete()
+        if self.is_over:
+            return
+        if self._chunked:
+            data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(data), data)
+        else:
+            data = self._head + data
+        self._head = b""
+        self._connection.transport.write(data)
+        self._complete()
 
     def abort(self) -> None:
         self._connection.transport.abort()
@@ -222,25 +311,23 @@ class ChatExchange:
             self._forwarded == b"https" and self._connection.is_behind_proxy
         )
 
-    def _usual(self) -> bytes:
+    def _lines(self) -> bytes:
         """Headers of every answer: date, id, CORS, and whether the connection stays."""
-        lines = b"%bx-request-id: %b\r\n" % (self._connection.usual, self.request_id.encode())
+        context = self._connection.context
+        lines = b"%bx-request-id: %b\r\n" % (context.lines, self.request_id.encode())
         if self._origin is not None:
-            lines += self._cross_origin(self._origin)
+            lines += context.cors.lines(self._origin)
         return lines if self.keep_alive else lines + b"connection: close\r\n"
 
-    def _cross_origin(self, origin: bytes) -> bytes:
-        origins = self._connection.limits.cors_origins
-        if origin not in origins and b"*" not in origins:
-            return b""
-        return (
-            b"access-control-allow-origin: %b\r\n"
-            b"access-control-expose-headers: x-request-id, retry-after, x-legato-deployment, "
-            b"x-legato-attempts\r\n"
-            b"vary: origin\r\n"
-        ) % origin
-
     def _complete(self) -> None:
-        self.response_complete = True
+        self._is_complete = True
         self._call = None
-        self._connection.answered(self)
+        if self._refusal is not None and not self.keep_alive and not self._is_read:
+            is_unknown = self._refusal.status in (401, 403)
+            self._connection.close_after_refusal(REFUSED_BYTES if is_unknown else DISCARD_BYTES)
+        else:
+            self._connection.answered(self)
+
+
+def too_large(limit: int) -> ApiError:
+    return ApiError(413, "request_too_large", f"The request body is over {limit} bytes.")

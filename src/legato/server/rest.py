@@ -1,25 +1,20 @@
-"""All endpoints but the hot one, as a Starlette application on the same port."""
+"""All endpoints but the native ones, as a Starlette application on the same port."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from legato.core.errors import ApiError, internal
-from legato.gateway.call import new_request_id
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
-
-_METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
 
 
 class Health(Protocol):
@@ -43,21 +38,20 @@ def application(
     router: Router,
     health: Health,
     clock: Callable[[], float],
-    cors_origins: tuple[str, ...] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by."""
 
     async def models(request: Request) -> Response:
-        keyring.authenticate(_authorization(request))
+        keyring.identify(request.scope["headers"])
         routes = [_model(route) for route in router.routes if _wanted(route, request)]
         return _Json({"object": "list", "data": routes})
 
     async def model(request: Request) -> Response:
-        keyring.authenticate(_authorization(request))
+        keyring.identify(request.scope["headers"])
         return _Json(_model(router.find(request.path_params["model"])))
 
     async def routes(request: Request) -> Response:
-        keyring.authenticate(_authorization(request))
+        keyring.identify(request.scope["headers"])
         now = clock()
         found = [_route(route, router.health, now) for route in router.routes]
         return _Json({"object": "list", "data": found})
@@ -69,57 +63,24 @@ def application(
         state = health.ready()
         return _Json(state, status_code=200 if state["ready"] else 503)
 
-    async def hot(_: Request) -> Response:
+    async def native(_: Request) -> Response:
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
     paths = [
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
-        Path("/v1/chat/completions", hot, methods=["POST"]),
+        Path("/v1/chat/completions", native, methods=["POST"]),
         Path("/legato/routes", routes, methods=["GET"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
     ]
-    middleware: list[Middleware] = [Middleware(_RequestId)]
-    if cors_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=list(cors_origins),
-                allow_methods=list(_METHODS),
-                allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
-                max_age=600,
-            )
-        )
     app = Starlette(
         routes=paths,
-        middleware=middleware,
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _bug},
     )
     app.router.redirect_slashes = False
     return app
-
-
-class _RequestId:
-    """Every answer says which one it is."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"x-request-id", new_request_id().encode()))
-            await send(message)
-
-        await self._app(scope, receive, with_id)
-
-
-def _authorization(request: Request) -> bytes | None:
-    value = request.headers.get("authorization")
-    return value.encode("latin-1") if value is not None else None
 
 
 def _wanted(route: Route, request: Request) -> bool:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from legato.core.continuation import Replay
 from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks
-from legato.core.errors import ApiError, bad_gateway
+from legato.core.errors import ApiError, bad_gateway, blames_parameter
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
@@ -122,6 +122,10 @@ async def _fresh(pool: Pool) -> Connection:
         raise
 
 
+#: Parameters that are our own addition to a request, and the quirk that adds each.
+_ADDED: Final = {"stream_options": "includes_usage", "return_progress": "reports_progress"}
+
+
 class Upstream:
     """A deployment: where it is, what it is called there, how it is spoken to.
 
@@ -165,6 +169,15 @@ class Upstream:
     def credentials(self) -> int:
         """How many there are to use in turn."""
         return len(self.target.heads) if self.target is not None else 1
+
+    def stop_adding(self, refusal: ApiError) -> bool:
+        """Whether the upstream has refused a parameter that we add to each request, so that it may
+        be asked again: from now on without it."""
+        for parameter, quirk in _ADDED.items():
+            if getattr(self.quirks, quirk) and blames_parameter(refusal, parameter):
+                self.quirks = replace(self.quirks, **{quirk: False})
+                return True
+        return False
 
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at

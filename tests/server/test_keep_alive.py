@@ -1,7 +1,7 @@
-"""A connection's next request, compared with its last: whatever it is, it is answered as if it had
-been parsed."""
+"""Several requests on one connection: each is answered by itself alone."""
 
 import asyncio
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,111 +11,14 @@ import pytest
 from legato.gateway.call import new_request_id
 from legato.mock.server import MockServer
 from legato.policy.keys import digest
-from legato.server.repeats import Repeats
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Answer, Wire, chat, request
-
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\nauthorization: Bearer k\r\n"
-
-
-class Exchange:
-    """What the headers of a request have told."""
-
-    def __init__(self, **said: Any) -> None:
-        self.keep_alive = True
-        self.expects_continue = False
-        self.length = 0
-        self.digest: bytes | None = b"d"
-        self.quirks: tuple[bytes | None, ...] = (b"d", None, None)
-        self.__dict__ |= said
-
-
-def sent(body: bytes, head: bytes = HEAD, name: bytes = b"content-length: ") -> bytes:
-    return b"%b%b%d\r\n\r\n%b" % (head, name, len(body), body)
-
-
-def learnt(raw: bytes, **said: Any) -> Repeats:
-    repeats = Repeats()
-    body = raw.partition(b"\r\n\r\n")[2]
-    repeats.note(Exchange(**{"length": len(body)} | said))  # type: ignore[arg-type]
-    repeats.learn(raw)
-    return repeats
-
-
-@pytest.mark.parametrize("name", [b"content-length: ", b"Content-Length:", b"CONTENT-LENGTH:   "])
-@pytest.mark.parametrize("size", [1, 8, 9, 10, 11, 98, 99, 100, 101, 998, 1001, 30_000])
-def test_the_same_head_with_any_length(name: bytes, size: int) -> None:
-    repeats = learnt(sent(b"x" * 12, name=name))
-    assert repeats.body(sent(b"y" * size, name=name)) == b"y" * size
-    assert repeats.body(sent(b"z" * 12, name=name)) == b"z" * 12
-
-
-#: What is no whole request with the head of `sent(b"x" * 12)`.
-OTHERS: dict[str, bytes] = {
-    "nothing": b"",
-    "a part of the head": sent(b"y" * 20)[:40],
-    "no body yet": sent(b"y" * 20)[:-20],
-    "a part of the body": sent(b"y" * 20)[:-1],
-    "more than the body": sent(b"y" * 20) + b"y",
-    "another request behind it": sent(b"y" * 20) * 2,
-    "another path": sent(b"y").replace(b"/v1/", b"/v2/"),
-    "another key": sent(b"y").replace(b"Bearer k", b"Bearer l"),
-    "one more header": sent(b"y", HEAD + b"a: b\r\n"),
-    "two lengths": sent(b"y" * 20, HEAD + b"content-length: 3\r\n"),
-    "a length with a zero before it": sent(b"y" * 20).replace(b": 20", b": 020"),
-    "a length with a sign": sent(b"y" * 20).replace(b": 20", b": +20"),
-    "no length": HEAD + b"content-length: \r\n\r\n",
-    "a length in words": sent(b"y" * 20).replace(b": 20", b": ab"),
-    "a length in the body": sent(b"").replace(b": 0", b": 2") + b"12",
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_anything_else_is_parsed(name: str) -> None:
-    raw = OTHERS[name]
-    expected = b"12" if name == "a length in the body" else None
-    assert learnt(sent(b"x" * 12)).body(raw) == expected
-
-
-#: What nothing is learnt from.
-STRANGE: dict[str, tuple[bytes, dict[str, Any]]] = {
-    "a stranger": (sent(b"x"), {"digest": None}),
-    "the last request": (sent(b"x"), {"keep_alive": False}),
-    "100-continue": (sent(b"x"), {"expects_continue": True}),
-    "no length": (HEAD + b"\r\n", {}),
-    "chunked as well": (sent(b"x", HEAD + b"transfer-encoding: chunked\r\n"), {}),
-    "two lengths": (sent(b"x", HEAD + b"content-length: 1\r\n"), {}),
-    "an upgrade": (sent(b"x", HEAD + b"upgrade: h2c\r\n"), {}),
-    "a zero before the length": (sent(b"x").replace(b": 1", b": 01"), {"length": 1}),
-    "two requests in one read": (sent(b"x") * 2, {"length": 1}),
-}
-
-
-@pytest.mark.parametrize("name", STRANGE)
-def test_what_nothing_is_learnt_from(name: str) -> None:
-    raw, said = STRANGE[name]
-    repeats = learnt(raw, **said)
-    assert repeats.body(raw) is None
-    assert repeats.body(sent(b"x")) is None
-
-
-def test_heads_that_never_come_again_are_not_learnt_for_ever() -> None:
-    repeats = Repeats()
-    for number in range(50):
-        raw = sent(b"x", HEAD + b"trace: %d\r\n" % number)
-        repeats.note(Exchange(length=1))  # type: ignore[arg-type]
-        repeats.learn(raw)
-    assert repeats.body(sent(b"x", HEAD + b"trace: 3\r\n")) == b"x", "one of the first"
-    assert repeats.body(sent(b"x", HEAD + b"trace: 49\r\n")) is None
 
 
 def test_ids_are_never_twice() -> None:
     ids = {new_request_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {len(each) for each in ids} == {len("req_") + 24}
-
-
-# On a server
 
 
 async def answers(running: Running, requests: list[bytes]) -> list[Answer]:
@@ -140,28 +43,11 @@ async def running(tmp_path: Path, scripted: MockServer) -> Any:
         yield server
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies of the requests that were not parsed."""
-    found: list[bytes] = []
-    body = Repeats.body
-
-    def watched(self: Repeats, raw: bytes) -> bytes | None:
-        said = body(self, raw)
-        if said is not None:
-            found.append(said)
-        return said
-
-    monkeypatch.setattr(Repeats, "body", watched)
-    return found
-
-
-async def test_a_conversation_that_grows(running: Running, compared: list[bytes]) -> None:
+async def test_a_conversation_that_grows(running: Running) -> None:
     bodies = [chat("happy", stream=True, user="u" * size) for size in (1, 9, 99, 999, 2, 1500, 3)]
     found = await answers(running, [request(running.key, each) for each in bodies])
     assert all(each.done for each in found)
     assert len({each.headers["x-request-id"] for each in found}) == len(bodies)
-    assert len(compared) >= len(bodies) - 3, "all but the first few are only compared"
     assert [row["outcome"] for row in await running.rows()] == ["complete"] * len(bodies)
 
 
@@ -262,4 +148,27 @@ async def test_what_was_read_in_pieces_is_not_taken_for_what_comes_next(
 def _reads(running: Running) -> int:
     """Requests whose head has been read, and whose body has not come."""
     connections: Any = running.server.server_state.connections
-    return sum(each._current is not None and each._current.more_body for each in connections)
+    currents = [each._pipeline.current for each in connections]
+    return sum(each is not None and not each.is_started for each in currents)
+
+
+@pytest.mark.parametrize("length", [10, 100, 1000, 10_000])
+async def test_the_last_byte_in_another_read(
+    tmp_path: Path, scripted: MockServer, length: int
+) -> None:
+    """A body is complete with its last byte, also in the third request with the same head."""
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"])
+    body = json.dumps(chat("happy", stream=True, user="")).encode()
+    body = body.replace(b'"user": ""', b'"user": "%b"' % (b"u" * max(0, length - len(body))))
+    body = body.ljust(length) if length > 10 else b'{"a": "b"}'
+    assert len(body) == length
+    async with serving(settings) as server, await Wire.open(server.port) as wire:
+        whole = request(server.key, body)
+        assert whole.endswith(body)
+        for _ in range(4):
+            wire.send(whole[:-1])
+            await until(lambda: _reads(server) > 0, "all but the last byte has been read")
+            assert not server.server.server_state.tasks
+            wire.send(whole[-1:])
+            answer = await wire.answer()
+            assert answer.status == (200 if length > 10 else 400)

@@ -1,0 +1,60 @@
+"""Cross-origin requests: which origins may read an answer (Fetch standard, section 3.2)."""
+
+from typing import Final
+
+Headers = list[tuple[bytes, bytes]]
+
+_EXPOSED: Final = b"x-request-id, retry-after, x-legato-deployment, x-legato-attempts"
+_METHODS: Final = b"GET, HEAD, POST, DELETE, OPTIONS"
+#: Seconds for which a browser may keep the answer to a preflight.
+_MAX_AGE: Final = b"600"
+
+
+class Cors:
+    """The origins that are allowed; `*` allows all of them."""
+
+    __slots__ = ("_allows_all", "_origins")
+
+    def __init__(self, origins: frozenset[bytes] = frozenset()) -> None:
+        self._origins = origins
+        self._allows_all = b"*" in origins
+
+    def allows(self, origin: bytes | None) -> bool:
+        return origin is not None and (self._allows_all or origin in self._origins)
+
+    def headers(self, origin: bytes | None) -> Headers:
+        """The headers of each answer to a page of `origin`, whatever its status."""
+        if origin is None or not self.allows(origin):
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", _EXPOSED),
+            (b"vary", b"origin"),
+        ]
+
+    def lines(self, origin: bytes | None) -> bytes:
+        """The same as header lines."""
+        return b"".join([b"%b: %b\r\n" % header for header in self.headers(origin)])
+
+    def preflight(self, headers: Headers) -> Headers | None:
+        """The headers of the answer to a preflight from an allowed origin; None for anything else.
+
+        A private network's server has to allow a page of a public one expressly
+        (Private Network Access, `access-control-request-private-network`).
+        """
+        found = dict(headers)
+        origin, method = found.get(b"origin"), found.get(b"access-control-request-method")
+        if method is None or not self.allows(origin):
+            return None
+        answer = [
+            *self.headers(origin),
+            (b"access-control-allow-methods", _METHODS),
+            (
+                b"access-control-allow-headers",
+                found.get(b"access-control-request-headers") or b"*",
+            ),
+            (b"access-control-max-age", _MAX_AGE),
+        ]
+        if found.get(b"access-control-request-private-network", b"").lower() == b"true":
+            answer.append((b"access-control-allow-private-network", b"true"))
+        return answer
