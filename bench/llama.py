@@ -94,7 +94,7 @@ def legato_parameters(model: str, file: Path) -> dict[str, Any]:
     )
     parameters = engine.parameters(KEY, supervisor.cache_mib(1))
     del parameters["parent"]
-    return parameters | {"n_batch": llama.PIECE}
+    return parameters | {"n_batch": llama.PREFILL_BATCH}
 
 
 def _openmp() -> dict[str, str]:

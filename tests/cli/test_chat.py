@@ -22,6 +22,7 @@ import pytest
 
 from legato.cli import chat
 from legato.cli.conversation import Answer
+from legato.cli.server_address import ServerAddress
 from legato.settings import Settings
 
 DEADLINE = 15.0
@@ -55,8 +56,8 @@ class Player(BaseHTTPRequestHandler):
 
     def frames(self, *frames: Any) -> None:
         for frame in frames:
-            result = frame if isinstance(frame, str) else json.dumps(frame)
-            self.wfile.write(f"data: {result}\n\n".encode())
+            data = frame if isinstance(frame, str) else json.dumps(frame)
+            self.wfile.write(f"data: {data}\n\n".encode())
             self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:
@@ -101,8 +102,12 @@ def server() -> Iterator[FakeServer]:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     ours = ("LEGATO_", "NO_COLOR", "PYTHON", "COLUMNS", "LINES")
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return plain | {
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PYTHONPATH" or not name.startswith(ours)
+    }
+    return inherited | {
         "LEGATO_DATA": str(home),
         "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody answers at the other end of the pty
         "PYTHONUTF8": "1",
@@ -178,7 +183,7 @@ class Terminal:
         return shown + wanted
 
     def prompt(self, name: str) -> None:
-        self.expect("\x1b[?2004h")  # sent once a prompt, when keys are read one by one
+        self.expect("\x1b[?2004h")  # written once per prompt, when keys are read one by one
         self.expect(f"{name}>")
 
     def ended(self) -> int:
@@ -276,7 +281,7 @@ def test_control_characters_do_not_reach_the_reader(tmp_path: Path, server: Fake
 
 
 @pytest.mark.parametrize(
-    ("frames", "result"),
+    ("frames", "message"),
     [
         (
             [delta(content="Hel"), {"error": {"message": "The engine\x1b died.", "code": "gone"}}],
@@ -284,21 +289,20 @@ def test_control_characters_do_not_reach_the_reader(tmp_path: Path, server: Fake
         ),
         (
             [delta(content="Hel"), FINISH],
-            "legato: The stream broke off before its end: the answer is not complete."
-            " (stream_incomplete)\n",
+            "legato: The stream ended early: the answer is incomplete. (stream_incomplete)\n",
         ),
         (
             [delta(content="Hel"), "nonsense", *END],
-            "legato: The server sent a frame that is not a JSON object. (bad_stream)\n",
+            "legato: The server sent an event that is not a JSON object. (bad_stream)\n",
         ),
     ],
 )
 def test_a_broken_stream_is_never_a_whole_answer(
-    frames: list[Any], result: str, tmp_path: Path, server: FakeServer
+    frames: list[Any], message: str, tmp_path: Path, server: FakeServer
 ) -> None:
     server.play = lambda player: player.stream(*frames)
     done = run(tmp_path, server.url, "-m", "one", "?")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "Hel\n", result)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "Hel\n", message)
 
 
 def test_a_refusal_is_one_sentence(tmp_path: Path, server: FakeServer) -> None:
@@ -307,7 +311,7 @@ def test_a_refusal_is_one_sentence(tmp_path: Path, server: FakeServer) -> None:
     done = run(tmp_path, server.url, "-m", "one", "?")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "legato: This key is not known. --key or LEGATO_API_KEY gives one. (invalid_api_key)\n"
+        "legato: This key is not known. Set one with --key or LEGATO_API_KEY. (invalid_api_key)\n"
     )
 
 
@@ -349,10 +353,11 @@ def test_the_first_key_goes_to_this_machine_alone(
     url: str | None, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("lg-file\n")
-    made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(chat, "Api", lambda *arguments, **_: made.append(arguments))
+    found: list[ServerAddress] = []
+    monkeypatch.setattr(chat, "Api", found.append)
     chat._api(Settings(data=str(tmp_path)), url, None)
-    assert made == [(url or "http://127.0.0.1:8000/v1", key)]
+    base_url = url or "http://127.0.0.1:8000/v1"
+    assert found == [ServerAddress(base_url, key, is_local=key is not None)]
 
 
 # At the terminal
@@ -407,16 +412,16 @@ def test_the_conversation_is_saved(tmp_path: Path, server: FakeServer) -> None:
         terminal.prompt("one")
         terminal.type("Hi\r")
         terminal.expect("completion tokens")
-        for name, result in (
+        for name, message in (
             ("a.json", "saved 2 messages"),
             ("a.json", "saved 2 messages"),  # its own file may be written again,
             ("b.md", "saved 2 messages"),
-            ("mine.md", "is there already"),  # another one never
+            ("mine.md", "already exists"),  # another one never
             ("no/where.md", "cannot be written"),
         ):
             terminal.prompt("one")
             terminal.type(f"/save {name}\r")
-            terminal.expect(result)
+            terminal.expect(message)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     assert json.loads((tmp_path / "a.json").read_text()) == messages
     assert (tmp_path / "b.md").read_text() == "## You\n\nHi\n\n## Answer\n\nHello.\n"
@@ -454,7 +459,7 @@ def test_ctrl_c_stops_the_answer_on_both_sides(tmp_path: Path, server: FakeServe
         ]
         terminal.prompt("one")
         terminal.type("\x03")
-        terminal.expect("Ctrl-D leaves")
+        terminal.expect("Ctrl-D exits")
         terminal.prompt("one")
         terminal.type("\x04")
         assert terminal.ended() == 0
@@ -529,7 +534,7 @@ def test_one_question_at_a_terminal_can_be_stopped(tmp_path: Path, server: FakeS
 
 def test_the_rate_does_not_count_the_prompt() -> None:
     answer = Answer()
-    answer.asked, answer.first, answer.last = 1.0, 3.0, 4.0
+    answer.requested_at, answer.first_at, answer.last_at = 1.0, 3.0, 4.0
     answer.usage = {"prompt_tokens": 5, "completion_tokens": 11}
     answer.finish_reason = "length"
     assert answer.stats() == (

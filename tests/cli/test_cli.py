@@ -5,11 +5,14 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.cells import cell_len
 
 from legato import __version__
-from legato.cli.main import VERBS
+from legato.cli.main import COMMANDS, app
 
 
 async def cli(*words: str, **environment: str) -> tuple[int, str, str]:
@@ -30,14 +33,27 @@ async def cli(*words: str, **environment: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-async def test_help(verb: str) -> None:
-    code, out, err = await cli(*([verb] if verb else []), "--help")
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+async def test_help(command: str) -> None:
+    code, out, err = await cli(*([command] if command else []), "--help")
     assert (code, err) == (0, "")
     assert "Usage:" in out
-    result = VERBS.values() if not verb else [VERBS[verb].split(",")[0].rstrip(".")]
-    for each in result:
-        assert each.split(",")[0].split()[0] in out
+    for sentence in [COMMANDS[command]] if command else COMMANDS.values():
+        assert sentence in out or sentence.split(",")[0].rstrip(".") in out
+
+
+async def test_every_option_and_argument_has_a_help_text() -> None:
+    without: list[str] = []
+
+    def visit(command: Any, name: str) -> None:
+        without.extend(
+            f"{name} {each.name}" for each in command.params if not getattr(each, "help", None)
+        )
+        for word in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            visit(command.get_command(None, word), f"{name} {word}")
+
+    visit(typer.main.get_command(app), "legato")
+    assert without == []
 
 
 async def test_version() -> None:
@@ -100,10 +116,25 @@ async def test_config_init_and_show(tmp_path: Path) -> None:
     assert await cli("config", "init", file) == (0, f"wrote {file}\n", "")
     code, out, err = await cli("config", "init", file)
     assert (code, out) == (1, "")
-    assert err == f"legato: {file} is there already; remove it first\n"
+    assert err == f"legato: {file} already exists\n"
     code, out, err = await cli("config", "show", "--config", file, LEGATO_PORT="7")
     assert (code, err) == (0, "")
     assert "port = 7\n" in out
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+async def test_lists_fit_the_terminal(tmp_path: Path, width: int) -> None:
+    environment = {"COLUMNS": str(width), "LEGATO_MODELS": str(tmp_path), "PYTHONUTF8": "1"}
+    data = ("--data", str(tmp_path))
+    for name in ("alice", "the continuous integration of " + "a very " * 10 + "long name"):
+        assert (await cli("keys", "create", name, *data))[0] == 0
+    for command, first_column in ((("keys", "list", *data), "id"), (("models", "list"), "name")):
+        code, out, err = await cli(*command, **environment)
+        assert (code, err) == (0, "")
+        heading, *rows = out.splitlines()
+        assert heading.startswith(first_column)
+        assert len(rows) == 2, "each entry is on one line"
+        assert all(cell_len(line) <= width for line in out.splitlines())
 
 
 async def test_models_list_and_remove(tmp_path: Path) -> None:
@@ -119,7 +150,7 @@ async def test_models_list_and_remove(tmp_path: Path) -> None:
     assert await cli("models", "remove", name, **where) == (0, f"removed {name}\n", "")
     assert not fetched.exists()
     code, _, err = await cli("models", "remove", name, **where)
-    assert (code, err) == (1, f"legato: nothing was fetched for {name}\n")
+    assert (code, err) == (1, f"legato: there is no downloaded file of {name}\n")
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "hf:../../x", "hf:o/../x.gguf"])

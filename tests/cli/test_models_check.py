@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from legato.cli.check import Checked, check_all
+from legato.cli.check import CheckResult, check_all
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.cli.test_cli import cli
@@ -20,7 +20,7 @@ SECONDS = 5.0
 @asynccontextmanager
 async def checked(
     tmp_path: Path, *deployments: dict[str, Any], seconds: float = SECONDS
-) -> AsyncIterator[tuple[MockServer, list[Checked]]]:
+) -> AsyncIterator[tuple[MockServer, list[CheckResult]]]:
     """The scripted upstream, and what was found out of deployments at it."""
     server = MockServer(SCRIPTS)
     base = await server.start()
@@ -48,8 +48,8 @@ async def test_what_a_deployment_can_do(tmp_path: Path) -> None:
         assert each.ttft > 0
         assert each.tokens_per_second is not None
         assert each.tokens_per_second > 0
-    result = {each.model: (each.reasoning, each.usage, each.tools) for each in found}
-    assert result == {
+    supported = {each.model: (each.reasoning, each.usage, each.tools) for each in found}
+    assert supported == {
         "happy": (False, True, False),
         "thinking": (True, True, False),
         "tools": (False, True, True),
@@ -69,12 +69,12 @@ async def test_every_dialect_is_asked_in_its_own_words(tmp_path: Path, dialect: 
 
 #: model -> (reachable, auth, the sentence's beginning)
 FAILURES = {
-    "401": (True, False, "its key is refused: "),
-    "429": (True, True, "its quota or rate limit is used up: "),
-    "500": (True, True, "its stream failed: "),
-    "html": (True, True, "its stream failed: "),
-    "cut": (True, True, "its stream failed: "),
-    "nobody": (True, True, "it does not have this model, or base_url is not right: "),
+    "401": (True, False, "the key is refused: "),
+    "429": (True, True, "the quota or rate limit is used up: "),
+    "500": (True, True, "the stream failed: "),
+    "html": (True, True, "the stream failed: "),
+    "cut": (True, True, "the stream failed: "),
+    "nobody": (True, True, "the upstream does not have this model, or base_url is wrong: "),
 }
 
 
@@ -95,7 +95,9 @@ async def test_one_that_takes_too_long(tmp_path: Path) -> None:
     async with checked(tmp_path, {"model": "stall"}, seconds=0.5) as (_, [found]):
         pass
     assert not found.ok
-    assert found.problems[-1] == "it is too slow: No whole answer came within 0.5 s."
+    assert (
+        found.problems[-1] == "the upstream is too slow: The answer was not complete within 0.5 s."
+    )
 
 
 async def test_one_that_is_not_there(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ async def test_the_command_shows_a_table_and_ends_with_1(tmp_path: Path) -> None
     assert heading.split()[:5] == ["deployment", "ok", "reached", "key", "listed"]
     assert good.split()[:5] == ["at-plain", "yes", "yes", "yes", "yes"]
     assert bad.split()[:4] == ["at-401", "no", "yes", "no"]
-    assert problem.startswith("at-401: its key is refused: ")
+    assert problem.startswith("at-401: the key is refused: ")
     code, out, _ = await cli(*check, "--json")
     assert code == 1
     assert [each["ok"] for each in json.loads(out)] == [True, False]

@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from rich.cells import cell_len
+
+from legato.cli.routes import Deployment, Route, _print_routes
 from legato.mock.server import MockServer
 from tests.cli.test_cli import cli
 from tests.conftest import Running, serving, settings_for, until
@@ -32,13 +36,13 @@ async def test_what_a_server_says_of_its_deployments(tmp_path: Path, scripted: M
     async with running(tmp_path, scripted) as legato, legato.client() as client:
 
         async def states() -> dict[str, dict[str, float | str | None]]:
-            result = (await client.get("/legato/routes")).json()
-            assert result["object"] == "list"
-            assert [(each["model"], each["strategy"]) for each in result["data"]] == [
+            body = (await client.get("/legato/routes")).json()
+            assert body["object"] == "list"
+            assert [(each["model"], each["strategy"]) for each in body["data"]] == [
                 ("both", "order"),
                 ("long", "order"),
             ]
-            found = [each for route in result["data"] for each in route["deployments"]]
+            found = [each for route in body["data"] for each in route["deployments"]]
             return {each["name"]: each for each in found}
 
         fresh = {
@@ -109,15 +113,35 @@ async def test_the_command_shows_a_table(tmp_path: Path, scripted: MockServer) -
         assert err == "legato: This API key is not valid.\n"
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_routes_fit_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    name = "a-deployment-in-a-far-away-region-with-a-long-name"
+    deployments = [
+        Deployment(f"{number}-{name}", None, state, left, 1000, 1_000_000, 1_000, 118.321, 0.99)
+        for number, (state, left) in enumerate([("open", 299.5), ("half-open", None)])
+    ]
+    _print_routes([Route("company/" + name, "least-busy", deployments)])
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert all(cell_len(line) <= width for line in (heading, first, second))
+    assert "open, 300 s left" in first
+    assert "half-open" in second
+    for line in (first, second):
+        assert line.endswith(" 118.321 s")
+    assert heading.endswith(" TTFT")
+
+
 async def test_one_sentence_says_that_no_server_answers(tmp_path: Path) -> None:
     where = ("routes", "--data", str(tmp_path), "--base-url", "http://127.0.0.1:1/v1")
-    result = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
-    assert await cli(*where) == (1, "", f"legato: {result}\n")
+    message = "no server answers at http://127.0.0.1:1: start one with `legato serve`"
+    assert await cli(*where) == (1, "", f"legato: {message}\n")
 
 
 async def test_what_answers_may_be_another_server(scripted: MockServer) -> None:
     base = await scripted.start()
     code, out, err = await cli("routes", "--base-url", base)
     assert (code, out) == (1, "")
-    assert "is no Legato server" in err
+    assert "is not a Legato server" in err
     assert err.count("\n") == 1

@@ -153,8 +153,8 @@ async def test_probabilities_come_with_their_pieces_of_text(engine: Running) -> 
         for choice in chunk["choices"]:
             logprobs = choice.get("logprobs")
             if logprobs is not None:
-                result = "".join(token["token"] for token in logprobs["content"])
-                assert result == (choice["delta"].get("content") or "")
+                text = "".join(token["token"] for token in logprobs["content"])
+                assert text == (choice["delta"].get("content") or "")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -232,7 +232,7 @@ async def test_an_answer_is_no_longer_than_it_may_be(
 
 
 @pytest.mark.parametrize(("begins", "ends"), [(20, 21), (20, 28), (33, 50)])
-@pytest.mark.parametrize("others", [[], ["never sent", "nor this", "🎉"]])
+@pytest.mark.parametrize("others", [[], ["never written", "nor this", "🎉"]])
 async def test_an_answer_ends_before_a_stop(
     engine: Running, begins: int, ends: int, others: list[str]
 ) -> None:

@@ -89,19 +89,19 @@ def test_examples_run_as_they_stand(server: Process, language: str, code: str) -
     model = THINKING if "[Thinking]" in code else MODEL
     code = examples.filled(code, server.url, server.key, model, THINKING)
     if language == "python":
-        result, times = run([sys.executable, "-c", code])
+        output, times = run([sys.executable, "-c", code])
     elif language == "bash":
-        result, times = run(["bash", "-c", code])
-        assert result.rstrip().endswith("data: [DONE]")
+        output, times = run(["bash", "-c", code])
+        assert output.rstrip().endswith("data: [DONE]")
     else:
         need_node()
-        result, times = run(["node", "--input-type=module", "-e", code], cwd=JS)
-    assert len(result) > 20
+        output, times = run(["node", "--input-type=module", "-e", code], cwd=JS)
+    assert len(output) > 20
     assert comes_in_pieces(times)
     if "[Thinking]" in code:
-        assert "[Thinking] " in result
+        assert "[Thinking] " in output
     if "include_usage" in code:
-        assert result.rstrip().endswith("tokens")
+        assert output.rstrip().endswith("tokens")
 
 
 def need_node() -> None:
@@ -113,12 +113,12 @@ def need_node() -> None:
 
 def test_what_the_terminal_shows_can_be_pasted(server: Process) -> None:
     """The three examples of the greeting, as they were printed on the first start."""
-    result = server.result
-    assert "Or chat right here" in result
-    curl = result[result.index("curl http") : result.index("\n\nPython")]
-    python = result[result.index("from openai") : result.index("\n\nJavaScript")]
-    javascript = result[result.index("import OpenAI from") : result.index("\n\nOr chat")]
-    assert server.key in result
+    output = server.output
+    assert "Or chat right here" in output
+    curl = output[output.index("curl http") : output.index("\n\nPython")]
+    python = output[output.index("from openai") : output.index("\n\nJavaScript")]
+    javascript = output[output.index("import OpenAI from") : output.index("\n\nOr chat")]
+    assert server.key in output
     assert "Once" in python or "story" in python
     assert run(["bash", "-c", curl])[0].rstrip().endswith("data: [DONE]")
     assert len(run([sys.executable, "-c", python])[0]) > 20
@@ -335,12 +335,12 @@ def test_no_engine_outlives_a_killed_server(tmp_path: Path) -> None:
 
 def test_a_second_start_shows_no_key(tmp_path: Path) -> None:
     first = Process(with_little_context(tmp_path, MODEL))
-    assert first.key in first.result
+    assert first.key in first.output
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     first.end()
     second = Process(tmp_path)
-    assert first.key not in second.result
+    assert first.key not in second.output
     assert second.key == first.key
-    curl = second.result[second.result.index("curl http") : second.result.index("\n\nPython")]
+    curl = second.output[second.output.index("curl http") : second.output.index("\n\nPython")]
     assert run(["bash", "-c", curl])[0].rstrip().endswith("data: [DONE]")
     second.end()

@@ -226,10 +226,10 @@ async def test_the_result_of_a_call_is_answered(engine: Running) -> None:
     assert "clear" in (await say(engine, went)).text()
 
 
-@pytest.mark.parametrize("result", ["", '{"city": "Par', "none"])
-async def test_a_history_with_broken_arguments_is_taken(engine: Running, result: str) -> None:
+@pytest.mark.parametrize("arguments", ["", '{"city": "Par', "none"])
+async def test_a_history_with_broken_arguments_is_taken(engine: Running, arguments: str) -> None:
     went = turn("What is the weather in Rome?", "Rome")[:3]
-    went[1]["tool_calls"][0]["function"]["arguments"] = result
+    went[1]["tool_calls"][0]["function"]["arguments"] = arguments
     answer = await say(engine, went, max_tokens=5)
     assert answer.status == 200
     assert answer.done

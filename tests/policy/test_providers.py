@@ -59,7 +59,7 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize(
-    ("result", "facts"),
+    ("fields", "quirks"),
     [
         ({}, Quirks()),
         ({"dialect": "openai"}, Quirks()),
@@ -81,13 +81,13 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
     ],
 )
 def test_what_is_known_of_a_deployment(
-    tmp_path: Path, result: dict[str, Any], facts: Quirks
+    tmp_path: Path, fields: dict[str, Any], quirks: Quirks
 ) -> None:
-    assert upstream(tmp_path, base_url=HERE, **result).quirks == facts
+    assert upstream(tmp_path, base_url=HERE, **fields).quirks == quirks
 
 
 @pytest.mark.parametrize(
-    ("result", "expected"),
+    ("fields", "expected"),
     [
         ({}, "cancel"),
         ({"provider": "openai"}, "cancel"),
@@ -98,9 +98,9 @@ def test_what_is_known_of_a_deployment(
     ],
 )
 def test_what_is_paid_for_anyway_is_heard_to_its_end(
-    tmp_path: Path, result: dict[str, Any], expected: str
+    tmp_path: Path, fields: dict[str, Any], expected: str
 ) -> None:
-    assert upstream(tmp_path, base_url=HERE, **result).options.on_disconnect == expected
+    assert upstream(tmp_path, base_url=HERE, **fields).options.on_disconnect == expected
 
 
 # Prices
@@ -137,7 +137,7 @@ def test_a_price_is_that_of_the_model_and_of_its_dated_versions(
 
 
 @pytest.mark.parametrize(
-    ("result", "expected"),
+    ("fields", "expected"),
     [
         ({}, None),
         ({"provider": "openai"}, (2.5, 15.0, 0.25)),
@@ -146,9 +146,9 @@ def test_a_price_is_that_of_the_model_and_of_its_dated_versions(
     ],
 )
 def test_what_the_operator_says_of_a_price_goes_before_the_list(
-    tmp_path: Path, result: dict[str, Any], expected: tuple[float, ...] | None
+    tmp_path: Path, fields: dict[str, Any], expected: tuple[float, ...] | None
 ) -> None:
-    price = upstream(tmp_path, base_url=HERE, **result | {"model": "gpt-5.4"}).options.price
+    price = upstream(tmp_path, base_url=HERE, **fields | {"model": "gpt-5.4"}).options.price
     assert (price and (price.prompt, price.completion, price.cached)) == expected
 
 
@@ -188,13 +188,13 @@ async def test_prices_are_listed_and_costs_are_added_up(
         for _ in range(2):
             await ask(legato.port, legato.key, chat("dear"))
         await legato.app.ledger.flush()
-        result = json.loads((await cli("usage", "--json", "--data", chosen.data))[1])
+        report = json.loads((await cli("usage", "--json", "--data", chosen.data))[1])
         by_route = json.loads((await cli(*nothing, "--by", "route", "--json"))[1])
         shown = (await cli(*nothing))[1]
         grouped = (await cli(*nothing, "--by", "route"))[1]
     one_call = (4 * 10 + 3 * 1 + 10 * 100) / 1e6  # of 7 tokens of the prompt 3 were cached
-    assert [each["cost"] for each in result["rows"]] == [None, one_call, one_call]
-    assert result["total"]["cost"] == pytest.approx(2 * one_call)
+    assert [each["cost"] for each in report["rows"]] == [None, one_call, one_call]
+    assert report["total"]["cost"] == pytest.approx(2 * one_call)
     costs = {each["route"]: each["cost"] for each in by_route["rows"]}
     assert costs == {"both": None, "dear": pytest.approx(2 * one_call)}
     assert shown.splitlines()[0].split()[-1] == grouped.splitlines()[0].split()[-1] == "cost"

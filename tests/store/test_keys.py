@@ -92,7 +92,7 @@ async def test_create_list_revoke(tmp_path: Path) -> None:
     assert (await cli("keys", "revoke", "app", *data))[:2] == (0, "revoked 1 key\n")
     code, out, err = await cli("keys", "revoke", made["id"], *data)
     assert (code, out) == (1, "")
-    assert err == f"legato: there is no key `{made['id']}` in force\n"
+    assert err == f"legato: there is no active key `{made['id']}`\n"
     (listed,) = json.loads((await cli("keys", "list", "--json", *data))[1])
     assert listed["revoked"] >= listed["created"]
 

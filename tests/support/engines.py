@@ -28,12 +28,12 @@ class Process:
             cwd=data,
         )
         assert self.child.stdout is not None
-        self.result = ""
+        self.output = ""
         for line in self.child.stdout:
-            self.result += line
+            self.output += line
             if line.startswith("Or chat"):
                 break
-        lines = self.result.splitlines()
+        lines = self.output.splitlines()
         assert lines, self.child.communicate()[1]
         self.url = lines[1].removeprefix("Legato is listening on ")
         self.key = (data / "key").read_text().strip()

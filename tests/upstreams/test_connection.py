@@ -237,12 +237,12 @@ async def test_an_answer_that_is_not_whole(peer: Peer, pool: Pool, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("result", "is_stale"), [(b"", True), (b"H", False), (b"HTTP/1.1 100 -\r\n\r\n", False)]
+    ("received", "is_stale"), [(b"", True), (b"H", False), (b"HTTP/1.1 100 -\r\n\r\n", False)]
 )
 async def test_a_kept_connection_is_stale_where_nothing_came_back(
-    peer: Peer, pool: Pool, result: bytes, is_stale: bool
+    peer: Peer, pool: Pool, received: bytes, is_stale: bool
 ) -> None:
-    peer.answers += [[FIVE], [result, None]]
+    peer.answers += [[FIVE], [received, None]]
     connection = await pool.connect()
     assert (await asked(connection)).end == "complete"
     assert pool.idle() is connection

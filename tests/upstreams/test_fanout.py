@@ -109,7 +109,7 @@ def test_branches_end_in_any_order() -> None:
     checked = check_body(sink.body, wants_usage=True)
     assert checked.choices[1]["content"] == "a"  # the second to begin, in order of first use
     assert checked.usage is not None
-    assert checked.usage["completion_tokens"] == 2  # counted: one of the two sent nothing
+    assert checked.usage["completion_tokens"] == 2  # counted: one of the two reported nothing
 
 
 def test_a_branch_that_breaks() -> None:

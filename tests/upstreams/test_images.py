@@ -239,7 +239,7 @@ print("httpx" in sys.modules)
 async def test_a_way_round_by_a_redirect_is_none(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each place that an image is sent to be at is looked at anew."""
+    """Each place that an image is redirected to is checked."""
     real = images._Fetcher._resolved
     seen: list[str] = []
 

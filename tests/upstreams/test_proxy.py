@@ -211,7 +211,7 @@ async def test_a_proxy_that_is_not_there(tmp_path: Path, scripted: MockServer) -
 
 PROXY = {"https_proxy": "http://p:3128", "HTTP_PROXY": "http://q:3128"}
 SPARED: dict[str, tuple[str, int, str, bool]] = {
-    "nothing is set": ("api.example", 443, "", False),
+    "no_proxy is empty": ("api.example", 443, "", False),
     "a host": ("api.example", 443, "api.example", True),
     "another host": ("api.example", 443, "other.example", False),
     "a domain": ("api.example", 443, "example", True),

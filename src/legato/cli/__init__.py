@@ -1,4 +1,4 @@
-"""The command line: one file a verb. Verbs are imported when they are asked for."""
+"""The command line: one module per command, imported when the command runs."""
 
 from legato.cli.main import main
 

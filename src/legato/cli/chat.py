@@ -1,4 +1,4 @@
-"""`legato chat`: a conversation in the terminal, or one question from the shell."""
+"""`legato chat`: a conversation in the terminal, or one question from the command line."""
 
 import contextlib
 import io
@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import typer
 
@@ -20,61 +19,67 @@ from legato.cli.conversation import (
     Piece,
     PlainView,
     Thinking,
-    interactive,
+    is_terminal,
     styled,
-    view_of,
+    view_for,
 )
+from legato.cli.options import ApiKey, BaseUrl, Config, Data
+from legato.cli.server_address import server_address
 from legato.cli.terminal import settings, stop
 from legato.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
 _HELP: Final = """\
-/model [NAME]       list the models, or go on with another one
-/clear              forget the conversation
-/save [FILE]        write the conversation, as JSON or (.md) Markdown
-/thinking           show the last thinking in full
-/thinking on|off    from now on, keep thinking in sight or fold it
-/help               this
-Ctrl-C stops an answer, Ctrl-D leaves."""
+/model [NAME]       list the models, or switch to another one
+/clear              start a new conversation
+/save [FILE]        write the conversation to a file, as JSON or Markdown (.md)
+/thinking           show the reasoning of the last answer
+/thinking on|off    keep reasoning on the screen from now on, or fold it
+/help               show this help
+Ctrl-C stops an answer, Ctrl-D exits."""
 
 
 @app.command()
 def chat(
     text: Annotated[
         list[str] | None,
-        typer.Argument(help="A question; or, alone and without -m, the model to chat with."),
+        typer.Argument(
+            help="A question. A single word that is the id of a model, without -m, selects the"
+            " model."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="Model to ask.")] = None,
-    base_url: Annotated[
+    model: Annotated[
         str | None,
-        typer.Option(envvar="LEGATO_BASE_URL", help="The API; else where the settings say."),
+        typer.Option("-m", "--model", help="Id of the model. Default: the server's first one."),
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="LEGATO_API_KEY", help="API key; else this machine's first one."),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder for keys and usage.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+    base_url: BaseUrl = None,
+    key: ApiKey = None,
+    data: Data = None,
+    config: Config = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens an answer may have, thinking included.")
+        int | None,
+        typer.Option(min=1, help="Longest answer in tokens, reasoning included."),
     ] = None,
     thinking: Annotated[
         bool | None,
         typer.Option(
             "--thinking/--no-thinking",
-            help="Keep the thinking in sight (into a pipe: on standard error), or hide it.",
-            show_default="a terminal folds it",
+            help="Keep the reasoning on the screen (in a pipe: on standard error), or hide it.",
+            show_default="folded at a terminal, hidden in a pipe",
         ),
     ] = None,
 ) -> None:
-    """Chat with a model in the terminal; ask one question, or pipe it in, to get one answer."""
+    """Chat with a model in the terminal.
+
+    With a question, as an argument or on standard input, prints one answer and exits.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an answer may hold what the locale cannot
+            stream.reconfigure(errors="replace")  # the locale may not support all characters
     words = list(text or ())
-    piped = "" if interactive(sys.stdin) else _piped()
-    shown: Thinking = "fold" if thinking is None else "keep" if thinking else "hide"
+    piped = "" if is_terminal(sys.stdin) else _read_stdin()
+    display: Thinking = "fold" if thinking is None else "keep" if thinking else "hide"
     try:
         api = _api(settings(config, data=data), base_url, key)
         models = api.models() if model is None or not (words or piped) else []
@@ -82,29 +87,30 @@ def chat(
             model = words.pop() if len(words) == 1 and words[0] in models else _first(models)
         question = "\n\n".join(part for part in (" ".join(words), piped) if part.strip())
         if question:
-            raise SystemExit(_once(api, model, _sound(question), max_tokens, shown))
+            raise SystemExit(_ask_once(api, model, _valid(question), max_tokens, display))
         if models and model not in models:
-            stop(f"there is no model `{model}`; there are: {', '.join(models)}")
-        if not (interactive(sys.stdin) and interactive(sys.stdout)):
-            stop("there is no question, and no terminal to chat in", 2)
-        _Chat(api, model, max_tokens, shown).run()
+            stop(f"the model `{model}` does not exist; the models are: {', '.join(models)}")
+        if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+            stop("there is no question, and input or output is not a terminal", 2)
+        _Chat(api, model, max_tokens, display).run()
     except ChatError as error:
-        _fail(error)
+        _print_error(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
-        # Nobody reads on; what is still in the buffer must not fail again when Python ends.
+        # The reader of the pipe is gone. Python flushes the buffer at exit: that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
 
 
-def _piped() -> str:
+def _read_stdin() -> str:
     return sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n") if sys.stdin else ""
 
 
-def _sound(text: str) -> str:
-    """Bytes of an argument that are no UTF-8 came as lone surrogates, which JSON cannot take."""
+def _valid(text: str) -> str:
+    """`text` without lone surrogates, which stand for bytes of an argument that are not UTF-8 and
+    which JSON cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -113,49 +119,35 @@ def _first(models: list[str]) -> str:
 
 
 def _api(chosen: Settings, base_url: str | None, key: str | None) -> Api:
-    server = chosen.server
-    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    here = anywhere.get(server.host) or server.host
-    url = base_url
-    if url is None:
-        if server.port == 0:
-            stop("with port 0, --base-url has to say where the server listens", 2)
-        host = f"[{here}]" if ":" in here else here
-        url = f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}/v1"
+    server = server_address(chosen, base_url, key)
     try:
-        near = urlsplit(url).hostname in {here, "127.0.0.1", "::1", "localhost"}
-    except ValueError:
-        near = False
-    if key is None and near:  # our key is nobody else's business
-        with contextlib.suppress(OSError):
-            key = (chosen.data_dir / "key").read_text()
-    key = key.strip() if key else None
-    if key and not (key.isascii() and key.isprintable()):
-        stop("the API key has a character that no header takes", 2)
-    try:
-        return Api(url, key, direct=near, trust=server.tls_cert if near else None)
+        return Api(server)
     except OSError as error:
-        stop(f"the certificate {server.tls_cert} cannot be used: {error}", 2)
+        stop(f"the certificate {server.certificate} cannot be used: {error}", 2)
 
 
-def _once(api: Api, model: str, question: str, max_tokens: int | None, thinking: Thinking) -> int:
+def _ask_once(
+    api: Api, model: str, question: str, max_tokens: int | None, thinking: Thinking
+) -> int:
+    """Prints the answer to one question. Returns the exit code."""
     answer = Answer()
     messages = [{"role": "user", "content": question}]
-    view = view_of(answer, thinking, "--thinking keeps it")
+    view = view_for(answer, thinking, "--thinking keeps it")
     try:
-        _play(api.ask(model, messages, max_tokens, answer), view)
+        _display(api.stream(model, messages, max_tokens, answer), view)
     except ChatError as error:
-        _fail(error)
+        _print_error(error)
         return 1
     if not answer.text:
-        _fail("no answer came" + (", only thinking (--thinking shows it)" * bool(answer.thinking)))
-    if interactive(sys.stderr) and answer.stats():
+        hint = ": only reasoning (--thinking shows it)" if answer.thinking else ""
+        _print_error(f"the answer is empty{hint}")
+    if is_terminal(sys.stderr) and answer.stats():
         print(styled(answer.stats(), "2", sys.stderr), file=sys.stderr)
     return 0
 
 
-def _play(pieces: Generator[Piece], view: PlainView) -> None:
-    # Closed here and now, whatever happens: a connection left open would go on generating.
+def _display(pieces: Generator[Piece], view: PlainView) -> None:
+    # Closed explicitly: an open connection would keep the server generating.
     with contextlib.closing(pieces):
         try:
             for piece in pieces:
@@ -164,12 +156,12 @@ def _play(pieces: Generator[Piece], view: PlainView) -> None:
             view.end()
 
 
-def _fail(error: object) -> None:
+def _print_error(error: object) -> None:
     print(styled(f"legato: {error}", "31", sys.stderr), file=sys.stderr, flush=True)
 
 
 class _Chat:
-    """The conversation at the prompt."""
+    """An interactive conversation."""
 
     def __init__(self, api: Api, model: str, max_tokens: int | None, thinking: Thinking) -> None:
         self._api = api
@@ -184,104 +176,107 @@ class _Chat:
         from prompt_toolkit import PromptSession
 
         session: PromptSession[str] = PromptSession()
-        self._note(f"{self._model}: /help says what there is, Ctrl-D leaves")
+        self._print_note(f"{self._model}: /help lists the commands, Ctrl-D exits")
         while True:
             try:
-                line = _sound(session.prompt([("bold", f"{self._model}> ")])).strip()
+                line = _valid(session.prompt([("bold", f"{self._model}> ")])).strip()
             except EOFError:
                 return
             except KeyboardInterrupt:
                 if not session.default_buffer.text:
-                    self._note("Ctrl-D leaves")
+                    self._print_note("Ctrl-D exits")
                 continue
             try:
-                self._do(line)
+                self._handle(line)
             except ChatError as error:
                 print(styled(str(error), "31", sys.stdout), flush=True)
             except KeyboardInterrupt:
-                self._note("stopped")
+                self._print_note("stopped")
 
-    def _do(self, line: str) -> None:
-        verb, _, rest = line.partition(" ")
-        # `/usr/bin is what?` is a question.
-        if verb.startswith("/") and "/" not in verb[1:]:
+    def _handle(self, line: str) -> None:
+        command, _, argument = line.partition(" ")
+        # With a second slash it is a question, such as `/usr/bin is what?`.
+        if command.startswith("/") and "/" not in command[1:]:
             commands = {
-                "/model": self._models,
+                "/model": self._select_model,
                 "/clear": self._clear,
                 "/save": self._save,
-                "/thinking": self._show_thinking,
+                "/thinking": self._set_thinking,
                 "/help": lambda _: print(_HELP),
             }
-            unknown = f"there is no {verb}; /help says what there is"
-            commands.get(verb, lambda _: self._note(unknown))(rest.strip())
+            unknown = f"unknown command {command}; /help lists the commands"
+            commands.get(command, lambda _: self._print_note(unknown))(argument.strip())
         elif line:
             self._ask(line)
 
     def _ask(self, question: str) -> None:
         self._last = answer = Answer()
         messages = [*self._messages, {"role": "user", "content": question}]
-        view = view_of(answer, self._thinking, "/thinking shows it")
-        how = ""
+        view = view_for(answer, self._thinking, "/thinking shows it")
+        outcome = ""
         try:
             with _no_echo():
-                _play(self._api.ask(self._model, messages, self._max_tokens, answer), view)
+                _display(self._api.stream(self._model, messages, self._max_tokens, answer), view)
         except KeyboardInterrupt:
-            how = "stopped"
+            outcome = "stopped"
         finally:
-            if answer.text:  # a question with no answer at all would only confuse the next one
+            if answer.text:  # an unanswered question does not become part of the conversation
                 self._messages = [*messages, {"role": "assistant", "content": answer.text}]
-        how = how or ("" if answer.text else "no answer")
-        self._note(" · ".join(filter(None, (how, answer.stats()))))
+        outcome = outcome or ("" if answer.text else "no answer")
+        self._print_note(" · ".join(filter(None, (outcome, answer.stats()))))
 
-    def _models(self, wanted: str) -> None:
+    def _select_model(self, name: str) -> None:
         models = self._api.models()
-        if not wanted:
-            for name in models:
-                print(f"{'*' if name == self._model else ' '} {name}")
-        elif wanted in models:
-            self._model = wanted
+        if not name:
+            for each in models:
+                print(f"{'*' if each == self._model else ' '} {each}")
+        elif name in models:
+            self._model = name
         else:
-            self._note(f"there is no model `{wanted}`; /model lists them")
+            self._print_note(f"the model `{name}` does not exist; /model lists the models")
 
     def _clear(self, _: str) -> None:
         self._messages = []
         self._last = Answer()
-        self._note("the conversation is empty")
+        self._print_note("the conversation is empty")
 
     def _save(self, name: str) -> None:
         path = Path(name or time.strftime("chat-%Y%m%d-%H%M%S.md")).expanduser().absolute()
         if path.suffix.lower() == ".json":
             content = json.dumps(self._messages, ensure_ascii=False, indent=2) + "\n"
         else:
-            heads = {"user": "## You", "assistant": "## Answer"}
-            said = [f"{heads[each['role']]}\n\n{each['content']}\n" for each in self._messages]
-            content = "\n".join(said)
+            headings = {"user": "## You", "assistant": "## Answer"}
+            content = "\n".join(
+                f"{headings[each['role']]}\n\n{each['content']}\n" for each in self._messages
+            )
         try:
-            # Only what this chat wrote is written over.
+            # Only files that this conversation wrote are overwritten.
             with path.open("w" if path in self._saved else "x", encoding="utf-8") as file:
                 file.write(content)
         except FileExistsError:
-            self._note(f"{path} is there already: choose another name")
+            self._print_note(f"{path} already exists: choose another name")
         except OSError as error:
-            self._note(f"{path} cannot be written: {error.strerror}")
+            self._print_note(f"{path} cannot be written: {error.strerror}")
         else:
             self._saved.add(path)
-            self._note(f"saved {len(self._messages)} messages in {path}")
+            self._print_note(f"saved {len(self._messages)} messages in {path}")
 
-    def _show_thinking(self, wanted: str) -> None:
-        if wanted in ("on", "off"):
-            self._thinking = "keep" if wanted == "on" else "fold"
-            self._note("thinking stays in sight" if wanted == "on" else "thinking is folded")
+    def _set_thinking(self, mode: str) -> None:
+        if mode in ("on", "off"):
+            self._thinking = "keep" if mode == "on" else "fold"
+            self._print_note(
+                "reasoning stays on the screen" if mode == "on" else "reasoning is folded"
+            )
         else:
-            self._note(self._last.thinking.strip() or "there was no thinking")
+            self._print_note(self._last.thinking.strip() or "the last answer has no reasoning")
 
-    def _note(self, text: str) -> None:
+    def _print_note(self, text: str) -> None:
         print(styled(text, "2", sys.stdout), flush=True)
 
 
 @contextlib.contextmanager
 def _no_echo() -> Iterator[None]:
-    """What is typed during an answer waits for the next prompt, instead of standing in between."""
+    """Turns the terminal's echo off: text typed during an answer appears at the next prompt."""
     try:
         import termios
     except ImportError:  # Windows

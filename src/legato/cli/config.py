@@ -1,48 +1,51 @@
-"""`legato config`: what is in force, and a file to begin with."""
+"""`legato config`: prints the effective settings, or writes a commented settings file."""
 
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from legato.cli.options import Config
 from legato.cli.terminal import settings, stop
 from legato.configuration import DEFAULT_FILE, show
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 TEMPLATE: Final = """\
-# Legato's settings. All of it is optional; what stands after a `#` is a default or an example.
+# Settings of Legato. All of them are optional; values after a `#` are defaults or examples.
 # ${NAME} in a string is replaced by the environment variable NAME.
-# A flag of `legato serve` goes before the environment (LEGATO_PORT, ...), that before this file.
+# Flags of `legato serve` take precedence over the environment (LEGATO_PORT, ...), which takes
+# precedence over this file.
 
-# data = "/var/lib/legato"        # keys and usage; default: the platform's data folder
+# data = "/var/lib/legato"        # API keys and ledger; default: the platform's data folder
 # models = "/var/cache/legato"    # model files; default: the platform's cache folder
 
 [server]
 host = "127.0.0.1"
 port = 8000
-# cors_origins = ["https://app.example"]   # browsers from there may call; "*" is all
+# cors_origins = ["https://app.example"]   # origins of browsers that may call; "*": all
 # tls_cert = "cert.pem"
 # tls_key = "key.pem"
 # max_body_bytes = 33554432
 # max_header_bytes = 65536
 # max_connections = 20000
-# request_seconds = 30.0          # time that a client has to send a request
-# idle_seconds = 75.0             # time that a connection may be idle
-# trusted_proxies = ["10.0.0.1"]  # whose x-forwarded-proto counts
-# drain_seconds = 30.0            # time that running streams have after a SIGTERM
+# request_seconds = 30.0          # time for a client to send a request
+# idle_seconds = 75.0             # idle connections are closed after this time
+# trusted_proxies = ["10.0.0.1"]  # proxies whose x-forwarded-proto header is used
+# drain_seconds = 30.0            # time for running streams to finish after SIGTERM
 
 [streams]
-gate_seconds = 5.0                # the status waits at most so long for the first token
-heartbeat_seconds = 10.0          # a heartbeat after so much silence
-# heartbeat = "comment"           # or "chunk"; default: a chunk for clients that fail on comments
-# stall_client_seconds = 120.0    # a client that takes nothing for so long is cut
-# backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
-# padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
+gate_seconds = 5.0                # longest time that the status waits for the first token
+heartbeat_seconds = 10.0          # silence before a heartbeat
+# heartbeat = "comment"           # or "chunk"; default: "chunk" for clients that fail on comments
+# stall_client_seconds = 120.0    # a client that reads nothing for this time is disconnected
+# backlog_bytes = 4194304         # unsent data of a slow client at which its upstream is paused
+# padding = "auto"                # pad frames to even sizes: "on", "off"; "auto": if encrypted
+# fast_path = "on"                # "off": decode every event, to find faults of the fast path
 
-# The local engine. Leave `models` out, and have no deployments: the two default models run.
+# The local engine. Without `models`, and without deployments, it runs the two default models.
 [engine]
-slots = 8                         # answers that one model writes at a time
+slots = 8                         # concurrent answers of one model
 # threads = 0                     # 0: all cores
 # gpu_layers = -1                 # -1: as many as fit
 # first_token_seconds = 120.0     # as for deployments, below
@@ -51,43 +54,43 @@ slots = 8                         # answers that one model writes at a time
 
 # [[engine.models]]
 # name = "smollm2-135m"           # a name of `legato models list`, or any name with a path:
-# path = "/models/some.gguf"      # or "hf:owner/repo/file.gguf"
-# context = 4096                  # tokens a slot
+# path = "/models/some.gguf"      # or "hf:owner/repository/file.gguf"
+# context = 4096                  # tokens per slot
 # thinking_budget_tokens = 256
 
-# A deployment is a model at an upstream. One that no route names is called by its own name.
+# A deployment is a model of an upstream. One that is in no route is called by its own name.
 # [[deployments]]
 # name = "primary"
-# provider = "deepseek"           # says dialect, base_url and prices; docs/providers.md has them
+# provider = "deepseek"           # sets dialect, base_url and prices; see docs/providers.md
 # dialect = "openai"              # "anthropic", "gemini", "ollama"
 # base_url = "http://127.0.0.1:9000/v1"
 # api_key = "${UPSTREAM_KEY}"
 # model = "upstream-model-id"
 # connect_seconds = 10.0
-# first_token_seconds = 120.0     # from the request to the first chunk that counts
-# stall_seconds = 60.0            # without progress
+# first_token_seconds = 120.0     # from the request to the first token
+# stall_seconds = 60.0            # longest time without progress
 # total_seconds = 3600.0          # from the request to the end of the answer
 # stall_client_seconds = 120.0    # as in [streams], for this deployment
-# on_disconnect = "drain"         # what is paid for is heard to its end; "cancel" is the usual
-# drain_seconds = 60.0            # at most
-# streams = false                 # the upstream may not stream: it answers in one piece
+# on_disconnect = "drain"         # read the rest of an answer that is billed anyway; or "cancel"
+# drain_seconds = 60.0            # longest time for that
+# streams = false                 # the upstream does not stream: answers are requested unstreamed
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
-# n = "native"                    # "fan-out": an upstream that gives one choice a request
-# unsupported = "drop"            # "error": a parameter that the upstream does not take is a 400
-# fetch_images = "public"         # for Ollama: "any", also from one's own machines; "no"
-# continue = "prefill"            # goes on with an answer that broke elsewhere; "replay", "no"
+# n = "native"                    # "fan-out": one request for each choice
+# unsupported = "drop"            # "error": parameters that the upstream does not support are a 400
+# fetch_images = "public"         # for Ollama: "any": also from private addresses; "no"
+# continue = "prefill"            # continues answers that broke elsewhere; "replay", "no"
 # context_length = 131072         # tokens
-# tokenizer = "o200k_base"        # counts what it does not tell; or a tokenizer.json, or a .gguf
-# open_after = 5                  # failures in a row after which it is left alone; 0: never
-# open_seconds = 10.0             # for so long at first
+# tokenizer = "o200k_base"        # counts unreported tokens; or a tokenizer.json, or a .gguf
+# open_after = 5                  # consecutive failures that open the circuit breaker; 0: never
+# open_seconds = 10.0             # time that it stays open at first
 # max_connections = 10000
-# idle_seconds = 55.0             # a kept connection is closed then
+# idle_seconds = 55.0             # idle connections are closed after this time
 # proxy = "http://proxy:3128"     # default: the environment's; "none"
 # ca_file = "ca.pem"
 # client_cert = "cert.pem"
 # client_key = "key.pem"
 # [deployments.price]
-# prompt = 0.15                   # US dollars for a million tokens
+# prompt = 0.15                   # US dollars per million tokens
 # completion = 0.6
 # cached = 0.075
 
@@ -96,18 +99,18 @@ slots = 8                         # answers that one model writes at a time
 # deployments = ["primary"]
 # strategy = "order"              # "least-busy", "fastest"
 # weights = { primary = 1.0 }     # shares of the calls
-# attempts = 3                    # requests for one call, before its first chunk
-# retry_seconds = 30.0            # and the time for them
-# max_continuations = 1           # a stream that breaks goes on elsewhere; 0: it fails
-# count_both_prompts = false      # usage then has the prompt of each upstream, not one of them
+# attempts = 3                    # requests for one call before its first token
+# retry_seconds = 30.0            # time for them
+# max_continuations = 1           # times that another deployment continues a broken stream
+# count_both_prompts = false      # usage of a continued answer includes the prompts of both
 """
 
 
 @app.command("show")
 def show_settings(
-    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+    config: Config = None,
 ) -> None:
-    """Print the settings in force as TOML, secrets hidden."""
+    """Print the effective settings as TOML, with secrets masked."""
     print(_toml(show(settings(config))), end="")
 
 
@@ -120,14 +123,14 @@ def init(
         with path.open("x") as file:
             file.write(TEMPLATE)
     except FileExistsError:
-        stop(f"{path} is there already; remove it first")
+        stop(f"{path} already exists")
     except OSError as error:
         stop(error)
     print(f"wrote {path}")
 
 
 def _toml(tree: dict[str, Any], prefix: str = "") -> str:
-    """Plain values first, then tables, then arrays of tables: TOML's own order."""
+    """`tree` as TOML: values first, then tables and arrays of tables, as TOML requires."""
     lines = [f"{k} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
     text = "\n".join(lines) + ("\n" if lines else "")
     for name, value in tree.items():

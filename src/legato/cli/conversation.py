@@ -1,7 +1,6 @@
-"""What `legato chat` and a server say to each other, and how an answer looks.
+"""The client of `legato chat`: requests to a server, and how answers are displayed.
 
-Everything a server sends is cleaned before anybody else sees it: what a model writes must not drive
-the terminal that shows it.
+All text from a server is cleaned of control characters: a model must not control the terminal.
 """
 
 import json
@@ -15,30 +14,21 @@ from typing import Any, Final, Literal, TextIO
 
 import httpx
 
+from legato.cli.server_address import ServerAddress
+from legato.cli.terminal import clean
 from legato.core.sse import Decoder, EventTooLarge
 
-#: C0 and C1 control characters but for tab and newline, which begin every escape sequence; lone
-#: surrogates, which JSON can hold and UTF-8 cannot.
-_UNSAFE: Final[dict[int, str | None]] = {
-    **{code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)},
-    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
-}
+#: Seconds without a byte, heartbeats included, after which the connection counts as dead.
+_READ_TIMEOUT: Final = 300.0
 
-#: Seconds without one byte, heartbeats included, before a server counts as gone.
-_SILENCE: Final = 300.0
-
-#: What becomes of thinking on a terminal. Elsewhere only "keep" shows it, on standard error.
+#: How reasoning is displayed at a terminal. In a pipe only "keep" shows it, on standard error.
 Thinking = Literal["fold", "keep", "hide"]
 
 Piece = tuple[Literal["thinking", "answer"], str]
 
 
-def clean(text: str) -> str:
-    return text.translate(_UNSAFE)
-
-
 class ChatError(Exception):
-    """Why there is no answer, or no whole one: a sentence and a code."""
+    """There is no answer, or an incomplete one. Has a message and a code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -50,51 +40,51 @@ class ChatError(Exception):
 
 
 class Answer:
-    """One answer, as far as it came. Times are seconds of the monotonic clock."""
+    """One answer, as far as it was received. Times are seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self.text = ""
         self.thinking = ""
-        self.thinking_tokens = 0  # pieces, in truth: servers send one a token
+        self.thinking_tokens = 0  # deltas: servers send about one per token
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
-        self.asked = time.monotonic()
-        self.first: float | None = None  # when the first piece came, thinking or not
-        self.thought: float | None = None  # when the last piece of thinking came
-        self.last: float | None = None
+        self.requested_at = time.monotonic()
+        self.first_at: float | None = None  # the first piece, of either kind
+        self.thought_at: float | None = None  # the last piece of reasoning
+        self.last_at: float | None = None
 
     @property
     def thinking_seconds(self) -> float:
-        return (self.thought or 0.0) - (self.first or 0.0)
+        return (self.thought_at or 0.0) - (self.first_at or 0.0)
 
-    def take(self, piece: Piece) -> None:
+    def add(self, piece: Piece) -> None:
         kind, text = piece
-        self.last = time.monotonic()
-        self.first = self.first or self.last
+        self.last_at = time.monotonic()
+        self.first_at = self.first_at or self.last_at
         if kind == "thinking":
             self.thinking += text
             self.thinking_tokens += 1
-            self.thought = self.last
+            self.thought_at = self.last_at
         else:
             self.text += text
 
     def stats(self) -> str:
-        """Time to the first token, rate, usage: what of it is known."""
-        said: list[str] = []
-        if self.first is not None and self.last is not None:
-            said.append(f"TTFT {self.first - self.asked:.2f} s")
-            tokens, seconds = self._tokens("completion_tokens"), self.last - self.first
+        """Time to first token, token rate and usage, as far as they are known."""
+        parts: list[str] = []
+        if self.first_at is not None and self.last_at is not None:
+            parts.append(f"TTFT {self.first_at - self.requested_at:.2f} s")
+            tokens, seconds = self._tokens("completion_tokens"), self.last_at - self.first_at
             if tokens > 1 and seconds > 0:
-                # The first token's time is the prompt's, so it does not count.
-                said.append(f"{(tokens - 1) / seconds:.1f} tokens/s")
+                # The first token is not counted: its time is that of the prompt.
+                parts.append(f"{(tokens - 1) / seconds:.1f} tokens/s")
         if self.usage:
             prompt, completion = self._tokens("prompt_tokens"), self._tokens("completion_tokens")
-            said.append(f"{prompt} prompt + {completion} completion tokens")
+            parts.append(f"{prompt} prompt + {completion} completion tokens")
         if self.finish_reason == "length":
-            said.append("cut at the token limit")
+            parts.append("cut at the token limit")
         elif self.finish_reason == "content_filter":
-            said.append("cut by the content filter")
-        return " · ".join(said)
+            parts.append("cut by the content filter")
+        return " · ".join(parts)
 
     def _tokens(self, name: str) -> int:
         count = self.usage.get(name)
@@ -102,44 +92,42 @@ class Answer:
 
 
 class Api:
-    """An OpenAI-compatible server."""
+    """A client of an OpenAI-compatible server."""
 
-    def __init__(
-        self, base_url: str, key: str | None, *, direct: bool, trust: str | None = None
-    ) -> None:
-        """`direct`: past any proxy of the environment. `trust`: a PEM file, for our own TLS."""
-        self._base = base_url.rstrip("/")
+    def __init__(self, server: ServerAddress) -> None:
+        """Raises OSError if the server's certificate cannot be read."""
+        self._base = server.base_url.rstrip("/")
         verify: ssl.SSLContext | bool = True
-        if trust is not None:
+        if server.certificate is not None:
             verify = ssl.create_default_context()
-            verify.load_verify_locations(trust)
-        headers = {"accept-encoding": "identity"}  # compression holds tokens back
-        if key:
-            headers["authorization"] = f"Bearer {key}"
+            verify.load_verify_locations(server.certificate)
+        headers = {"accept-encoding": "identity"}  # compression would delay tokens
+        if server.key:
+            headers["authorization"] = f"Bearer {server.key}"
         self._client = httpx.Client(
             headers=headers,
-            timeout=httpx.Timeout(10.0, read=_SILENCE),
-            trust_env=not direct,
+            timeout=httpx.Timeout(10.0, read=_READ_TIMEOUT),
+            trust_env=not server.is_local,
             verify=verify,
         )
 
     def models(self) -> list[str]:
-        """The ids of the models there are. Raises `ChatError`."""
-        with self._call("GET", "/models") as response:
+        """The ids of the server's models. Raises `ChatError`."""
+        with self._request("GET", "/models") as response:
             try:
                 listed = json.loads(response.read())
                 return [clean(each["id"]) for each in listed["data"]]
             except (ValueError, TypeError, KeyError, AttributeError):
-                problem = f"What answers at {self._base} gives no list of models."
+                problem = f"The server at {self._base} did not return a list of models."
                 raise ChatError("bad_answer", problem) from None
 
-    def ask(
+    def stream(
         self, model: str, messages: list[dict[str, str]], max_tokens: int | None, answer: Answer
     ) -> Generator[Piece]:
-        """The pieces of the answer as they come; `answer` holds what came so far.
+        """Yields the pieces of an answer as they arrive, and adds them to `answer`.
 
-        Closing the iterator closes the connection, which is how a server learns to stop. Raises
-        `ChatError`, also for a stream that ends without saying that it is complete.
+        Closing the generator closes the connection, which stops the generation. Raises `ChatError`,
+        also for a stream that ends without `[DONE]`.
         """
         body: dict[str, Any] = {
             "model": model,
@@ -149,41 +137,39 @@ class Api:
         }
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
-        answer.asked = time.monotonic()
-        with self._call("POST", "/chat/completions", body) as response:
+        answer.requested_at = time.monotonic()
+        with self._request("POST", "/chat/completions", body) as response:
             for name, data in _events(response):
                 if data == b"[DONE]":
                     return
-                for piece in _pieces(_frame(name, data), answer):
-                    answer.take(piece)
+                for piece in _pieces(_chunk(name, data), answer):
+                    answer.add(piece)
                     yield piece
-        raise ChatError(
-            "stream_incomplete", "The stream broke off before its end: the answer is not complete."
-        )
+        raise ChatError("stream_incomplete", "The stream ended early: the answer is incomplete.")
 
     @contextmanager
-    def _call(self, method: str, path: str, body: Any = None) -> Iterator[httpx.Response]:
-        """An answer with status 200; everything else is a `ChatError`."""
+    def _request(self, method: str, path: str, body: Any = None) -> Iterator[httpx.Response]:
+        """The response, if its status is 200; raises `ChatError` otherwise."""
         try:
             with self._client.stream(method, self._base + path, json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise _refusal(response)
+                    raise _error_response(response)
                 yield response
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             if "SSL" in str(error) or "CERTIFICATE" in str(error):
-                problem = f"The server at {self._base} cannot be trusted: {error}."
+                problem = f"The certificate of {self._base} cannot be verified: {error}."
                 raise ChatError("tls_failed", problem) from None
             problem = f"No server answers at {self._base}: start one with `legato serve`."
             raise ChatError("no_server", problem) from None
         except httpx.ReadTimeout:
-            problem = f"The server said nothing for {_SILENCE:.0f} s."
+            problem = f"The server sent nothing for {_READ_TIMEOUT:.0f} s."
             raise ChatError("timeout", problem) from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):
             problem = f"`{self._base}` is not an http:// or https:// URL."
             raise ChatError("bad_url", problem) from None
         except (httpx.HTTPError, EventTooLarge) as error:
-            problem = f"The connection broke: {error or type(error).__name__}."
+            problem = f"The connection failed: {str(error) or type(error).__name__}."
             raise ChatError("connection_broken", problem) from None
 
 
@@ -194,23 +180,24 @@ def _events(response: httpx.Response) -> Iterator[tuple[bytes, bytes]]:
     yield from decoder.close()
 
 
-def _frame(name: bytes, data: bytes) -> dict[str, Any]:
+def _chunk(name: bytes, data: bytes) -> dict[str, Any]:
     try:
-        frame = json.loads(data)
+        chunk = json.loads(data)
     except ValueError:
-        frame = None
-    if not isinstance(frame, dict):
-        raise ChatError("bad_stream", "The server sent a frame that is not a JSON object.")
-    if name == b"error" or frame.get("error"):
-        raise _said(frame, "error", "The server ended the stream with an error.")
-    return frame
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise ChatError("bad_stream", "The server sent an event that is not a JSON object.")
+    if name == b"error" or chunk.get("error"):
+        raise _error(chunk, "error", "The server ended the stream with an error.")
+    return chunk
 
 
-def _pieces(frame: dict[str, Any], answer: Answer) -> list[Piece]:
-    if isinstance(frame.get("usage"), dict):
-        answer.usage = frame["usage"]
+def _pieces(chunk: dict[str, Any], answer: Answer) -> list[Piece]:
+    """The pieces in a chunk; sets `usage` and `finish_reason` of `answer`."""
+    if isinstance(chunk.get("usage"), dict):
+        answer.usage = chunk["usage"]
     pieces: list[Piece] = []
-    choices = frame.get("choices")
+    choices = chunk.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         delta = choice.get("delta") if isinstance(choice, dict) else None
         if not isinstance(delta, dict):
@@ -223,20 +210,20 @@ def _pieces(frame: dict[str, Any], answer: Answer) -> list[Piece]:
     return pieces
 
 
-def _refusal(response: httpx.Response) -> ChatError:
+def _error_response(response: httpx.Response) -> ChatError:
     code = str(response.status_code)
-    plain = f"The server answered {code} {response.reason_phrase}".rstrip() + "."
+    message = f"The server answered {code} {response.reason_phrase}".rstrip() + "."
     try:
-        error = _said(response.json(), code, plain)
+        error = _error(response.json(), code, message)
     except ValueError:
-        error = ChatError(code, plain)
+        error = ChatError(code, message)
     if response.status_code == 401:
-        error.message += " --key or LEGATO_API_KEY gives one."
+        error.message += " Set one with --key or LEGATO_API_KEY."
     return error
 
 
-def _said(body: Any, code: str, message: str) -> ChatError:
-    """OpenAI's error object, as far as `body` is one; `code` and `message` where it is not."""
+def _error(body: Any, code: str, message: str) -> ChatError:
+    """The OpenAI error object in `body`; `code` and `message` are used for what it lacks."""
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, str):
         return ChatError(code, error)
@@ -247,19 +234,20 @@ def _said(body: Any, code: str, message: str) -> ChatError:
     )
 
 
-def interactive(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
-    plain = not stream.isatty() or os.environ.get("TERM") == "dumb"
-    colour = style[0] == "3" and os.environ.get("NO_COLOR")
-    return text if plain or colour else f"\x1b[{style}m{text}\x1b[0m"
+    """`text` with an SGR style, if `stream` is a terminal that supports it."""
+    is_plain = not stream.isatty() or os.environ.get("TERM") == "dumb"
+    is_colour = style[0] == "3" and os.environ.get("NO_COLOR")
+    return text if is_plain or is_colour else f"\x1b[{style}m{text}\x1b[0m"
 
 
-def view_of(answer: Answer, thinking: Thinking, hint: str) -> "PlainView":
-    """How `answer` is shown; `hint` says where folded thinking can be seen."""
-    if interactive(sys.stdout) and os.environ.get("TERM") != "dumb":
+def view_for(answer: Answer, thinking: Thinking, hint: str) -> "PlainView":
+    """The view for this output. `hint`: how the user can display folded reasoning."""
+    if is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb":
         size = os.get_terminal_size(sys.stdout.fileno())
         if size.columns > 1:
             return FoldingView(answer, thinking, hint, size)
@@ -267,35 +255,36 @@ def view_of(answer: Answer, thinking: Thinking, hint: str) -> "PlainView":
 
 
 class PlainView:
-    """An answer into a pipe: nothing but the answer, and a newline at its end."""
+    """Displays an answer in a pipe: the text, and a newline at its end."""
 
     def __init__(self, thinking: Thinking) -> None:
         self._thinking = thinking
-        self._ends = {sys.stdout: "\n", sys.stderr: "\n"}
+        self._last_characters = {sys.stdout: "\n", sys.stderr: "\n"}
 
     def show(self, piece: Piece) -> None:
         if piece[0] == "answer":
-            self._end(sys.stderr)
+            self._end_line(sys.stderr)
             self._write(sys.stdout, piece[1])
         elif self._thinking == "keep":
             self._write(sys.stderr, piece[1])
 
     def end(self) -> None:
-        self._end(sys.stderr)
-        self._end(sys.stdout)
+        self._end_line(sys.stderr)
+        self._end_line(sys.stdout)
 
     def _write(self, stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
-        self._ends[stream] = text[-1]
+        self._last_characters[stream] = text[-1]
 
-    def _end(self, stream: TextIO) -> None:
-        if self._ends[stream] != "\n":
+    def _end_line(self, stream: TextIO) -> None:
+        if self._last_characters[stream] != "\n":
             self._write(stream, "\n")
 
 
 class FoldingView(PlainView):
-    """An answer on a terminal: thinking is dim, and one line once the answer begins."""
+    """Displays an answer at a terminal: reasoning is dim, and is replaced by one line when the text
+    begins."""
 
     def __init__(
         self, answer: Answer, thinking: Thinking, hint: str, size: os.terminal_size
@@ -304,14 +293,14 @@ class FoldingView(PlainView):
         self._answer = answer
         self._hint = hint
         self._size = size
-        self._rows = self._column = 0  # of the thinking on the screen
+        self._rows = self._column = 0  # cursor position, relative to the start of the reasoning
         self._answering = False
 
     def show(self, piece: Piece) -> None:
         kind, text = piece
         if kind == "answer":
             if not self._answering:
-                text = text.lstrip("\n")  # models put blank lines between thinking and answer
+                text = text.lstrip("\n")  # models write blank lines after the reasoning
                 if not text:
                     return
                 self._fold()
@@ -320,11 +309,11 @@ class FoldingView(PlainView):
         elif self._thinking != "hide":
             if not (self._rows or self._column):
                 text = text.lstrip("\n")
-            self._dim(text)
+            self._write_dim(text)
 
-    def _dim(self, text: str) -> None:
-        """Wraps by itself, one column early: what a terminal does with wide or joined characters
-        at its margin would make the count of rows a guess."""
+    def _write_dim(self, text: str) -> None:
+        """Writes reasoning, wrapped one column before the margin. Terminals wrap wide and combined
+        characters differently, so that their own wrapping would make the row count unreliable."""
         from prompt_toolkit.utils import get_cwidth
 
         lines = [""]
@@ -340,20 +329,20 @@ class FoldingView(PlainView):
         if written := "\n".join(lines):
             sys.stdout.write(f"\x1b[2m{written}\x1b[0m")
             sys.stdout.flush()
-            self._ends[sys.stdout] = written[-1]
+            self._last_characters[sys.stdout] = written[-1]
 
     def _fold(self) -> None:
         if not (self._rows or self._column):
             return
         seconds, tokens = self._answer.thinking_seconds, self._answer.thinking_tokens
-        said = f"thought for {seconds:.1f} s, {tokens} tokens"
-        same_size = os.get_terminal_size(sys.stdout.fileno()) == self._size
-        if self._thinking == "fold" and same_size and self._rows < self._size.lines:
-            # Up to where it began, and everything from there on away.
+        summary = f"thought for {seconds:.1f} s, {tokens} tokens"
+        has_same_size = os.get_terminal_size(sys.stdout.fileno()) == self._size
+        if self._thinking == "fold" and has_same_size and self._rows < self._size.lines:
+            # Moves the cursor to the start of the reasoning and clears the screen below.
             up = f"\x1b[{self._rows}A" if self._rows else ""
             sys.stdout.write(f"\r{up}\x1b[J")
-            said = f"▸ {said} ({self._hint})"
+            summary = f"▸ {summary} ({self._hint})"
         else:
-            self._end(sys.stdout)
-            said = f"▾ {said}"
-        self._write(sys.stdout, styled(said, "2", sys.stdout) + "\n")
+            self._end_line(sys.stdout)
+            summary = f"▾ {summary}"
+        self._write(sys.stdout, styled(summary, "2", sys.stdout) + "\n")

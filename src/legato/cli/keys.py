@@ -1,42 +1,48 @@
-"""`legato keys`: straight on the database; a running server follows within a second."""
+"""`legato keys`: manages API keys in the database; a running server follows within a second."""
 
 import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
+from legato.cli.options import Config, Data, Json
 from legato.cli.terminal import settings, stop
 from legato.policy import keys as policy
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-Data = Annotated[str | None, typer.Option(help="Folder for keys and usage.")]
-Config = Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 T = TypeVar("T")
+
+#: The longest name of a key, in characters.
+MAX_NAME_LENGTH: Final = 200
 
 
 @app.command()
-def create(name: str, as_json: Json = False, data: Data = None, config: Config = None) -> None:
-    """Make a key and show it, once."""
+def create(
+    name: Annotated[str, typer.Argument(help="A name for the key, such as its user.")],
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Create an API key and print it; it cannot be shown again."""
     from legato.store import keys as store
 
     identity, key, digest = policy.create()
-    if not 0 < len(name) <= 200:
-        stop("a key's name has 1 to 200 characters", 2)
+    if not 0 < len(name) <= MAX_NAME_LENGTH:
+        stop(f"the name of a key must have 1 to {MAX_NAME_LENGTH} characters", 2)
     _with_database(data, config, lambda database: store.add(database, identity, name, digest))
     if as_json:
         print(json.dumps({"id": identity, "name": name, "key": key}))
     else:
-        print(f"{key}\n\nThe key `{name}` ({identity}) is shown this once and kept nowhere.")
+        print(f"{key}\n\nThis is the only time that the key `{name}` ({identity}) is shown.")
 
 
 @app.command("list")
 def list_keys(as_json: Json = False, data: Data = None, config: Config = None) -> None:
-    """Show all keys, without the secret."""
+    """List all API keys, without their secrets."""
     from legato.store import keys as store
 
     rows = _with_database(data, config, store.all_keys)
@@ -44,34 +50,47 @@ def list_keys(as_json: Json = False, data: Data = None, config: Config = None) -
     if as_json:
         print(json.dumps(shown))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from legato.cli.tables import Column, print_table
 
-    table = Table("id", "name", "created", "state", box=None, pad_edge=False)
-    for row in shown:
-        table.add_row(
-            row["id"],
-            row["name"],
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])),
-            "in force" if row["revoked"] is None else "revoked",
-        )
-    Console().print(table)
+    columns = (
+        Column("id", drop_order=2),
+        Column("name", min_width=8),
+        Column("created", drop_order=1),
+        Column("state"),
+    )
+    print_table(
+        columns,
+        [
+            (
+                row["id"],
+                row["name"],
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])),
+                "active" if row["revoked"] is None else "revoked",
+            )
+            for row in shown
+        ],
+    )
 
 
 @app.command()
-def revoke(name: str, data: Data = None, config: Config = None) -> None:
-    """Revoke a key by name or id; no call with it is taken any more."""
+def revoke(
+    name: Annotated[str, typer.Argument(help="The name or the id of the key.")],
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Revoke an API key; all further calls with it are refused."""
     from legato.store import keys as store
 
     number = _with_database(data, config, lambda database: store.revoke(database, name))
     if not number:
-        stop(f"there is no key `{name}` in force")
+        stop(f"there is no active key `{name}`")
     print(f"revoked {number} key{'s' if number > 1 else ''}")
 
 
 def _with_database(
-    data: str | None, config: Path | None, job: Callable[[Any], Awaitable[T]]
+    data: str | None, config: Path | None, task: Callable[[Any], Awaitable[T]]
 ) -> Any:
+    """Runs `task` with the opened database."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from legato.store.database import Database
@@ -81,7 +100,7 @@ def _with_database(
     async def run() -> T:
         database = await Database.open(folder)
         try:
-            return await job(database)
+            return await task(database)
         finally:
             await database.close()
 

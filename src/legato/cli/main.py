@@ -1,4 +1,4 @@
-"""`legato VERB ...`."""
+"""The `legato` command and its subcommands."""
 
 import importlib
 from typing import Annotated, Any, Final
@@ -8,41 +8,41 @@ from typer.core import TyperGroup
 
 from legato import __version__
 
-#: verb -> (module, what it does). A verb's module is imported only when it runs: `legato serve`
-#: does not wait for what `legato chat` needs.
-VERBS: Final = {
+#: Subcommands with their help. The module of a subcommand is imported only when it runs, so that
+#: `legato serve` does not wait for what `legato chat` needs.
+COMMANDS: Final = {
     "serve": "Start the server.",
     "chat": "Chat with a model in the terminal.",
-    "keys": "Make, list and revoke API keys.",
-    "models": "List, fetch and remove model files; check deployments.",
-    "routes": "Show how the deployments of a running server are doing.",
-    "usage": "Show the calls and their tokens.",
-    "mock": "Play scripted streams, broken ones too, to try a client against.",
-    "config": "Show the settings in force, or write a commented file.",
+    "keys": "Create, list and revoke API keys.",
+    "models": "List, download and delete model files; check deployments.",
+    "routes": "Show the health of a running server's deployments.",
+    "usage": "Show calls, tokens and cost.",
+    "mock": "Run a mock upstream that sends scripted streams, faulty ones included.",
+    "config": "Show the effective settings, or write a commented settings file.",
 }
 
 
-class _Lazy(TyperGroup):
+class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"legato.cli.{cmd_name}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
-        command.help = command.help or VERBS[cmd_name]
+        command.help = command.help or COMMANDS[cmd_name]
         return command
 
 
 app = typer.Typer(
-    cls=_Lazy, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    cls=_LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"legato {__version__}")
         raise typer.Exit
 
@@ -50,10 +50,13 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def legato(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """A self-hosted, OpenAI-compatible streaming chat API."""
+    """Legato is a self-hosted, OpenAI-compatible gateway for streaming language models."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`legato mock`: an upstream that plays scripts: slow streams, broken ones, strange ones."""
+"""`legato mock`: runs the mock upstream, to test clients and gateways against faulty streams."""
 
 import asyncio
 import tomllib
@@ -19,19 +19,25 @@ app = typer.Typer(add_completion=False)
 def mock(
     script: Annotated[
         str | None,
-        typer.Option(help="Played whatever the model: a name of --list, or a TOML file."),
+        typer.Option(
+            help="Script for models without a script of that name: a name of --list, or a TOML"
+            " file."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 9000,
-    show: Annotated[bool, typer.Option("--list", help="Show the scripts there are.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free port.")] = 9000,
+    show: Annotated[bool, typer.Option("--list", help="List the built-in scripts.")] = False,
 ) -> None:
-    """Play scripts as an upstream; the request's model names the script."""
+    """Run a mock upstream that sends scripted streams, faulty ones included.
+
+    The model of a request selects the script.
+    """
     scripts, default = dict(SCRIPTS), script
     if script is not None and script not in scripts:
         default = Path(script).stem
         scripts[default] = _load(Path(script))
     if show:
-        _list(scripts)
+        _print_scripts(scripts)
         return
     try:
         asyncio.run(_serve(MockServer(scripts, default=default), host, port))
@@ -49,17 +55,18 @@ def _load(path: Path) -> Script:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         stop(f"{path}: {error}", 2)
     except msgspec.ValidationError as error:
-        stop(f"{path}: {error}; a script has {', '.join(Script.__struct_fields__)}", 2)
+        allowed = ", ".join(Script.__struct_fields__)
+        stop(f"{path}: {error}; the keys of a script are {allowed}", 2)
 
 
-def _list(scripts: dict[str, Script]) -> None:
+def _print_scripts(scripts: dict[str, Script]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("script", "what it does", box=None, pad_edge=False)
+    table = Table("script", "description", box=None, pad_edge=False)
     for name, script in scripts.items():
         table.add_row(name, script.description)
-    Console().print(table)
+    Console(highlight=False).print(table)
 
 
 async def _serve(server: MockServer, host: str, port: int) -> None:

@@ -1,38 +1,55 @@
-"""`legato models`: the files that the engine can run, and what deployments answer."""
+"""`legato models`: manages the engine's model files, and checks deployments."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from legato.cli.terminal import Bar, settings, stop
+from legato.cli.options import Config, Json
+from legato.cli.terminal import ProgressBar, settings, stop
 from legato.engine.catalog import KNOWN, Catalog, UnknownModel
 from legato.engine.download import FetchError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-Config = Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")]
 
 
 @app.command("list")
 def list_models(config: Config = None) -> None:
-    """Show the models known by name, and where their files are."""
-    from rich.console import Console
-    from rich.table import Table
+    """List the models that are known by name, and their files."""
+    from legato.cli.tables import Column, print_table
 
     catalog = _catalog(config)
-    table = Table("name", "size", "license", "what", "file", box=None, pad_edge=False)
-    for known in KNOWN.values():
-        path = catalog.find(known.name)
-        size = f"{known.file.size / 1e6:.0f} MB"
-        table.add_row(
-            known.name, size, known.license, known.description, str(path) if path else "not fetched"
-        )
-    Console().print(table)
+    columns = (
+        Column("name"),
+        Column("size", drop_order=2, is_number=True),
+        Column("license", drop_order=1),
+        Column("description", drop_order=3, min_width=20),
+        Column("file", min_width=14, keeps_end=True),
+    )
+    print_table(
+        columns,
+        [
+            (
+                known.name,
+                f"{known.file.size / 1e6:.0f} MB",
+                known.license,
+                known.description,
+                str(catalog.find(known.name) or "not downloaded"),
+            )
+            for known in KNOWN.values()
+        ],
+    )
 
 
 @app.command()
-def pull(name: str, config: Config = None) -> None:
-    """Fetch a model: a name of the list, or hf:owner/repo/file.gguf."""
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(help="A name of `legato models list`, or hf:owner/repository/file.gguf."),
+    ],
+    config: Config = None,
+) -> None:
+    """Download a model file and print its path."""
     try:
         print(_catalog(config).pull(name))
     except UnknownModel as error:
@@ -42,28 +59,36 @@ def pull(name: str, config: Config = None) -> None:
 
 
 @app.command()
-def remove(name: str, config: Config = None) -> None:
-    """Remove a fetched file."""
+def remove(
+    name: Annotated[str, typer.Argument(help="The name that was given to `legato models pull`.")],
+    config: Config = None,
+) -> None:
+    """Delete a downloaded model file."""
     try:
-        there = _catalog(config).remove(name)
+        existed = _catalog(config).remove(name)
     except UnknownModel as error:
         stop(error, 2)
-    if not there:
-        stop(f"nothing was fetched for {name}")
+    if not existed:
+        stop(f"there is no downloaded file of {name}")
     print(f"removed {name}")
 
 
 @app.command()
 def check(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time that one answer may take.")] = 30.0,
+    as_json: Json = False,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Longest time for one answer, in seconds.")
+    ] = 30.0,
     config: Config = None,
 ) -> None:
-    """Ask each deployment of the settings for a few tokens; those may cost money."""
+    """Send a short request to each configured deployment and show what it supports.
+
+    The requests may cost money.
+    """
     from legato.cli.check import run
 
     run(config, as_json, seconds)
 
 
 def _catalog(config: Path | None) -> Catalog:
-    return Catalog(settings(config).models_dir, Bar)
+    return Catalog(settings(config).models_dir, ProgressBar)

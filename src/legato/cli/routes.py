@@ -1,26 +1,22 @@
-"""`legato routes`: what a running server knows of its deployments."""
+"""`legato routes`: shows the health of a running server's deployments."""
 
-import contextlib
 import math
 import ssl
-from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import typer
 from msgspec import Struct
 
-from legato.cli.conversation import clean
-from legato.cli.terminal import settings, stop
-from legato.settings import Settings
+from legato.cli.options import ApiKey, BaseUrl, Config, Data, Json
+from legato.cli.server_address import ServerAddress, server_address
+from legato.cli.terminal import clean, settings, stop
 
 app = typer.Typer(add_completion=False)
 
 
 class Deployment(Struct):
-    """How one is doing, as `GET /legato/routes` says it. Times in seconds."""
+    """Health of a deployment, as in the response of `GET /legato/routes`. Times in seconds."""
 
     name: str
     weight: float | None
@@ -39,91 +35,82 @@ class Route(Struct):
     deployments: list[Deployment]
 
 
-class _Answer(Struct):
+class _Response(Struct):
     data: list[Route]
 
 
 @app.command()
 def routes(
-    base_url: Annotated[
-        str | None,
-        typer.Option(envvar="LEGATO_BASE_URL", help="The API; else where the settings say."),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="LEGATO_API_KEY", help="API key; else this machine's first one."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
-    data: Annotated[str | None, typer.Option(help="Folder for keys and usage.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+    base_url: BaseUrl = None,
+    key: ApiKey = None,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
 ) -> None:
-    """Show how the deployments of a running server are doing."""
-    chosen = settings(config, data=data)
-    found = _ask(chosen, base_url or _here(chosen), key)
+    """Show the health of a running server's deployments.
+
+    state: of the circuit breaker; busy: calls in progress;
+    failing: recent share of failures; TTFT: average time to first token.
+    """
+    found = _fetch(server_address(settings(config, data=data), base_url, key))
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
-        _show(found)
+        _print_routes(found)
 
 
-def _here(chosen: Settings) -> str:
-    server = chosen.server
-    if server.port == 0:
-        stop("with port 0, --base-url has to say where the server listens", 2)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    host = f"[{host}]" if ":" in host else host
-    return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}/v1"
-
-
-def _ask(chosen: Settings, base_url: str, key: str | None) -> list[Route]:
-    base = base_url.rstrip("/").removesuffix("/v1")
+def _fetch(server: ServerAddress) -> list[Route]:
+    base = server.base_url.rstrip("/").removesuffix("/v1")
     try:
-        near = urlsplit(base).hostname in {chosen.server.host, "127.0.0.1", "::1", "localhost"}
-        if key is None and near:  # our key is nobody else's business
-            with contextlib.suppress(OSError):
-                key = (chosen.data_dir / "key").read_text()
         context = ssl.create_default_context()
-        if near and chosen.server.tls_cert:
-            context.load_verify_locations(chosen.server.tls_cert)
-        headers = {"authorization": f"Bearer {key.strip()}"} if key else {}
-        with httpx.Client(headers=headers, trust_env=not near, verify=context) as client:
+        if server.certificate:
+            context.load_verify_locations(server.certificate)
+        headers = {"authorization": f"Bearer {server.key}"} if server.key else {}
+        with httpx.Client(headers=headers, trust_env=not server.is_local, verify=context) as client:
             response = client.get(f"{base}/legato/routes")
     except (httpx.ConnectError, httpx.ConnectTimeout):
         stop(f"no server answers at {base}: start one with `legato serve`")
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError, OSError) as error:
-        stop(f"{base} cannot be asked: {error}")
+        stop(f"the request to {base} failed: {error}")
     try:
         if response.status_code == 200:
-            return msgspec.json.decode(response.content, type=_Answer).data
+            return msgspec.json.decode(response.content, type=_Response).data
         problem = clean(str(response.json()["error"]["message"]))
     except (ValueError, TypeError, KeyError):
-        problem = f"what answers at {base} is no Legato server, or an older one"
+        problem = f"the server at {base} is not a Legato server, or an older version"
     return stop(problem)
 
 
-def _show(found: list[Route]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _print_routes(found: list[Route]) -> None:
+    if not found:
+        print("the server has no routes")
+        return
+    from legato.cli.tables import Cell, Column, print_table
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("model", "deployment"):
-        table.add_column(name, overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for name in ("busy", "calls", "failures", "failing", "TTFT"):
-        table.add_column(name, justify="right")
+    columns = (
+        Column("model", drop_order=5, min_width=10),
+        Column("deployment", min_width=18),
+        Column("state"),
+        Column("busy", drop_order=1, is_number=True),
+        Column("calls", drop_order=3, is_number=True),
+        Column("failures", drop_order=4, is_number=True),
+        Column("failing", drop_order=2, is_number=True),
+        Column("TTFT", is_number=True),
+    )
+    rows: list[list[Cell]] = []
     for route in found:
         for number, each in enumerate(route.deployments):
-            table.add_row(
-                Text("" if number else clean(_model(route))),
-                Text(clean(each.name)),
-                Text(*_state(each)),
-                *map(str, (each.busy, each.calls, each.failures)),
-                f"{each.failing:.0%}",
-                "-" if each.ttft is None else f"{each.ttft:.3f} s",
+            rows.append(
+                [
+                    "" if number else _model(route),
+                    each.name,
+                    _state(each),
+                    *map(str, (each.busy, each.calls, each.failures)),
+                    f"{each.failing:.0%}",
+                    "-" if each.ttft is None else f"{each.ttft:.3f} s",
+                ]
             )
-    console = Console(highlight=False)
-    console.print(table if found else "the server has no routes")
+    print_table(columns, rows)
 
 
 def _model(route: Route) -> str:
@@ -131,8 +118,7 @@ def _model(route: Route) -> str:
 
 
 def _state(deployment: Deployment) -> tuple[str, str]:
-    """What is said of its breaker, and in which color."""
-    state = clean(deployment.state)
-    if state == "open":
+    """(state of the circuit breaker, colour)."""
+    if deployment.state == "open":
         return f"open, {math.ceil(deployment.seconds_left or 0)} s left", "red"
-    return state, "green" if state == "closed" else "yellow"
+    return deployment.state, "green" if deployment.state == "closed" else "yellow"

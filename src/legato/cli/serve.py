@@ -1,4 +1,4 @@
-"""`legato serve`: start the server, and say what to paste."""
+"""`legato serve`: starts the server and prints examples for its API."""
 
 import asyncio
 import gc
@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from legato.cli.terminal import Bar, settings, stop
+from legato.cli.options import Config, Data
+from legato.cli.terminal import ProgressBar, settings, stop
 from legato.configuration import engine_model
 from legato.engine.catalog import Catalog, UnknownModel
 from legato.engine.download import FetchError
-from legato.settings import EngineModel, Settings, SettingsError
+from legato.settings import Settings, SettingsError
 
 app = typer.Typer(add_completion=False)
 
@@ -22,17 +23,23 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
-    data: Annotated[str | None, typer.Option(help="Folder for keys and usage.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free port.")] = None,
+    data: Data = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Run this model: a name, a .gguf file, or hf:owner/repo/file.gguf."),
+        typer.Option(
+            help="Model for the local engine: a name of `legato models list`, a .gguf file, or"
+            " hf:owner/repository/file.gguf. May be given several times."
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
-    tls_cert: Annotated[str | None, typer.Option(help="PEM certificate chain.")] = None,
-    tls_key: Annotated[str | None, typer.Option(help="PEM private key.")] = None,
+    config: Config = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate chain in PEM.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Private key in PEM.")] = None,
 ) -> None:
-    """Start the server. What it says at the end can be pasted."""
+    """Start the server.
+
+    When it is ready, it prints its address and examples that can be pasted.
+    """
     chosen = settings(
         config,
         server__host=host,
@@ -47,21 +54,17 @@ def serve(
 
 
 def _model_files(chosen: Settings) -> dict[str, Path]:
-    """The file of each model of the engine, fetched where it is not here yet."""
-    catalog = Catalog(chosen.models_dir, Bar)
+    """The file of each of the engine's models; downloads those that are missing."""
+    catalog = Catalog(chosen.models_dir, ProgressBar)
     files: dict[str, Path] = {}
     for each in chosen.engine_models:
         try:
-            files[each.name] = catalog.pull(_file_of(each))
+            files[each.name] = catalog.pull(each.path or each.name)
         except UnknownModel as error:
             stop(f"engine.models: name: {error}", 2)
         except (FetchError, OSError) as error:
             stop(error)
     return files
-
-
-def _file_of(model: EngineModel) -> str:
-    return model.path or model.name
 
 
 def _run(chosen: Settings, files: dict[str, Path]) -> None:
@@ -77,8 +80,8 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         server = app.server()
         try:
             await app.open()
-            _tune_collector()
-            greeting = asyncio.create_task(_greet(app, server))
+            _tune_garbage_collection()
+            greeting = asyncio.create_task(_print_greeting(app, server))
             await server.serve()
             greeting.cancel()
         finally:
@@ -94,16 +97,16 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         stop(error)
 
 
-def _tune_collector() -> None:
-    """What lives as long as the server is not looked at again, and what a chunk makes and drops is
-    looked at less often: with Python's defaults the collector took a seventh of a chunk's cost."""
+def _tune_garbage_collection() -> None:
+    """Excludes objects that live as long as the server, and raises the thresholds. With Python's
+    defaults, garbage collection took a seventh of the cost of a chunk."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
-async def _greet(app: "object", server: "object") -> None:
-    """Once a call would be answered: where, with which key, and how."""
+async def _print_greeting(app: "object", server: "object") -> None:
+    """Waits until the server is ready, then prints the greeting."""
     from legato.server.app import App
     from legato.server.key_sync import FIRST_KEY_FILE
     from legato.server.uvicorn_server import Server
@@ -119,36 +122,39 @@ async def _greet(app: "object", server: "object") -> None:
 
 
 def _chat_command(url: str, chosen: Settings) -> str:
-    """What starts `legato chat` against this server from where this one was started."""
+    """The shell command that starts `legato chat` with this server."""
     program = shutil.which("legato")
     command = ["legato" if program == sys.argv[0] else sys.argv[0], "chat"]
     if not command[0].endswith("legato"):
         command = [sys.executable, "-m", "legato", "chat"]
-    usual = Settings()
-    if url != f"http://{usual.server.host}:{usual.server.port}":
+    defaults = Settings()
+    if url != f"http://{defaults.server.host}:{defaults.server.port}":
         command += ["--base-url", f"{url}/v1"]
-    if chosen.data != usual.data:
+    if chosen.data != defaults.data:
         command += ["--data", str(chosen.data_dir)]
     return shlex.join(command)
 
 
 def greeting(url: str, models: list[str], first_key: str | None, key_file: Path, chat: str) -> str:
-    """What the terminal shows when the server is ready; the three examples work as they stand."""
+    """The text that is printed when the server is ready. Its examples run without changes.
+
+    `chat`: the command that starts `legato chat` with this server.
+    """
     if first_key is not None:
         shell_key, python_key, node_key = first_key, f'"{first_key}"', f'"{first_key}"'
         node_import = ""
-        about = f"API key (shown once, kept in {key_file}):\n\n    {first_key}"
+        key_notice = f"API key (shown once, stored in {key_file}):\n\n    {first_key}"
     else:
         shell_key = f"$(cat {shlex.quote(str(key_file))})"
         python_key = f'open("{key_file}").read().strip()'
         node_key = f'fs.readFileSync("{key_file}", "utf8").trim()'
         node_import = 'import fs from "node:fs";\n'
-        about = f"The API key made on the first start is in {key_file}"
+        key_notice = f"The API key that was created on the first start is in {key_file}"
     model = models[0] if models else "MODEL"
     return f"""
 Legato is listening on {url}
 Models: {", ".join(models)}
-{about}
+{key_notice}
 
 curl:
 

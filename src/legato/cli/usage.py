@@ -1,4 +1,4 @@
-"""`legato usage`: what was called, by whom, how it ended. Reads the database, asks no server."""
+"""`legato usage`: shows calls, tokens and cost from the database, with or without a server."""
 
 import asyncio
 import json
@@ -10,14 +10,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from legato.cli.options import Config, Data, Json
 from legato.cli.terminal import settings, stop
 
 app = typer.Typer(add_completion=False)
 
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-#: Rows that a terminal is shown without --by; --json gives all.
-SHOWN: Final = 50
+#: The most calls that are listed without --by; --json has all of them.
+MAX_CALLS: Final = 50
+
+_TOKEN_KINDS: Final = ("prompt", "completion", "reasoning", "cached")
+
+_LEGEND: Final = "~: counted, not reported by the upstream; +: at least"
 
 
 class By(StrEnum):
@@ -28,25 +33,33 @@ class By(StrEnum):
 
 @app.command()
 def usage(
-    since: Annotated[str, typer.Option(help="How far back: 30m, 24h, 7d, 4w.")] = "7d",
-    by: Annotated[By | None, typer.Option(help="One line for each of these.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    data: Annotated[str | None, typer.Option(help="Folder for keys and usage.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file; else ./legato.toml.")] = None,
+    since: Annotated[
+        str, typer.Option(help="Start of the period, as a time before now: 30m, 24h, 7d, 4w.")
+    ] = "7d",
+    by: Annotated[By | None, typer.Option(help="Print totals, grouped by this column.")] = None,
+    as_json: Json = False,
+    data: Data = None,
+    config: Config = None,
 ) -> None:
-    """Show the calls and their tokens."""
-    said = _read(settings(config, data=data).data_dir, _start(since), by)
+    """Show calls, tokens and cost.
+
+    Without --by, the last 50 calls are listed. Cost is in US dollars.
+    Narrow terminals show fewer columns.
+    """
+    report = _read(settings(config, data=data).data_dir, _start(since), by)
     if as_json:
-        print(json.dumps(said))
+        print(json.dumps(report))
+    elif by is None:
+        _print_calls(report)
     else:
-        _show(said, by)
+        _print_totals(report, by)
 
 
 def _start(since: str) -> float:
-    parts = re.fullmatch(r"(\d+)([mhdw])", since.strip())
-    if parts is None:
-        stop(f"--since: `{since}` is no time like 30m, 24h, 7d or 4w", 2)
-    return time.time() - int(parts[1]) * _UNITS[parts[2]]
+    match = re.fullmatch(r"(\d+)([mhdw])", since.strip())
+    if match is None:
+        stop(f"--since: `{since}` is not a time such as 30m, 24h, 7d or 4w", 2)
+    return time.time() - int(match[1]) * _UNITS[match[2]]
 
 
 def _read(folder: Path, since: float, by: By | None) -> dict[str, Any]:
@@ -63,58 +76,79 @@ def _read(folder: Path, since: float, by: By | None) -> dict[str, Any]:
     return asyncio.run(run())
 
 
-def _show(said: dict[str, Any], by: By | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_calls(report: dict[str, Any]) -> None:
+    from legato.cli.tables import Column, print_table
 
-    console = Console()
-    rows = said["rows"]
-    costs = said["total"]["cost"] is not None
-    if by is not None:
-        numbers = [name for name in said["total"] if name != "cost"]
-        table = Table(by.value, box=None, pad_edge=False)
-        for name in [*numbers, *["cost"] * costs]:
-            table.add_column(name.replace("_", " "), justify="right")
-        for row in [*rows, {by.value: "all", **said["total"]}]:
-            cells = [str(row[by.value] or "-"), *(str(row[name]) for name in numbers)]
-            table.add_row(*cells, *[_dollars(row["cost"])] * costs)
-    else:
-        shown = rows[-SHOWN:]
-        fails = any(row["error"] for row in shown)
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ["received", "route", "outcome", *["error"] * fails]:
-            table.add_column(name, overflow="fold", min_width=8)
-        for name in ["prompt", "completion", "reasoning", "TTFT", "seconds", *["cost"] * costs]:
-            table.add_column(name, justify="right")
-        for row in shown:
-            first = [row["route"] or "-", row["outcome"], *[row["error"] or ""] * fails]
-            table.add_row(_time(row), *first, *_cells(row), *[_dollars(row["cost"])] * costs)
-    console.print(table)
-    if by is None:
-        outcomes = ", ".join(f"{number} {name}" for name, number in said["outcomes"].items())
-        console.print(f"\n{said['total']['calls']} calls: {outcomes or 'none'}", highlight=False)
+    rows = report["rows"][-MAX_CALLS:]
+    columns = {
+        "received": Column("received"),
+        "route": Column("route", min_width=8),
+        "outcome": Column("outcome", drop_order=5),
+        "error": Column("error", drop_order=4, min_width=12),
+        "prompt": Column("prompt", is_number=True),
+        "completion": Column("completion", is_number=True),
+        "reasoning": Column("reasoning", drop_order=1, is_number=True),
+        "ttft": Column("TTFT", is_number=True),
+        "duration": Column("seconds", drop_order=2, is_number=True),
+        "cost": Column("cost", drop_order=3, is_number=True),
+    }
+    if not any(row["error"] for row in rows):
+        del columns["error"]
+    if report["total"]["cost"] is None:
+        del columns["cost"]
+    cells = [_cells(row) for row in rows]
+    print_table(list(columns.values()), [[each[name] for name in columns] for each in cells])
+    outcomes = ", ".join(f"{number} {name}" for name, number in report["outcomes"].items())
+    if any(mark in each[kind] for each in cells for kind in _TOKEN_KINDS[:3] for mark in "~+"):
+        print(f"\n{_LEGEND}")
+    print(f"\n{report['total']['calls']} calls: {outcomes or 'none'}")
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "received": time.strftime("%m-%d %H:%M:%S", time.localtime(row["received"])),
+        "route": row["route"] or "-",
+        "outcome": row["outcome"],
+        "error": row["error"] or "",
+        **{kind: _tokens(row, kind) for kind in _TOKEN_KINDS},
+        "ttft": _seconds(row["ttft"]),
+        "duration": _seconds(row["duration"]),
+        "cost": _dollars(row["cost"]),
+    }
+
+
+def _tokens(row: dict[str, Any], kind: str) -> str:
+    """A token count, marked by its source."""
+    number, source = row[f"{kind}_tokens"], row[f"{kind}_from"]
+    marked = {"none": "-", "counted": f"~{number}", "partial": f"{number}+"}
+    return marked.get(source, str(number))
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _dollars(cost: float | None) -> str:
     return "-" if cost is None else f"${cost:.2f}" if cost >= 1 else f"${cost:.6f}"
 
 
-def _time(row: dict[str, Any]) -> str:
-    return time.strftime("%m-%d %H:%M:%S", time.localtime(row["received"]))
+def _print_totals(report: dict[str, Any], by: By) -> None:
+    from legato.cli.tables import Column, print_table
 
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    def seconds(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    def tokens(kind: str) -> str:
-        number, source = row[f"{kind}_tokens"], row[f"{kind}_from"]
-        return {"exact": str(number), "none": "-"}.get(source, f"{number} {source}")
-
-    return [
-        tokens("prompt"),
-        tokens("completion"),
-        tokens("reasoning"),
-        seconds(row["ttft"]),
-        seconds(row["duration"]),
+    columns = [
+        Column(by.value, min_width=8),
+        Column("calls", is_number=True),
+        Column("prompt", is_number=True),
+        Column("completion", is_number=True),
+        Column("reasoning", drop_order=2, is_number=True),
+        Column("cached", drop_order=1, is_number=True),
     ]
+    has_cost = report["total"]["cost"] is not None
+    if has_cost:
+        columns.append(Column("cost", is_number=True))
+    rows: list[list[str]] = []
+    for row in [*report["rows"], {by.value: "all", **report["total"]}]:
+        cells = [row[by.value] or "-", str(row["calls"])]
+        cells += [str(row[f"{kind}_tokens"]) for kind in _TOKEN_KINDS]
+        rows.append([*cells, _dollars(row["cost"])] if has_cost else cells)
+    print_table(columns, rows)

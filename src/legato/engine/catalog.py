@@ -87,7 +87,7 @@ KNOWN: Final = {
             "smollm2-135m-thinking",
             _SMOLLM2,
             "Apache-2.0",
-            "the same weights with a template that makes it think before it answers",
+            "same weights, thinks before answering",
             template=chat_templates.SMOLLM2_THINKING,
             thinking_budget=128,
             # Without this text so small a model ends its answer when its thinking ends.

@@ -48,7 +48,7 @@ def engines(
             log_file=logs / f"{_file_name(model.name)}.log",
             cache=cache_mib(len(settings.engine_models)),
             start_seconds=section.start_seconds,
-            # Models that are given words to end their reasoning with tend to close it once more.
+            # Such models often write the closing tag again after the inserted text.
             options=replace(options, drops_closing_tags=model.thinking_end is not None),
             on_event=on_event,
         )

@@ -164,17 +164,17 @@ async def summary(database: Database, since: float, by: By | None = None) -> dic
         for kind in TOKENS
     ]
     numbers.append(sa.func.sum(calls.c.cost).label("cost"))  # NULL where no call has a price
-    wanted = calls.c.received >= since
+    in_period = calls.c.received >= since
     async with database.begin() as connection:
-        total = (await connection.execute(sa.select(*numbers).where(wanted))).mappings().one()
+        total = (await connection.execute(sa.select(*numbers).where(in_period))).mappings().one()
         outcomes = await connection.execute(
-            sa.select(calls.c.outcome, sa.func.count()).where(wanted).group_by(calls.c.outcome)
+            sa.select(calls.c.outcome, sa.func.count()).where(in_period).group_by(calls.c.outcome)
         )
         if by is None:
-            query = calls.select().where(wanted).order_by(calls.c.received)
+            query = calls.select().where(in_period).order_by(calls.c.received)
         else:
             column = calls.c[by]
-            query = sa.select(column, *numbers).where(wanted).group_by(column).order_by(column)
+            query = sa.select(column, *numbers).where(in_period).group_by(column).order_by(column)
         rows = (await connection.execute(query)).mappings()
         return {
             "total": dict(total),
