@@ -93,7 +93,7 @@ class RequestReader:
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
-        # What comes behind a `connection: close` is another request, not an error.
+        # What comes behind a `connection: close` is ignored, and no error (RFC 9112, section 9.6).
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
