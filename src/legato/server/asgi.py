@@ -39,6 +39,8 @@ class AsgiExchange:
 
     __slots__ = ("_connection", "_cycle")
 
+    takes_body = True
+
     def __init__(self, connection: Connection, head: RequestHead) -> None:
         self._connection = connection
         context, transport = connection.context, connection.transport

@@ -51,6 +51,11 @@ class Exchange(Protocol):
         ...
 
     @property
+    def takes_body(self) -> bool:
+        """Whether its body is kept or passed on; then its size is limited."""
+        ...
+
+    @property
     def discard_limit(self) -> int:
         """Bytes of its body that are read and thrown away behind its answer."""
         ...
@@ -123,6 +128,7 @@ class NativeExchange:
         "user_agent",
     )
 
+    takes_body = True
     discard_limit = DISCARD_BYTES
 
     def __init__(self, connection: Connection, front: Front, key: Key, head: RequestHead) -> None:

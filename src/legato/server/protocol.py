@@ -225,6 +225,8 @@ class LegatoProtocol(asyncio.Protocol):
             self._discard_limit = exchange.discard_limit
             self._discard(len(data))
             return
+        if not exchange.takes_body:
+            return
         self._body_size += len(data)
         if self._body_size > self.context.limits.body:
             self.refuse(too_large(self.context.limits.body))
@@ -232,9 +234,10 @@ class LegatoProtocol(asyncio.Protocol):
             exchange.append(data)
 
     def read_end(self) -> None:
-        exchange, self._reading = self._reading, None
+        exchange = self._reading
         if exchange is None or not self._accepts:
             return
+        self._reading = None
         if self._new and self._new[-1] is exchange:
             exchange.end()  # its turn has not come: nothing begins here
         else:
@@ -251,14 +254,17 @@ class LegatoProtocol(asyncio.Protocol):
         """Takes up what a read has brought."""
         new, self._new = self._new, None
         ended, self._ended = self._ended, None
-        if new or ended or self._reader is not None:
-            self._idle_since = None
         if ended is not None:
             ended.end()
         for exchange in new or ():
             if not self._is_done:  # no answer before it was the last
                 self._pipeline.add(exchange)
         self._answer_refusal()
+        if not self._is_done:
+            is_busy = self._pipeline.current is not None or self._reader is not None
+            self._idle_since = (
+                None if is_busy else self._idle_since or self.context.services.clock()
+            )
 
     def _answer_refusal(self) -> None:
         error, self._refusal = self._refusal, None

@@ -30,6 +30,8 @@ class StaticExchange:
         "keep_alive",
     )
 
+    takes_body = False
+
     def __init__(
         self,
         connection: Connection,
