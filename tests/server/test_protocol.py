@@ -16,8 +16,8 @@ from legato.fronts.chat import ChatFront
 from legato.mock.server import MockServer
 from legato.policy.keys import Keyring
 from legato.server.context import NATIVE
-from legato.server.exchange import NativeExchange
-from legato.server.protocol import PIPELINE_BYTES
+from legato.server.exchange import Exchange, NativeExchange
+from legato.server.protocol import DISCARD_SECONDS, PIPELINE_BYTES, LegatoProtocol
 from legato.server.static import UNAUTHENTICATED_BYTES
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.direct import DirectWire
@@ -26,8 +26,8 @@ from tests.support.wire import chat, request
 ORIGIN: Final = "https://app.example"
 BODY: Final = 4_000
 HEADER: Final = 2_000
-SECONDS: Final = 30.0  # for a request
-IDLE: Final = 75.0
+SECONDS: Final = 5.0  # for a request
+IDLE: Final = 20.0
 
 OTHER_PATH: Final = "/v1/other"
 
@@ -122,7 +122,7 @@ async def test_a_broken_request_is_refused_in_its_turn(
         assert (await wire.answer()).json["object"] == "chat.completion"
         answer = await wire.answer()
         assert (answer.status, answer.closed) == (status, True)
-        pass_time(running, 6.0)
+        pass_time(running, DISCARD_SECONDS + 1)
         assert wire.transport.is_closed
     assert [row["outcome"] for row in await running.rows()] == ["complete"] * 2
 
@@ -158,6 +158,36 @@ async def test_a_refused_request_whose_body_is_small_costs_no_connection(
         if not ends:
             assert (await wire.answer()).status == 200
         assert len(wire.transport.writes) == (1 if ends else 2)
+
+
+async def test_nothing_is_answered_behind_the_last_answer(running: Running) -> None:
+    """HTTP/1.0 ends here with its first answer, whatever the client hopes."""
+    stranger = request(None, b"{}", version="1.0", connection="keep-alive")
+    async with DirectWire(running) as wire:
+        wire.send(stranger * 3)
+        answer = await wire.answer()
+        assert (answer.status, answer.closed) == (401, True)
+
+
+async def test_a_request_that_breaks_when_its_turn_has_just_come(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = LegatoProtocol.answered
+    head = request(running.key, b"", expect="100-continue")
+    head = head.replace(b"content-length: 0", b"transfer-encoding: chunked")
+    async with DirectWire(running) as wire:
+
+        def then_broken(self: LegatoProtocol, exchange: Exchange) -> None:
+            answered(self, exchange)
+            if exchange.is_read:
+                wire.send(b"zz\r\n")
+
+        monkeypatch.setattr(LegatoProtocol, "answered", then_broken)
+        wire.send(request(running.key, chat("slow", stream=True)) + head)
+        assert (await wire.answer()).done
+        answer = await wire.answer()
+        assert (answer.status, answer.closed) == (400, True)
+        assert not any(each.startswith(b"HTTP/1.1 100") for each in wire.transport.writes)
 
 
 OFFERS: Final = ("Upgrade", "Upgrade, HTTP2-Settings")
@@ -271,7 +301,7 @@ async def test_a_refused_body_is_read_so_that_the_answer_can_be(running: Running
         assert (await wire.answer()).status == 413
         assert await discarded(wire, 1 << 20) == 1 << 20
         assert not wire.transport.is_closed
-        pass_time(running, 6.0)
+        pass_time(running, DISCARD_SECONDS + 1)
         assert wire.transport.is_closed
 
 
@@ -285,11 +315,11 @@ async def test_who_takes_a_long_answer_gets_it_before_a_refusal_ends_the_connect
         assert (await wire.answer()).status == 413
         wire.transport.unsent = 9
         for unsent in range(8, 0, -1):
-            pass_time(running, 6.0)
+            pass_time(running, DISCARD_SECONDS + 1)
             wire.transport.unsent = unsent
             assert not wire.transport.is_closed
         wire.transport.unsent = 0
-        pass_time(running, 12.0)
+        pass_time(running, 2 * DISCARD_SECONDS + 2)
         assert wire.transport.is_closed
 
 
@@ -415,16 +445,19 @@ async def test_the_time_for_which_we_do_not_read_is_not_the_client_s(running: Ru
     body = json.dumps(chat("happy")).encode()
     small = request(running.key, body)
     many = PIPELINE_BYTES // len(small) + 2
+    services, start = running.app.services, running.app.clock()
     async with DirectWire(running) as wire:
         wire.send(request(running.key, chat("slow", stream=True)))
         for _ in range(many):
             wire.send(small)
         assert not wire.transport.is_reading
         wire.send(small[:-1])  # had been read by then
-        for _ in range(3):
-            pass_time(running, SECONDS + 1)
+        for times in (1, 2, 3):
+            services.clock = lambda times=times: start + times * (SECONDS + 1)
+            running.app.timers.advance(services.clock())
         assert (await wire.answer()).done
         await until(lambda: wire.transport.is_reading, "it is read from again")
+        running.app.timers.advance(services.clock() + SECONDS - 1)
         wire.send(small[-1:])
         for _ in range(many + 1):
             assert (await wire.answer()).status == 200

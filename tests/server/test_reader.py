@@ -267,6 +267,16 @@ def test_a_head_behind_a_large_body_in_the_same_read() -> None:
         assert [each[:2] for each in requests.whole] == [("POST", "/b"), ("GET", "/a")]
 
 
+@pytest.mark.parametrize("asked", [UPGRADE, UPGRADE_CHUNKED])
+def test_a_large_head_that_offers_an_upgrade(asked: bytes) -> None:
+    """What is read in its place is not counted for it."""
+    spare = LIMIT - asked.index(b"\r\n\r\n")
+    asked = asked.replace(b"\r\nUpgrade", b"\r\na: %b\r\nUpgrade" % (b"x" * spare), 1)
+    requests, _ = read(asked)
+    assert requests.refusals == []
+    assert len(requests.whole) == 1
+
+
 def test_a_long_body_in_small_chunks_is_no_large_head() -> None:
     head = raw("POST /b HTTP/1.1", "Transfer-Encoding: chunked")
     chunks: list[Any] = [piece for _ in range(2 * LIMIT) for piece in (b"1\r\n", b"x\r\n")]

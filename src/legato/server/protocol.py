@@ -317,7 +317,6 @@ class LegatoProtocol(asyncio.Protocol):
             return
         self._discard_limit = exchange.discard_limit
         self.transport.write_eof()
-        self.resume_reading()
         timers, now = self.context.services.timers, self.context.services.clock()
         timers.watch(now + DISCARD_SECONDS, self._check_discarding)
 
