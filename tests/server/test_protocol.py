@@ -455,9 +455,10 @@ async def test_the_time_for_which_we_do_not_read_is_not_the_client_s(running: Ru
         for times in (1, 2, 3):
             services.clock = lambda times=times: start + times * (SECONDS + 1)
             running.app.timers.advance(services.clock())
+        services.clock = lambda: start + 4 * SECONDS  # its time begins when it is read from again
         assert (await wire.answer()).done
         await until(lambda: wire.transport.is_reading, "it is read from again")
-        running.app.timers.advance(services.clock() + SECONDS - 1)
+        running.app.timers.advance(start + 5 * SECONDS - 0.1)
         wire.send(small[-1:])
         for _ in range(many + 1):
             assert (await wire.answer()).status == 200
@@ -473,20 +474,27 @@ async def test_empty_lines_are_no_request(running: Running) -> None:
         assert wire.transport.is_closed
 
 
-async def test_a_connection_that_has_answered_is_idle(running: Running) -> None:
+ASKED: Final = ("a stream", "a whole answer", "the application", "a stranger")
+
+
+@pytest.mark.parametrize("last", ASKED)
+async def test_a_connection_that_has_answered_is_idle(running: Running, last: str) -> None:
+    asked = {
+        "a stream": request(running.key, chat("happy", stream=True)),
+        "a whole answer": request(running.key, chat("happy")),
+        "the application": request(running.key, b"", path="/healthz", method="GET"),
+        "a stranger": request("lg-nobody", chat("happy")),
+    }
     async with DirectWire(running) as wire:
-        for asked in (
-            request(running.key, chat("happy", stream=True)),
-            request(running.key, b"", path="/healthz", method="GET"),
-            request("lg-nobody", chat("happy")),
-        ):
-            wire.send(asked[:-1])
+        for name in (*ASKED, last):
+            wire.send(asked[name][:-1])
             pass_time(running, 2 * SECONDS / 3)
-            wire.send(asked[-1:])
+            wire.send(asked[name][-1:])
             await wire.answer()
             pass_time(running, IDLE - 1)
             assert not wire.transport.is_closed
-        pass_time(running, 3 * IDLE)
+        for times in (1.5, 3.0):
+            pass_time(running, times * IDLE)
         assert wire.transport.is_closed
 
 
