@@ -21,7 +21,7 @@ REQUEST: Final = b'{"model": "m", "stream": true, "messages": [{"role": "user", 
 
 
 class Client:
-    """A client that takes what it is told to take (`gateway.services.Client`)."""
+    """A client whose unsent bytes the test sets (`gateway.services.Client`)."""
 
     body = REQUEST
     received = begun = 0.0

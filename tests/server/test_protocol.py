@@ -259,7 +259,7 @@ async def discarded(wire: DirectWire, most: int) -> int:
 async def test_the_body_of_a_stranger_is_not_read(
     running: Running, path: str, framing: str
 ) -> None:
-    """At most 64 KB of it, and none of it is kept."""
+    """At most 64 KB of it, and none of it stays in memory."""
     method = "GET" if path == "/v1/models" else "POST"
     head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: lg-nobody\r\n{framing}\r\n\r\n"
     async with DirectWire(running) as wire:
@@ -285,10 +285,10 @@ async def test_the_body_of_a_stranger_is_not_kept_while_others_are_answered(
         while wire.transport.is_reading:
             wire.send(b"x" * 4096)
             sent += 4096
-        kept, _ = tracemalloc.get_traced_memory()
+        allocated, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert PIPELINE_BYTES - 4096 <= sent <= PIPELINE_BYTES + 4096
-        assert kept < sent / 4
+        assert allocated < sent / 4
         assert (await wire.answer()).done
         assert (await wire.answer()).status == 401
         assert wire.transport.is_reading
@@ -355,8 +355,8 @@ async def test_a_100_is_for_who_waits_for_it(running: Running) -> None:
             wire.send(raw[:at])
             wire.send(raw[at:])
             assert (await wire.answer()).status == 200
-            told = [each.startswith(b"HTTP/1.1 100") for each in wire.transport.writes]
-            assert told.count(True) == expected
+            sent = [each.startswith(b"HTTP/1.1 100") for each in wire.transport.writes]
+            assert sent.count(True) == expected
 
 
 # Errors in the format of the endpoint
@@ -516,7 +516,7 @@ async def test_an_answer_that_is_never_taken_ends_with_the_idle_time(
         assert wire.transport.is_aborted
 
 
-# What is kept
+# Memory
 
 
 async def test_a_connection_keeps_nothing_of_what_it_has_answered(running: Running) -> None:

@@ -206,7 +206,7 @@ def test_what_is_not_http(name: str) -> None:
         assert requests.whole == ([GOT_POST] if before else [])
 
 
-def test_an_exception_of_the_sink_is_told_from_bad_http() -> None:
+def test_an_exception_of_the_sink_is_not_taken_for_bad_http() -> None:
     class Broken(Requests):
         def read_head(self, head: RequestHead) -> None:
             raise RuntimeError("a bug")
@@ -247,7 +247,7 @@ TOO_LARGE: Final[dict[str, bytes]] = {
 @pytest.mark.parametrize("size", [1, 10, 1 << 20])
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_has_no_end_is_refused(name: str, size: int) -> None:
-    """However it is split: its first part is not kept for ever."""
+    """However it is split: its first part does not stay in memory."""
     data = TOO_LARGE[name]
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     if len(pieces) == 1:

@@ -10,7 +10,7 @@ from tests.support.wire import Wire
 class Transport:
     """Records what the protocol does; what it writes goes to `reader`.
 
-    `unsent`: bytes that the peer has not taken, as the protocol is told.
+    `unsent`: bytes that the peer has not taken, as the protocol sees it.
     """
 
     def __init__(self, reader: asyncio.StreamReader) -> None:

@@ -21,7 +21,7 @@ BODY_AHEAD: Final = 64 * 1024
 
 
 class _Cycle(RequestResponseCycle):
-    """uvicorn's, which does not tell the status of its answer. `status` is 0 before it."""
+    """uvicorn's cycle, and the `status` of its answer; 0 before it."""
 
     status = 0
 
@@ -29,7 +29,7 @@ class _Cycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.waiting_for_100_continue and self.more_body:
-                # A client that is not told to go on may send the body or the next request.
+                # A client that gets no 100 may send the body or the next request.
                 self.keep_alive = False
         await super().send(message)
 
@@ -120,7 +120,7 @@ class AsgiExchange:
         self._cycle.message_event.set()
 
     def refused(self) -> bool:
-        """The application is told that its client has left."""
+        """The application receives a disconnect."""
         self.gone()
         if self.is_started:
             self._connection.transport.abort()  # the rest of the answer may never come

@@ -26,7 +26,7 @@ DISCARD_BYTES: Final = 64 * 1024 * 1024
 
 
 class Exchange(Protocol):
-    """One request and its answer, whoever makes it."""
+    """One request and its answer, native, static or of the ASGI application."""
 
     @property
     def keep_alive(self) -> bool:
@@ -52,7 +52,7 @@ class Exchange(Protocol):
 
     @property
     def takes_body(self) -> bool:
-        """Whether its body is kept or passed on; then its size is limited."""
+        """Whether its body is used; then its size is limited."""
         ...
 
     @property

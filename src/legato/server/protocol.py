@@ -2,9 +2,9 @@
 
 Native endpoints (`context.NATIVE`) are answered without ASGI: their frames go from an upstream's
 callback straight to the transport. Everything else goes to uvicorn's request-response cycle and the
-ASGI application. Preflights and refusals are answered at once. All are exchanges behind one
-interface, answered in the order of their requests; headers, body, the time to send a request, idle
-time and the number of connections are limited for all.
+ASGI application; the answers to preflights and the refusals are static. All are exchanges behind
+one interface, answered in the order of their requests; headers, body, the time to send a request,
+idle time and the number of connections are limited for all.
 
 uvicorn's own protocol is not the base class: it keeps five kilobytes for a connection, most of them
 for what a stream never needs.
@@ -244,14 +244,14 @@ class LegatoProtocol(asyncio.Protocol):
             self._ended = exchange
 
     def refuse(self, error: ApiError) -> None:
-        """No more is taken from this connection. The error is told in the place of the request that
-        is being read, once all before it is answered."""
+        """No more is taken from this connection. The error is the answer to the request that is
+        being read, and is sent once all requests before it are answered."""
         if self._accepts:
             self._accepts = False
             self._refusal = error
 
     def _answer(self) -> None:
-        """Takes up what a read has brought."""
+        """Begins the exchanges whose heads came in this read, and ends the one whose body did."""
         new, self._new = self._new, None
         ended, self._ended = self._ended, None
         if ended is not None:
@@ -278,7 +278,7 @@ class LegatoProtocol(asyncio.Protocol):
         if broken is None:
             self._pipeline.add(refusal)
         elif broken.is_over:
-            self._end(broken)  # it has been answered before it was broken
+            self._end(broken)  # it was answered before the rest of it was broken
         elif broken.refused():
             self._pipeline.replace(broken, refusal)
 

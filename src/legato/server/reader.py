@@ -34,7 +34,7 @@ class RequestHead(Struct):
 
     @property
     def length(self) -> int | None:
-        """The length of the body, where the headers tell it. llhttp has checked the digits."""
+        """The length of the body, where the headers have it. llhttp has checked the digits."""
         value = self.fields.get(b"content-length")
         return int(value) if value is not None else None
 

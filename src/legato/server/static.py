@@ -52,7 +52,7 @@ class StaticExchange:
         self._is_started = False
         self.is_read = False
         self.keep_alive = head is not None and head.keep_alive
-        # A client that is not told to go on may send the body or the next request.
+        # A client that gets no 100 may send the body or the next request.
         self._may_be_read = (
             head is not None
             and not head.expects_continue
