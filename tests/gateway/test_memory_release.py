@@ -71,6 +71,18 @@ async def test_nothing_is_left_of_a_call_whose_client_leaves(
     await until(lambda: not left, "all is free")
 
 
+async def test_nothing_is_left_of_a_request_in_pieces(legato: Running, left: Leftovers) -> None:
+    """Also of the connection: the timer of a request that takes its time lets it go."""
+    async with await Wire.open(legato.port) as wire:
+        asked = request(legato.key, chat("happy", stream=True))
+        wire.send(asked[:-1])
+        connections: Any = legato.server.server_state.connections
+        await until(lambda: any(each._request_timer for each in connections), "it is timed")
+        wire.send(asked[-1:])
+        assert (await wire.answer()).done
+    await until(lambda: not left, "all is free")
+
+
 async def test_nothing_is_left_of_calls_at_once(legato: Running, left: Leftovers) -> None:
     calls = (ask(legato.port, legato.key, chat("happy", stream=True)) for _ in range(50))
     await asyncio.gather(*calls)

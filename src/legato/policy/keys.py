@@ -52,29 +52,24 @@ class Keyring:
         self._keys = {key.digest: key for key in keys}
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
-        """The key in a request's headers: `Authorization: Bearer KEY` or `x-api-key: KEY`.
+        """The key in a request's headers: `Authorization: Bearer KEY`, else `x-api-key: KEY`.
 
         Names are in lower case. Raises `ApiError` 401.
         """
-        authorization = other = None
+        bearer = other = b""
         for name, value in headers:
             if name == b"authorization":
-                authorization = value
+                scheme, _, key = value.partition(b" ")
+                bearer = key.strip() if scheme.lower() == b"bearer" else b""
             elif name == b"x-api-key":
-                other = value
-        if authorization is None and other is not None and (key := other.strip()):
+                other = value.strip()
+        if key := bearer or other:
             return self.find(digest(key))
-        return self.authenticate(authorization)
-
-    def authenticate(self, authorization: bytes | None) -> Key:
-        """The key in this `Authorization` header. Raises `ApiError` 401."""
-        scheme, _, key = (authorization or b"").partition(b" ")
-        key = key.strip()
-        if scheme.lower() != b"bearer" or not key:
-            raise ApiError(
-                401, "missing_api_key", "Send your API key as `Authorization: Bearer KEY`."
-            )
-        return self.find(digest(key))
+        raise ApiError(
+            401,
+            "missing_api_key",
+            "Send your API key as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
+        )
 
     def find(self, digest: bytes) -> Key:
         """The key with this digest. Raises `ApiError` 401 if it is unknown or revoked."""

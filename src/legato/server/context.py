@@ -8,14 +8,16 @@ from uvicorn.server import ServerState
 from legato.core.front import Front
 from legato.fronts.chat import CHAT
 from legato.gateway.services import Services
-from legato.server.cors import Cors
+from legato.server.cors import Cors, Headers
 from legato.server.limits import Limits
 
 #: The endpoints that are answered without ASGI: (method, path) and the client format of each.
 NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {(b"POST", b"/v1/chat/completions"): CHAT}
 
-#: The client format in which errors are told where no native endpoint was asked.
-DEFAULT: Final[Front] = CHAT
+
+def front_at(path: bytes) -> Front:
+    """The client format of errors at `path`: that of its native endpoint, else OpenAI's."""
+    return next((front for (_, native), front in NATIVE.items() if native == path), CHAT)
 
 
 class ServerContext(Struct):
@@ -26,14 +28,28 @@ class ServerContext(Struct):
     cors: Cors
     state: ServerState
     app: Any
-    _headers: list[tuple[bytes, bytes]] | None = None  # uvicorn makes others every second
+    _headers: Headers | None = None  # uvicorn makes others every second
     _lines: bytes = b""
 
-    @property
-    def lines(self) -> bytes:
-        """The header lines of every answer."""
+    def headers(self, request_id: str, origin: bytes | None) -> Headers:
+        """The headers that every answer has, whatever its status."""
+        return [
+            *self.state.default_headers,
+            (b"x-request-id", request_id.encode()),
+            *self.cors.headers(origin),
+        ]
+
+    def lines(self, request_id: str, origin: bytes | None, *, keep_alive: bool) -> bytes:
+        """The same as header lines, and `connection: close` where the connection ends."""
         headers = self.state.default_headers
         if headers is not self._headers:
             self._headers = headers
-            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        return self._lines
+            self._lines = header_lines(headers)
+        lines = b"%bx-request-id: %b\r\n" % (self._lines, request_id.encode())
+        if origin is not None:
+            lines += header_lines(self.cors.headers(origin))
+        return lines if keep_alive else lines + b"connection: close\r\n"
+
+
+def header_lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,5 +1,6 @@
 """Cross-origin requests: which origins may read an answer (Fetch standard, section 3.2)."""
 
+from collections.abc import Mapping
 from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
@@ -32,29 +33,22 @@ class Cors:
             (b"vary", b"origin"),
         ]
 
-    def lines(self, origin: bytes | None) -> bytes:
-        """The same as header lines."""
-        return b"".join([b"%b: %b\r\n" % header for header in self.headers(origin)])
-
-    def preflight(self, headers: Headers) -> Headers | None:
-        """The headers of the answer to a preflight from an allowed origin; None for anything else.
+    def preflight(self, fields: Mapping[bytes, bytes]) -> Headers | None:
+        """The further headers of the answer to a preflight from an allowed origin, by the headers
+        of the request; None for any other request.
 
         A private network's server has to allow a page of a public one expressly
         (Private Network Access, `access-control-request-private-network`).
         """
-        found = dict(headers)
-        origin, method = found.get(b"origin"), found.get(b"access-control-request-method")
-        if method is None or not self.allows(origin):
+        method = fields.get(b"access-control-request-method")
+        if method is None or not self.allows(fields.get(b"origin")):
             return None
+        allowed = fields.get(b"access-control-request-headers") or b"*"
         answer = [
-            *self.headers(origin),
             (b"access-control-allow-methods", _METHODS),
-            (
-                b"access-control-allow-headers",
-                found.get(b"access-control-request-headers") or b"*",
-            ),
+            (b"access-control-allow-headers", allowed),
             (b"access-control-max-age", _MAX_AGE),
         ]
-        if found.get(b"access-control-request-private-network", b"").lower() == b"true":
+        if fields.get(b"access-control-request-private-network", b"").lower() == b"true":
             answer.append((b"access-control-allow-private-network", b"true"))
         return answer

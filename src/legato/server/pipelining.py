@@ -6,13 +6,12 @@ from legato.server.exchange import Exchange
 
 
 class Pipeline:
-    """`current`: the exchange whose answer is being made. `last`: that of the last request read."""
+    """`current`: the exchange whose turn it is."""
 
-    __slots__ = ("_waiting", "current", "last")
+    __slots__ = ("_waiting", "current")
 
     def __init__(self) -> None:
         self.current: Exchange | None = None
-        self.last: Exchange | None = None
         self._waiting: list[Exchange] | None = None
 
     @property
@@ -21,13 +20,21 @@ class Pipeline:
         return bool(self._waiting)
 
     def add(self, exchange: Exchange) -> None:
-        self.last = exchange
         if self.current is None:
             self._begin(exchange)
         elif self._waiting is None:
             self._waiting = [exchange]
         else:
             self._waiting.append(exchange)
+
+    def replace(self, last: Exchange, other: Exchange) -> None:
+        """`other` answers in the place of the last exchange that was added."""
+        if self._waiting:
+            assert self._waiting[-1] is last
+            self._waiting[-1] = other
+        else:
+            assert self.current is last
+            self._begin(other)
 
     def advance(self) -> bool:
         """The current answer is complete: begins the next one. False where none waits."""
@@ -36,18 +43,22 @@ class Pipeline:
             return False
         # In another turn: a request that is refused is answered at once, and there may be many.
         self.current = exchange = self._waiting.pop(0)
-        asyncio.get_running_loop().call_soon(self._begin, exchange)
+        asyncio.get_running_loop().call_soon(self._begin_current, exchange)
         return True
 
     def drop(self) -> None:
         """The connection is lost."""
         waiting, self._waiting = self._waiting or [], None
-        for exchange in {id(each): each for each in (self.current, self.last, *waiting)}.values():
-            if exchange is not None:
-                exchange.gone()
-        self.current = self.last = None
+        current, self.current = self.current, None
+        if current is not None:
+            current.gone()
+        for exchange in waiting:
+            exchange.gone()
 
     def _begin(self, exchange: Exchange) -> None:
-        if not exchange.is_over:
-            self.current = exchange
+        self.current = exchange
+        exchange.begin()
+
+    def _begin_current(self, exchange: Exchange) -> None:
+        if self.current is exchange:  # neither replaced nor dropped meanwhile
             exchange.begin()

@@ -2,9 +2,9 @@
 
 Native endpoints (`context.NATIVE`) are answered without ASGI: their frames go from an upstream's
 callback straight to the transport. Everything else goes to uvicorn's request-response cycle and the
-ASGI application. Both are exchanges behind one interface, answered in the order of their requests;
-headers, body, the time to send a request, idle time and the number of connections are limited for
-both.
+ASGI application; the answers to preflights and the refusals are static. All are exchanges behind
+one interface, answered in the order of their requests; headers, body, the time to send a request,
+idle time and the number of connections are limited for all.
 
 uvicorn's own protocol is not the base class: it keeps five kilobytes for a connection, most of them
 for what a stream never needs.
@@ -19,24 +19,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, internal
 from legato.core.timers import Timer
-from legato.gateway.call import new_request_id
 from legato.gateway.services import Services
-from legato.server.asgi import AsgiExchange, Headers
-from legato.server.context import DEFAULT, NATIVE, ServerContext
+from legato.server.admission import admit, too_large
+from legato.server.asgi import AsgiExchange
+from legato.server.context import NATIVE, ServerContext, front_at
 from legato.server.cors import Cors
-from legato.server.exchange import (
-    DISCARD_BYTES,
-    STATUS_LINES,
-    Exchange,
-    NativeExchange,
-    too_large,
-)
+from legato.server.exchange import DISCARD_BYTES, Exchange, NativeExchange
 from legato.server.limits import Limits
 from legato.server.pipelining import Pipeline
-from legato.server.preflight import Preflight
-from legato.server.reader import RequestReader
+from legato.server.reader import RequestHead, RequestReader, not_http
+from legato.server.static import StaticExchange
 
 #: Bytes of requests that may wait behind a running answer before reading stops.
 PIPELINE_BYTES: Final = 256 * 1024
@@ -68,17 +62,21 @@ class LegatoProtocol(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
+        "_accepts",
         "_body_size",
-        "_closes",
         "_discard_limit",
         "_discarded",
         "_ended",
         "_idle_since",
-        "_is_slow",
+        "_is_done",
+        "_new",
         "_piped",
         "_pipeline",
         "_read_paused",
         "_reader",
+        "_reading",
+        "_refusal",
+        "_request_timer",
         "_timer",
         "_unsent",
         "_writable",
@@ -96,11 +94,15 @@ class LegatoProtocol(asyncio.Protocol):
         self.write_paused = False
         self._pipeline = Pipeline()
         self._reader: RequestReader | None = None  # while a request is read: a kilobyte or two
-        self._body_size = 0  # of the request being read
-        self._ended: list[Exchange] | None = None  # those whose body ended in this read
+        self._reading: Exchange | None = None  # of the request whose body is being read
+        self._body_size = 0  # of that request
+        self._new: list[Exchange] | None = None  # those whose head came in this read
+        self._ended: Exchange | None = None  # one that is not new, whose body ended in this read
+        self._refusal: ApiError | None = None  # of what came in this read
+        self._accepts = True  # requests are taken from this connection
+        self._is_done = False  # nothing more is sent
         self._timer = Timer(self._check_idle)
-        self._is_slow = False  # a timer for a request that takes its time is set
-        self._closes = False  # no more requests are taken from this connection
+        self._request_timer: Timer | None = None  # for a request that takes more than one read
         self._discarded = 0
         self._discard_limit = DISCARD_BYTES
         self._piped = 0  # bytes of requests that wait behind the answer in hand
@@ -122,41 +124,44 @@ class LegatoProtocol(asyncio.Protocol):
         context.services.timers.watch(now + first, self._timer)
         if len(connections) > limits.connections:
             self.refuse(ApiError(503, "too_many_connections", "The server is at its limit."))
+            self._answer_refusal()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.context.state.connections.discard(self)  # type: ignore[arg-type]
         self._pipeline.drop()
         self.resume_writing()
-        self._idle_since = self._ended = self._timer.check = None
+        self._reading = self._new = self._ended = self._idle_since = None
+        self._timer.check = None
+        if self._request_timer is not None:
+            self._request_timer.check = None
         self._drop_reader()
 
     def data_received(self, data: bytes) -> None:
-        if self._closes:
-            self._discarded += len(data)
-            if self._discarded > self._discard_limit:
-                self.transport.abort()
+        if not self._accepts:
+            self._discard(len(data))
             return
-        self._idle_since = None
         reader = self._reader = self._reader or self._new_reader()
         try:
             reader.feed(data)
-        except httptools.HttpParserError:
-            self.refuse(ApiError(400, "invalid_http", "This is not an HTTP/1.1 request."))
-            return
-        if self._pipeline.is_waiting:
+        except httptools.HttpParserError as error:
+            self.refuse(self._problem(error))
+        if reader.begun is not None:
+            self._watch_request(reader.begun)
+        elif self._refusal is None:
+            self._drop_reader()
+        self._answer()
+        if self._accepts and self._pipeline.is_waiting:
             self._piped += len(data)
             if self._piped > PIPELINE_BYTES:
                 self.pause_reading()
-        if reader.begun is None:
-            self._drop_reader()
-        elif not self._is_slow and not self._closes:
-            self._is_slow = True
-            due = reader.begun + self.context.limits.request_seconds
-            self.context.services.timers.watch(due, self._check_request)
-        # Nothing of a call runs inside a callback of the parser.
-        ended, self._ended = self._ended, None
-        for exchange in ended or ():
-            exchange.end()
+
+    def _problem(self, error: httptools.HttpParserError) -> ApiError:
+        cause = error.__context__
+        is_raised = isinstance(error, httptools.HttpParserCallbackError)
+        if is_raised and not isinstance(cause, httptools.HttpParserInvalidURLError):
+            self.context.services.on_bug(cause or error)
+            return internal()
+        return not_http()
 
     def _new_reader(self) -> RequestReader:
         return RequestReader(self, self.context.services.clock, self.context.limits.header)
@@ -182,44 +187,100 @@ class LegatoProtocol(asyncio.Protocol):
         if self._pipeline.current is not None:
             self._pipeline.current.resume()
 
-    # From the reader
+    # From the reader: nothing is answered before all of a read has been parsed
 
-    def read_head(self, reader: RequestReader, headers: Headers) -> None:
-        if self._closes:
+    def read_head(self, head: RequestHead) -> None:
+        if not self._accepts:
             return
-        self._body_size = 0
-        parser = reader.parser
-        is_old, method = parser.get_http_version() == "1.0", parser.get_method()
-        if not is_old and b"host" not in [name for name, _ in headers]:
+        if head.version != "1.0" and b"host" not in head.fields:
             self.refuse(ApiError(400, "invalid_http", "The request has no Host header."))
             return
-        keep_alive = not is_old and parser.should_keep_alive()
-        exchange: Exchange
-        if (front := NATIVE.get((method, reader.path))) is not None:
-            exchange = NativeExchange(
-                self, front, headers, keep_alive=keep_alive, chunked=not is_old
-            )
-            exchange.admit(headers)
-        elif method == b"OPTIONS" and (answer := self.context.cors.preflight(headers)) is not None:
-            exchange = Preflight(self, answer, keep_alive=keep_alive)
+        self._body_size = self._discarded = 0
+        self._discard_limit = DISCARD_BYTES
+        exchange = self._reading = self._exchange(head)
+        if self._new is None:
+            self._new = [exchange]
         else:
-            exchange = AsgiExchange(self, parser, reader.url, headers)
-        self._pipeline.add(exchange)
+            self._new.append(exchange)
+
+    def _exchange(self, head: RequestHead) -> Exchange:
+        origin = head.fields.get(b"origin")
+        front = NATIVE.get((head.method, head.path))
+        if front is not None:
+            try:
+                return NativeExchange(self, front, admit(self.context, head), head)
+            except ApiError as error:
+                return StaticExchange.refusal(self, front, error, origin=origin, head=head)
+        if head.method == b"OPTIONS":
+            headers = self.context.cors.preflight(head.fields)
+            if headers is not None:
+                return StaticExchange(self, 204, headers, origin=origin, head=head)
+        return AsgiExchange(self, head)
 
     def read_body(self, data: bytes) -> None:
-        exchange = self._pipeline.last
-        if self._closes or exchange is None:
+        exchange = self._reading
+        if exchange is None or not self._accepts:
+            return
+        if exchange.is_over:
+            self._discard_limit = exchange.discard_limit
+            self._discard(len(data))
+            return
+        if not exchange.takes_body:
             return
         self._body_size += len(data)
-        if self._body_size > self.context.limits.body and not exchange.is_over:
+        if self._body_size > self.context.limits.body:
             self.refuse(too_large(self.context.limits.body))
         else:
             exchange.append(data)
 
     def read_end(self) -> None:
-        exchange = self._pipeline.last
-        if not self._closes and exchange is not None:
-            self._ended = [*(self._ended or ()), exchange]
+        exchange = self._reading
+        if exchange is None or not self._accepts:
+            return
+        self._reading = None
+        if self._new and self._new[-1] is exchange:
+            exchange.end()  # its turn has not come: nothing begins here
+        else:
+            self._ended = exchange
+
+    def refuse(self, error: ApiError) -> None:
+        """No more is taken from this connection. The error is the answer to the request that is
+        being read, and is sent once all requests before it are answered."""
+        if self._accepts:
+            self._accepts = False
+            self._refusal = error
+
+    def _answer(self) -> None:
+        """Begins the exchanges whose heads came in this read, and ends the one whose body did."""
+        new, self._new = self._new, None
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.end()
+        for exchange in new or ():
+            if not self._is_done:  # no answer before it was the last
+                self._pipeline.add(exchange)
+        self._answer_refusal()
+        if not self._is_done:
+            is_busy = self._pipeline.current is not None or self._reader is not None
+            self._idle_since = (
+                None if is_busy else self._idle_since or self.context.services.clock()
+            )
+
+    def _answer_refusal(self) -> None:
+        error, self._refusal = self._refusal, None
+        if error is None or self._is_done:
+            return
+        broken, self._reading = self._reading, None
+        reader = self._reader
+        front = front_at(b"") if reader is None else reader.front
+        origin = None if reader is None else reader.origin
+        refusal = StaticExchange.refusal(self, front, error, origin=origin)
+        if broken is None:
+            self._pipeline.add(refusal)
+        elif broken.is_over:
+            self._end(broken)  # it was answered before the rest of it was broken
+        elif broken.refused():
+            self._pipeline.replace(broken, refusal)
 
     # Exchanges
 
@@ -233,23 +294,31 @@ class LegatoProtocol(asyncio.Protocol):
         """An answer is complete: the next request's turn, or idle, or the end."""
         self.context.state.total_requests += 1
         self._unsent = self.transport.get_write_buffer_size()
-        if self.transport.is_closing():
+        self._idle_since = self.context.services.clock()
+        if self.transport.is_closing() or not exchange.keep_alive:
             self._pipeline.current = None
-        elif not exchange.keep_alive or self._closes:
-            self._pipeline.current = None
-            self._closes = True
-            self._idle_since = self.context.services.clock()  # it may take its time to read
-            self.transport.close()
-        else:
-            self._piped = 0
-            self.resume_reading()
-            if not self._pipeline.advance():
-                self._idle_since = self.context.services.clock()
+            self._end(exchange)
+            return
+        self._piped = 0
+        self.resume_reading()
+        if self._pipeline.advance():
+            self._idle_since = None
 
-    def close_after_refusal(self, limit: int) -> None:
-        self._pipeline.current = None
-        self._discard_limit = limit
-        self._linger()
+    def _end(self, exchange: Exchange) -> None:
+        """Closes our side behind the last answer. Reads on for a while where the request has not
+        come whole, so that the peer can read the answer."""
+        self._accepts = False
+        self._is_done = True
+        self._idle_since = self.context.services.clock()
+        if self.transport.is_closing():
+            return
+        if exchange.is_read or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._discard_limit = exchange.discard_limit
+        self.transport.write_eof()
+        timers, now = self.context.services.timers, self.context.services.clock()
+        timers.watch(now + DISCARD_SECONDS, self._check_discarding)
 
     def shutdown(self) -> None:
         """No new requests; the one that is being answered is finished."""
@@ -272,19 +341,36 @@ class LegatoProtocol(asyncio.Protocol):
         if self._read_paused:
             self._read_paused = False
             self.transport.resume_reading()
+            if self._reader is not None and self._reader.begun is not None:
+                # The request's time is not what it waited for us.
+                self._reader.begun = self.context.services.clock()
 
     # Limits
 
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > self._discard_limit:
+            self.transport.abort()
+
+    def _watch_request(self, begun: float) -> None:
+        if self._request_timer is None and self._accepts:
+            timer = self._request_timer = Timer(self._check_request)
+            due = begun + self.context.limits.request_seconds
+            self.context.services.timers.watch(due, timer)
+
     def _check_request(self, now: float) -> float | None:
         begun = self._reader.begun if self._reader is not None else None
-        if begun is None or self._closes:
-            self._is_slow = False
+        if begun is None or not self._accepts:
+            self._request_timer = None
             return None
         seconds = self.context.limits.request_seconds
+        if self._read_paused:
+            return now + seconds
         if now < begun + seconds:
             return begun + seconds
         message = f"The request did not arrive within {seconds:g} s."
         self.refuse(ApiError(408, "request_timeout", message))
+        self._answer_refusal()
         return None
 
     def _check_idle(self, now: float) -> float | None:
@@ -301,36 +387,10 @@ class LegatoProtocol(asyncio.Protocol):
         (self.transport.abort if unsent else self.transport.close)()
         return None
 
-    def refuse(self, error: ApiError) -> None:
-        """Answers a request that cannot be read, and takes no more from this connection."""
-        if self._closes:
-            return
-        self._closes = True
-        current, reader = self._pipeline.current, self._reader
-        if current is not None and (current is not self._pipeline.last or current.is_started):
-            current.keep_alive = False  # its answer goes on; then the connection ends
-            return
-        front = reader.front if reader is not None else DEFAULT
-        body = front.render_error(error)
-        lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-        lines += b"x-request-id: %b\r\nconnection: close\r\n" % new_request_id().encode()
-        cors = self.context.cors.lines(reader.origin if reader is not None else None)
-        self.transport.write(b"".join((STATUS_LINES[error.status], lines, cors, b"\r\n", body)))
-        if current is not None:
-            current.refused()
-            self._pipeline.current = None
-        self._linger()
-
-    def _linger(self) -> None:
-        """Closes our side, reads on for a while so that the peer can read our answer."""
-        self._closes = True
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            timers, now = self.context.services.timers, self.context.services.clock()
-            timers.watch(now + DISCARD_SECONDS, self._check_linger)
-        else:
-            self.transport.close()
-
-    def _check_linger(self, now: float) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
+    def _check_discarding(self, now: float) -> float | None:
+        if self.transport.is_closing():
+            return None
+        if self.transport.get_write_buffer_size():
+            return now + DISCARD_SECONDS  # who reads nothing of it is cut as idle
+        self.transport.abort()
+        return None

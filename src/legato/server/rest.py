@@ -15,6 +15,7 @@ from legato.core.errors import ApiError, internal
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
+from legato.server.context import NATIVE, front_at
 
 
 class Health(Protocol):
@@ -70,10 +71,10 @@ def application(
     paths = [
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
-        Path("/v1/chat/completions", native, methods=["POST"]),
         Path("/legato/routes", routes, methods=["GET"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
+        *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
         routes=paths,
@@ -128,26 +129,29 @@ def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
     }
 
 
-def _refused(error: ApiError, headers: dict[str, str] | None = None) -> Response:
-    return _Json(error.as_object(), status_code=error.status, headers=headers)
+def _refused(
+    request: Request, error: ApiError, headers: Mapping[str, str] | None = None
+) -> Response:
+    body = front_at(request.scope["path"].encode()).render_error(error)
+    return Response(body, error.status, headers, media_type="application/json")
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _refused(error)
+    return _refused(request, error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         if request.method == "OPTIONS":
-            return Response(status_code=204, headers=dict(error.headers or {}))
+            return Response(status_code=204, headers=error.headers)
         message = f"{request.method} is not allowed on {request.url.path}."
         problem = ApiError(405, "method_not_allowed", message)
     else:
         problem = ApiError(404, "unknown_path", f"There is nothing at {request.url.path}.")
-    return _refused(problem, dict(error.headers or {}))
+    return _refused(request, problem, error.headers)
 
 
-async def _bug(_: Request, error: Exception) -> Response:
-    return _refused(internal())
+async def _bug(request: Request, _: Exception) -> Response:
+    return _refused(request, internal())
