@@ -17,11 +17,16 @@ from msgspec import Struct
 
 from legato.core import sse
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
-from legato.core.errors import malformed
 from legato.core.finish import known_finish
 from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
 from legato.core.merge import merge_call, to_builtins
-from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal
+from legato.core.upstream_errors import (
+    event_failure,
+    is_failure,
+    no_stream,
+    refusal,
+    unreadable,
+)
 from legato.dialects._anthropic_request import encode
 
 __all__ = [
@@ -195,7 +200,7 @@ class Reader:
                 return _text(Delta(content=event.delta.text))
             if event.delta.type == "thinking_delta":
                 return self._thought(event.index, event.delta.thinking)
-        return self._other(event, data)
+        return self._other(event, data, name)
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         """An event that is none as it stands. One of an unknown type may look like anything."""
@@ -203,9 +208,7 @@ class Reader:
             case b"[DONE]":
                 return None  # Anthropic has no such event, but servers that copy both APIs may
             case b"" | b"null":
-                if name == b"error":
-                    raise in_band({})
-                return Chunk([])
+                return self._other(_Event(), data, name)
             case _:
                 pass
         fields: Any = None
@@ -215,15 +218,15 @@ class Reader:
         except (*NOT_JSON, ValueError):
             kind = (as_object(fields) or {}).get("type")
             if not isinstance(kind, str) or not kind or kind in _KNOWN:
-                raise malformed(error) from None
-            return Chunk([])
+                raise unreadable(name, data, error) from None
+            event = _Event(kind)
         if event.type == "content_block_delta" and event.delta is not None:
             if event.delta.type == "text_delta":
                 return _chunk([{"content": event.delta.text}])
             if event.delta.type == "thinking_delta":
                 self._thought(event.index, event.delta.thinking)
                 return _chunk([{"reasoning_content": event.delta.thinking}])
-        return self._other(event, msgspec.json.encode(cleaned(fields)))
+        return self._other(event, msgspec.json.encode(cleaned(fields)), name)
 
     def _thought(self, index: int, text: str) -> Chunk:
         block = self._blocks.get(index)
@@ -231,8 +234,9 @@ class Reader:
             block.pieces.append(text)
         return _text(Delta(reasoning_content=text))
 
-    def _other(self, event: _Event, data: bytes) -> Chunk | None:
-        """`data`: the event's JSON, where members are looked for that `event` does not have."""
+    def _other(self, event: _Event, data: bytes, name: bytes) -> Chunk | None:
+        """`data`: the event's JSON, where members are looked for that `event` does not have;
+        `name`: the event's. Raises `ApiError` for an error."""
         match event.type:
             case "message_start":
                 return self._start(event)
@@ -247,11 +251,10 @@ class Reader:
                 return self._end(event, data)
             case "message_stop":
                 return None
-            case _ if event.type == "error" or event.error is not None:
-                raise in_band(decoded(data))
-            case "" if is_failure(as_object(decoded(data)) or {}):
-                raise in_band(decoded(data))
             case _:
+                failure = event_failure(name, data)
+                if failure is not None:
+                    raise failure
                 return Chunk([])  # a ping, or what later versions may send
 
     def _start(self, event: _Event) -> Chunk:
@@ -418,8 +421,10 @@ def _usage(counts: dict[str, Any]) -> Usage:
 
 def unstreamed(body: bytes) -> list[bytes]:
     message = as_object(decoded(body)) or {}
+    if message.get("type") != "message" or is_failure(message):
+        return []
     blocks = message.pop("content", None)
-    if message.get("type") != "message" or not isinstance(blocks, list):
+    if not isinstance(blocks, list):
         return []
     ending = {name: message.pop(name, None) for name in ("stop_reason", "stop_sequence")}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
