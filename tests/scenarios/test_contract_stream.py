@@ -194,7 +194,7 @@ async def test_line_separators_of_unicode_are_escaped(contract: ContractServer, 
     if model == "separators":
         assert said.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
     elif said.error is not None:
-        assert said.error["message"] == f"{SEPARATORS} Try again later."
+        assert said.error["message"] == f"{SEPARATORS}. Try again later."
     else:
         assert said.text(member="reasoning_content") == SEPARATORS
         assert said.choices[0]["message"]["tool_calls"][0]["function"]["arguments"] == SEPARATORS

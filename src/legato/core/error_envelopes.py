@@ -17,14 +17,14 @@ from legato.core.error_phrases import (
     BASE_RESP_STATUSES,
     RPC_STATUSES,
     STATUSES,
+    advised_wait,
     gives_reason,
-    told_wait,
 )
 from legato.core.errors import error_code
 from legato.core.json_text import without_surrogates
 from legato.core.python_text import in_words, literal, without_notation
 
-#: Members that give the reason as text. Of two in one object, the later one here says more.
+#: Members that give the reason as text. Of two in one object, the later one here is used.
 TEXTS: Final = (
     *("title", "faultstring", "reason", "errormessage", "errormsg", "statusmsg", "msg", "message"),
     *("err", "error", "errors", "detail", "details", "raw"),
@@ -38,9 +38,9 @@ _HOLDERS: Final = (
 CODES: Final = ("code", "errorcode", "errcode", "statuscode", "httpstatus")
 _WAITS: Final = ("retryafter", "retryafterseconds")
 
-#: Values of a `code` that say that there is no error.
+#: Values of a `code` without an error.
 SUCCESS: Final = frozenset({"", "0", "200", "none", "null", "ok", "success", "successful"})
-#: Values of an `error` that say that there is none.
+#: Values of an `error` that is none.
 NOTHING: Final[tuple[Any, ...]] = (None, False, "", {}, [])
 
 #: Members with text that gives no reason.
@@ -56,7 +56,7 @@ _LONGEST_WAIT: Final = 86_400.0
 
 
 class Problem(Struct, frozen=True):
-    """What an upstream says of an error. `status` is HTTP's; `retry_after` is in seconds."""
+    """An error as its envelope describes it. `status` is HTTP's; `retry_after` is in seconds."""
 
     message: str = ""
     code: str | None = None
@@ -72,12 +72,12 @@ class Problem(Struct, frozen=True):
 
     @property
     def name(self) -> str | None:
-        """Its code; else its kind, where that says more than that it is the caller's fault."""
+        """Its code; else its kind, unless that means no more than that the caller is at fault."""
         kind = None if self.kind in ("invalid_request_error", "error") else self.kind
         return self.code or kind
 
     def around(self, inner: "Problem") -> "Problem":
-        """This one, with what the one inside it says in place of its own."""
+        """This one, with the values of the one inside it in place of its own."""
         keeps = not inner.message or (
             gives_reason(self.message) and not gives_reason(inner.message)
         )
@@ -93,10 +93,10 @@ class Problem(Struct, frozen=True):
 
 
 def problem_of(value: Any) -> Problem:
-    """What `value`, which stands in the place of an error, says."""
+    """The error that `value`, which stands in the place of one, describes."""
     problem = _read(value, 0)
     message = problem.message or _unknown_members(value)
-    wait = problem.retry_after or told_wait(message)
+    wait = problem.retry_after or advised_wait(message)
     return replace(
         problem,
         message=without_surrogates(message),
@@ -155,7 +155,7 @@ def _value_of(text: str) -> Any:
 
 
 def _read_list(items: list[Any], depth: int) -> Problem:
-    """All that is said, and the first code, status and parameter."""
+    """The messages of all, and the first code, status and parameter."""
     found = [_read(each, depth + 1) for each in items[:MOST]]
     problem = Problem()
     for each in reversed(found):
@@ -213,7 +213,7 @@ def _read_details(details: list[Any], depth: int) -> Problem:
 
 
 def _named(members: dict[str, Any]) -> Problem:
-    """What an object says of its error beside the words."""
+    """What an object has of its error beside the message."""
     code = _first([_code(members.get(name)) for name in CODES])
     kind = _first([_kind(members.get(name)) for name in ("type", "errortype")])
     rpc = error_code(members.get("status"))

@@ -1,5 +1,6 @@
-"""How upstreams say what an error is about: error codes and phrases of vendors, one list for all
-dialects. Servers borrow each other's words as they borrow each other's formats.
+"""Error codes and phrases of vendors, and what they mean: one list for all dialects.
+
+Servers borrow each other's phrases as they borrow each other's formats.
 
 After the API references of Anthropic, Bedrock, Cohere, DashScope, DeepSeek, Gemini, Groq, Hugging
 Face, MiniMax, Mistral, Moonshot, OpenAI, OpenRouter, SiliconFlow, xAI and Z.ai, and the sources of
@@ -45,7 +46,6 @@ STATUSES: Final = {
     "ThrottlingException": 429,
     "ValidationException": 400,
     # TGI
-    "overloaded": 503,
     "validation": 400,
 }
 
@@ -139,16 +139,16 @@ def is_too_long(code: str | None, message: str) -> bool:
 
 
 def is_spent(code: str | None, message: str, retry_after: float | None) -> bool:
-    """Whether an account has nothing left. Gemini uses the same words for the limit of a minute,
-    and says then in how many seconds it is over (`retry_after`)."""
+    """Whether an account has nothing left. Gemini uses the same phrase for its limits per minute,
+    together with the seconds to wait (`retry_after`)."""
     if code in _SPENT_CODES:
         return True
     return retry_after is None and _SPENT.search(message.lower()) is not None
 
 
 def actual_status(status: int, code: str | None, message: str) -> int:
-    """`status`, or the one that usually stands for such an error: some servers say with a 400, or
-    in a stream without any status, what is not the caller's fault."""
+    """`status`, or the one that such an error usually has: some servers send a 400, or an event
+    without any status, for what is not the caller's fault."""
     if status == 429:
         return status
     message = message.lower()
@@ -168,7 +168,7 @@ _UNSURE: Final = (400, 422, 502)
 #: A text without a space may be a code up to this length.
 _LONGEST_CODE: Final = 64
 
-#: What is said where no reason is given: a class of failures, not this one.
+#: Texts that name a class of failures, and no reason.
 _GENERIC: Final = frozenset(
     {
         "an error occurred",
@@ -211,8 +211,8 @@ _WAIT: Final = re.compile(
 )
 
 
-def told_wait(message: str) -> float | None:
-    """The seconds that a text says to wait, as in `Please try again in 1m7.66s.`"""
+def advised_wait(message: str) -> float | None:
+    """The seconds to wait before another try, as in `Please try again in 1m7.66s.`"""
     found = _WAIT.search(message.lower())
     if found is None:
         return None

@@ -30,10 +30,10 @@ TYPES: Final[dict[int, str]] = {
 }
 
 
-_AGAIN: Final = "Try again later."
+_TRY_AGAIN: Final = "Try again later."
 
-#: The same at the end of an upstream's own words.
-_AGAIN_SAID: Final = re.compile(
+#: The same advice at the end of an upstream's message.
+_RETRY_ADVICE: Final = re.compile(
     r"[\s,;:-]*(?:\b(?:and|then) )?(?:\bplease,? )?\b(?:try|retry)(?: again)? later[\s.!]*$",
     re.IGNORECASE,
 )
@@ -82,12 +82,12 @@ class ApiError(Exception):
         """The message for the client. Agents decide by its last words whether to try again."""
         if not self.is_curable:
             return self.message
-        message = _AGAIN_SAID.sub("", self.message)
+        message = _RETRY_ADVICE.sub("", self.message)
         if not message.strip():
-            return _AGAIN
+            return _TRY_AGAIN
         if not message.rstrip().endswith(_SENTENCE_ENDS):
             message = f"{message.rstrip()}."
-        return f"{message} {_AGAIN}"
+        return f"{message} {_TRY_AGAIN}"
 
     def as_object(self) -> dict[str, Any]:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
@@ -168,9 +168,9 @@ def from_status(
         return UpstreamError(502, "upstream_quota", "What is paid for at the upstream is used up.")
     if status in _CALLERS:
         return ApiError(400, code or "invalid_request", _shown(message), param=param)
-    if status in _OURS:  # their words may show a part of our key, or name our account
-        says = f"The upstream {_OURS[status]} ({status})."
-        return UpstreamError(502, f"upstream_{status}", says, retry_after=retry_after)
+    if status in _OURS:  # the message may show a part of our key, or name our account
+        text = f"The upstream {_OURS[status]} ({status})."
+        return UpstreamError(502, f"upstream_{status}", text, retry_after=retry_after)
     return UpstreamError(
         public_status(status),
         "upstream_rate_limited" if status == 429 else f"upstream_{status}",
@@ -199,7 +199,7 @@ def from_stream_event(
     retry_after: float | None = None,
 ) -> ApiError:
     """An error that came as an event of a stream, by the status that it would have had. Servers
-    that begin every answer with a 200 say there what is the caller's own, too."""
+    that begin every answer with a 200 also send there what is the caller's own fault."""
     status = actual_status(status, code, message)
     if status != 429 and is_too_long(code, message):
         status = 400

@@ -1,4 +1,4 @@
-"""What upstreams say in the place of an answer: one reader for all dialects.
+"""Errors that upstreams send in place of an answer: one reader for all dialects.
 
 Servers borrow each other's formats, and gateways wrap what their own upstream has answered. So each
 dialect takes the errors of all of them: as the body of an error status, as the whole body of a 200,
@@ -28,7 +28,7 @@ from legato.core.errors import (
     malformed,
 )
 
-#: Values of a `status` that say that something failed.
+#: Values of a `status` that mean a failure.
 _FAILED: Final = ("error", "fail", "failed", "failure")
 #: Members that only an answer has.
 _OF_ANSWERS: Final = ("choices", "candidates", "content", "delta", "done")
@@ -41,8 +41,8 @@ _LONGEST_TEXT: Final = 2_000
 
 
 def is_failure(value: Any) -> bool:
-    """Whether a value that came as an event of a stream, or as a whole answer, says that the
-    upstream failed. Some servers put `"error": null` or `"code": 0` into each good answer."""
+    """Whether a value that came as an event of a stream, or as a whole answer, is an error of the
+    upstream. Some servers put `"error": null` or `"code": 0` into each good answer."""
     if isinstance(value, list):
         return any(isinstance(each, dict) and is_failure(each) for each in _some(value))
     fields = as_object(value)
@@ -72,7 +72,7 @@ def event_failure(name: bytes, data: bytes) -> ApiError | None:
     if not _is_sentence(value):
         return None
     error = in_band(value)
-    # Nothing says that it is an error. Behind a finish it fails no answer.
+    # It may be something else. After the finish it fails no answer.
     is_unnamed = error.code == "upstream_error"
     return bad_gateway(error.message, code="upstream_malformed") if is_unnamed else error
 
@@ -100,7 +100,7 @@ def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiEr
     value = _value_in(body)
     problem = problem_of(_text(body) if value is None else value)
     if status == 400 and problem.status in (401, 402, 403, 404, 429):
-        status = problem.status  # it is said with a 400
+        status = problem.status  # it is sent with a 400
     wait = retry_after if retry_after is not None else problem.retry_after
     return from_status(status, problem.name, problem.words, param=problem.param, retry_after=wait)
 
@@ -117,7 +117,7 @@ def no_stream(body: bytes) -> ApiError:
 
 
 def _fails_an_answer(members: dict[str, Any]) -> bool:
-    """Whether members say so that may also stand in a chunk."""
+    """Whether there is a sign of a failure that counts in a chunk, too."""
     base = plain_names(as_object(members.get("baseresp")) or {})
     return (
         members.get("error") not in NOTHING

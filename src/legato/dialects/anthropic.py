@@ -16,18 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_object, decoded
 from legato.core.finish import known_finish
 from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
 from legato.core.merge import merge_call, to_builtins
-from legato.core.upstream_errors import (
-    event_failure,
-    is_failure,
-    no_stream,
-    refusal,
-    unreadable,
-)
+from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
 from legato.dialects._anthropic_request import encode
+from legato.dialects._anthropic_usage import prompt_tokens, usage_of
 
 __all__ = [
     "Reader",
@@ -154,7 +149,8 @@ class _ToolCall(Struct):
         if self.begun:
             return []
         given: Any = self.given or {}  # to a client, "" would be no JSON
-        return [_call(self.number, given if isinstance(given, str) else _as_text(given))]
+        text = given if isinstance(given, str) else msgspec.json.encode(given).decode()
+        return [_call(self.number, text)]
 
 
 class _Block(Struct):
@@ -263,7 +259,7 @@ class Reader:
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self._usage = dict(as_object(message.get("usage")) or {})
         self._unknown = _others(message, _OF_MESSAGE)
-        self.prompt_tokens = _prompt(self._usage)
+        self.prompt_tokens = prompt_tokens(self._usage)
         return Chunk([])
 
     def _block(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -319,7 +315,7 @@ class Reader:
         fields = as_object(decoded(data)) or {}
         delta = as_object(fields.get("delta")) or {}
         self._unknown |= _others(fields, _OF_END) | _others(delta, _OF_MESSAGE)
-        usage = _usage(self._usage)
+        usage = usage_of(self._usage)
         reason = delta.get("stop_reason")
         if reason is None:
             return Chunk([], usage=usage)
@@ -376,10 +372,6 @@ def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> d
     return {"tool_calls": [call]}
 
 
-def _as_text(given: Any) -> str:
-    return msgspec.json.encode(given).decode()
-
-
 def _details(block: dict[str, Any]) -> dict[str, Any]:
     """What a client is to send back with this turn, so that the model knows its own thoughts."""
     return {"reasoning_details": [block]}
@@ -387,36 +379,6 @@ def _details(block: dict[str, Any]) -> dict[str, Any]:
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:
     return {"extra_content": {"anthropic": members}}
-
-
-def _count(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _prompt(usage: dict[str, Any]) -> int:
-    """`input_tokens` is only what was neither read from the cache nor written to it."""
-    return sum(
-        _count(usage, name)
-        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    )
-
-
-def _usage(counts: dict[str, Any]) -> Usage:
-    prompt, completion = _prompt(counts), _count(counts, "output_tokens")
-    usage: Usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-    if "cache_read_input_tokens" in counts:
-        cached = _count(counts, "cache_read_input_tokens")
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    details = as_object(counts.get("output_tokens_details")) or {}
-    if "thinking_tokens" in details:
-        reasoning = _count(details, "thinking_tokens")
-        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-    return usage
 
 
 def unstreamed(body: bytes) -> list[bytes]:
