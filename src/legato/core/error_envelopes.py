@@ -44,14 +44,14 @@ SUCCESS: Final = frozenset({"", "0", "200", "none", "null", "ok", "success", "su
 NOTHING: Final[tuple[Any, ...]] = (None, False, "", {}, [])
 
 #: Members with text that gives no reason.
-_NO_REASON: Final = frozenset({"code", "type", "status", "param", "object", "id", "event"})
+_NO_REASON: Final = frozenset({"code", "type", "status", "param", "loc", "object", "id", "event"})
 
 _BAD_KEYS: Final = ("API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED")
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)
 
 #: How many errors of a list are read.
 MOST: Final = 8
-_DEEPEST: Final = 8
+_DEEPEST: Final = 16
 _LONGEST_WAIT: Final = 86_400.0
 
 
@@ -99,7 +99,7 @@ def problem_of(value: Any) -> Problem:
     wait = problem.retry_after or advised_wait(message)
     return replace(
         problem,
-        message=without_surrogates(message),
+        message=without_surrogates(without_notation(message)),
         retry_after=min(wait, _LONGEST_WAIT) if wait else None,
     )
 
@@ -108,7 +108,7 @@ def plain_names(fields: dict[str, Any]) -> dict[str, Any]:
     """Members by names in lower case without `_` and `-`: `error_msg` is `errorMsg`."""
     members: dict[str, Any] = {}
     for name, value in fields.items():
-        members.setdefault(name.lower().replace("_", "").replace("-", ""), value)
+        members.setdefault(str(name).lower().replace("_", "").replace("-", ""), value)
     return members
 
 
@@ -266,12 +266,17 @@ def _located(members: dict[str, Any], problem: Problem) -> Problem:
     return replace(problem, message=message, param=path.removeprefix("."))
 
 
-def _unknown_members(value: Any, names: tuple[str, ...] = ("error", "detail")) -> str:
+def _unknown_members(value: Any, depth: int = 0) -> str:
     """The texts of an error without any member that is known, in words."""
     fields = as_object(value) or {}
-    for name in names:
+    for name in ("error", "detail", "message") if depth else ("error", "detail"):
         inner = as_object(fields.get(name))
-        if inner is not None:
-            return _unknown_members(inner, ("error", "detail", "message"))
-    texts = {name: each for name, each in fields.items() if isinstance(each, str)}
-    return in_words(texts) if texts.keys() - _NO_REASON else ""
+        if inner is not None and depth < _DEEPEST:
+            return _unknown_members(inner, depth + 1)
+    return in_words(
+        {
+            name: each
+            for name, each in fields.items()
+            if isinstance(each, str) and name not in _NO_REASON
+        }
+    )

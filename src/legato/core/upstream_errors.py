@@ -61,9 +61,7 @@ def is_failure(value: Any) -> bool:
 def event_failure(name: bytes, data: bytes) -> ApiError | None:
     """The failure that an event of a stream stands for; None where it is none. `name`: the
     event's."""
-    value = decoded(data)
-    if isinstance(value, str):
-        value = decoded(value.encode("utf-8", "replace")) or value  # JSON in a string
+    value = _decoded(data)
     if name == b"error":
         text = "" if data.strip() == b"null" else _text(data)
         return in_band(text if value is None else value)
@@ -165,12 +163,18 @@ def _is_sentence(value: Any) -> bool:
 
 def _value_in(body: bytes) -> Any:
     """The value in a body that is JSON, some lines of JSON or a stream of events; else None."""
-    value = decoded(body)
+    value = _decoded(body)
     if value is not None:
         return value
     found = [decoded(line) for line in body.splitlines()[:MOST]]
     found += [decoded(data) for _, data in _events(body)]
     return next((each for each in found if as_object(each) is not None), None)
+
+
+def _decoded(data: bytes) -> Any:
+    """The value of some JSON, which may stand in a JSON string."""
+    value = decoded(data)
+    return (decoded(value.encode()) or value) if isinstance(value, str) else value
 
 
 def _events(body: bytes) -> list[sse.Event]:
