@@ -69,9 +69,8 @@ FRAMES: dict[str, tuple[Callable[..., bytes], bytes]] = {
     "gemini": (sse, sse({"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]})),
     "ollama": (line, line({"message": {"role": "assistant", "content": "Hello"}, "done": False})),
 }
-KINDS = {
-    name: "application/x-ndjson" if name == "ollama" else "text/event-stream" for name in FRAMES
-}
+EVENTS = "text/event-stream"
+KINDS = dict.fromkeys(FRAMES, EVENTS) | {"ollama": "application/x-ndjson"}
 
 
 def error_of(got: Got, text: str = "") -> dict[str, Any]:

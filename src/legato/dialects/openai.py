@@ -170,12 +170,12 @@ class Reader:
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
-        if name == b"error" or _may_fail(fields):
+        raw = bytes(fields.get("choices", b"[]"))
+        if name == b"error" or _may_fail(fields, raw):
             failure = event_failure(name, data)
             if failure is not None:
                 raise failure
         usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
-        raw = bytes(fields.get("choices", b"[]"))
         chunk = _chunk(b"[]" if raw == b"null" else raw, usage, b"")
         if self.identity is None:
             self._identify(fields.get("id", _NOTHING))
@@ -228,11 +228,9 @@ class Reader:
             self.prompt_tokens = total
 
 
-def _may_fail(fields: dict[str, Raw]) -> bool:
-    """Whether an event may be an error: one without choices, or with a member that says so."""
-    if bytes(fields.get("choices", _NULL)) in (b"null", b"[]"):
-        return True
-    if bytes(fields.get("object", _NULL)) == b'"error"':
+def _may_fail(fields: dict[str, Raw], choices: bytes) -> bool:
+    """Whether an event may be an error: one without choices, or with a mark of an error."""
+    if choices in (b"null", b"[]") or bytes(fields.get("object", _NULL)) == b'"error"':
         return True
     return any(name in fields and bytes(fields[name]) not in _HARMLESS for name in _MARKS)
 
