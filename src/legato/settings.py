@@ -49,6 +49,7 @@ class Streams(Struct, frozen=True, forbid_unknown_fields=True):
     stall_client_seconds: Seconds = 120.0
     backlog_bytes: Annotated[int, Meta(ge=65536)] = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
+    fast_path: Literal["on", "off"] = "on"
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,7 +67,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def pair(
     empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Running]:
-    monkeypatch.setattr(engine, "STABLE_SECONDS", 0.0)  # each death is a first one: no growing backoff
+    # Each death is a first one: no growing backoff.
+    monkeypatch.setattr(engine, "STABLE_SECONDS", 0.0)
     file = Catalog(load(empty).models_dir).pull(MODEL)
     flags: dict[str, Any] = {
         "data": str(tmp_path / "data"),

@@ -12,7 +12,7 @@ import pytest
 from legato.core.chunk import Chunk
 from legato.core.coalesce import Coalescer
 from legato.mock.server import MockServer, Script, Step
-from legato.server.app import UNSENT
+from legato.server.uvicorn_server import MAX_UNSENT
 from legato.store.ledger import summary
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Answer, Wire, ask, chat, request
@@ -86,7 +86,7 @@ async def test_the_kernel_is_not_filled_for_a_slow_client(slow: Running) -> None
         await until(lambda: connections, "it is connected")
         (connection,) = connections
         peer = connection.transport.get_extra_info("socket")  # type: ignore[union-attr]
-        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+        assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == MAX_UNSENT
 
 
 async def test_a_client_that_takes_nothing_is_cut(slow: Running) -> None:

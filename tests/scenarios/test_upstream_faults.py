@@ -391,3 +391,35 @@ def test_the_same_in_any_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert play(sent, letters(body)) == whole
     for pieces in ways(body, 40, name):
         assert play(sent, pieces) == whole
+
+
+async def test_thoughts_are_not_continued_as_an_answer(tmp_path: Path) -> None:
+    """Both times the thoughts, then the failure; the next deployment is not asked."""
+    upstream = RawUpstream()
+    base = await upstream.start()
+    names = ["thoughts-null-cut", "thoughts-null-cut-next"]
+    for name in names:
+        upstream.responses[name] = response(file_of(name).name)
+    deployments = [{"name": each, "model": "m", "base_url": f"{base}/{each}/v1"} for each in names]
+    deployments[1]["continue"] = "prefill"
+    routes = [{"model": "x", "deployments": names}]
+    settings = settings_for(tmp_path, None, deployments=deployments, routes=routes)
+    try:
+        async with serving(settings) as legato:
+            for _ in range(2):
+                answer = await ask(legato.port, legato.key, chat("x", stream=True))
+                stream = Heard(answer.body)
+                assert stream.error is not None
+                assert stream.error["code"] == "upstream_incomplete"
+                assert answer.text() == ""
+                reasoning = [
+                    each["delta"]["reasoning_content"]
+                    for chunk in answer.chunks
+                    for each in chunk["choices"]
+                    if "reasoning_content" in each["delta"]
+                ]
+                assert len(reasoning) == 12
+                assert answer.finishes() == []
+    finally:
+        await upstream.stop()
+    assert "thoughts-null-cut-next" not in upstream.requests

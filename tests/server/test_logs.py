@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from legato.server.app import set_up_logs
+from legato.server.logs import configure_logging
 
 PROMPT = "a prompt that is nobody's business"
 
@@ -28,9 +28,9 @@ def test_a_fault_is_told_without_what_was_being_worked_on(
     monkeypatch: pytest.MonkeyPatch, kind: type[io.StringIO]
 ) -> None:
     """Prompts, answers and keys are never logged, nor as the variables of a traceback."""
-    said = kind()
-    monkeypatch.setattr(sys, "stderr", said)
-    set_up_logs()
+    logged = kind()
+    monkeypatch.setattr(sys, "stderr", logged)
+    configure_logging()
 
     def works_on(body: str) -> int:
         return len(body) // 0
@@ -39,6 +39,6 @@ def test_a_fault_is_told_without_what_was_being_worked_on(
         works_on(PROMPT)
     except ZeroDivisionError:
         structlog.get_logger().exception("bug", where="here")
-    assert "ZeroDivisionError" in said.getvalue()
-    assert "works_on" in said.getvalue(), "where it happened"
-    assert PROMPT not in said.getvalue()
+    assert "ZeroDivisionError" in logged.getvalue()
+    assert "works_on" in logged.getvalue(), "where it happened"
+    assert PROMPT not in logged.getvalue()

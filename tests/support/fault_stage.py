@@ -82,7 +82,7 @@ class Cell(Struct, frozen=True):
     def script(self) -> Script | None:
         if self.fault.script is None:
             return None
-        return self.fault.requests(self.moment, fat=self.fills, held=self.never_comes)
+        return self.fault.played(self.moment, fat=self.fills, held=self.never_comes)
 
 
 CELLS = [

@@ -67,9 +67,10 @@ def _file_of(model: EngineModel) -> str:
 def _run(chosen: Settings, files: dict[str, Path]) -> None:
     import uvloop
 
-    from legato.server.app import App, set_up_logs
+    from legato.server.app import App
+    from legato.server.logs import configure_logging
 
-    set_up_logs()
+    configure_logging()
 
     async def run() -> None:
         app = App(chosen, files)
@@ -103,7 +104,9 @@ def _tune_collector() -> None:
 
 async def _greet(app: "object", server: "object") -> None:
     """Once a call would be answered: where, with which key, and how."""
-    from legato.server.app import FIRST_KEY_FILE, App, Server
+    from legato.server.app import App
+    from legato.server.key_sync import FIRST_KEY_FILE
+    from legato.server.uvicorn_server import Server
 
     assert isinstance(app, App)
     assert isinstance(server, Server)

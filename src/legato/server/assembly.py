@@ -1,4 +1,4 @@
-"""Settings made into the parts that they describe: engines, upstreams, routes."""
+"""Builds engines, upstreams and routes from the settings."""
 
 import os
 import time
@@ -33,12 +33,12 @@ def engines(
     clock: Clock,
     on_event: Callable[..., Any],
 ) -> list[Engine]:
-    """`model_files`: where the file of each model is."""
-    wanted = settings.engine
+    """One engine for each of its models. `model_files`: the file of each model, by name."""
+    section = settings.engine
     options = DeploymentOptions(
-        first_token_seconds=wanted.first_token_seconds,
-        stall_seconds=wanted.stall_seconds,
-        total_seconds=wanted.total_seconds,
+        first_token_seconds=section.first_token_seconds,
+        stall_seconds=section.stall_seconds,
+        total_seconds=section.total_seconds,
     )
     logs = settings.data_dir / "logs"
     return [
@@ -47,8 +47,9 @@ def engines(
             clock=clock,
             log_file=logs / f"{_file_name(model.name)}.log",
             cache=cache_mib(len(settings.engine_models)),
-            start_seconds=wanted.start_seconds,
-            options=options,
+            start_seconds=section.start_seconds,
+            # Models that are given words to end their reasoning with tend to close it once more.
+            options=replace(options, drops_closing_tags=model.thinking_end is not None),
             on_event=on_event,
         )
         for model in _engine_models(settings, model_files)
@@ -78,40 +79,44 @@ def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[
                 repeat_penalty=known.repeat_penalty,
                 max_tokens=known.max_tokens,
             )
-        said = {
+        configured = {
             "context": each.context,
             "template": Path(each.template).read_text() if each.template else None,
             "thinking_budget": each.thinking_budget_tokens,
         }
-        models.append(replace(model, **{k: v for k, v in said.items() if v is not None}))
+        models.append(replace(model, **{k: v for k, v in configured.items() if v is not None}))
     return models
 
 
-def upstream(wanted: Deployment, clock: Clock) -> Upstream:
-    """Raises `SettingsError` where it names files or a proxy that cannot be used."""
-    provider = PROVIDERS.get(wanted.provider or "")
-    dialect = dialects.named(wanted.dialect or (provider.dialect if provider else "openai"))
-    endpoint = wanted.endpoint
-    quirks = _facts(wanted)
+def upstream(deployment: Deployment, clock: Clock) -> Upstream:
+    """The upstream of a deployment. Raises `SettingsError` if a file or a proxy cannot be used."""
+    provider = PROVIDERS.get(deployment.provider or "")
+    dialect = dialects.named(deployment.dialect or (provider.dialect if provider else "openai"))
+    endpoint = deployment.endpoint
+    quirks = _quirks(deployment)
+    files = (deployment.ca_file, deployment.client_cert, deployment.client_key)
     pool = Pool(
         endpoint,
         clock=clock,
-        context=_checked(
-            wanted, tls.context, wanted.ca_file, wanted.client_cert, wanted.client_key
-        ),
-        proxy=_proxy(wanted, endpoint),
-        connect_seconds=wanted.connect_seconds,
-        idle_seconds=wanted.idle_seconds,
-        max_connections=wanted.max_connections,
+        context=_checked(deployment, tls.context, *files),
+        proxy=_proxy(deployment, endpoint),
+        connect_seconds=deployment.connect_seconds,
+        idle_seconds=deployment.idle_seconds,
+        max_connections=deployment.max_connections,
     )
     return Upstream(
-        wanted.name,
-        wanted.model,
+        deployment.name,
+        deployment.model,
         dialect=dialect,
         quirks=quirks,
-        options=_options(wanted),
+        options=_options(deployment),
         target=Target.of(
-            pool, dialect, wanted.model, wanted.credentials, quirks, streams=wanted.streams
+            pool,
+            dialect,
+            deployment.model,
+            deployment.credentials,
+            quirks,
+            streams=deployment.streams,
         ),
     )
 
@@ -119,7 +124,8 @@ def upstream(wanted: Deployment, clock: Clock) -> Upstream:
 def load_tokenizers(
     settings: Settings, upstreams: Mapping[str, Upstream], engines: Sequence[Engine]
 ) -> None:
-    """Those that deployments name; it may take seconds, and the network. Raises `SettingsError`."""
+    """Loads the tokenizers that deployments name. May take seconds, and may download files. Raises
+    `SettingsError`."""
     models = {engine.model.name: engine.model.path for engine in engines}
     loaded: dict[str, Tokenizer] = {}
     for each in settings.deployments:
@@ -133,62 +139,69 @@ def load_tokenizers(
         upstreams[each.name].counter = loaded[name]
 
 
-def _options(wanted: Deployment) -> DeploymentOptions:
-    names = set(DeploymentOptions.__struct_fields__) & set(wanted.__struct_fields__)
-    provider = PROVIDERS.get(wanted.provider or "")
-    paid_for = provider is not None and provider.bills_after_disconnect
+def _options(deployment: Deployment) -> DeploymentOptions:
+    names = set(DeploymentOptions.__struct_fields__) & set(deployment.__struct_fields__)
+    provider = PROVIDERS.get(deployment.provider or "")
+    bills_anyway = provider is not None and provider.bills_after_disconnect
     return DeploymentOptions(
-        **{name: getattr(wanted, name) for name in names - {"price", "on_disconnect"}},
-        on_disconnect=wanted.on_disconnect or ("drain" if paid_for else "cancel"),
-        replays=wanted.continues == "replay",
-        price=_price(wanted),
+        **{name: getattr(deployment, name) for name in names - {"price", "on_disconnect"}},
+        on_disconnect=deployment.on_disconnect or ("drain" if bills_anyway else "cancel"),
+        replays=deployment.continues == "replay",
+        price=_price(deployment),
     )
 
 
-def _price(wanted: Deployment) -> Price | None:
-    """What the operator says; else the list price, where it is known."""
-    said = wanted.price
-    if said is not None:
-        cached = said.prompt if said.cached is None else said.cached
-        return Price(said.prompt, said.completion, cached)
-    listed = prices.find(wanted.provider, wanted.model)
+def _price(deployment: Deployment) -> Price | None:
+    """The configured price, or else the list price if it is known."""
+    configured = deployment.price
+    if configured is not None:
+        cached = configured.prompt if configured.cached is None else configured.cached
+        return Price(configured.prompt, configured.completion, cached)
+    listed = prices.find(deployment.provider, deployment.model)
     return listed and Price(listed.prompt, listed.completion, listed.cached)
 
 
-def _proxy(wanted: Deployment, endpoint: Endpoint) -> Proxy | None:
-    """As the deployment says; else as the environment does."""
-    if wanted.proxy == "none":
+def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:
+    """The configured proxy, or else the environment's."""
+    if deployment.proxy == "none":
         return None
-    if wanted.proxy is not None:
-        return _checked(wanted, Proxy.parse, wanted.proxy, key="proxy: ")
-    host, port = endpoint.host, endpoint.port
+    if deployment.proxy is not None:
+        return _checked(deployment, Proxy.parse, deployment.proxy, setting="proxy: ")
     return _checked(
-        wanted, proxy_for, host, port, endpoint.tls, os.environ, key="the proxy of the environment "
+        deployment,
+        proxy_for,
+        endpoint.host,
+        endpoint.port,
+        endpoint.tls,
+        os.environ,
+        setting="the proxy of the environment ",
     )
 
 
-def _checked(wanted: Deployment, make: Callable[..., Any], *values: Any, key: str = "") -> Any:
-    """What `make` gives; where that cannot be, an error that names the deployment and the key."""
+def _checked(
+    deployment: Deployment, create: Callable[..., Any], *arguments: Any, setting: str = ""
+) -> Any:
+    """Calls `create`; a ValueError becomes a `SettingsError` that names deployment and setting."""
     try:
-        return make(*values)
+        return create(*arguments)
     except ValueError as error:
-        raise SettingsError(f"deployments `{wanted.name}`: {key}{error}") from None
+        raise SettingsError(f"deployments `{deployment.name}`: {setting}{error}") from None
 
 
-def _facts(wanted: Deployment) -> Quirks:
-    """A provider's or a dialect's, and what the operator knows better."""
-    quirks = quirks_of(wanted.provider, wanted.dialect)
-    if wanted.n is not None:
-        quirks = replace(quirks, has_n=wanted.n == "native")
-    match wanted.continues:
+def _quirks(deployment: Deployment) -> Quirks:
+    """The quirks of the provider or the dialect, with the operator's overrides."""
+    quirks = quirks_of(deployment.provider, deployment.dialect)
+    if deployment.n is not None:
+        quirks = replace(quirks, has_n=deployment.n == "native")
+    match deployment.continues:
         case "prefill" if quirks.continues != "no":
-            return quirks  # the provider's own way
-        case way if way == quirks.continues:
+            return quirks  # the provider's own method
+        case method if method == quirks.continues:
             return quirks
         case "prefill" | "final-message" | "prefix":
-            # What is known of the provider's own way is not so of another.
+            # The other two quirks belong to the provider's own method.
             return replace(
-                quirks, continues=wanted.continues, continues_under=None, echoes_prefix=False
+                quirks, continues=deployment.continues, continues_under=None, echoes_prefix=False
             )
         case "no" | "replay":
             return replace(quirks, continues="no")
@@ -199,7 +212,7 @@ def _facts(wanted: Deployment) -> Quirks:
 def routes(
     settings: Settings, upstreams: Mapping[str, Upstream], engines: Sequence[Engine]
 ) -> list[Route]:
-    """Those that are named, and one for each deployment that none of them names."""
+    """The configured routes, and a route for each deployment that is in none of them."""
     now = int(time.time())
     models = {engine.model.name: engine.model for engine in engines}
     contexts = {each.name: each.context_length for each in settings.deployments}
@@ -245,7 +258,7 @@ def routes(
 def _first_price(
     names: Sequence[str], upstreams: Mapping[str, Upstream]
 ) -> dict[str, float] | None:
-    """That of the first deployment which has one."""
+    """The price of the first deployment that has one."""
     known = (upstreams[name].options.price for name in names)
     price = next((each for each in known if each is not None), None)
     return price and asdict(price)
@@ -259,4 +272,5 @@ def health(settings: Settings) -> dict[str, Health]:
 
 
 def _file_name(model: str) -> str:
+    """The model's name with characters replaced that are not safe in a file name."""
     return "".join(each if each.isalnum() or each in "._-" else "_" for each in model)
