@@ -191,6 +191,13 @@ def test_what_a_status_and_a_message_mean(name: str) -> None:
     assert from_status(status, code, message).code == wanted[1]
 
 
+def test_a_404_in_a_stream_keeps_a_code_that_says_more() -> None:
+    error = from_stream_event(404, "gpu_lost", "The GPU fell off.")
+    assert (error.status, error.code, error.message) == (502, "gpu_lost", "The GPU fell off.")
+    for code in (None, "model_not_found", "not_found_error"):
+        assert from_stream_event(404, code, "No.").code == "upstream_404"
+
+
 def test_a_quota_of_a_minute_is_a_rate() -> None:
     """Gemini has the same words for both, and gives the time to wait with the first."""
     words = "You exceeded your current quota, please check your plan and billing details."

@@ -61,7 +61,7 @@ class Problem(Struct, frozen=True):
     message: str = ""
     code: str | None = None
     kind: str | None = None
-    rpc: str | None = None  # google.rpc.Code
+    rpc: str | None = None  # google.rpc.Code, or another word in its place
     param: str | None = None
     status: int | None = None
     retry_after: float | None = None
@@ -224,7 +224,7 @@ def _named(members: dict[str, Any]) -> Problem:
     return Problem(
         code=code,
         kind=kind,
-        rpc=rpc if rpc in RPC_STATUSES else None,
+        rpc=rpc if rpc is not None and rpc.isupper() else None,
         param=param if isinstance(param, str) and param else None,
         status=_first(statuses),
         retry_after=_first([_seconds(members.get(name)) for name in _WAITS]),

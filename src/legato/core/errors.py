@@ -203,11 +203,19 @@ def from_stream_event(
     status = actual_status(status, code, message)
     if status != 429 and is_too_long(code, message):
         status = 400
-    if status in (*_CALLERS, *_OURS, 404, 405) or is_spent(code, message, retry_after):
+    is_missing = status == 404 and code in _MISSING
+    if status in (*_CALLERS, *_OURS) or is_missing or is_spent(code, message, retry_after):
         return from_status(status, code, message, param=param, retry_after=retry_after)
     public = public_status(status)
     code = code or "upstream_error"
     return UpstreamError(public, code, _shown(message), retry_after=retry_after)
+
+
+#: Codes of a 404 that say no more than that.
+_MISSING: Final = (
+    *(None, "ModelNotFound", "NotFoundError"),
+    *("model_not_found", "not_found", "not_found_error"),
+)
 
 
 def _shown(message: str) -> str:
