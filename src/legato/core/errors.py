@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from legato.core.error_phrases import actual_status, is_spent, is_too_long
+
 #: The `type` that goes with a status, after section 4 of the contract.
 TYPES: Final[dict[int, str]] = {
     400: "invalid_request_error",
@@ -28,11 +30,20 @@ TYPES: Final[dict[int, str]] = {
 }
 
 
-_AGAIN: Final = "Try again later."
+_TRY_AGAIN: Final = "Try again later."
 
-#: Failures that stay until the operator has done something.
+#: The same advice at the end of an upstream's message.
+_RETRY_ADVICE: Final = re.compile(
+    r"[\s,;:-]*(?:\b(?:and|then) )?(?:\bplease,? )?\b(?:try|retry)(?: again)? later[\s.!]*$",
+    re.IGNORECASE,
+)
+_SENTENCE_ENDS: Final = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")
+
+#: Statuses of failures that another try may cure, and codes of those that stay until the operator
+#: has done something.
+_CURABLE: Final = frozenset({429, 502, 503, 504})
 _INCURABLE: Final = frozenset(
-    {"upstream_quota", "upstream_tls", "upstream_proxy"}
+    {"insufficient_quota", "upstream_quota", "upstream_tls", "upstream_proxy"}
     | {f"upstream_{status}" for status in (401, 402, 403, 404, 405)}
 )
 
@@ -60,21 +71,23 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.is_curable = status in _CURABLE and code not in _INCURABLE
+        """Whether the same request may succeed later."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status} {self.code}: {self.message}>"
 
     @property
-    def is_curable(self) -> bool:
-        """Whether another try may succeed."""
-        return False
-
-    @property
     def public_message(self) -> str:
         """The message for the client. Agents decide by its last words whether to try again."""
-        if not self.is_curable or self.message.endswith(_AGAIN):
+        if not self.is_curable:
             return self.message
-        return f"{self.message} {_AGAIN}"
+        message = _RETRY_ADVICE.sub("", self.message)
+        if not message.strip():
+            return _TRY_AGAIN
+        if not message.rstrip().endswith(_SENTENCE_ENDS):
+            message = f"{message.rstrip()}."
+        return f"{message} {_TRY_AGAIN}"
 
     def as_object(self) -> dict[str, Any]:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
@@ -93,10 +106,6 @@ class ApiError(Exception):
 
 class UpstreamError(ApiError):
     """The upstream's fault, or that of the way there: another deployment may do better."""
-
-    @property
-    def is_curable(self) -> bool:
-        return self.code not in _INCURABLE
 
 
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_request") -> ApiError:
@@ -135,6 +144,13 @@ def internal() -> ApiError:
     )
 
 
+def broken_off(error: ApiError) -> UpstreamError:
+    """A refusal of the caller's request that came in the middle of an answer."""
+    failure = UpstreamError(502, error.code, error.message, param=error.param)
+    failure.is_curable = error.is_curable
+    return failure
+
+
 def from_status(
     status: int,
     code: str | None,
@@ -145,38 +161,26 @@ def from_status(
 ) -> ApiError:
     """What an upstream's error status means to our client. A 400 is the caller's own and is passed
     on; what concerns our credential or our use of the upstream is ours, and becomes a 502."""
-    status = _actual_status(status, code, message)
-    if status in (400, 404, 413, 422):
-        if _is_too_long(code, message):
-            return ApiError(400, "context_length_exceeded", message, param="messages")
-        if status != 404:
-            return ApiError(400, code or "invalid_request", message, param=param)
-    if _is_spent(code, message):
+    status = actual_status(status, code, message)
+    if status in (*_CALLERS, 404) and is_too_long(code, message):
+        return ApiError(400, "context_length_exceeded", _shown(message), param="messages")
+    if is_spent(code, message, retry_after):
         return UpstreamError(502, "upstream_quota", "What is paid for at the upstream is used up.")
-    if status in _OURS:  # their words may show a part of our key, or name our account
-        says = f"The upstream {_OURS[status]} ({status})."
-        return UpstreamError(502, f"upstream_{status}", says, retry_after=retry_after)
+    if status in _CALLERS:
+        return ApiError(400, code or "invalid_request", _shown(message), param=param)
+    if status in _OURS:  # the message may show a part of our key, or name our account
+        text = f"The upstream {_OURS[status]} ({status})."
+        return UpstreamError(502, f"upstream_{status}", text, retry_after=retry_after)
     return UpstreamError(
         public_status(status),
         "upstream_rate_limited" if status == 429 else f"upstream_{status}",
-        f"The upstream answered {status}: {message}",
+        f"The upstream answered {status}: {_shown(message)}",
         retry_after=retry_after,
     )
 
 
-def _actual_status(status: int, code: str | None, message: str) -> int:
-    """The status by its usual meaning: some say with a 400 or a 413 what is not the caller's."""
-    if status not in (400, 413):
-        return status
-    message = message.lower()
-    if code == "rate_limit_exceeded":
-        return 429  # Groq: one request with more tokens than a minute has
-    if "incorrect api key" in message or "invalid api key" in message:
-        return 401  # xAI
-    if "credit balance is too low" in message:
-        return 402  # Anthropic
-    return status
-
+#: Statuses that say that the caller's request is at fault.
+_CALLERS: Final = (400, 413, 422)
 
 #: What is wrong with our own account there.
 _OURS: Final = {
@@ -184,20 +188,41 @@ _OURS: Final = {
     402: "wants to be paid first",
     403: "does not let our key do this",
 }
-_SPENT: Final = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
 def from_stream_event(
-    status: int, code: str | None, message: str, *, retry_after: float | None = None
+    status: int,
+    code: str | None,
+    message: str,
+    *,
+    param: str | None = None,
+    retry_after: float | None = None,
 ) -> ApiError:
     """An error that came as an event of a stream, by the status that it would have had. Servers
-    that begin every answer with a 200 say there what is the caller's own, too."""
-    if _is_too_long(code, message):
+    that begin every answer with a 200 also send there what is the caller's own fault."""
+    status = actual_status(status, code, message)
+    if status != 429 and is_too_long(code, message):
         status = 400
-    if status in _CALLERS or status in _OURS or _is_spent(code, message):
-        return from_status(status, code, message, retry_after=retry_after)
+    is_missing = status == 404 and code in _MISSING
+    if status in (*_CALLERS, *_OURS) or is_missing or is_spent(code, message, retry_after):
+        return from_status(status, code, message, param=param, retry_after=retry_after)
     public = public_status(status)
-    return UpstreamError(public, code or "upstream_error", message, retry_after=retry_after)
+    code = code or "upstream_error"
+    return UpstreamError(public, code, _shown(message), retry_after=retry_after)
+
+
+#: Codes of a 404 that say no more than that.
+_MISSING: Final = (
+    *(None, "ModelNotFound", "NotFoundError"),
+    *("model_not_found", "not_found", "not_found_error"),
+)
+
+
+def _shown(message: str) -> str:
+    return message[:_LONGEST]
+
+
+_LONGEST: Final = 500
 
 
 def error_code(value: Any) -> str | None:
@@ -209,8 +234,6 @@ def error_code(value: Any) -> str | None:
 
 _NO_WORD: Final = re.compile(r"[^\w.:/-]+")
 
-_CALLERS: Final = (400, 413, 422)
-
 
 def public_status(status: int) -> int:
     """The status that a client gets for an upstream's."""
@@ -218,40 +241,8 @@ def public_status(status: int) -> int:
 
 
 def blames_parameter(error: ApiError, name: str) -> bool:
-    """Whether an upstream's refusal is about a parameter of the request."""
-    return (
-        error.param == name or (error.param or "").startswith(f"{name}.") or name in error.message
-    )
-
-
-_TOO_LONG: Final = ("context_length_exceeded", "exceed_context_size_error")
-
-#: How upstreams say that a prompt is too long. One list for all dialects.
-_WORDS_OF_LENGTH: Final = re.compile(
-    r"context (?:length|size)"
-    r"|context window (?:of|exceeds)|exceeds? (?:the )?context (?:window|limit)"
-    r"|exceeds? (?:the )?max(?:imum)? (?:allowed )?(?:input |prompt )?length"
-    r"|exceeds the maximum number of tokens allowed"
-    r"|exceed the configured limit of \d+ tokens"
-    r"|input is too long|prompt is too long|input length \d+ exceeds"
-    r"|maximum prompt length"
-    r"|exceeded model token limit"
-    r"|longer than the (?:model's context|maximum model length)"
-    r"|reduce the length of the messages"
-    r"|`inputs` tokens \+ `max_new_tokens` must be"
-)
-
-
-def _is_too_long(code: str | None, message: str) -> bool:
-    return code in _TOO_LONG or _WORDS_OF_LENGTH.search(message.lower()) is not None
-
-
-#: How upstreams say that an account has nothing left.
-_WORDS_OF_QUOTA: Final = re.compile(
-    r"insufficient (?:balance|credit|quota|funds)"
-    r"|quota (?:is )?exhausted|exceeded your current quota"
-)
-
-
-def _is_spent(code: str | None, message: str) -> bool:
-    return code in _SPENT or _WORDS_OF_QUOTA.search(message.lower()) is not None
+    """Whether an upstream's refusal of a request is about its parameter `name`, or a part of it."""
+    if isinstance(error, UpstreamError):
+        return False
+    pattern = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+    return any(re.search(pattern, text) for text in (error.param or "", error.message))

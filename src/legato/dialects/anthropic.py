@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
-from legato.core.errors import malformed
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_object, decoded
 from legato.core.finish import known_finish
 from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
 from legato.core.merge import merge_call, to_builtins
-from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal
+from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
 from legato.dialects._anthropic_request import encode
+from legato.dialects._anthropic_usage import prompt_tokens, usage_of
 
 __all__ = [
     "Reader",
@@ -149,7 +149,8 @@ class _ToolCall(Struct):
         if self.begun:
             return []
         given: Any = self.given or {}  # to a client, "" would be no JSON
-        return [_call(self.number, given if isinstance(given, str) else _as_text(given))]
+        text = given if isinstance(given, str) else msgspec.json.encode(given).decode()
+        return [_call(self.number, text)]
 
 
 class _Block(Struct):
@@ -195,7 +196,7 @@ class Reader:
                 return _text(Delta(content=event.delta.text))
             if event.delta.type == "thinking_delta":
                 return self._thought(event.index, event.delta.thinking)
-        return self._other(event, data)
+        return self._other(event, data, name)
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         """An event that is none as it stands. One of an unknown type may look like anything."""
@@ -203,9 +204,7 @@ class Reader:
             case b"[DONE]":
                 return None  # Anthropic has no such event, but servers that copy both APIs may
             case b"" | b"null":
-                if name == b"error":
-                    raise in_band({})
-                return Chunk([])
+                return self._other(_Event(), data, name)
             case _:
                 pass
         fields: Any = None
@@ -215,15 +214,15 @@ class Reader:
         except (*NOT_JSON, ValueError):
             kind = (as_object(fields) or {}).get("type")
             if not isinstance(kind, str) or not kind or kind in _KNOWN:
-                raise malformed(error) from None
-            return Chunk([])
+                raise unreadable(name, data, error) from None
+            event = _Event(kind)
         if event.type == "content_block_delta" and event.delta is not None:
             if event.delta.type == "text_delta":
                 return _chunk([{"content": event.delta.text}])
             if event.delta.type == "thinking_delta":
                 self._thought(event.index, event.delta.thinking)
                 return _chunk([{"reasoning_content": event.delta.thinking}])
-        return self._other(event, msgspec.json.encode(cleaned(fields)))
+        return self._other(event, msgspec.json.encode(cleaned(fields)), name)
 
     def _thought(self, index: int, text: str) -> Chunk:
         block = self._blocks.get(index)
@@ -231,8 +230,9 @@ class Reader:
             block.pieces.append(text)
         return _text(Delta(reasoning_content=text))
 
-    def _other(self, event: _Event, data: bytes) -> Chunk | None:
-        """`data`: the event's JSON, where members are looked for that `event` does not have."""
+    def _other(self, event: _Event, data: bytes, name: bytes) -> Chunk | None:
+        """`data`: the event's JSON, where members are looked for that `event` does not have;
+        `name`: the event's. Raises `ApiError` for an error."""
         match event.type:
             case "message_start":
                 return self._start(event)
@@ -247,11 +247,10 @@ class Reader:
                 return self._end(event, data)
             case "message_stop":
                 return None
-            case _ if event.type == "error" or event.error is not None:
-                raise in_band(decoded(data))
-            case "" if is_failure(as_object(decoded(data)) or {}):
-                raise in_band(decoded(data))
             case _:
+                failure = event_failure(name, data)
+                if failure is not None:
+                    raise failure
                 return Chunk([])  # a ping, or what later versions may send
 
     def _start(self, event: _Event) -> Chunk:
@@ -260,7 +259,7 @@ class Reader:
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self._usage = dict(as_object(message.get("usage")) or {})
         self._unknown = _others(message, _OF_MESSAGE)
-        self.prompt_tokens = _prompt(self._usage)
+        self.prompt_tokens = prompt_tokens(self._usage)
         return Chunk([])
 
     def _block(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -316,7 +315,7 @@ class Reader:
         fields = as_object(decoded(data)) or {}
         delta = as_object(fields.get("delta")) or {}
         self._unknown |= _others(fields, _OF_END) | _others(delta, _OF_MESSAGE)
-        usage = _usage(self._usage)
+        usage = usage_of(self._usage)
         reason = delta.get("stop_reason")
         if reason is None:
             return Chunk([], usage=usage)
@@ -373,10 +372,6 @@ def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> d
     return {"tool_calls": [call]}
 
 
-def _as_text(given: Any) -> str:
-    return msgspec.json.encode(given).decode()
-
-
 def _details(block: dict[str, Any]) -> dict[str, Any]:
     """What a client is to send back with this turn, so that the model knows its own thoughts."""
     return {"reasoning_details": [block]}
@@ -386,40 +381,12 @@ def _extra(members: dict[str, Any]) -> dict[str, Any]:
     return {"extra_content": {"anthropic": members}}
 
 
-def _count(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _prompt(usage: dict[str, Any]) -> int:
-    """`input_tokens` is only what was neither read from the cache nor written to it."""
-    return sum(
-        _count(usage, name)
-        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    )
-
-
-def _usage(counts: dict[str, Any]) -> Usage:
-    prompt, completion = _prompt(counts), _count(counts, "output_tokens")
-    usage: Usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-    if "cache_read_input_tokens" in counts:
-        cached = _count(counts, "cache_read_input_tokens")
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    details = as_object(counts.get("output_tokens_details")) or {}
-    if "thinking_tokens" in details:
-        reasoning = _count(details, "thinking_tokens")
-        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-    return usage
-
-
 def unstreamed(body: bytes) -> list[bytes]:
     message = as_object(decoded(body)) or {}
+    if message.get("type") != "message" or is_failure(message):
+        return []
     blocks = message.pop("content", None)
-    if message.get("type") != "message" or not isinstance(blocks, list):
+    if not isinstance(blocks, list):
         return []
     ending = {name: message.pop(name, None) for name in ("stop_reason", "stop_sequence")}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]

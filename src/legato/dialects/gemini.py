@@ -15,10 +15,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from legato.core import sse
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
-from legato.core.errors import malformed
 from legato.core.finish import finish_reason
 from legato.core.json_text import Path, decode_leniently
-from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal, unreadable
+from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
 from legato.dialects._gemini_request import encode
 
 __all__ = [
@@ -202,11 +201,11 @@ class Reader:
         try:
             event = _decode_event(data)
         except NOT_JSON as error:
-            event = _read_odd(data, error)
-        if event.error is not None or not (event.candidates or event.usage_metadata):
-            fields = as_object(decoded(data)) or {}
-            if is_failure(fields):
-                raise in_band(fields)
+            event = _read_odd(name, data, error)
+        if name == b"error" or event.error is not None or not event.candidates:
+            failure = event_failure(name, data)
+            if failure is not None:
+                raise failure
         if self.identity is None and event.response_id is not None:
             self.identity = event.response_id[:200]
         counts = event.usage_metadata
@@ -257,7 +256,7 @@ class Reader:
         return ({"content": part.text} if part.text else {}) | signed
 
 
-def _read_odd(data: bytes, error: Exception) -> _Event:
+def _read_odd(name: bytes, data: bytes, error: Exception) -> _Event:
     """An event that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
     if data.strip() in (b"", b"null"):
         return _Event()
@@ -265,9 +264,7 @@ def _read_odd(data: bytes, error: Exception) -> _Event:
         fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
         event = _decode_event(msgspec.json.encode(whole))
     except (*NOT_JSON, ValueError):
-        raise unreadable(data, error) from None
-    if not isinstance(whole, dict):
-        raise malformed(error) from None
+        raise unreadable(name, data, error) from None
     for number, candidate in enumerate(event.candidates or ()):
         parts = (candidate.content and candidate.content.parts) or ()
         for index, part in enumerate(parts):

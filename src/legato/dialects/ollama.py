@@ -8,7 +8,7 @@ from msgspec import Meta, Raw, Struct
 from legato.core import ndjson
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
 from legato.core.json_text import Path, decode_leniently
-from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal, unreadable
+from legato.core.upstream_errors import event_failure, no_stream, refusal, unreadable
 from legato.dialects._ollama_request import encode
 
 __all__ = [
@@ -117,11 +117,11 @@ class Reader:
         try:
             event = _decode_event(data)
         except NOT_JSON as error:
-            event = _read_odd(data, error)
-        if event.message is None and not event.done and is_failure(as_object(decoded(data)) or {}):
-            raise in_band(decoded(data))
-        if event.error is not None:
-            raise in_band({"error": event.error})
+            event = _read_odd(name, data, error)
+        if event.error is not None or (event.message is None and not event.done):
+            failure = event_failure(name, data)
+            if failure is not None:
+                raise failure
         choice = _text_only(event)
         return Chunk([choice]) if choice is not None else self._other(event)
 
@@ -158,7 +158,7 @@ class Reader:
         return fields | {"id": call.id} if call.id else fields
 
 
-def _read_odd(data: bytes, error: Exception) -> _Event:
+def _read_odd(name: bytes, data: bytes, error: Exception) -> _Event:
     """A line that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
     if data.strip() in (b"", b"null"):
         return _Event()
@@ -166,7 +166,7 @@ def _read_odd(data: bytes, error: Exception) -> _Event:
         fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
         event = _decode_event(msgspec.json.encode(whole))
     except (*NOT_JSON, ValueError):
-        raise unreadable(data, error) from None
+        raise unreadable(name, data, error) from None
     if event.message is not None:
         message = fields["message"]
         event.message.content, event.message.thinking = (

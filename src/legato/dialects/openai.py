@@ -7,11 +7,8 @@ from msgspec import UNSET, Raw, Struct
 
 from legato.core import sse
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object
-from legato.core.errors import (
-    malformed,
-)
 from legato.core.json_text import Path, decode_leniently, one_line
-from legato.core.upstream_errors import in_band, is_failure, no_stream, refusal
+from legato.core.upstream_errors import event_failure, in_band, no_stream, refusal, unreadable
 from legato.dialects import _openai_shapes as shapes
 from legato.dialects._openai_request import encode
 from legato.dialects._openai_unstreamed import unstreamed
@@ -33,9 +30,6 @@ __all__ = [
 
 #: What an event says when it says that the answer is over.
 END: Final = None
-
-#: What an error in a stream would have been as a status, where only its type tells.
-_STATUSES: Final = {"invalid_request_error": 400, "BadRequestError": 400}
 
 
 def path(model: str, *, streams: bool = True) -> str:
@@ -115,9 +109,9 @@ _TEXTS: Final[frozenset[Path]] = frozenset(
 
 _NULL: Final = Raw(b"null")
 _NOTHING: Final = Raw()
-_ERROR: Final = Raw(b'"error"')
-#: Members of an event that may say that the upstream failed.
-_MARKS: Final = frozenset({"base_resp", "code", "detail", "error", "errors", "msg", "success"})
+#: Members of a chunk that may say that the upstream failed, and values of them that do not.
+_MARKS: Final = ("base_resp", "error", "success")
+_HARMLESS: Final = (b"null", b'""', b"{}", b"true")
 
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_open = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -176,13 +170,12 @@ class Reader:
 
     def _read_open(self, name: bytes, data: bytes) -> Chunk:
         fields = _decode_open(data)
-        is_marked = not fields.keys().isdisjoint(_MARKS) or fields.get("object") == _ERROR
-        if is_marked or name == b"error":
-            whole = msgspec.json.decode(data)
-            if name == b"error" or is_failure(whole):
-                raise in_band(whole)
-        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
         raw = bytes(fields.get("choices", b"[]"))
+        if name == b"error" or _may_fail(fields, raw):
+            failure = event_failure(name, data)
+            if failure is not None:
+                raise failure
+        usage = _decode_usage(fields.get("usage", _NULL)) or _groq_usage(fields)
         chunk = _chunk(b"[]" if raw == b"null" else raw, usage, b"")
         if self.identity is None:
             self._identify(fields.get("id", _NOTHING))
@@ -210,7 +203,7 @@ class Reader:
             fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
             chunk = self._read_open(name, msgspec.json.encode(whole))
         except (*NOT_JSON, ValueError):
-            raise malformed(error) from None
+            raise unreadable(name, data, error) from None
         if chunk.raw != b"[]" and whole != fields:
             shapes.join_parts(fields["choices"])
             chunk.choices, chunk.raw, chunk.fields = [], None, fields["choices"]
@@ -233,6 +226,13 @@ class Reader:
         if isinstance(done, int | float) and isinstance(total, int) and total > 0:
             self.progress = max(0.0, min(1.0, done / total))
             self.prompt_tokens = total
+
+
+def _may_fail(fields: dict[str, Raw], choices: bytes) -> bool:
+    """Whether an event may be an error: one without choices, or with a mark of an error."""
+    if choices in (b"null", b"[]") or bytes(fields.get("object", _NULL)) == b'"error"':
+        return True
+    return any(name in fields and bytes(fields[name]) not in _HARMLESS for name in _MARKS)
 
 
 def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:

@@ -33,6 +33,12 @@ SPENT: Final = (
 OURS: Final = ("cannot_continue", "upstream_busy", "upstream_diverged")
 
 
+def _is_credentials_fault(error: UpstreamError) -> bool:
+    """Whether another credential of the same deployment may do better. A rate limit in the first
+    event of a stream has the upstream's own code."""
+    return error.code in SPENT or error.status == 429
+
+
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
@@ -142,7 +148,7 @@ class Attempt:
             except UpstreamError as error:
                 self.abort()
                 spent += 1
-                if error.code in SPENT and spent < self.upstream.credentials:
+                if _is_credentials_fault(error) and spent < self.upstream.credentials:
                     self.upstream.rotate(credential)
                     continue
                 if recovered or self.upstream.recover is None or error.code not in DROPPED:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from legato.core import sse
 from legato.core.chunk import Chunk
 from legato.core.dialect import Decoder, Dialect
-from legato.core.errors import ApiError, UpstreamError, bad_gateway, internal
+from legato.core.errors import ApiError, UpstreamError, bad_gateway, broken_off, internal
 from legato.core.state import State
 from legato.core.stream import Stream
 from legato.fastpath.splice import Splice, Splicer
@@ -277,7 +277,7 @@ class Response:
     def _fail(self, error: ApiError) -> None:
         self.abort()
         if self.stream.timings.first is not None and not isinstance(error, UpstreamError):
-            error = bad_gateway(error.message, code=error.code)  # it broke off: not refused
+            error = broken_off(error)
         self._on_fail(error)
 
     def _read_refusal(self, body: bytearray) -> None:
