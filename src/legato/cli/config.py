@@ -39,6 +39,7 @@ heartbeat_seconds = 10.0          # a heartbeat after so much silence
 # stall_client_seconds = 120.0    # a client that takes nothing for so long is cut
 # backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
 # padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
+# fast_path = "on"                # "off": every chunk is decoded; the output is the same
 
 # The local engine. Leave `models` out, and have no deployments: the two default models run.
 [engine]
