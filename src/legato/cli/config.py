@@ -35,13 +35,13 @@ port = 8000
 # drain_seconds = 30.0            # time for running streams to finish after SIGTERM
 
 [streams]
-gate_seconds = 5.0                # longest time that the status waits for the first token
-heartbeat_seconds = 10.0          # silence before a heartbeat
-# heartbeat = "comment"           # or "chunk"; default: "chunk" for clients that fail on comments
-# stall_client_seconds = 120.0    # a client that reads nothing for this time is disconnected
-# backlog_bytes = 4194304         # unsent data of a slow client at which its upstream is paused
-# padding = "auto"                # pad frames to even sizes: "on", "off"; "auto": if encrypted
-# fast_path = "on"                # "off": decode every event, to find faults of the fast path
+gate_seconds = 5.0                # the status waits at most so long for the first token
+heartbeat_seconds = 10.0          # a heartbeat after so much silence
+# heartbeat = "comment"           # or "chunk"; default: a chunk for clients that fail on comments
+# stall_client_seconds = 120.0    # a client that takes nothing for so long is cut
+# backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
+# padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
+# fast_path = "on"                # "off": every chunk is decoded; the output is the same
 
 # The local engine. Without `models`, and without deployments, it runs the two default models.
 [engine]
