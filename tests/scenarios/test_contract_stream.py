@@ -192,9 +192,9 @@ async def test_line_separators_of_unicode_are_escaped(contract: ContractServer, 
     answer = await contract.ask(model, stream=True)
     result = heard(answer)
     if model == "separators":
-        assert said.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
-    elif said.error is not None:
-        assert said.error["message"] == f"{SEPARATORS}. Try again later."
+        assert result.text() == 'a\u2028bc\u2029de\x85fg\\u2028"\n'
+    elif result.error is not None:
+        assert result.error["message"] == f"{SEPARATORS}. Try again later."
     else:
         assert result.text(member="reasoning_content") == SEPARATORS
         assert result.choices[0]["message"]["tool_calls"][0]["function"]["arguments"] == SEPARATORS
