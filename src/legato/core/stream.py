@@ -13,30 +13,21 @@ from typing import Any, Final
 
 import msgspec
 
-from legato.core.chunk import Chunk, Usage
+from legato.core.choices import Choices
+from legato.core.chunk import Chunk
 from legato.core.continuation import DIVERGED, DeliveredText
+from legato.core.delivery import Delivery
 from legato.core.errors import ApiError, UpstreamError, bad_gateway
 from legato.core.json_text import encoded, merged_members, one_line
 from legato.core.normalize import ChoiceNormalizer, Member, role
 from legato.core.state import State
-from legato.core.subscriber import FastPath, Listener, Subscriber, WriteText
+from legato.core.subscriber import NO_LISTENER, FastPath, Listener, Subscriber, WriteText
 from legato.core.timings import Timings
 from legato.core.token_counting import Tally
 from legato.core.usage_tracker import UsageTracker
 
 #: The `choices` array that the first choices of an answer begin with, as JSON.
 _ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])
-
-
-class _Nobody:
-    """A listener to whom no state matters."""
-
-    def stream_opened(self) -> None: ...
-    def stream_finished(self) -> None: ...
-    def stream_closed(self) -> None: ...
-
-
-_NOBODY: Final = _Nobody()
 
 
 class Stream:
@@ -48,17 +39,13 @@ class Stream:
     __slots__ = (
         "_choices",
         "_clock",
-        "_early",
+        "_delivery",
         "_fast_path",
-        "_finishes",
         "_is_resuming",
         "_listener",
-        "_passing",
         "_pending",
         "_shows_running_usage",
         "_shows_usage",
-        "_subscribers",
-        "_unbegun",
         "_usage_extras",
         "delivered",
         "done",
@@ -70,7 +57,7 @@ class Stream:
     )
 
     def __init__(
-        self, clock: Callable[[], float], received: float, listener: Listener = _NOBODY
+        self, clock: Callable[[], float], received: float, listener: Listener = NO_LISTENER
     ) -> None:
         self.timings = Timings(received)
         self.usage = UsageTracker(self.timings)
@@ -81,14 +68,10 @@ class Stream:
         self.expected = 1  # choices without which the answer is not whole
         self._clock = clock
         self._listener = listener
-        self._subscribers: tuple[Subscriber, ...] = ()
-        self._early: list[Chunk] | None = []  # chunks that came before there was a subscriber
+        self._delivery = Delivery()
         self._shows_usage = True
         self._shows_running_usage = False
-        self._choices: dict[int, ChoiceNormalizer] = {}  # by the upstream's index
-        self._unbegun: dict[int, ChoiceNormalizer] | None = None  # with unknown members so far
-        self._finishes: dict[int, bytes] = {}  # extras of finishes that are held back, by index
-        self._passing: tuple[int, ...] = ()  # choices whose text needs no normalizing
+        self._choices = Choices()
         self._pending = b""  # extras of events that had nothing else for the client
         self._usage_extras = b""  # extras of the chunk with the usage
         self._is_resuming = False  # another upstream is to continue, and has not begun yet
@@ -119,8 +102,7 @@ class Stream:
         """Another upstream continues the answer: its usage is added to what has been used."""
         self.usage.close_part()
         self._forget_upstream()
-        for choice in self._choices.values():
-            choice.drop_held()
+        self._choices.continue_elsewhere()
         if self.state is State.FINISHED:
             self._to(State.OPEN)  # its finish was held back, and dropped
         self._is_resuming = True
@@ -130,14 +112,12 @@ class Stream:
         self.usage.start_over()
         self._forget_upstream()
         self.delivered = None
-        self._choices = {}
+        self._choices = Choices()
         self._is_resuming = False
         self.state = State.WAITING  # the one way back; no subscriber ever sees it
 
     def _forget_upstream(self) -> None:
         self._pending = self._usage_extras = b""
-        self._finishes.clear()
-        self._passing = ()
         self.leave_fast_path()
 
     def note_error(self, error: ApiError) -> None:
@@ -154,7 +134,7 @@ class Stream:
         """Lets go of everything that refers back to the stream, once the call is settled."""
         self.unsubscribe()
         self.delivered = None
-        self._listener = _NOBODY
+        self._listener = NO_LISTENER
         if self.error is not None:
             self.error.__traceback__ = None  # refers to all frames that the error went through
 
@@ -165,30 +145,24 @@ class Stream:
 
         All subscribers of a stream have to be there before the first of them has got a chunk.
         """
-        if self._early is None:
-            raise RuntimeError("the stream has been delivered to others already")
-        self._subscribers += subscribers
-        early, self._early = self._early, None
-        for chunk in early:
-            self._deliver(chunk)
+        delivery = self._delivery
+        delivery.subscribe(subscribers)
         if self.state is State.COMPLETE:
-            self._deliver_end()
+            delivery.complete(self.usage.total(), self._usage_extras)
         elif self.state is State.FAILED and self.error is not None:
-            self._deliver_failure(self.error)
+            delivery.fail(self.error)
         else:
-            for each in self._subscribers:
-                each.flush()
+            delivery.flush()
 
     def unsubscribe(self) -> None:
         """Nobody gets what still comes; it is measured and counted all the same."""
         self.leave_fast_path()
-        self._subscribers = ()
-        self._early = None
+        self._delivery.unsubscribe()
 
     @property
     def is_behind(self) -> bool:
         """Whether a subscriber has not taken yet what has come."""
-        return any(each.is_paused for each in self._subscribers)
+        return self._delivery.is_behind
 
     # The fast path
 
@@ -201,9 +175,10 @@ class Stream:
         text of further events to the writer and to `note_text`. It is closed when anything else
         happens to the stream.
         """
-        if chunk.text_choice not in self._passing or len(self._subscribers) != 1 or self._pending:
+        subscribers = self._delivery.subscribers
+        if chunk.text_choice not in self._choices.passing or len(subscribers) != 1 or self._pending:
             return None
-        (subscriber,) = self._subscribers
+        (subscriber,) = subscribers
         if self._shows_running_usage or subscriber.is_paused:
             return None
         write = subscriber.text_writer(raw, chunk.extras)
@@ -246,8 +221,7 @@ class Stream:
 
     def flush(self) -> None:
         """The source has read all there was: what was pushed goes out now."""
-        for each in self._subscribers:
-            each.flush()
+        self._delivery.flush()
         if self.state is State.FINISHED:
             self._listener.stream_finished()
 
@@ -264,36 +238,35 @@ class Stream:
             self.fail(error)
             return
         self._close(State.COMPLETE)
-        self._deliver_end()
+        if self._delivery.subscribers:
+            self._delivery.complete(self.usage.total(), self._usage_extras)
 
     def fail(self, error: ApiError) -> None:
         if self.done:
             return
         self.error = error
         self._close(State.FAILED)
-        self._deliver_failure(error)
+        self._delivery.fail(error)
 
     def unfinished(self) -> UpstreamError:
         """What it means that the upstream has ended its answer here."""
         if self.state is State.WAITING:
             return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
         begun = len(self._choices)
-        if begun < self.expected and len(self._finishes) == begun:
-            return bad_gateway(
-                f"The upstream gave {begun} of {self.expected} choices.", code="upstream_incomplete"
-            )
-        return bad_gateway(
-            "The upstream ended its answer without a finish.", code="upstream_incomplete"
-        )
+        if begun < self.expected and self._choices.all_finished:
+            message = f"The upstream gave {begun} of {self.expected} choices."
+        else:
+            message = "The upstream ended its answer without a finish."
+        return bad_gateway(message, code="upstream_incomplete")
 
     # Chunks
 
     def _takes_text(self, chunk: Chunk) -> bool:
         """Whether the chunk's text needs no normalizing; begins its choice where that is new."""
         index: Any = chunk.choices[0].index
-        if index in self._passing:
+        if index in self._choices.passing:
             return True
-        if index in self._choices or index != len(self._choices) or self._unbegun:
+        if not self._choices.is_next(index):
             return False
         choice = ChoiceNormalizer(index)
         choice.begun = True
@@ -338,50 +311,35 @@ class Stream:
 
     def _normalize(self, chunk: Chunk) -> bool:
         """False where nothing of the chunk is for the client, now or later."""
-        is_used = False
-        for member in chunk.members():
-            is_used = self._normalize_member(member, chunk.extras) or is_used
-        return is_used
+        used = [self._normalize_member(member, chunk.extras) for member in chunk.members()]
+        return any(used)
 
     def _normalize_member(self, member: Member, extras: bytes) -> bool:
         theirs = member.get("index") or 0
         if not isinstance(theirs, int):
             raise bad_gateway("The upstream sent a choice whose `index` is not a number.")
-        choice = self._choices.get(theirs) or self._new_choice(theirs)
+        choices = self._choices
+        choice = choices.find(theirs)
         members = choice.normalize(member)
-        if theirs not in self._choices:
+        if theirs not in choices:
             if not choice.begun:  # only a role, or nothing at all: not yet an answer
-                if choice.has_unknown:
-                    self._unbegun = (self._unbegun or {}) | {theirs: choice}
+                choices.keep_unknown(theirs, choice)
                 return False
             self._begin(theirs, choice, extras)
         elif self._is_resuming and (members or choice.is_finished):
             self._resume(members)
         for each in members:
             self._send(each, extras)
-        self._set_passing(theirs, choice)
+        choices.set_passing(theirs, choice)
         if choice.is_finished:
-            self._hold_finish(theirs, extras)
+            choices.finish(theirs, self._take_pending(extras))
+            if choices.all_finished and len(choices) >= self.expected:
+                self._to(State.FINISHED)
         return bool(members) or choice.is_finished
 
-    def _new_choice(self, theirs: int) -> ChoiceNormalizer:
-        unbegun = self._unbegun
-        choice = unbegun.pop(theirs, None) if unbegun else None
-        choice = choice or ChoiceNormalizer(0)
-        choice.index = len(self._choices)
-        return choice
-
-    def _hold_finish(self, theirs: int, extras: bytes) -> None:
-        extras = self._take_pending(extras)
-        held = self._finishes.get(theirs, b"")
-        self._finishes[theirs] = merged_members(held, extras) if held and extras else held or extras
-        if len(self._finishes) == len(self._choices) >= self.expected:
-            self._to(State.FINISHED)
-
     def _begin(self, theirs: int, choice: ChoiceNormalizer, extras: bytes) -> None:
-        self._choices[theirs] = choice
+        self._choices.begin(theirs, choice)
         self._to(State.OPEN)
-        self._set_passing(theirs, choice)
         index = choice.index
         self._keep(role(index))
         raw = _ROLES[index] if index < len(_ROLES) else encoded([role(index)])
@@ -395,12 +353,6 @@ class Stream:
             raise bad_gateway("The upstream reasoned again in mid-answer.", code=DIVERGED)
         self._is_resuming = False
         self._listener.stream_opened()
-
-    def _set_passing(self, theirs: int, choice: ChoiceNormalizer) -> None:
-        passes = choice.passes_text and choice.index == theirs
-        if passes is not (theirs in self._passing):
-            rest = tuple([each for each in self._passing if each != theirs])
-            self._passing = (*rest, theirs) if passes else rest
 
     def _send(self, member: Member, extras: bytes) -> None:
         """One normalized member, as a chunk of its own."""
@@ -418,36 +370,15 @@ class Stream:
         if self.usage.tally is not None:
             self.usage.tally.add_member(member)
 
-    def _emit_held(self) -> None:
-        """The finishes, and what else was held back, at the end of the answer."""
-        for theirs, extras in self._finishes.items():
-            for member in self._choices[theirs].close():
-                self._send(member, extras)
-
-    # Delivery
-
     def _emit(self, chunk: Chunk) -> None:
         if self._shows_running_usage:
             chunk.usage_so_far = self.usage.so_far()
-        if self._early is not None:
-            self._early.append(chunk)
-        else:
-            self._deliver(chunk)
+        self._delivery.push(chunk)
 
-    def _deliver(self, chunk: Chunk) -> None:
-        for each in self._subscribers:
-            each.push(chunk)
-
-    def _deliver_end(self) -> None:
-        if not self._subscribers:
-            return
-        total: Usage = self.usage.total()
-        for each in self._subscribers:
-            each.complete(total, self._usage_extras)
-
-    def _deliver_failure(self, error: ApiError) -> None:
-        for each in self._subscribers:
-            each.fail(error)
+    def _emit_held(self) -> None:
+        """The finishes, and what else was held back, at the end of the answer."""
+        for member, extras in self._choices.close():
+            self._send(member, extras)
 
     # States
 

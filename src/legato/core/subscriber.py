@@ -1,7 +1,7 @@
 """What drains a stream, and what listens to its state: the interfaces of `core/stream.py`."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
@@ -46,6 +46,16 @@ class Listener(Protocol):
 
     def stream_closed(self) -> None:
         """The stream is complete, failed or cancelled. Called once."""
+
+
+class _NoListener:
+    def stream_opened(self) -> None: ...
+    def stream_finished(self) -> None: ...
+    def stream_closed(self) -> None: ...
+
+
+#: A listener to whom no state matters.
+NO_LISTENER: Final[Listener] = _NoListener()
 
 
 class FastPath(Protocol):

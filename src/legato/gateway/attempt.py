@@ -1,7 +1,7 @@
 """One attempt: one request to one deployment for one call, until it is over."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from legato.core.continuation import Replay
@@ -203,6 +203,24 @@ class Attempt:
     def requests(self) -> int:
         """How many were sent for this one answer: the prompt of each is billed."""
         return self.response.requests if self.response is not None else 1
+
+    def limits(self, progress: float | None) -> Iterator[tuple[float, str, str]]:
+        """(until when the upstream may be silent, error code, message), for each timer.
+
+        `progress`: when something last came, None where nothing is read at present.
+        """
+        options = self.upstream.options
+        seconds = options.total_seconds
+        message = f"The upstream's answer was not complete within {seconds:g} s."
+        yield self.asked + seconds, "upstream_total_timeout", message
+        if not self.is_open:
+            seconds = options.first_token_seconds
+            message = f"The upstream gave no first token within {seconds:g} s."
+            yield self.asked + seconds, "upstream_first_token_timeout", message
+        elif progress is not None:
+            seconds = options.stall_seconds
+            message = f"The upstream made no progress for {seconds:g} s."
+            yield max(progress, self.asked) + seconds, "upstream_stalled", message
 
     def abort(self) -> None:
         if self.response is not None:

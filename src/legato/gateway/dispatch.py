@@ -1,7 +1,7 @@
 """The upstream's half of a call: which deployments are asked, fallback, continuation, timers."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
@@ -388,25 +388,11 @@ class Dispatch:
             return now + self._soonest  # connecting has a limit of its own
         if stream.state is State.FINISHED:
             return now + self._soonest  # so has the end of the body
-        limit, code, message = min(self._limits(attempt))
+        # With a slow client it is we who do not read.
+        progress = None if self._is_held else max(stream.timings.last, self._resumed_at)
+        limit, code, message = min(attempt.limits(progress))
         if now >= limit:
             attempt.abort()
             attempt.response = None
             attempt.on_fail(gateway_timeout(message, code=code))
         return limit
-
-    def _limits(self, attempt: Attempt) -> Iterator[tuple[float, str, str]]:
-        """(until when the upstream may be silent, error code, message), for each timer."""
-        options = attempt.upstream.options
-        seconds = options.total_seconds
-        message = f"The upstream's answer was not complete within {seconds:g} s."
-        yield attempt.asked + seconds, "upstream_total_timeout", message
-        if not attempt.is_open:
-            seconds = options.first_token_seconds
-            message = f"The upstream gave no first token within {seconds:g} s."
-            yield attempt.asked + seconds, "upstream_first_token_timeout", message
-        elif not self._is_held:  # with a slow client it is we who do not read
-            seconds = options.stall_seconds
-            message = f"The upstream made no progress for {seconds:g} s."
-            last = max(self._stream.timings.last, attempt.asked, self._resumed_at)
-            yield last + seconds, "upstream_stalled", message
