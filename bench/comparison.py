@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from bench import peers, pyspy, report, session, slow
 from bench.gateways import Direct, Gateway, LeftOut, Legato, Nginx, OtherTree, Running, nginx
@@ -55,8 +54,8 @@ def arguments() -> argparse.Namespace:
         "--tick-us",
         type=int,
         default=1000,
-        help="the upstream sends the chunks that are due at every such tick: in W1 10 chunks at each"
-        " tick of 1000, one at each of 100 (default: 1000)",
+        help="the upstream sends the chunks that are due at every such tick: in W1 10 chunks"
+        " at each tick of 1000, one at each of 100 (default: 1000)",
     )
     add(
         "--patience",
@@ -96,8 +95,15 @@ class Comparison:
         self.configured: dict[str, str] = {}
         self._began = time.monotonic()
 
-    def run(self, workload: Workload, gateway: Gateway, number: int, of: int) -> None:
-        """One round of one gateway, unless it is left out."""
+    def run(
+        self,
+        workload: Workload,
+        gateway: Gateway,
+        number: int,
+        of: int,
+        mock: Mock | None = None,
+    ) -> None:
+        """One round of one gateway, unless it is left out. `mock`: another upstream than usual."""
         where = f"{workload.name}, {gateway.name}"
         if not gateway.takes(workload) or where in self._left_out or number > workload.rounds:
             return
@@ -110,7 +116,7 @@ class Comparison:
         try:
             figures = undisturbed(
                 workload,
-                lambda: once(workload, gateway, self.mock, self.cores),
+                lambda: once(workload, gateway, mock or self.mock, self.cores),
                 self.cores,
                 self.patience,
             )
@@ -194,13 +200,17 @@ def smoke(
     done: Comparison, folder: Path, workloads: list[Workload], given: argparse.Namespace
 ) -> None:
     """Every workload through Legato, and the first through the other gateways. Nothing is measured,
-    so all of it runs at the same time."""
+    so all of it runs at the same time, each with its own upstream."""
 
     def runner(gateway: Callable[[], Gateway], some: list[Workload]) -> Callable[[], None]:
         def run() -> None:
             started = gateway()
-            for workload in some:
-                done.run(workload, started, 1, 1)
+            mock = Mock(done.cores, 0, given.tick_us, upstream_format=given.format)
+            try:
+                for workload in some:
+                    done.run(workload, started, 1, 1, mock)
+            finally:
+                mock.stop()
 
         return run
 

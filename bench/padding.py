@@ -40,7 +40,7 @@ class Upstream:
 
     def __init__(self, pieces: Sequence[str]) -> None:
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+            def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")
@@ -50,7 +50,7 @@ class Upstream:
                     self.wfile.write(_chunk({"content": piece}, None))
                 self.wfile.write(_chunk({}, "stop") + b"data: [DONE]\n\n")
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

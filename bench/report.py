@@ -224,17 +224,14 @@ def _notes(report: Report) -> list[str]:
 
 
 def _format_lines(workloads: dict[str, Any]) -> list[str]:
-    """Which formats the upstream answered in, and how often: workloads with the same in one
-    line."""
-    shown: dict[str, list[str]] = {}
+    """Which formats the upstream answered in, and how often; a line for each set of formats."""
+    lines: dict[str, list[str]] = {}
     for workload, gateways in workloads.items():
         total = sum((Counter(of["formats"]) for of in gateways.values()), Counter[str]())
-        counts = ", ".join(f"{name} {number}" for name, number in sorted(total.items()))
-        shown.setdefault(counts, []).append(workload)
+        if total:
+            lines.setdefault(", ".join(sorted(total)), []).append(f"{workload} {total.total():,}")
     return [
-        f"answers of the upstream by format, {', '.join(names)}: {counts}"
-        for counts, names in shown.items()
-        if counts
+        f"upstream formats {names}; answers: {', '.join(counts)}" for names, counts in lines.items()
     ]
 
 
