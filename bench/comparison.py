@@ -47,6 +47,13 @@ def arguments() -> argparse.Namespace:
     add("--read", type=Path, metavar="FILE", help="measure nothing: show a FILE of --json")
     add("--markdown", action="store_true", help="print tables as in docs/performance.md")
     add("--peers", action="store_true", help=f"other gateways too: {peers.summary()}")
+    add(
+        "--peer",
+        action="append",
+        choices=peers.NAMES,
+        default=[],
+        help="only this one of them; may be repeated",
+    )
     add("--against", metavar="URL", help="another gateway too, which already runs")
     add("--against-key", metavar="KEY", default="none")
     add("--upstream-port", type=int, default=0, help="the mock's port, to set up --against with")
@@ -183,7 +190,7 @@ def _gateways(given: argparse.Namespace, folder: Path, done: Comparison) -> list
         gateways.append(OtherTree(folder, given.compare))
     if given.against:
         gateways.append(Running(given.against, given.against_key))
-    return gateways + (peers.installed(folder, done) if given.peers else [])
+    return gateways + peers.installed(folder, peers.NAMES if given.peers else given.peer, done)
 
 
 def in_turn(
