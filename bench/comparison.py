@@ -234,7 +234,6 @@ def smoke(
 
 
 def profiled(file: str, workloads: list[Workload], folder: Path, done: Comparison) -> None:
-    pyspy.required()
     workload = next((each for each in workloads if each.name == "W1"), workloads[0])
     legato = Legato(folder / "profiled")
     once(workload, legato, done.mock, done.cores, Profile(file, workload.seconds))
@@ -249,6 +248,8 @@ def main() -> int:
         if not given.no_nginx and nginx() is None:
             print("nginx is not installed. Install it (Debian: nginx-light), or use --no-nginx.")
             return 2
+        if given.profile:
+            pyspy.required()
         with tempfile.TemporaryDirectory(prefix="legato-bench-") as folder:
             result = compare(given, Path(folder))
     if given.json:
