@@ -81,7 +81,7 @@ def test_what_a_run_wrote_is_shown_again_as_a_table_of_the_docs(
     done = bench("--read", str(smoke[0]), "--markdown")
     assert done.returncode == 0, done.stderr
     assert all(f"| {name} | " in done.stdout for name in SMOKE)
-    assert "| W2 | failed calls | " in done.stdout
+    assert "- no call failed at any gateway" in done.stdout
     assert f" | {OTHER} | legato / {OTHER} | " in done.stdout
     assert "- upstream formats anthropic; answers: W6 " in done.stdout
 
@@ -114,6 +114,23 @@ def test_source_trees_are_compared_within_each_round() -> None:
         {"machine": MACHINE, "workloads": workloads, "notes": {}, "configured": configured}
     )
     assert "| W2 | CPU per call, µs | 14 | 15 | 0.90 (0.80 to 1.00) | " in shown
+
+
+def test_failed_calls_are_a_row_of_the_table() -> None:
+    rounds = [{"failed": 2, "failures": {"cut after 3 chunks": 2}, "formats": {"vllm": 9}}]
+    workloads = report.summary({"W2": {"legato": rounds}})
+    result = {
+        "machine": MACHINE,
+        "workloads": workloads,
+        "notes": {},
+        "configured": {"legato": ""},
+    }
+    shown = report.markdown(result)
+    assert report.failed(result) == 2
+    assert report.failed(result, ignore={"legato"}) == 0
+    assert "| W2 | failed calls | 2 | " in shown
+    assert "- W2, legato: 2 failed: cut after 3 chunks" in shown
+    assert "no call failed" not in shown
 
 
 def test_rows_are_copied_with_some_columns_changed(tmp_path: Path) -> None:
