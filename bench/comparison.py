@@ -47,6 +47,13 @@ def arguments() -> argparse.Namespace:
     add("--read", type=Path, metavar="FILE", help="measure nothing: show a FILE of --json")
     add("--markdown", action="store_true", help="print tables as in docs/performance.md")
     add("--peers", action="store_true", help=f"other gateways too: {peers.summary()}")
+    add(
+        "--peer",
+        action="append",
+        choices=peers.NAMES,
+        default=[],
+        help="only this one of them; may be repeated",
+    )
     add("--against", metavar="URL", help="another gateway too, which already runs")
     add("--against-key", metavar="KEY", default="none")
     add("--upstream-port", type=int, default=0, help="the mock's port, to set up --against with")
@@ -54,8 +61,8 @@ def arguments() -> argparse.Namespace:
         "--tick-us",
         type=int,
         default=1000,
-        help="the upstream sends the chunks that are due at every such tick: in W1 10 chunks at"
-        " each tick of 1000, one at each of 100 (default: 1000)",
+        help="the upstream sends the chunks that are due at every such tick: in W1 10 chunks"
+        " at each tick of 1000, one at each of 100 (default: 1000)",
     )
     add(
         "--patience",
@@ -95,8 +102,15 @@ class Comparison:
         self.configured: dict[str, str] = {}
         self._began = time.monotonic()
 
-    def run(self, workload: Workload, gateway: Gateway, number: int, of: int) -> None:
-        """One round of one gateway, unless it is left out."""
+    def run(
+        self,
+        workload: Workload,
+        gateway: Gateway,
+        number: int,
+        of: int,
+        mock: Mock | None = None,
+    ) -> None:
+        """One round of one gateway, unless it is left out. `mock`: another upstream than usual."""
         where = f"{workload.name}, {gateway.name}"
         if not gateway.takes(workload) or where in self._left_out or number > workload.rounds:
             return
@@ -109,7 +123,7 @@ class Comparison:
         try:
             figures = undisturbed(
                 workload,
-                lambda: once(workload, gateway, self.mock, self.cores),
+                lambda: once(workload, gateway, mock or self.mock, self.cores),
                 self.cores,
                 self.patience,
             )
@@ -176,7 +190,7 @@ def _gateways(given: argparse.Namespace, folder: Path, done: Comparison) -> list
         gateways.append(OtherTree(folder, given.compare))
     if given.against:
         gateways.append(Running(given.against, given.against_key))
-    return gateways + (peers.installed(folder, done) if given.peers else [])
+    return gateways + peers.installed(folder, peers.NAMES if given.peers else given.peer, done)
 
 
 def in_turn(
@@ -193,13 +207,17 @@ def smoke(
     done: Comparison, folder: Path, workloads: list[Workload], given: argparse.Namespace
 ) -> None:
     """Every workload through Legato, and the first through the other gateways. Nothing is measured,
-    so all of it runs at the same time."""
+    so all of it runs at the same time, each with its own upstream."""
 
     def runner(gateway: Callable[[], Gateway], some: list[Workload]) -> Callable[[], None]:
         def run() -> None:
             started = gateway()
-            for workload in some:
-                done.run(workload, started, 1, 1)
+            mock = Mock(done.cores, 0, given.tick_us, upstream_format=given.format)
+            try:
+                for workload in some:
+                    done.run(workload, started, 1, 1, mock)
+            finally:
+                mock.stop()
 
         return run
 
@@ -216,7 +234,6 @@ def smoke(
 
 
 def profiled(file: str, workloads: list[Workload], folder: Path, done: Comparison) -> None:
-    pyspy.required()
     workload = next((each for each in workloads if each.name == "W1"), workloads[0])
     legato = Legato(folder / "profiled")
     once(workload, legato, done.mock, done.cores, Profile(file, workload.seconds))
@@ -231,6 +248,8 @@ def main() -> int:
         if not given.no_nginx and nginx() is None:
             print("nginx is not installed. Install it (Debian: nginx-light), or use --no-nginx.")
             return 2
+        if given.profile:
+            pyspy.required()
         with tempfile.TemporaryDirectory(prefix="legato-bench-") as folder:
             result = compare(given, Path(folder))
     if given.json:

@@ -334,7 +334,7 @@ class OtherTree(Legato):
 
 
 def commit(source: Path = ROOT) -> str:
-    """The commit of a source tree; says so if `src` has changes."""
+    """The commit of a source tree, and whether `src` has changes."""
     shown = _git(source, "rev-parse", "--short", "HEAD") or "unknown"
     return f"{shown} and changes" if _git(source, "status", "--porcelain", "src") else shown
 

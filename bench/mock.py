@@ -26,7 +26,7 @@ REQUEST: Final = re.compile(
     rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick) text=(plain|think)"
     rb" format=([a-z.]+)"
 )
-#: Of a request that is not one of the bench's clients: a health check, say.
+#: For requests that are not from the bench's clients, such as health checks.
 OTHER: Final = (b"5", b"0", b"now", b"plain", b"openai")
 
 #: How many different chunks a flat-out stream has.

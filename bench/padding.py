@@ -50,7 +50,7 @@ class Upstream:
                     self.wfile.write(_chunk({"content": piece}, None))
                 self.wfile.write(_chunk({}, "stop") + b"data: [DONE]\n\n")
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

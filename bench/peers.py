@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
@@ -170,6 +171,7 @@ litellm_settings: {{telemetry: false, request_timeout: 600}}
 
 
 ALL: Final[tuple[type[Peer], ...]] = (Smg, VllmRouter, Ferrogw, LiteLlm)
+NAMES: Final = tuple(each.name for each in ALL)
 
 
 class Report(Protocol):
@@ -183,10 +185,12 @@ def summary() -> str:
     return ", ".join(f"{each.package} {each.version}" for each in ALL)
 
 
-def installed(folder: Path, report: Report) -> list[Gateway]:
-    """Those that can be installed here. The report gets the reason for each other one."""
+def installed(folder: Path, names: Collection[str], report: Report) -> list[Gateway]:
+    """Those of `names` that can be installed; the report gets the reason for each other one."""
     found: list[Gateway] = []
     for kind in ALL:
+        if kind.name not in names:
+            continue
         peer = kind(folder)
         report.progress(f"installing {peer.name} {peer.version} if it is missing ...")
         try:

@@ -167,8 +167,10 @@ def _columns(report: Report) -> list[str]:
 
 
 def _measures(report: Report) -> list[tuple[str, Measure]]:
+    """Workloads and their measures; failed calls are one of them if there are any."""
+    more = (_FAILED,) if failed(report) else ()
     workloads = [WORKLOADS[name] for name in report["workloads"]]
-    return [(each.name, measure) for each in workloads for measure in (*each.measures, _FAILED)]
+    return [(each.name, measure) for each in workloads for measure in (*each.measures, *more)]
 
 
 def _cells(report: Report, workload: str, measure: Measure) -> list[str]:
@@ -207,7 +209,8 @@ def _paired(own: list[Figures], other: list[Figures], key: str) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = [line for line in (_start_line(report["workloads"]),) if line]
+    notes = [] if failed(report) else ["no call failed at any gateway"]
+    notes += [line for line in (_start_line(report["workloads"]),) if line]
     notes += _format_lines(report["workloads"])
     notes += [f"{where}: {what}" for where, what in report["notes"].items()]
     disturbed: list[str] = []
@@ -224,17 +227,14 @@ def _notes(report: Report) -> list[str]:
 
 
 def _format_lines(workloads: dict[str, Any]) -> list[str]:
-    """Which formats the upstream answered in, and how often: workloads with the same in one
-    line."""
-    shown: dict[str, list[str]] = {}
+    """Which formats the upstream answered in, and how often; a line for each set of formats."""
+    lines: dict[str, list[str]] = {}
     for workload, gateways in workloads.items():
         total = sum((Counter(of["formats"]) for of in gateways.values()), Counter[str]())
-        counts = ", ".join(f"{name} {number}" for name, number in sorted(total.items()))
-        shown.setdefault(counts, []).append(workload)
+        if total:
+            lines.setdefault(", ".join(sorted(total)), []).append(f"{workload} {total.total():,}")
     return [
-        f"answers of the upstream by format, {', '.join(names)}: {counts}"
-        for counts, names in shown.items()
-        if counts
+        f"upstream formats {names}; answers: {', '.join(counts)}" for names, counts in lines.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""The upstream's answers as real servers write them: OpenAI's, OpenRouter's, vLLM's, ...
+"""The upstream's answers, as OpenAI, OpenRouter, vLLM, llama.cpp and Anthropic write them.
 
 Every answer has its own id, `created` time and fingerprint, and every content chunk its own text.
 Templates are split at the text once an answer, so that a chunk costs the upstream little CPU: it
@@ -33,7 +33,7 @@ TOKENS: Final = tuple(
         *(" arrives", ".", " A", " café", " in", " Zürich", ",", " for", " example", ":"),
         *("\\n\\n", "-", " **", "first", "**", " token", " latency", "\\n", "-", " through", "put"),
         *("\\n\\n", "He", " answers", ' \\"', "yes", '\\"', " and", " leaves", " at", " 17", ":"),
-        *("30", "。", "你好", "，", "世界", " 🙂", " int", "eroper", "ability", " C", ":\\\\"),
+        *("30", "。", "你好", "、", "世界", " 🙂", " int", "eroper", "ability", " C", ":\\\\"),
         *("temp", " requires", " careful", " measurement", " —", " of", " every", " single"),
         *(" step", "!"),
     )
@@ -57,8 +57,8 @@ class Format(Struct, frozen=True, kw_only=True):
     the first content; `joins_role`: in one HTTP chunk with it. `content`: the event of a text,
     which stands at `%(text)b`. `end`: what follows the last content. `values`: makes an answer's
     values from the time in seconds; `created` and the token counts are added. `created_per_chunk`:
-    `created` is the time of the chunk. `pads`: up to 15 spaces stand before the last brace of a
-    content event, as many as chance has it.
+    `created` is the time of the chunk, not of the answer. `pads`: up to 15 spaces stand before the
+    last brace of a content event, as many as chance has it.
     """
 
     name: str

@@ -46,11 +46,11 @@ class Workload(Struct, frozen=True, kw_only=True):
 
     `interval_us` 0: the upstream writes as fast as it is read. `first`: the first content chunk is
     sent at its stream's `tick`, or `now`, with the head of the answer. `text`: whether the upstream
-    puts reasoning between tags. `dialect`: what the upstream speaks to Legato; the clients, and
-    so nginx and the direct way, always speak OpenAI's. `steady`: seconds with all streams open in
-    which CPU is measured separately. `slow`: chunks of the stream of one more client, which reads
-    a byte a second. `idle_upstream`: the upstream runs only while the clients on its core wait; on
-    a busy machine that may never be. `deployment`, `settings`: Legato's, as TOML. `rounds`: the
+    puts reasoning between tags. `dialect`: what the upstream speaks to Legato; the clients, and so
+    nginx and the direct way, always speak OpenAI's. `steady`: seconds with all streams open in
+    which CPU is measured separately. `slow`: chunks of the stream of one more client, which reads a
+    byte a second. `idle_upstream`: the upstream runs only while the clients on its core wait; on a
+    busy machine that may never be. `deployment` and `settings`: Legato's, TOML. `rounds`: the
     maximum.
     """
 
