@@ -1,1 +1,1 @@
-"""The edge: HTTP on one port, the hot endpoint in the protocol itself, the rest in Starlette."""
+"""The HTTP edge: native endpoints in the protocol itself, all other paths in an ASGI application."""
