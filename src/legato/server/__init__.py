@@ -1,1 +1,1 @@
-"""The HTTP edge: native endpoints in the protocol itself, all other paths in an ASGI application."""
+"""The HTTP edge: native endpoints in the protocol, all other paths in an ASGI application."""
