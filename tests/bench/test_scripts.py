@@ -1,4 +1,4 @@
-"""scripts/setup on machines without what it needs. It says what to install and installs nothing."""
+"""scripts/setup on machines without what it needs: it changes nothing outside the checkout."""
 
 import shutil
 import subprocess
@@ -18,9 +18,12 @@ case "$*" in
 *) exit 1 ;;
 esac
 """
-#: A system package client, which must not be called.
-FORBIDDEN = """#!/usr/bin/env bash
-touch "$(dirname "$0")/../called"
+#: The same of Debian: it makes environments, but without pip.
+WITHOUT_PIP = PYTHON.replace("*) exit 1", "*--without-pip*) exit 0 ;;\n*) exit 1")
+
+#: A program that notes how it was called, and does nothing.
+CALLED = """#!/usr/bin/env bash
+printf '%s\\n' "${0##*/} $*" >>"$(dirname "$0")/../called"
 """
 
 
@@ -32,8 +35,8 @@ def checkout(tmp_path: Path) -> Path:
         path = shutil.which(tool)
         if path:
             (programs / tool).symlink_to(path)
-    for name in ("apt-get", "sudo"):
-        (programs / name).write_text(FORBIDDEN)
+    for name in ("apt-get", "dpkg-deb", "sudo"):
+        (programs / name).write_text(CALLED)
         (programs / name).chmod(0o755)
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
@@ -66,9 +69,23 @@ def test_without_ensurepip_pip_and_uv(checkout: Path) -> None:
     assert not (checkout / ".venv" / ".stamp").exists()
 
 
+def test_debians_pip_is_unpacked_into_the_environment_and_not_installed(checkout: Path) -> None:
+    python = checkout / "bin" / "python3"
+    python.write_text(WITHOUT_PIP)
+    python.chmod(0o755)
+    assert setup(checkout).returncode == 1
+    folder = checkout / ".venv" / ".apt"
+    apt = f"apt-get -o Dir::State::lists={folder}/lists -o Dir::Cache={folder}/cache"
+    assert (checkout / "called").read_text().splitlines() == [
+        f"{apt} update",
+        f"{apt} download python3-pip-whl",
+        f"dpkg-deb -x {folder}/python3-pip-whl_*.deb {folder}/unpacked",
+    ]
+
+
 @pytest.mark.parametrize("script", ["check", "serve", "setup", "test"])
-def test_no_script_but_the_bench_calls_a_system_package_client(script: str) -> None:
+def test_no_script_but_the_bench_installs_system_packages(script: str) -> None:
     """Messages may name it."""
     lines = (ROOT / "scripts" / script).read_text().splitlines()
-    code = [line.strip() for line in lines if '"' not in line and not line.lstrip().startswith("#")]
-    assert not [line for line in code if "apt-get" in line]
+    code = [line.strip() for line in lines if not line.lstrip().startswith(("#", '"'))]
+    assert not [line for line in code if "policy-rc.d" in line or "apt-get install" in line]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,14 +34,16 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Inside], None]:
 
 
 @pytest.fixture(scope="module")
-def valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
-        yield server
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Its socket. A free TCP port may be taken by a test beside this one before it listens."""
+    socket = tmp_path_factory.mktemp("valkey") / "socket"
+    with ValkeyServer(port=0, unix_socket_path=socket):
+        yield socket
 
 
 @pytest.fixture
-async def counter(valkey: ValkeyServer) -> AsyncIterator[redis.asyncio.Redis]:
-    client = redis.asyncio.Redis(host="127.0.0.1", port=valkey.port)
+async def counter(valkey: Path) -> AsyncIterator[redis.asyncio.Redis]:
+    client = redis.asyncio.Redis(unix_socket_path=str(valkey))
     yield client
     await client.aclose()
 
