@@ -29,7 +29,7 @@ NOISE: Final = 0.05
 QUIET_WINDOW: Final = 0.4
 #: How often a disturbed run is repeated, if it takes less than `SHORT` seconds. The least disturbed
 #: run counts, whatever its figures are.
-REPEATS: Final = 2
+RETRIES: Final = 2
 SHORT: Final = 10.0
 
 Figures = dict[str, Any]
@@ -226,7 +226,7 @@ def undisturbed(
     """A run (`once`) that other processes did not disturb; if there is none, the least
     disturbed."""
     tries: list[Figures] = []
-    most = 1 + REPEATS if patience and workload.seconds < SHORT else 1
+    most = 1 + RETRIES if patience and workload.seconds < SHORT else 1
     while not tries or (tries[-1]["foreign_busy"] > NOISE and len(tries) < most):
         if patience:
             cores.await_quiet(patience)

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[list[list[Json]], list[Json]]] = {
         [[call(None, "{", index=0, id="c1")], [call("f", "}", index=0)]],
         [made("c1", "f", "{}")],
     ),
-    "a late name, said again and again": (
+    "a late name, sent again and again": (
         [
             [call(None, "", index=0, id="c1")],
             [call("f", "{", index=0, id="c1")],

@@ -29,7 +29,7 @@ FILE_THERE = {
     "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="},
     "title": "a.pdf",
 }
-KEPT = {"cache_control": {"type": "ephemeral"}}
+CACHED = {"cache_control": {"type": "ephemeral"}}
 CALL = {"id": "call:1", "type": "function", "function": {"name": "sum", "arguments": '{"a": 1}'}}
 CALL_THERE = {"type": "tool_use", "id": "call_1", "name": "sum", "input": {"a": 1}}
 BARE = {"id": "c2", "type": "function", "function": {"name": "now", "arguments": ""}}
@@ -66,8 +66,8 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         [message("user", text("Hello"))],
     ),
     "the system's, kept": (
-        [message("system", [text("Be brief.")[0] | KEPT]), *HELLO],
-        [text("Be brief.")[0] | KEPT],
+        [message("system", [text("Be brief.")[0] | CACHED]), *HELLO],
+        [text("Be brief.")[0] | CACHED],
         [message("user", text("Hello"))],
     ),
     "turns of one": (
@@ -85,9 +85,9 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
         [message("user", [*text("Hello"), IMAGE_THERE])],
     ),
     "things to look at": (
-        [message("user", [*text("What?"), IMAGE | KEPT, LINK, FILE])],
+        [message("user", [*text("What?"), IMAGE | CACHED, LINK, FILE])],
         None,
-        [message("user", [*text("What?"), IMAGE_THERE | KEPT, LINK_THERE, FILE_THERE])],
+        [message("user", [*text("What?"), IMAGE_THERE | CACHED, LINK_THERE, FILE_THERE])],
     ),
     "tools": (
         [
@@ -199,9 +199,9 @@ MESSAGES: dict[str, tuple[list[dict[str, Any]], Any, list[dict[str, Any]]]] = {
     ),
     "the system alone": ([message("system", "a")], None, [message("user", text("a"))]),
     "the system alone, kept": (
-        [message("system", [text("a")[0] | KEPT]), message("assistant", "")],
+        [message("system", [text("a")[0] | CACHED]), message("assistant", "")],
         None,
-        [message("user", [text("a")[0] | KEPT])],
+        [message("user", [text("a")[0] | CACHED])],
     ),
     "an empty message between two of the user": (
         [*HELLO, message("user", ""), message("user", "Yes")],

@@ -1,1 +1,1 @@
-"""The rules of a stream, sans-IO: what is legal, what is mended, what a frame looks like."""
+"""The rules of a stream, sans-IO: what is legal, what is normalized, what a frame looks like."""

@@ -20,7 +20,7 @@ _SMALL: Final = 65_535
 
 #: Times that are kept as they are, until they are counted together: a chunk then touches nothing
 #: but the end of an array.
-KEPT: Final = 32
+PENDING: Final = 32
 
 #: Copied, an array costs less than a new one.
 _NONE: Final = array("d")
@@ -52,7 +52,7 @@ class Timings:
         """A content-bearing frame goes out at `now`."""
         times = self.times
         times.append(now)
-        if len(times) == KEPT:
+        if len(times) == PENDING:
             self.count()
 
     @property
@@ -82,7 +82,7 @@ class Timings:
         return [gaps[ceil(fraction * len(gaps)) - 1] if gaps else None for fraction in fractions]
 
     def count(self) -> None:
-        """Counts `times`, and drops them; due when there are `KEPT` of them."""
+        """Counts `times`, and drops them; due when there are `PENDING` of them."""
         times = self.times
         if not times:
             return

@@ -251,7 +251,7 @@ def usage(server: OpenAiServer) -> Events:
 
 
 def finish(server: OpenAiServer) -> Events:
-    """A finish that is not the last, or is said again, or comes with text."""
+    """A finish that is not the last, or is sent again, or comes with text."""
     draw = server.draw
     reason = draw.pick((b'"stop"', b'"length"', b'"tool_calls"', b'""', b"0", b'"odd"', b'"error"'))
     value = draw.pick((b"{}", server.content % string(server)))
