@@ -60,6 +60,7 @@ ENGINES = frozenset(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker gets: a file, or all that runs an engine; unless a test says otherwise."""
     for item in items:

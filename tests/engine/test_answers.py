@@ -301,9 +301,9 @@ async def test_what_was_read_before_is_told(engine: Running, stream: bool) -> No
     assert (row["cached_tokens"], row["cached_from"]) == (cached[1], "exact")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(240)
 async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: Path) -> None:
-    text = " ".join(f"Item {number} is number {number * 7 % 13}." for number in range(420))
+    text = " ".join(f"Item {number} is number {number * 7 % 13}." for number in range(240))
     model = {"name": MODEL, "context": 8192}
     quick = {"streams.gate_seconds": 0.1, "streams.heartbeat_seconds": 0.1}
     patient = {"engine.first_token_seconds": 300.0}
@@ -327,12 +327,12 @@ async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: P
         progress = [each for each in answer.comments if each != b": keep-alive"]
         shown = [int(each.removeprefix(b": prefill ")[:-1]) for each in progress]
         assert shown == sorted(shown)
-        assert len(set(shown)) > 4
+        assert len(set(shown)) > 3
         assert shown[-1] > 80
         first = next(n for n, frame in enumerate(answer.frames) if frame.startswith(b"data"))
         assert not any(frame.startswith(b": prefill") for frame in answer.frames[first:])
         told = usage_of(answer)
-        assert told["prompt_tokens"] >= 4000
+        assert told["prompt_tokens"] >= 2000
         assert told["completion_tokens"] == 4
         assert (await beside).done
         rows = {row["prompt_tokens"]: row for row in await server.rows()}
