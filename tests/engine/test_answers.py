@@ -301,6 +301,35 @@ async def test_what_was_read_before_is_told(engine: Running, stream: bool) -> No
     assert (row["cached_tokens"], row["cached_from"]) == (cached[1], "exact")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("words", "asked_for", "answer"),
+    [
+        ("Hm. </think> So </think> it is </think>", {}, "So  it is "),
+        (
+            "One </think> two </th three </think>",
+            {"reasoning_effort": "none"},
+            "One  two </th three ",
+        ),
+    ],
+    ids=["behind its reasoning", "without reasoning"],
+)
+async def test_closing_tags_that_a_model_writes_again_are_dropped(
+    engine: Running, stream: bool, words: str, asked_for: dict[str, Any], answer: str
+) -> None:
+    """A grammar has the model write them, which it does on its own only now and then."""
+    grammar = f'root ::= "{words}"'
+    given = await say(
+        engine,
+        "Solve: What is 15! / 13!?",
+        model=THINKING,
+        grammar=grammar,
+        stream=stream,
+        **asked_for,
+    )
+    assert text_of(given).lstrip() == answer
+
+
 @pytest.mark.timeout(240)
 async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: Path) -> None:
     text = " ".join(f"Item {number} is number {number * 7 % 13}." for number in range(240))
