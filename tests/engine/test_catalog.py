@@ -231,7 +231,7 @@ def test_a_wrong_file_of_the_hub_is_refused_and_fetched_anew(models: Catalog, hu
     assert "range" not in hub.asked[-1][1]
 
 
-@pytest.mark.parametrize("bad", [CONTENT[::-1], CONTENT[:1000], b""])
+@pytest.mark.parametrize("bad", [CONTENT[::-1], CONTENT[:1000], b""], ids=["wrong", "cut", "empty"])
 def test_a_corrupt_file_is_refused_and_fetched_again(
     bad: bytes, models: Catalog, index: Path
 ) -> None:
