@@ -60,6 +60,13 @@ ENGINES = frozenset(
 )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A long value would make a name that no log can show and no environment variable can hold."""
+    if isinstance(val, str | bytes) and len(val) > 100:
+        return f"{argname} of {len(val):,}"
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one worker gets: a file, or all that runs an engine; unless a test says otherwise."""
