@@ -30,6 +30,14 @@ def as_object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, OBJECT) else None
 
 
+def unknown_members(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The members of an object, but for the `known` ones and those that are empty."""
+    empty: tuple[Any, ...] = (None, "", [], {})
+    return {
+        name: value for name, value in fields.items() if name not in known and value not in empty
+    }
+
+
 def decoded(body: bytes) -> Any:
     """The JSON of a peer, read leniently (`decode_leniently`); None where it is none."""
     try:

@@ -4,8 +4,8 @@ What OpenAI's format has no member for, a client gets in these:
 
 - `delta.reasoning_details`: blocks of thinking with their signatures, to be sent back as they came
 - `delta.citations`: the citations of a text, behind it
-- `delta.extra_content.anthropic.blocks`: whole blocks of other types, among them those of tools that
-  the server runs itself; `….deltas`: deltas of other types
+- `delta.extra_content.anthropic`: `blocks`, whole blocks of other types, among them those of tools
+  that the server runs itself; `deltas`, deltas of other types
 - `extra_content.anthropic` of a tool call: further members of its block
 - `stop_sequence` of the choice with the finish; further members of the message: top level
 """
@@ -16,11 +16,22 @@ import msgspec
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_object, decoded, unknown_members
 from legato.core.errors import malformed
 from legato.core.finish import known_finish
-from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
-from legato.core.merge import merge_call, to_builtins
+from legato.core.json_text import Path, cleaned, decode_leniently, encoded
+from legato.core.merge import merge_call
+from legato.dialects._anthropic_blocks import (
+    Block,
+    OtherBlock,
+    Thought,
+    ToolCall,
+    details,
+    prompt_tokens,
+    tool_call,
+    unknown_delta,
+    usage_of,
+)
 from legato.dialects._anthropic_errors import in_band, no_stream, refusal
 from legato.dialects._anthropic_request import encode
 
@@ -121,53 +132,13 @@ _OF_MESSAGE: Final = frozenset(
 _OF_END: Final = frozenset({"type", "index", "delta", "usage", "message"})
 
 
-class _Thought(Struct):
-    """A block of thinking under way: it goes back whole with the next request."""
-
-    pieces: list[str]
-    signature: str = ""
-
-    def ending(self) -> list[dict[str, Any]]:
-        if not self.signature:
-            return []
-        thinking = without_surrogates("".join(self.pieces))
-        block = {"type": "thinking", "thinking": thinking, "signature": self.signature}
-        return [_details(block)]
-
-
-class _ToolCall(Struct):
-    number: int
-    given: Any  # the input that its block began with: void where deltas follow
-    begun: bool = False  # some of its arguments have been sent
-
-    def ending(self) -> list[dict[str, Any]]:
-        if self.begun:
-            return []
-        given = self.given or {}  # to a client, "" would be no JSON
-        return [_call(self.number, given if isinstance(given, str) else _as_text(given))]
-
-
-class _Block(Struct):
-    """A block of a type that is not known here, under way."""
-
-    fields: dict[str, Any]
-    pieces: list[str]  # of its input
-
-    def ending(self) -> list[dict[str, Any]]:
-        block = cleaned(to_builtins(self.fields))
-        if self.pieces:
-            text = without_surrogates("".join(self.pieces))
-            block["input"] = decoded(text.encode()) or text
-        return [_extra({"blocks": [block]})]
-
-
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = ("_blocks", "_calls", "_unknown", "_usage", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
-        self._blocks: dict[int, _Thought | _ToolCall | _Block] = {}  # those under way, but for text
+        self._blocks: dict[int, Block] = {}  # those under way, but for text
         self._calls = 0
         self._unknown: dict[str, Any] = {}  # members of the message that have not been sent
         self._usage: dict[str, Any] = {}
@@ -193,7 +164,8 @@ class Reader:
         return self._other(event, data)
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
-        """An event that is none as it stands. One of an unknown type may look like anything."""
+        """An event that is none as it stands. Raises `UpstreamError` where it is none at all:
+        `error` says why. One of an unknown type may look like anything."""
         match data.strip():
             case b"[DONE]":
                 return None  # Anthropic has no such event, but servers that copy both APIs may
@@ -201,6 +173,10 @@ class Reader:
                 if name == b"error":
                     raise in_band({})
                 return Chunk([])
+            case _:
+                return self._read_leniently(data, error)
+
+    def _read_leniently(self, data: bytes, error: Exception) -> Chunk | None:
         fields: Any = None
         try:
             fields = decode_leniently(data, _TEXTS)
@@ -220,7 +196,7 @@ class Reader:
 
     def _thought(self, index: int, text: str) -> Chunk:
         block = self._blocks.get(index)
-        if isinstance(block, _Thought):
+        if isinstance(block, Thought):
             block.pieces.append(text)
         return _text(Delta(reasoning_content=text))
 
@@ -250,8 +226,8 @@ class Reader:
         identity = message.get("id")
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self._usage = dict(as_object(message.get("usage")) or {})
-        self._unknown = _others(message, _OF_MESSAGE)
-        self.prompt_tokens = _prompt(self._usage)
+        self._unknown = unknown_members(message, _OF_MESSAGE)
+        self.prompt_tokens = prompt_tokens(self._usage)
         return Chunk([])
 
     def _block(self, index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
@@ -266,36 +242,36 @@ class Reader:
                 return deltas + ([{"citations": cited}] if cited else [])
             case "thinking":
                 text, signature = str(block.get("thinking") or ""), block.get("signature") or ""
-                self._blocks[index] = _Thought([text], str(signature))
+                self._blocks[index] = Thought([text], str(signature))
                 return [{"reasoning_content": text}] if text else []
             case "redacted_thinking":
-                return [_details({"type": "redacted_thinking", "data": block.get("data")})]
+                return [details({"type": "redacted_thinking", "data": block.get("data")})]
             case "tool_use":
-                call = _ToolCall(self._calls, block.get("input"))
+                call = ToolCall(self._calls, block.get("input"))
                 self._calls += 1
                 self._blocks[index] = call
-                return [_call(call.number, "", block)]
+                return [tool_call(call.number, "", block)]
             case _:
                 fields: dict[str, Any] = {}
                 merge_call(fields, block)
                 if fields:
-                    self._blocks[index] = _Block(fields, [])
+                    self._blocks[index] = OtherBlock(fields, [])
                 return []
 
     def _delta(self, index: int, delta: _Delta, data: bytes) -> list[dict[str, Any]]:
         block = self._blocks.get(index)
         match delta.type, block:
-            case "signature_delta", _Thought():
+            case "signature_delta", Thought():
                 block.signature += delta.signature
-            case "input_json_delta", _ToolCall() if delta.partial_json:
+            case "input_json_delta", ToolCall() if delta.partial_json:
                 block.begun = True
-                return [_call(block.number, delta.partial_json)]
-            case "input_json_delta", _Block():
+                return [tool_call(block.number, delta.partial_json)]
+            case "input_json_delta", OtherBlock():
                 block.pieces.append(delta.partial_json)
             case (("signature_delta" | "input_json_delta" | ""), _):
                 pass
             case _:
-                return _unknown_delta(block, (as_object(decoded(data)) or {})["delta"])
+                return unknown_delta(block, (as_object(decoded(data)) or {})["delta"])
         return []
 
     def _ended(self, index: int) -> list[dict[str, Any]]:
@@ -306,8 +282,8 @@ class Reader:
         self._usage |= {k: v for k, v in (event.usage or {}).items() if v is not None}
         fields = as_object(decoded(data)) or {}
         delta = as_object(fields.get("delta")) or {}
-        self._unknown |= _others(fields, _OF_END) | _others(delta, _OF_MESSAGE)
-        usage = _usage(self._usage)
+        self._unknown |= unknown_members(fields, _OF_END) | unknown_members(delta, _OF_MESSAGE)
+        usage = usage_of(self._usage)
         reason = delta.get("stop_reason")
         if reason is None:
             return Chunk([], usage=usage)
@@ -321,25 +297,6 @@ class Reader:
         return Chunk([], usage=usage, extras=extras, fields=[*map(_member, unended), finish])
 
 
-def _others(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    return {
-        name: value for name, value in fields.items() if name not in known and value is not None
-    }
-
-
-def _unknown_delta(
-    block: _Thought | _ToolCall | _Block | None, delta: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """A delta of a type that has no case of its own. Deltas of an unknown block are joined to it,
-    whatever their types are."""
-    if delta.get("type") == "citations_delta" and not isinstance(block, _Block):
-        return [{"citations": [delta["citation"]]}] if delta.get("citation") else []
-    if isinstance(block, _Block):
-        merge_call(block.fields, {k: v for k, v in delta.items() if k != "type"})
-        return []
-    return [_extra({"deltas": [delta]})]
-
-
 def _text(delta: Delta) -> Chunk:
     return Chunk([Choice(delta=delta, index=0, finish_reason=None)])
 
@@ -350,61 +307,6 @@ def _chunk(deltas: list[dict[str, Any]]) -> Chunk:
 
 def _member(delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": None}
-
-
-def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Arguments of a tool call; `block`: the one that begins it."""
-    function: dict[str, Any] = {"arguments": arguments}
-    call: dict[str, Any] = {"index": number, "function": function}
-    if block is not None:
-        call |= {"id": block.get("id"), "type": "function"}
-        function["name"] = block.get("name")
-        others = _others(block, frozenset({"type", "id", "name", "input"}))
-        call |= _extra(others) if others else {}
-    return {"tool_calls": [call]}
-
-
-def _as_text(given: Any) -> str:
-    return msgspec.json.encode(given).decode()
-
-
-def _details(block: dict[str, Any]) -> dict[str, Any]:
-    """What a client is to send back with this turn, so that the model knows its own thoughts."""
-    return {"reasoning_details": [block]}
-
-
-def _extra(members: dict[str, Any]) -> dict[str, Any]:
-    return {"extra_content": {"anthropic": members}}
-
-
-def _count(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _prompt(usage: dict[str, Any]) -> int:
-    """`input_tokens` is only what was neither read from the cache nor written to it."""
-    return sum(
-        _count(usage, name)
-        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    )
-
-
-def _usage(counts: dict[str, Any]) -> Usage:
-    prompt, completion = _prompt(counts), _count(counts, "output_tokens")
-    usage: Usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-    if "cache_read_input_tokens" in counts:
-        cached = _count(counts, "cache_read_input_tokens")
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    details = as_object(counts.get("output_tokens_details")) or {}
-    if "thinking_tokens" in details:
-        reasoning = _count(details, "thinking_tokens")
-        usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-    return usage
 
 
 def unstreamed(body: bytes) -> list[bytes]:

@@ -1,4 +1,15 @@
-"""Google's Gemini API, as `generativelanguage.googleapis.com` speaks it."""
+"""Google's Gemini API, as `generativelanguage.googleapis.com` speaks it.
+
+What OpenAI's format has no member for, a client gets in these:
+
+- `delta.images`: pictures, as OpenRouter has them: `{"type": "image_url", "image_url": {"url": …}}`
+- `delta.extra_content.google`: `thought_signature`, as Google's own OpenAI-compatible endpoint has
+  it, also of a tool call; `parts`, parts of other kinds as they came: `executableCode`, `fileData`,
+  `inlineData` that is no picture or belongs to a thought
+- further members of a candidate (`groundingMetadata`, `citationMetadata`, `safetyRatings`, …): of
+  the choice, as they came
+- `promptFeedback` and further members of the event: top level, as they came
+"""
 
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -7,9 +18,18 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object
-from legato.core.errors import bad_gateway
+from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, unknown_members
+from legato.core.finish import finish_reason
+from legato.core.json_text import Path, cleaned, decode_leniently, encoded
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
+from legato.dialects._gemini_parts import (
+    FunctionCall,
+    Logprobs,
+    extra,
+    image_url,
+    logprobs,
+    tool_call,
+)
 from legato.dialects._gemini_request import encode
 
 __all__ = [
@@ -25,26 +45,6 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
-
-_FILTERED: Final = (
-    "BLOCKLIST",
-    "ESCALATION",
-    "IMAGE_PROHIBITED_CONTENT",
-    "IMAGE_RECITATION",
-    "IMAGE_SAFETY",
-    "LANGUAGE",
-    "MODEL_ARMOR",
-    "PROHIBITED_CONTENT",
-    "RECITATION",
-    "SAFETY",
-    "SPII",
-)
-#: How an answer ends as it should. Every other reason says that it broke.
-_FINISHES: Final = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    **dict.fromkeys(_FILTERED, "content_filter"),
-}
 
 
 def path(model: str) -> str:
@@ -81,56 +81,36 @@ def _answers(model: dict[str, Any]) -> bool:
     return "name" in model and (methods is None or "generateContent" in methods)
 
 
-_Count = Annotated[int, Meta(ge=0)]
-
-
-class _Call(Struct, gc=False):
-    name: str = ""
-    id: str | None = None
-    args: dict[str, Raw] | None = None
+Count = Annotated[int, Meta(ge=0)]
 
 
 class _Part(Struct, gc=False, rename="camel"):
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
-    function_call: _Call | None = None
+    function_call: FunctionCall | None = None
 
 
 class _Content(Struct, gc=False):
     parts: list[_Part] | None = None
 
 
-class _Token(Struct, gc=False, rename="camel"):
-    token: str = ""
-    log_probability: float = 0.0
-
-
-class _Tokens(Struct, gc=False):
-    candidates: list[_Token] | None = None
-
-
-class _Logprobs(Struct, gc=False, rename="camel"):
-    chosen_candidates: list[_Token] | None = None
-    top_candidates: list[_Tokens] | None = None
-
-
 class _Candidate(Struct, gc=False, rename="camel"):
     content: _Content | None = None
-    index: _Count = 0
+    index: Count | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
-    logprobs_result: _Logprobs | None = None
+    logprobs_result: Logprobs | None = None
 
 
 class _Counts(Struct, gc=False, rename="camel"):
     """Tokens so far. What is 0 is left out."""
 
-    prompt_token_count: _Count = 0
-    tool_use_prompt_token_count: _Count = 0
-    candidates_token_count: _Count = 0
-    thoughts_token_count: _Count = 0
-    cached_content_token_count: _Count = 0
+    prompt_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    thoughts_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
 
 
 class _Feedback(Struct, gc=False, rename="camel"):
@@ -145,19 +125,58 @@ class _Event(Struct, gc=False, rename="camel"):
     error: Any = None
 
 
+# The same of an event of text and nothing else: nearly all of them. What has more in it, or may
+# have, is no such event.
+class _PlainPart(Struct, gc=False, forbid_unknown_fields=True):
+    text: str = ""
+    thought: bool | None = None
+
+
+class _PlainContent(Struct, gc=False, forbid_unknown_fields=True):
+    parts: list[_PlainPart]
+    role: str | None = None
+
+
+class _PlainCandidate(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    content: _PlainContent
+    index: Count = 0
+    finish_reason: None = None
+
+
+class _PlainEvent(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    candidates: list[_PlainCandidate]
+    usage_metadata: _Counts | None = None
+    response_id: str | None = None
+    model_version: Raw = Raw()
+    create_time: Raw = Raw()
+
+
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
+
+#: Strings in which the half of a surrogate pair waits for the next event.
+_TEXTS: Final[frozenset[Path]] = frozenset({("candidates", "content", "parts", "text")})
+
+#: Members that have their place in an answer, or that are ours to say.
+_OF_EVENT: Final = frozenset(
+    {"candidates", "usageMetadata", "responseId", "modelVersion", "createTime", "error"}
+)
+_OF_CANDIDATE: Final = frozenset({"content", "index", "finishReason", "logprobsResult"})
+_OF_PART: Final = frozenset({"text", "thought", "thoughtSignature", "functionCall"})
 
 
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`).
 
-    Nothing says that the answer is over but the end of the body.
+    Nothing says that the answer is over but the end of the body: the finish may be in each event.
     """
 
-    __slots__ = ("_calls", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate
+        self._images: dict[int, int] = {}  # the same of pictures
+        self._early: dict[str, Any] = {}  # members of events that had no candidate to go with
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
@@ -167,123 +186,122 @@ class Reader:
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
-            event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise unreadable(data, error) from None
+            event = _decode_plain(data)
+        except NOT_JSON:
+            return self._read_open(name, data)
+        candidates = event.candidates
+        if len(candidates) == 1 and len(candidates[0].content.parts) == 1 and not self._early:
+            (part,) = candidates[0].content.parts
+            if part.text:
+                thinks = part.thought
+                delta = Delta(reasoning_content=part.text) if thinks else Delta(content=part.text)
+                self._identify(event.response_id)
+                choice = Choice(delta=delta, index=candidates[0].index, finish_reason=None)
+                counts = event.usage_metadata
+                return Chunk([choice], usage=None if counts is None else _usage(counts))
+        return self._read_open(name, data)
+
+    def _read_open(self, name: bytes, data: bytes) -> Chunk:
+        if data.strip() in (b"", b"null"):
+            if name == b"error":
+                raise in_band({})
+            return Chunk([])
+        try:
+            event, fields = _decode_event(data), msgspec.json.decode(data)
+        except NOT_JSON as error:
+            event, fields = _leniently(data, error)
         if event.error is not None:
             raise in_band({"error": event.error})
-        if self.identity is None and event.response_id is not None:
-            self.identity = event.response_id[:200]
-        counts = event.usage_metadata
-        usage = _usage(counts) if counts is not None else None
-        candidates = event.candidates or ()
-        if len(candidates) == 1:
-            choice = _plain(candidates[0])
-            if choice is not None:
-                return Chunk([choice], usage=usage)
-        members = [member for each in candidates for member in self._members(each)]
+        self._identify(event.response_id)
+        members: list[dict[str, Any]] = []
+        for number, candidate in enumerate(event.candidates or ()):
+            members += self._members(candidate, fields["candidates"][number])
         feedback = event.prompt_feedback
-        if not candidates and feedback is not None and feedback.block_reason:
+        if not event.candidates and feedback is not None and feedback.block_reason:
             # As OpenAI's clients know it: nothing is said, and why.
             members.append(_member(0, {}, "content_filter"))
-        return Chunk([], usage=usage, fields=members)
+        unknown = self._early | unknown_members(fields, _OF_EVENT)
+        self._early = {} if members else unknown
+        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
+        counts = event.usage_metadata
+        usage = None if counts is None else _usage(counts)
+        return Chunk([], usage=usage, extras=extras, fields=members)
 
-    def _members(self, candidate: _Candidate) -> list[dict[str, Any]]:
+    def _identify(self, identity: str | None) -> None:
+        if self.identity is None and identity is not None:
+            self.identity = identity[:200]
+
+    def _members(self, candidate: _Candidate, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices that say what a candidate says; `fields`: its JSON."""
+        index = candidate.index or 0
         parts = (candidate.content and candidate.content.parts) or ()
-        deltas = [self._delta(candidate.index, part) for part in parts]
-        members = [_member(candidate.index, each) for each in deltas if each]
+        deltas = [
+            self._delta(index, part, fields["content"]["parts"][number])
+            for number, part in enumerate(parts)
+        ]
+        members = [_member(index, each) for each in deltas if each]
+        more = unknown_members(fields, _OF_CANDIDATE)
         if candidate.logprobs_result is not None:
-            if not members:
-                members.append(_member(candidate.index, {}))
-            members[0]["logprobs"] = _logprobs(candidate.logprobs_result)
-        reason = self._finish(candidate)
+            more["logprobs"] = logprobs(candidate.logprobs_result)
+        if more:
+            members = members or [_member(index, {})]
+            members[0] |= more
+        reason = self._finish(index, candidate)
         if reason is not None:
-            members.append(_member(candidate.index, {}, reason))
+            members.append(_member(index, {}, reason))
         return members
 
-    def _delta(self, index: int, part: _Part) -> dict[str, Any]:
-        signed = _signed(part.thought_signature)
+    def _delta(self, index: int, part: _Part, fields: dict[str, Any]) -> dict[str, Any]:
+        """What a part adds to its choice; `fields`: its JSON, with the text to take."""
+        more, signature = unknown_members(fields, _OF_PART), part.thought_signature
         if part.function_call is not None:
             number = self._calls.get(index, 0)
             self._calls[index] = number + 1
-            return {"tool_calls": [_call(number, part.function_call) | signed]}
-        if part.thought:  # a signature here goes with the thought, which nobody sends back
-            return {"reasoning_content": part.text} if part.text else {}
-        return ({"content": part.text} if part.text else {}) | signed
+            call = tool_call(number, part.function_call) | extra(signature, {})
+            return {"tool_calls": [call]} | extra(None, more)
+        url = None if part.thought else image_url(fields)
+        if url is not None:
+            number = self._images.get(index, 0)
+            self._images[index] = number + 1
+            image = {"type": "image_url", "image_url": {"url": url}, "index": number}
+            return {"images": [image]} | extra(signature, {})
+        if part.text and part.thought:  # its signature goes with it, and nobody sends it back
+            return {"reasoning_content": fields["text"]} | extra(None, more)
+        if part.text:
+            return {"content": fields["text"]} | extra(signature, more)
+        if more:
+            return extra(None, fields)
+        return {} if part.thought else extra(signature, {})
 
-    def _finish(self, candidate: _Candidate) -> str | None:
+    def _finish(self, index: int, candidate: _Candidate) -> str | None:
         reason = candidate.finish_reason
         if not reason or reason == "FINISH_REASON_UNSPECIFIED":
             return None
-        known = _FINISHES.get(reason)
-        if known is None:
-            why = f": {candidate.finish_message[:500]}" if candidate.finish_message else ""
-            raise bad_gateway(
-                f"The upstream ended its answer with `{reason[:100]}`{why}.",
-                code="upstream_aborted",
-            )
-        return "tool_calls" if known == "stop" and candidate.index in self._calls else known
+        known = finish_reason(reason, candidate.finish_message)
+        return "tool_calls" if known == "stop" and index in self._calls else known
 
 
-def _plain(candidate: _Candidate) -> Choice | None:
-    """One piece of text and nothing else: nearly every event."""
-    content = candidate.content
-    if (
-        content is None
-        or content.parts is None
-        or len(content.parts) != 1
-        or candidate.finish_reason is not None
-        or candidate.logprobs_result is not None
-    ):
-        return None
-    part = content.parts[0]
-    if not part.text or part.function_call is not None or part.thought_signature is not None:
-        return None
-    delta = Delta(reasoning_content=part.text) if part.thought else Delta(content=part.text)
-    return Choice(delta=delta, index=candidate.index, finish_reason=None)
+def _leniently(data: bytes, error: Exception) -> tuple[_Event, dict[str, Any]]:
+    """An event that strict decoding has refused, because of `error`. Raises `ApiError`."""
+    try:
+        fields = decode_leniently(data, _TEXTS)
+        return _decode_event(msgspec.json.encode(cleaned(fields))), fields
+    except (*NOT_JSON, ValueError):
+        raise unreadable(data, error) from None
 
 
 def _member(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "finish_reason": finish}
 
 
-def _call(number: int, call: _Call) -> dict[str, Any]:
-    """Functions are called whole, and by most models without an id."""
-    arguments = msgspec.json.encode(call.args or {}).decode()
-    said = {"index": number, "type": "function"}
-    said |= {"function": {"name": call.name, "arguments": arguments}}
-    return said | {"id": call.id} if call.id else said
-
-
-def _signed(signature: str | None) -> dict[str, Any]:
-    """What a client is to send back, as Google's own OpenAI-compatible endpoint has it."""
-    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
-
-
-def _logprobs(result: _Logprobs) -> dict[str, Any]:
-    tops = [each.candidates or [] for each in result.top_candidates or ()]
-    chosen = result.chosen_candidates or []
-    return {
-        "content": [
-            _logprob(token)
-            | {"top_logprobs": [_logprob(each) for each in tops[n]] if n < len(tops) else []}
-            for n, token in enumerate(chosen)
-        ]
-    }
-
-
-def _logprob(token: _Token) -> dict[str, Any]:
-    said = token.token
-    return {"token": said, "logprob": token.log_probability, "bytes": list(said.encode())}
-
-
 def _usage(counts: _Counts) -> Usage:
-    prompt = counts.prompt_token_count + counts.tool_use_prompt_token_count
-    completion = counts.candidates_token_count + counts.thoughts_token_count
+    thoughts = counts.thoughts_token_count or 0
+    prompt = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
+    completion = (counts.candidates_token_count or 0) + thoughts
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_content_token_count},
-        "completion_tokens_details": {"reasoning_tokens": counts.thoughts_token_count},
+        "prompt_tokens_details": {"cached_tokens": counts.cached_content_token_count or 0},
+        "completion_tokens_details": {"reasoning_tokens": thoughts},
     }

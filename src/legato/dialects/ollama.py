@@ -1,4 +1,9 @@
-"""Ollama's own chat API: a JSON object a line."""
+"""Ollama's own chat API: a JSON object a line.
+
+What OpenAI's format has no member for, a client gets in these: pictures in `delta.images`, as
+OpenRouter has them; further members of the message in the delta, of the line at top level. How long
+the server took for each part of its work is left out.
+"""
 
 from typing import Annotated, Any, Final
 
@@ -6,7 +11,16 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import ndjson
-from legato.core.chunk import Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    Usage,
+    as_object,
+    decoded,
+    unknown_members,
+)
 from legato.core.errors import (
     ApiError,
     bad_gateway,
@@ -14,6 +28,8 @@ from legato.core.errors import (
     from_stream_event,
     malformed,
 )
+from legato.core.finish import known_finish
+from legato.core.json_text import Path, cleaned, decode_leniently, encoded
 from legato.dialects._ollama_request import encode
 
 __all__ = [
@@ -29,9 +45,6 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
-
-#: What a line says after the one that says that the answer is done.
-END: Final = None
 
 
 def path(model: str) -> str:
@@ -78,11 +91,12 @@ class _Message(Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
     tool_calls: list[_Call] | None = None
+    images: list[str] | None = None
 
 
 class _Event(Struct, gc=False):
     message: _Message | None = None
-    done: bool = False
+    done: bool | None = None
     done_reason: str | None = None
     prompt_eval_count: _Count | None = None
     eval_count: _Count | None = None
@@ -90,17 +104,54 @@ class _Event(Struct, gc=False):
     error: Any = None
 
 
+# The same of a line of text and nothing else: nearly all of them.
+class _PlainMessage(Struct, gc=False, forbid_unknown_fields=True):
+    role: str = ""
+    content: str = ""
+    thinking: str = ""
+
+
+class _PlainEvent(Struct, gc=False, forbid_unknown_fields=True):
+    message: _PlainMessage
+    done: bool = False
+    model: Raw = Raw()
+    created_at: Raw = Raw()
+    remote_model: Raw = Raw()
+    remote_host: Raw = Raw()
+
+
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_plain = msgspec.json.Decoder(_PlainEvent).decode
+
+#: Strings in which the half of a surrogate pair waits for the next line.
+_TEXTS: Final[frozenset[Path]] = frozenset({("message", "content"), ("message", "thinking")})
+
+#: Members that have their place in an answer, or that are ours to say.
+_OF_MESSAGE: Final = frozenset({"role", "content", "thinking", "tool_calls", "images"})
+_OF_EVENT: Final = frozenset(_Event.__struct_fields__) | {
+    "model",
+    "created_at",
+    "remote_model",
+    "remote_host",
+    "total_duration",
+    "load_duration",
+    "prompt_eval_duration",
+    "eval_duration",
+}
 
 
 class Reader:
-    """Lines of one answer to chunks (`core.dialect.Reader`)."""
+    """Lines of one answer to chunks (`core.dialect.Reader`).
 
-    __slots__ = ("_calls", "_done", "identity", "progress", "prompt_tokens")
+    Nothing says that the answer is over but the end of the body.
+    """
+
+    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls = 0
-        self._done = False
+        self._images = 0
+        self._early: dict[str, Any] = {}  # members of lines that had nothing of a choice
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
@@ -109,39 +160,66 @@ class Reader:
         return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
-        if self._done:
-            return END
         try:
-            event = _decode_event(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            fields = decoded(data)
-            found = _said(fields) is not None
-            raise in_band(fields) if found else malformed(error) from None
+            event = _decode_plain(data)
+        except NOT_JSON:
+            return self._read_open(data)
+        message = event.message
+        if event.done or self._early or bool(message.content) is bool(message.thinking):
+            return self._read_open(data)
+        if message.content:
+            delta = Delta(content=message.content)
+        else:
+            delta = Delta(reasoning_content=message.thinking)
+        return Chunk([Choice(delta=delta, index=0, finish_reason=None)])
+
+    def _read_open(self, data: bytes) -> Chunk:
+        if data.strip() in (b"", b"null"):
+            return Chunk([])
+        try:
+            event, fields = _decode_event(data), msgspec.json.decode(data)
+        except NOT_JSON as error:
+            event, fields = _leniently(data, error)
         if event.error is not None:
             raise in_band({"error": event.error})
-        choice = _plain(event)
-        return Chunk([choice]) if choice is not None else self._other(event)
+        members = self._members(event, as_object(fields.get("message")) or {})
+        unknown = self._early | unknown_members(fields, _OF_EVENT)
+        self._early = {} if members else unknown
+        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
+        return Chunk([], usage=_usage(event), extras=extras, fields=members)
 
-    def _other(self, event: _Event) -> Chunk:
+    def _members(self, event: _Event, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices that say what a line says; `fields`: its message, with the text to take."""
         members: list[dict[str, Any]] = []
         message = event.message or _Message()
         if message.thinking:
-            members.append(_member({"reasoning_content": message.thinking}))
+            members.append(_member({"reasoning_content": fields["thinking"]}))
         if message.content:
-            members.append(_member({"content": message.content}))
+            members.append(_member({"content": fields["content"]}))
+        more = unknown_members(fields, _OF_MESSAGE)
+        if message.images:
+            more["images"] = [self._image(each) for each in message.images]
+        if more:
+            members.append(_member(more))
         if message.tool_calls:
             calls = [self._call(each) for each in message.tool_calls]
             members.append(_member({"tool_calls": calls}))
         if event.logprobs:
             members = members or [_member({})]
             members[-1]["logprobs"] = {"content": [_logprob(each) for each in event.logprobs]}
-        if not event.done:
-            return Chunk([], fields=members)
-        self._done = True
-        # `load` and `unload` are no ends of an answer: they stay as they are, and it has failed.
-        reason = event.done_reason or "stop"
-        members.append(_member({}, "tool_calls" if reason == "stop" and self._calls else reason))
-        return Chunk([], usage=_usage(event), fields=members)
+        if event.done:
+            # `load` and `unload` end no answer: they stay as they are, and it has failed.
+            reason = event.done_reason or "stop"
+            finish = known_finish(reason) or reason
+            members.append(
+                _member({}, "tool_calls" if finish == "stop" and self._calls else finish)
+            )
+        return members
+
+    def _image(self, data: str) -> dict[str, Any]:
+        number = self._images
+        self._images += 1
+        return {"type": "image_url", "image_url": {"url": _image_url(data)}, "index": number}
 
     def _call(self, call: _Call) -> dict[str, Any]:
         """Functions are called whole. Arguments are an object; who copies the API may differ."""
@@ -150,33 +228,42 @@ class Reader:
         arguments = call.function.arguments
         if not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments or {}).decode()
-        said: dict[str, Any] = {"index": number, "type": "function"}
-        said["function"] = {"name": call.function.name, "arguments": arguments}
-        return said | {"id": call.id} if call.id else said
+        piece: dict[str, Any] = {"index": number, "type": "function"}
+        piece["function"] = {"name": call.function.name, "arguments": arguments}
+        return piece | {"id": call.id} if call.id else piece
 
 
-def _plain(event: _Event) -> Choice | None:
-    """One piece of text and nothing else: nearly every line."""
-    message = event.message
-    if message is None or message.tool_calls or event.done or event.logprobs:
-        return None
-    if message.content and not message.thinking:
-        delta = Delta(content=message.content)
-    elif message.thinking and not message.content:
-        delta = Delta(reasoning_content=message.thinking)
-    else:
-        return None
-    return Choice(delta=delta, index=0, finish_reason=None)
+def _leniently(data: bytes, error: Exception) -> tuple[_Event, dict[str, Any]]:
+    """A line that strict decoding has refused, because of `error`. Raises `ApiError`."""
+    try:
+        fields = decode_leniently(data, _TEXTS)
+        return _decode_event(msgspec.json.encode(cleaned(fields))), fields
+    except (*NOT_JSON, ValueError):
+        fields = decoded(data)
+        found = _said(fields) is not None
+        raise in_band(fields) if found else malformed(error) from None
+
+
+#: How pictures of each type begin, in base64.
+_IMAGES: Final = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+
+
+def _image_url(data: str) -> str:
+    """The address of a picture: it comes in base64, without its type."""
+    if data.startswith(("data:", "http://", "https://")):
+        return data
+    kind = next((kind for begins, kind in _IMAGES.items() if data.startswith(begins)), "png")
+    return f"data:image/{kind};base64,{data}"
 
 
 def _member(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": finish}
 
 
-def _logprob(said: dict[str, Any]) -> dict[str, Any]:
+def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's, but for what is left out there where it is empty."""
     nothing: dict[str, Any] = {"bytes": None, "top_logprobs": []}
-    return nothing | said
+    return nothing | entry
 
 
 def _usage(event: _Event) -> Usage | None:
@@ -208,8 +295,11 @@ def no_stream(body: bytes) -> ApiError:
 
 
 def unstreamed(body: bytes) -> list[bytes]:
-    """The same lines as in a stream: at most the type of the content is another."""
+    """The same lines as in a stream, or one object over several lines: at most the type of the
+    content is another."""
     lines = [line for each in body.splitlines() if (line := each.strip())]
+    if len(lines) > 1 and as_object(decoded(body)) is not None:
+        lines = [body]
     first = as_object(decoded(lines[0])) if lines else None
     return lines if "message" in (first or {}) else []
 

@@ -261,11 +261,11 @@ class Reader:
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         """An event that is no chunk as it stands. Raises `UpstreamError` where it is none at all:
         `error` says why."""
-        match data.strip():
-            case b"[DONE]":
-                return END
-            case b"" | b"null" if name != b"error":
-                return Chunk([], b"[]")
+        nothing = data.strip()
+        if nothing == b"[DONE]":
+            return END
+        if nothing in (b"", b"null") and name != b"error":
+            return Chunk([], b"[]")
         try:
             fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
             chunk = self._read_open(name, msgspec.json.encode(whole))
