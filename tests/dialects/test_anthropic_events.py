@@ -181,10 +181,16 @@ PASSED_OVER = [
     b'{"type":"something_new","delta":7,"index":{}}',
     b'{"type":"content_block_stop","index":7}',
     b'{"type":"content_block_delta","index":7,"delta":{"type":"input_json_delta","partial_json":"{"}}',
-    b'{"type":"content_block_delta","index":0,"delta":{"type":"something_new","of":7}}',
+    b'{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":{}}}',
+    b'{"type":"content_block_delta","index":0,"delta":{}}',
+    b'{"type":"something_new","delta":7,"of":NaN}',
     b'{"type":"content_block_delta","index":0}',
     b'{"type":"content_block_start","index":0,"content_block":{"type":"something_new"}}',
     b"{}",
+    b"",
+    b" ",
+    b"null",
+    b" null ",
 ]
 
 
@@ -202,11 +208,12 @@ def test_the_end(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         b"hello",
         b"[]",
-        b"null",
+        b"7",
+        b'"[DONE]"',
         b'"x"',
+        b'{"type":"message_stop","x":NaN',
         b'{"type":7}',
         b'{"type":"message_start","message":7}',
         b'{"type":"message_delta","delta":7}',

@@ -8,7 +8,7 @@ import pytest
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.stream import State, Stream
-from legato.dialects.ollama import END, Reader, no_stream, refusal
+from legato.dialects.ollama import Reader, no_stream, refusal
 from legato.fronts.chat_aggregate import ChatAggregator
 from tests.support.transcripts import ollama as wire
 
@@ -81,11 +81,18 @@ def test_whoever_called_a_function_stopped_for_it(reason: str, finish: str, apar
     assert choice(*lines)["finish_reason"] == finish
 
 
-def test_nothing_comes_after_the_end() -> None:
+def test_what_comes_after_the_end_is_read_as_before() -> None:
+    """The end of the body is the end: text may come behind `done`, and so may an error."""
     reader = Reader()
     read(done(done_reason="stop"), reader)
-    assert reader.read(b"", wire.say("more")) is END
-    assert reader.read(b"", b"nonsense") is END
+    assert read(wire.say("more"), reader).members()[0]["delta"] == {"content": "more"}
+    assert [each["finish_reason"] for each in read(done(), reader).members()] == ["stop"]
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(b"", b"nonsense")
+    assert caught.value.code == "upstream_malformed"
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(b"", b'{"error":"melted"}')
+    assert caught.value.code == "upstream_error"
 
 
 def test_thoughts_text_and_calls_of_one_line_come_in_their_order() -> None:
@@ -173,8 +180,10 @@ def test_what_says_nothing_is_passed_over(data: bytes) -> None:
     [
         b"hello",
         b"[]",
-        b"null",
+        b"7",
+        b'"[DONE]"',
         b"data: {}",
+        b'{"message":{"content":NaN',
         b'{"message":7}',
         b'{"message":{"content":7}}',
         b'{"message":{"content":["x"]}}',

@@ -314,13 +314,11 @@ def test_an_error_in_the_stream(name: str, opened: bool) -> None:
 
 
 MALFORMED: dict[str, str] = {
-    "nothing": "",
     "words": "hello",
     "half": f'{{"choices":{TEXT}',
     "two": "{}{}",
     "list": "[]",
     "text": '"x"',
-    "null": "null",
     "choices object": '{"choices":{}}',
     "choices text": '{"choices":"x"}',
     "choice text": '{"choices":["x"]}',
@@ -330,7 +328,13 @@ MALFORMED: dict[str, str] = {
     "finish number": '{"choices":[{"index":0,"delta":{},"finish_reason":7}]}',
     "usage number": '{"usage":7}',
     "usage list": '{"usage":[],"x":1}',
-    "nan": '{"choices":[],"x":NaN}',
+    "nan, and half": '{"choices":[],"x":NaN',
+    "half a surrogate pair, and half": r'{"choices":[],"x":"\ud83d',
+    "nan for choices": '{"choices":[NaN]}',
+    "a number": "7",
+    "true": "true",
+    "list of chunks": f'[{{"choices":{TEXT}}}]',
+    "not UTF-8": '{"choices":[],"x":"\udcff"}',
     "done in quotes": '"[DONE]"',
     "deep choices": '{"choices":' + "[" * 100_000 + "]" * 100_000 + "}",
     "deep unknown member": '{"x":' + "[" * 100_000 + "]" * 100_000 + "}",
@@ -345,7 +349,7 @@ def test_what_is_no_chunk_is_the_upstreams_failure(name: str, opened: bool) -> N
     if opened:
         chunk('{"choices":[],"provider":"p"}', reader=reader)
     with pytest.raises(UpstreamError) as caught:
-        reader.read(b"", MALFORMED[name].encode())
+        reader.read(b"", MALFORMED[name].encode(errors="surrogateescape"))
     assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
 
 

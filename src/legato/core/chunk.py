@@ -4,13 +4,14 @@ A chunk carries its choices twice: typed, as far as order and metering need them
 (`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
 """
 
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
-from legato.core.json_text import decode_leniently
+from legato.core.json_text import Path, decode_leniently
 
 #: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
 FINISH_REASONS: Final = frozenset(
@@ -38,13 +39,13 @@ def unknown_members(fields: dict[str, Any], known: frozenset[str]) -> dict[str, 
     }
 
 
-def decoded(body: bytes) -> Any:
+def decoded(body: bytes, texts: Container[Path] = ()) -> Any:
     """The JSON of a peer, read leniently (`decode_leniently`); None where it is none."""
     try:
         return msgspec.json.decode(body)
     except NOT_JSON:
         try:
-            return decode_leniently(body)
+            return decode_leniently(body, texts)
         except (ValueError, RecursionError):
             return None
 

@@ -3,7 +3,6 @@
 import re
 from typing import Any, Final, cast
 
-import msgspec
 from msgspec import Struct
 
 from legato.core.chunk import as_object, decoded
@@ -15,6 +14,8 @@ from legato.core.errors import (
     from_stream_event,
     malformed,
 )
+from legato.core.json_text import encode_leniently
+from legato.dialects._gemini_parts import TEXTS
 
 #: HTTP's numbers for google.rpc.Code, where an error tells only the word.
 _STATUSES: Final = {
@@ -72,11 +73,11 @@ def no_stream(body: bytes) -> ApiError:
 
 def unstreamed(body: bytes) -> list[bytes]:
     """Without `alt=sse` the same API gives its events as a list."""
-    fields = decoded(body)
+    fields = decoded(body, TEXTS)
     events = cast("list[Any]", fields if isinstance(fields, list) else [fields])
     if _said(fields) is not None or not (as_object(events[0] if events else None) or {}):
         return []
-    return [msgspec.json.encode(each) for each in events]
+    return [encode_leniently(each) for each in events]
 
 
 def unreadable(data: bytes, error: Exception) -> ApiError:

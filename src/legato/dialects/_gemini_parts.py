@@ -1,11 +1,15 @@
 """Parts of an answer in Gemini's format, in OpenAI's shapes."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from legato.core.chunk import as_object
+from legato.core.json_text import Path
+
+#: Strings in which the half of a surrogate pair waits for the next event.
+TEXTS: Final[frozenset[Path]] = frozenset({("candidates", "content", "parts", "text")})
 
 
 class FunctionCall(Struct, gc=False):

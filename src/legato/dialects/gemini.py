@@ -20,9 +20,10 @@ from msgspec import Meta, Raw, Struct
 from legato.core import sse
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, unknown_members
 from legato.core.finish import finish_reason
-from legato.core.json_text import Path, cleaned, decode_leniently, encoded
+from legato.core.json_text import cleaned, decode_leniently, encoded
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_parts import (
+    TEXTS,
     FunctionCall,
     Logprobs,
     extra,
@@ -154,9 +155,6 @@ class _PlainEvent(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 
-#: Strings in which the half of a surrogate pair waits for the next event.
-_TEXTS: Final[frozenset[Path]] = frozenset({("candidates", "content", "parts", "text")})
-
 #: Members that have their place in an answer, or that are ours to say.
 _OF_EVENT: Final = frozenset(
     {"candidates", "usageMetadata", "responseId", "modelVersion", "createTime", "error"}
@@ -284,7 +282,7 @@ class Reader:
 def _leniently(data: bytes, error: Exception) -> tuple[_Event, dict[str, Any]]:
     """An event that strict decoding has refused, because of `error`. Raises `ApiError`."""
     try:
-        fields = decode_leniently(data, _TEXTS)
+        fields = decode_leniently(data, TEXTS)
         return _decode_event(msgspec.json.encode(cleaned(fields))), fields
     except (*NOT_JSON, ValueError):
         raise unreadable(data, error) from None
