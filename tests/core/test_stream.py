@@ -363,7 +363,7 @@ FAILURES: dict[str, tuple[bytes, str, str]] = {
     "no utf-8 in a member that nobody knows": (
         text("a") + say(choice({"content": "b", "z": "X"})).replace(b"X", b"\xff") + DONE,
         "a",
-        "upstream_error",
+        "upstream_malformed",
     ),
     "an index that is text": (
         text("a") + say({"index": "0", "delta": {"content": "b"}, "finish_reason": None}),

@@ -443,6 +443,32 @@ def test_a_stateless_event_may_be_read_again_with_another_text(
     assert stateless or not GOLDEN[conversation].text or conversation == "noise"
 
 
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_members_called_like_ours_are_not_passed_on(name: str) -> None:
+    """A frame has each of its own members once, whatever an upstream of another format says."""
+    _, _, end = EVENTS[name]
+    ours = '"id":"x","object":"o","created":1,"model":"m","obfuscation":"x","y":[7]'
+    ours += "" if name == "openai" else ',"choices":[{}],"usage":{"a":1}'
+    body = end.replace("{", "{" + ours + ",", 1)
+    found = chunks(dialects.named(name), [body.encode()])
+    assert json.loads(b"{%b}" % found[0].extras[1:]) == {"y": [7]}
+    assert deltas(found, "content") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (
+            "gemini",
+            b'data: {"candidates":[{"delta":7,"finish_reason":7,"usage":7,"logprobs":7}]}\n\n',
+        ),
+        ("ollama", b'{"message":{"reasoning":7,"refusal":[7],"function_call":7,"role":7}}\n'),
+    ],
+)
+def test_members_called_like_openais_are_not_taken_for_them(name: str, body: bytes) -> None:
+    assert [chunk.members() for chunk in chunks(dialects.named(name), [body])] == [[]]
+
+
 SPLINTERS = [
     b"{",
     b"}",

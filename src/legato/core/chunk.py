@@ -1,4 +1,4 @@
-"""What an upstream said, in one shape for all dialects: OpenAI's chat.completion.chunk.
+"""An event of an upstream in one shape for all dialects: OpenAI's chat.completion.chunk.
 
 A chunk carries its choices twice: typed, as far as order and metering need them, and as JSON bytes
 (`raw`), so that what needs no mending is never encoded again and fields nobody here knows survive.
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
-from legato.core.json_text import Path, decode_leniently
+from legato.core.json_text import Path, decode_leniently, encoded
 
 #: Reasons that the contract knows (section 2, item 3; `function_call` is OpenAI's own older form).
 FINISH_REASONS: Final = frozenset(
@@ -21,6 +21,12 @@ FINISH_REASONS: Final = frozenset(
 
 #: What strict decoding raises for a body that is not JSON, or not of the type that is asked for.
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+#: Top-level members of a chunk that are ours. An upstream's have their place in a `Chunk`, or are
+#: replaced.
+OWN_MEMBERS: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "error", "obfuscation"}
+)
 
 #: As a value, so that what has been looked at stays `Any`: a `cast` is a call at run time.
 OBJECT: Any = dict
@@ -37,6 +43,12 @@ def unknown_members(fields: dict[str, Any], known: frozenset[str]) -> dict[str, 
     return {
         name: value for name, value in fields.items() if name not in known and value not in empty
     }
+
+
+def as_extras(members: dict[str, Any]) -> bytes:
+    """Top-level members as `Chunk.extras` has them, without those that are ours."""
+    members = {name: value for name, value in members.items() if name not in OWN_MEMBERS}
+    return b"," + encoded(members)[1:-1] if members else b""
 
 
 def decoded(body: bytes, texts: Container[Path] = ()) -> Any:

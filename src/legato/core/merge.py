@@ -28,8 +28,8 @@ class TextBuffer:
         return "".join((*self._blocks, *self._pieces))
 
 
-#: Members of deltas and tool calls that are said once, not bit by bit.
-_SAID_ONCE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
+#: Members of deltas and tool calls that are strings and come whole, not in pieces.
+_WHOLE: Final = frozenset({"role", "id", "type", "name", "thought_signature"})
 
 
 def merge_choice(choice: dict[str, Any], member: dict[str, Any]) -> None:
@@ -37,45 +37,45 @@ def merge_choice(choice: dict[str, Any], member: dict[str, Any]) -> None:
     for name, value in member.items():
         if name == "delta":
             delta = choice.setdefault("delta", {})
-            for key, said in value.items():
+            for key, piece in value.items():
                 if key == "tool_calls":
-                    _join_calls(delta.setdefault(key, {}), said)
+                    _join_calls(delta.setdefault(key, {}), piece)
                 else:
-                    _join(delta, key, said)
+                    _join(delta, key, piece)
         elif name == "logprobs" and (more := as_object(value)) is not None:
             logprobs = as_object(choice.get("logprobs")) or {}
             choice["logprobs"] = logprobs
-            for key, said in more.items():
-                _join(logprobs, key, said)
+            for key, piece in more.items():
+                _join(logprobs, key, piece)
         elif value is not None or name not in choice:
             choice[name] = value
 
 
-def _join(owner: dict[str, Any], name: str, said: Any) -> None:
-    """Text goes on, lists grow, objects are joined member by member, all else is said anew."""
+def _join(owner: dict[str, Any], name: str, value: Any) -> None:
+    """Text goes on, lists grow, objects are joined member by member, all else is replaced."""
     before = owner.get(name)
-    if isinstance(said, str) and name not in _SAID_ONCE:
+    if isinstance(value, str) and name not in _WHOLE:
         if isinstance(before, TextBuffer):
-            before.append(said)
+            before.append(value)
         else:
-            owner[name] = TextBuffer(said)
-    elif isinstance(said, list):
+            owner[name] = TextBuffer(value)
+    elif isinstance(value, list):
         if not isinstance(before, list):
             before = owner[name] = list[Any]()
-        cast("list[Any]", before).extend(cast("list[Any]", said))
-    elif (members := as_object(said)) is not None:
+        cast("list[Any]", before).extend(cast("list[Any]", value))
+    elif (members := as_object(value)) is not None:
         inner = as_object(before)
         if inner is None:
             inner = owner[name] = dict[str, Any]()
         for key, part in members.items():
             _join(inner, key, part)
-    elif said is not None or name not in owner:
-        owner[name] = said
+    elif value is not None or name not in owner:
+        owner[name] = value
 
 
-def _join_calls(calls: dict[int, dict[str, Any]], said: list[dict[str, Any]]) -> None:
-    for call in said:
-        merge_call(calls.setdefault(int(call["index"]), {}), call)
+def _join_calls(calls: dict[int, dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
+    for piece in pieces:
+        merge_call(calls.setdefault(int(piece["index"]), {}), piece)
 
 
 def merge_call(call: dict[str, Any], piece: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ _DETAILS: Final = (
     ("prompt_tokens_details", "input_tokens_details"),
     ("completion_tokens_details", "output_tokens_details"),
 )
-#: Where tokens of the prompt are said to be cached, when its details do not say it.
+#: Names of the count of cached prompt tokens, where the details of the prompt have none.
 _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens")
 
 
@@ -64,18 +64,18 @@ def _join_parts(delta: dict[str, Any]) -> None:
         delta["content_parts"] = others
 
 
-def _thought(said: Any) -> str:
-    if isinstance(said, str):
-        return said
-    parts = cast("list[Any]", said) if isinstance(said, list) else []
+def _thought(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    parts = cast("list[Any]", value) if isinstance(value, list) else []
     return "".join([str((as_object(part) or {}).get("text") or "") for part in parts])
 
 
-def usage(said: Usage) -> Usage:
+def usage(counts: Usage) -> Usage:
     """A usage object with OpenAI's names for what others call differently; it keeps what it has."""
-    if said.keys() <= _PLAIN:
-        return said  # nothing under another name, and no thoughts to add
-    usage = dict(said)
+    if counts.keys() <= _PLAIN:
+        return counts  # nothing under another name, and no thoughts to add
+    usage = dict(counts)
     for name, theirs in _COUNTS.items():
         if name not in usage and theirs in usage:
             usage[name] = usage[theirs]

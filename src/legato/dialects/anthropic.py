@@ -16,10 +16,19 @@ import msgspec
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_object, decoded, unknown_members
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    as_extras,
+    as_object,
+    decoded,
+    unknown_members,
+)
 from legato.core.errors import malformed
 from legato.core.finish import known_finish
-from legato.core.json_text import Path, cleaned, decode_leniently, encoded
+from legato.core.json_text import Path, cleaned, decode_leniently
 from legato.core.merge import merge_call
 from legato.dialects._anthropic_blocks import (
     Block,
@@ -293,8 +302,8 @@ class Reader:
         if delta.get("stop_sequence") is not None:
             finish["stop_sequence"] = delta["stop_sequence"]
         unknown, self._unknown = self._unknown, {}
-        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
-        return Chunk([], usage=usage, extras=extras, fields=[*map(_member, unended), finish])
+        choices = [*map(_member, unended), finish]
+        return Chunk([], usage=usage, extras=as_extras(unknown), fields=choices)
 
 
 def _text(delta: Delta) -> Chunk:

@@ -18,9 +18,18 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, unknown_members
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    Usage,
+    as_extras,
+    as_object,
+    unknown_members,
+)
 from legato.core.finish import finish_reason
-from legato.core.json_text import cleaned, decode_leniently, encoded
+from legato.core.json_text import cleaned, decode_leniently
 from legato.dialects._gemini_errors import in_band, no_stream, refusal, unreadable, unstreamed
 from legato.dialects._gemini_parts import (
     TEXTS,
@@ -159,7 +168,9 @@ _decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 _OF_EVENT: Final = frozenset(
     {"candidates", "usageMetadata", "responseId", "modelVersion", "createTime", "error"}
 )
-_OF_CANDIDATE: Final = frozenset({"content", "index", "finishReason", "logprobsResult"})
+_OF_CANDIDATE: Final = frozenset(
+    {"content", "index", "finishReason", "logprobsResult", *Choice.__struct_fields__, "logprobs"}
+)
 _OF_PART: Final = frozenset({"text", "thought", "thoughtSignature", "functionCall"})
 
 
@@ -216,14 +227,13 @@ class Reader:
             members += self._members(candidate, fields["candidates"][number])
         feedback = event.prompt_feedback
         if not event.candidates and feedback is not None and feedback.block_reason:
-            # As OpenAI's clients know it: nothing is said, and why.
+            # As OpenAI's clients know it: an answer without text, and why.
             members.append(_member(0, {}, "content_filter"))
         unknown = self._early | unknown_members(fields, _OF_EVENT)
         self._early = {} if members else unknown
-        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
         counts = event.usage_metadata
         usage = None if counts is None else _usage(counts)
-        return Chunk([], usage=usage, extras=extras, fields=members)
+        return Chunk([], usage=usage, extras=as_extras(unknown), fields=members)
 
     def _identify(self, identity: str | None) -> None:
         if self.identity is None and identity is not None:

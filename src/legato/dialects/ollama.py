@@ -17,6 +17,7 @@ from legato.core.chunk import (
     Chunk,
     Delta,
     Usage,
+    as_extras,
     as_object,
     decoded,
     unknown_members,
@@ -29,7 +30,7 @@ from legato.core.errors import (
     malformed,
 )
 from legato.core.finish import known_finish
-from legato.core.json_text import Path, cleaned, decode_leniently, encoded
+from legato.core.json_text import Path, cleaned, decode_leniently
 from legato.dialects._ollama_request import encode
 
 __all__ = [
@@ -127,7 +128,10 @@ _decode_plain = msgspec.json.Decoder(_PlainEvent).decode
 _TEXTS: Final[frozenset[Path]] = frozenset({("message", "content"), ("message", "thinking")})
 
 #: Members that have their place in an answer, or that are ours to say.
-_OF_MESSAGE: Final = frozenset({"role", "content", "thinking", "tool_calls", "images"})
+_OF_MESSAGE: Final = frozenset(
+    {"role", "content", "thinking", "tool_calls", "function_call", "images"}
+)
+_OF_DELTA: Final = frozenset(Delta.__struct_fields__)  # which have to be text here
 _OF_EVENT: Final = frozenset(_Event.__struct_fields__) | {
     "model",
     "created_at",
@@ -185,7 +189,7 @@ class Reader:
         members = self._members(event, as_object(fields.get("message")) or {})
         unknown = self._early | unknown_members(fields, _OF_EVENT)
         self._early = {} if members else unknown
-        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
+        extras = as_extras(unknown)
         return Chunk([], usage=_usage(event), extras=extras, fields=members)
 
     def _members(self, event: _Event, fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -197,6 +201,7 @@ class Reader:
         if message.content:
             members.append(_member({"content": fields["content"]}))
         more = unknown_members(fields, _OF_MESSAGE)
+        more = {k: v for k, v in more.items() if k not in _OF_DELTA or isinstance(v, str)}
         if message.images:
             more["images"] = [self._image(each) for each in message.images]
         if more:

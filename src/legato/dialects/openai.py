@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object, decoded
+from legato.core.chunk import NOT_JSON, OWN_MEMBERS, Choice, Chunk, Usage, as_object, decoded
 from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import (
     ApiError,
@@ -135,19 +135,7 @@ class _Wire(Struct, gc=False, forbid_unknown_fields=True):
     obfuscation: Raw = Raw()  # of that line, and not of ours
 
 
-_HEAD: Final = frozenset(
-    {
-        "id",
-        "object",
-        "created",
-        "model",
-        "choices",
-        "usage",
-        "error",
-        "prompt_progress",
-        "obfuscation",
-    }
-)
+_HEAD: Final = OWN_MEMBERS | {"prompt_progress"}
 
 #: Strings in which the half of a surrogate pair waits for the next event: texts, and arguments.
 _TEXTS: Final[frozenset[Path]] = frozenset(
