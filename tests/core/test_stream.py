@@ -392,7 +392,7 @@ FAILURES: dict[str, tuple[bytes, str, str]] = {
     "no utf-8 in a member that nobody knows": (
         text("a") + say(choice({"content": "b", "z": "X"})).replace(b"X", b"\xff") + DONE,
         "a",
-        "upstream_error",
+        "upstream_malformed",
     ),
     "an index that is text": (
         text("a") + say({"index": "0", "delta": {"content": "b"}, "finish_reason": None}),
@@ -599,3 +599,34 @@ def test_a_stream_cut_off_anywhere_is_whole_or_a_failure(
         assert so_far["finish"] in (None, theirs["finish"])
     if checked.done:
         assert checked.choices == {index: result[index] for index in checked.choices}
+
+
+X = data({"x": [1]})
+# events, with a member `x` on one or more of those without a choice
+ONCE: dict[str, list[bytes]] = {
+    "before a text": [X, text("a"), text("b"), finish()],
+    "before a role": [X, say(choice({"role": "assistant", "content": ""})), text("a"), finish()],
+    "before a call": [
+        X,
+        say(choice({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]})),
+        finish(),
+    ],
+    "before half a surrogate pair": [
+        X,
+        text("\U0001f600").replace(rb"\ude00", b"").replace("\U0001f600".encode(), rb"\ud83d"),
+        text("a"),
+        finish(),
+    ],
+    "before a finish": [X, finish(), text("a")],
+    "in mid-answer, twice": [text("a"), X, X, text("b"), finish()],
+    "after the finish": [text("a"), finish(), X],
+    "after the finish, before the usage": [text("a"), finish(), X, say(usage=USAGE)],
+    "with the usage": [text("a"), finish(), say(usage=USAGE, x=[1])],
+}
+
+
+@pytest.mark.parametrize("case", ONCE)
+def test_members_without_a_choice_are_sent_once(case: str) -> None:
+    body = b"".join([*ONCE[case], DONE])
+    assert play([body], wants_usage=True).count(b'"x":[1]') == 1
+    assert collected([body])["x"] == [1]

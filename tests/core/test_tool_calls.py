@@ -200,6 +200,138 @@ CASES: dict[str, tuple[list[list[Json]], list[Json]]] = {
         + [[call(None, str(index), index=index, id="c1")] for index in range(3)],
         [made("c1", "f", "00"), made(OURS, "f", "11"), made(OURS, "f", "22")],
     ),
+    # An id that changes
+    "another id in each piece": (
+        [
+            [call("f", "", index=0, id="c1", type="function")],
+            [call(None, '{"a"', index=0, id="c2", type="function")],
+            [call(None, ":1}", index=0, id="c3", type="function")],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "another id behind the name": (
+        [
+            [call("f", "", index=0, id="c1", type="function")],
+            [call(None, '{"a"', index=0, id="c2", type="function")],
+            [call(None, ":1}", index=0, id="c2", type="function")],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "another id in each piece of one chunk": (
+        [
+            [
+                call("f", "", index=0, id="c1"),
+                call(None, "{", index=0, id="c2"),
+                call(None, "}", index=0, id="c3"),
+            ]
+        ],
+        [made("c1", "f", "{}")],
+    ),
+    "another id in each piece, and no arguments in some": (
+        [
+            [call("f", index=0, id="c1")],
+            [call(None, "", index=0, id="c2")],
+            [call(None, "{}", index=0, id="c3")],
+            [call(index=0, id="c4")],
+        ],
+        [made("c1", "f", "{}")],
+    ),
+    "another id in each piece, and the name again": (
+        [
+            [call("f", "", index=0, id="c1")],
+            [call("f", '{"a":', index=0, id="c2")],
+            [call("f", "1}", index=0, id="c3")],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "another id in each piece, and no index": (
+        [
+            [call("f", "", id="c1")],
+            [call(None, '{"a"', id="c2")],
+            [call(None, ":1}", id="c3")],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "another id once, then no index": (
+        [
+            [call("f", "", index=0, id="c1")],
+            [call(None, '{"a"', index=0, id="c2")],
+            [call(None, ":1", id="c2")],
+            [call(None, "}", id="c1")],
+        ],
+        [made("c1", "f", '{"a":1}')],
+    ),
+    "another id once, then another index": (
+        [
+            [call("f", "", index=0, id="c1")],
+            [call(None, "{", index=0, id="c2")],
+            [call(None, "}", index=1, id="c2")],
+        ],
+        [made("c1", "f", "{}")],
+    ),
+    "another id in each piece of two calls side by side": (
+        [
+            [call("f", "", index=0, id="c1"), call("g", "", index=1, id="c2")],
+            [call(None, "{", index=0, id="c3"), call(None, "[", index=1, id="c4")],
+            [call(None, "]", index=1, id="c5"), call(None, "}", index=0, id="c6")],
+        ],
+        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+    ),
+    "another id in each piece of two calls, one behind the other": (
+        [
+            [call("f", "", index=0, id="c1")],
+            [call(None, "{}", index=0, id="c2")],
+            [call("f", "", index=1, id="c3")],
+            [call(None, "{}", index=1, id="c4")],
+        ],
+        [made("c1", "f", "{}"), made("c3", "f", "{}")],
+    ),
+    "another id in each piece of two calls at one index": (
+        [
+            [call("f", "", index=0, id="c1")],
+            [call(None, "{}", index=0, id="c2")],
+            [call("g", "", index=0, id="c3")],
+            [call(None, "[]", index=0, id="c4")],
+        ],
+        [made("c1", "f", "{}"), made("c3", "g", "[]")],
+    ),
+    "another id with a late name": (
+        [
+            [call(None, "", index=0, id="c1")],
+            [call("f", "{", index=0, id="c2")],
+            [call(None, "}", index=0, id="c3")],
+        ],
+        [made("c1", "f", "{}")],
+    ),
+    "an id of a later call, first in a piece without a name": (
+        [
+            [call("f", "{}", index=0, id="c1")],
+            [call(None, "", index=0, id="c2")],
+            [call("g", "[]", index=0, id="c2")],
+        ],
+        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+    ),
+    "two calls without arguments at one index": (
+        [[call("f", "", index=0, id="c1")], [call("f", "", index=0, id="c2")]],
+        [made("c1", "f", ""), made("c2", "f", "")],
+    ),
+    "a new call without an index, its name late": (
+        [
+            [call("f", "{}", id="c1")],
+            [call(None, "", id="c2")],
+            [call("g", "[]", id="c2")],
+        ],
+        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+    ),
+    "two calls that take turns at one index, named each time": (
+        [
+            [call("f", "{", index=0, id="c1")],
+            [call("g", "[", index=0, id="c2")],
+            [call("f", "}", index=0, id="c1")],
+            [call("g", "]", index=0, id="c2")],
+        ],
+        [made("c1", "f", "{}"), made("c2", "g", "[]")],
+    ),
     # What was right before, and is still
     "all as it should be": (
         [
@@ -300,11 +432,11 @@ def test_a_slow_client_gets_the_same_calls(name: str) -> None:
     """Merged by the backlog at any place, names and ids are still sent once."""
     pieces, calls = CASES[name]
     for place in range(len(pieces) + 1):
-        mender, backlog, result = ToolCalls(), Coalescer(), list[Json]()
+        normalizer, backlog, result = ToolCalls(), Coalescer(), list[Json]()
         for number, each in enumerate(pieces):
             if number == place:
                 take(backlog, result)
-            delta = {"tool_calls": mender.normalize(each)}
+            delta = {"tool_calls": normalizer.normalize(each)}
             if delta["tool_calls"]:
                 backlog.add(Chunk([], b"", fields=[{"index": 0, "delta": delta}]))
         take(backlog, result)
@@ -341,9 +473,197 @@ def test_calls_of_two_choices_have_nothing_to_do_with_each_other() -> None:
 
 
 def test_ids_that_we_make_up_are_never_the_same() -> None:
-    mender = ToolCalls()
-    ids = [mender.normalize([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
+    normalizer = ToolCalls()
+    ids = [normalizer.normalize([call("f", "{}", index=0)])[0]["id"] for _ in range(1_000)]
     assert len(set(ids)) == 1_000
+
+
+def custom(name: str | None = None, text: str | None = None, **more: Any) -> Json:
+    fields = {"name": name, "input": text}
+    return more | {"custom": {key: each for key, each in fields.items() if each is not None}}
+
+
+PATCH = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "abcdef"}}
+# pieces, one a chunk; the calls that a client makes of them, whole
+OTHERS: dict[str, tuple[list[Json], list[Json]]] = {
+    "two pieces": (
+        [custom("patch", "abc", index=0, id="c1", type="custom"), custom(None, "def", index=0)],
+        [PATCH],
+    ),
+    "the head alone": (
+        [
+            custom("patch", "", index=0, id="c1", type="custom"),
+            custom(None, "abc", index=0),
+            custom(None, "def", index=0),
+        ],
+        [PATCH],
+    ),
+    "id, type and name in each piece": (
+        [custom("patch", text, index=0, id="c1", type="custom") for text in ("ab", "cd", "ef")],
+        [PATCH],
+    ),
+    "another id in each piece": (
+        [
+            custom("patch", "ab", index=0, id="c1", type="custom"),
+            custom(None, "cd", index=0, id="c2"),
+            custom(None, "ef", index=0, id="c3"),
+        ],
+        [PATCH],
+    ),
+    "no index": (
+        [custom("patch", "abc", id="c1", type="custom"), custom(None, "def")],
+        [PATCH],
+    ),
+    "a late name": (
+        [
+            {"index": 0, "id": "c1", "type": "custom"},
+            custom(None, "abc", index=0),
+            custom("patch", "def", index=0),
+        ],
+        [PATCH],
+    ),
+    "a late type": (
+        [{"index": 0, "id": "c1"}, custom("patch", "abcdef", index=0, type="custom")],
+        [PATCH],
+    ),
+    "no type": ([custom("patch", "abcdef", index=0, id="c1")], [PATCH]),
+    "members of other types, empty": (
+        [
+            custom("patch", "abc", index=0, id="c1", type="custom", function=None),
+            custom(None, "def", index=0, function={"name": None, "arguments": ""}),
+        ],
+        [PATCH],
+    ),
+    "input that is JSON, and goes on": (
+        [custom("patch", "{}", index=0, id="c1", type="custom"), custom("patch", "{}", index=0)],
+        [PATCH | {"custom": {"name": "patch", "input": "{}{}"}}],
+    ),
+    "two at one index": (
+        [custom("patch", "a", index=0, id=each, type="custom") for each in ("c1", "c2")],
+        [
+            {"id": each, "type": "custom", "custom": {"name": "patch", "input": "a"}}
+            for each in ("c1", "c2")
+        ],
+    ),
+    "beside a function": (
+        [
+            call("f", "{", index=0, id="c0", type="function"),
+            custom("patch", "abc", index=1, id="c1", type="custom"),
+            call(None, "}", index=0),
+            custom(None, "def", index=1),
+        ],
+        [
+            {"id": "c0", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            PATCH,
+        ],
+    ),
+    "a function behind it at its index": (
+        [
+            custom("f", "abc", index=0, id="c1", type="custom"),
+            call("f", "{}", index=0, id="c2", type="function"),
+        ],
+        [
+            {"id": "c1", "type": "custom", "custom": {"name": "f", "input": "abc"}},
+            {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ],
+    ),
+    "a function whose other members are null": (
+        [{**call("f", "{", index=0, id="c0"), "custom": None}, call(None, "}", index=0)],
+        [{"id": "c0", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    ),
+    "further members": (
+        [
+            call("f", "{", index=0, id="c0", extra_content={"x": {"signature": "ab"}}),
+            call(None, "}", index=0, note="c"),
+            call(None, "", index=0, note="d"),
+        ],
+        [
+            {
+                "id": "c0",
+                "type": "function",
+                "function": {"name": "f", "arguments": "{}"},
+                "extra_content": {"x": {"signature": "ab"}},
+                "note": "cd",
+            }
+        ],
+    ),
+    "a type that nobody knows": (
+        [
+            {"index": 0, "id": "c1", "type": "browse", "browse": {"url": "a", "hits": [1]}},
+            {"index": 0, "browse": {"url": "b", "hits": [2]}, "state": "done"},
+        ],
+        [{"id": "c1", "type": "browse", "browse": {"url": "ab", "hits": [1, 2]}, "state": "done"}],
+    ),
+    "a type that nobody knows, of a function": (
+        [
+            call("$web_search", "", index=0, id="c1", type="builtin_function"),
+            call(None, "{}", index=0),
+        ],
+        [
+            {
+                "id": "c1",
+                "type": "builtin_function",
+                "function": {"name": "$web_search", "arguments": "{}"},
+            }
+        ],
+    ),
+    "a type that nobody knows, and nothing else": (
+        [{"index": 0, "id": "c1", "type": "pause"}],
+        [{"id": "c1", "type": "pause"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("at_once", [False, True], ids=["a chunk each", "one chunk"])
+def test_calls_of_other_types_keep_their_own_members(name: str, at_once: bool) -> None:
+    """Nothing is invented for them, and their texts are joined as those of a function are."""
+    pieces, calls = OTHERS[name]
+    sent = tool(*pieces) if at_once else b"".join(tool(each) for each in pieces)
+    for ways in ([sent + END], *all_ways(sent + END, 3)):
+        (folded,) = collected(ways)["choices"]
+        assert folded["message"]["tool_calls"] == calls
+        assert folded["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_ids_types_and_names_of_other_calls_are_sent_once(name: str) -> None:
+    pieces, calls = OTHERS[name]
+    normalizer, once = ToolCalls(), list[tuple[str, ...]]()
+    for each in [piece for given in pieces for piece in normalizer.normalize([given])]:
+        names = [
+            each[kind]["name"] for kind in ("function", "custom") if "name" in each.get(kind, ())
+        ]
+        if each["index"] == len(once):
+            once.append((each["id"], each["type"], *names))
+        else:
+            assert not names
+            assert not {"id", "type"} & each.keys()
+    assert once == [
+        (
+            each["id"],
+            each["type"],
+            *[each[kind]["name"] for kind in ("function", "custom") if kind in each],
+        )
+        for each in calls
+    ]
+
+
+def test_a_custom_call_that_never_gets_a_name_waits_for_it() -> None:
+    normalizer = ToolCalls()
+    assert normalizer.normalize([custom(None, "abc", index=0, id="c1", type="custom")]) == []
+    assert not normalizer.is_named
+
+
+def test_half_a_surrogate_pair_in_arguments_is_passed_on() -> None:
+    """The other half may come with the next piece: whoever sends it out joins them."""
+    normalizer = ToolCalls()
+    pieces = [*normalizer.normalize([call("f", '{"a":"\ud83d', index=0, id="\ud83d")])]
+    pieces += normalizer.normalize([call("f", '\ude00"}', index=0)])
+    assert [each["function"].get("arguments") for each in pieces] == ['{"a":"\ud83d', '\ude00"}']
+    assert pieces[0]["id"] == "\ufffd"
+    assert len(pieces) == 2, "its arguments are whole only now: a second call begins here"
+    assert normalizer.normalize([call("f", "{}", index=0)])[0]["index"] == 1
 
 
 NAMELESS = [call(None, "{", index=0, id="c1")], [call(None, "}", index=0)]
@@ -365,11 +685,11 @@ def test_what_is_no_call_begins_nothing() -> None:
 
 def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:
     """Another one goes on with the text, and calls its own tool."""
-    mender = ToolCalls()
-    assert mender.normalize([call(None, "{", index=0, id="c1")]) == []
-    mender.forget_unnamed()
-    assert mender.is_named
-    (piece,) = mender.normalize([call("f", "{}", index=0, id="c2")])
+    normalizer = ToolCalls()
+    assert normalizer.normalize([call(None, "{", index=0, id="c1")]) == []
+    normalizer.forget_unnamed()
+    assert normalizer.is_named
+    (piece,) = normalizer.normalize([call("f", "{}", index=0, id="c2")])
     assert piece == {
         "index": 0,
         "id": "c2",

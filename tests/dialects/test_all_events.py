@@ -86,29 +86,35 @@ class Heard:
         )
 
 
+def feed(stream: Stream, reader: Any, events: list[tuple[bytes, bytes]]) -> None:
+    """Behind the finish what is no chunk fails nothing, an error does."""
+    for name, data in events:
+        try:
+            chunk = reader.read(name, data)
+        except UpstreamError as error:
+            if stream.state is State.FINISHED and error.code == "upstream_malformed":
+                continue
+            raise
+        if chunk is None:
+            stream.end()
+        if stream.done:
+            return
+        assert chunk is not None
+        stream.push(chunk)
+
+
 def play(dialect: Dialect, pieces: list[bytes]) -> Heard:
-    """An answer's body, as `sources.upstream` reads it."""
+    """An answer's body, as `upstreams.response` reads it."""
     stream, heard = Stream(lambda: 0.0, 0.0), Heard()
     stream.subscribe(heard)
     decoder, reader = dialect.decoder(), dialect.reader()
-
-    def read(events: list[tuple[bytes, bytes]]) -> None:
-        for name, data in events:
-            chunk = reader.read(name, data)
-            if chunk is None:
-                stream.end()
-            if stream.done:
-                return
-            assert chunk is not None
-            stream.push(chunk)
-
     try:
         for piece in pieces:
-            read(decoder.feed(piece))
+            feed(stream, reader, decoder.feed(piece))
             if stream.done:
                 return heard
         with contextlib.suppress(ApiError):  # half an event is what a cut leaves
-            read(decoder.close())
+            feed(stream, reader, decoder.close())
         stream.end()
     except ApiError as error:
         stream.fail(error)
@@ -239,6 +245,228 @@ def test_a_changed_answer_in_one_piece_is_an_answer_or_the_upstreams_failure(nam
             except ApiError as error:
                 stream.fail(error)
             heard.check()
+
+
+# What readers give, without a stream behind them
+
+#: For each dialect: the event of a text (as JSON has it, without its quotes), of a thought, and the
+#: end of an answer. Written out: no encoder writes half a surrogate pair as it is meant here.
+EVENTS: dict[str, tuple[str, str, str]] = {
+    "openai": (
+        'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n',
+        'data: {"choices":[{"index":0,"delta":{"reasoning":"%s"},"finish_reason":null}]}\n\n',
+        'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    ),
+    "anthropic": (
+        'data: {"type":"content_block_delta","index":0,'
+        '"delta":{"type":"text_delta","text":"%s"}}\n\n',
+        'data: {"type":"content_block_delta","index":1,'
+        '"delta":{"type":"thinking_delta","thinking":"%s"}}\n\n',
+        'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    ),
+    "gemini": (
+        'data: {"candidates":[{"content":{"parts":[{"text":"%s"}]},"index":0}]}\n\n',
+        'data: {"candidates":[{"content":{"parts":[{"text":"%s","thought":true}]}}]}\n\n',
+        'data: {"candidates":[{"finishReason":"STOP"}]}\n\n',
+    ),
+    "ollama": (
+        '{"message":{"role":"assistant","content":"%s"},"done":false}\n',
+        '{"message":{"role":"assistant","content":"","thinking":"%s"},"done":false}\n',
+        '{"message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}\n',
+    ),
+}
+
+
+def chunks(dialect: Dialect, pieces: list[bytes]) -> list[Chunk]:
+    """All chunks of a body."""
+    decoder, reader = dialect.decoder(), dialect.reader()
+    found: list[Chunk] = []
+    for events in (*(decoder.feed(piece) for piece in pieces), decoder.close()):
+        for name, data in events:
+            chunk = reader.read(name, data)
+            if chunk is not None:
+                found.append(chunk)
+    return found
+
+
+def facts(chunk: Chunk | None) -> Any:
+    return chunk and (chunk.members(), chunk.usage, chunk.extras, len(chunk.choices))
+
+
+def deltas(found: list[Chunk], name: str) -> list[Any]:
+    values = [each["delta"].get(name) for chunk in found for each in chunk.members()]
+    return [each for each in values if each not in (None, "")]
+
+
+# texts as JSON has them, the same as strings
+HALVES: dict[str, tuple[list[str], list[str]]] = {
+    "parted": ([r"hi \ud83d", r"\ude00 ok"], ["hi \ud83d", "\ude00 ok"]),
+    "alone": ([r"hi \ud83d", " ok"], ["hi \ud83d", " ok"]),
+    "at the end": (["hi ", r"\ud83d"], ["hi ", "\ud83d"]),
+    "in the middle": ([r"a\ud83d b", r"\ude00"], ["a\ud83d b", "\ude00"]),
+    "whole": ([r"hi \ud83d\ude00", "ok"], ["hi 😀", "ok"]),
+    "words that are no numbers": (["NaN", " -Infinity"], ["NaN", " -Infinity"]),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_half_a_surrogate_pair_is_handed_on_in_texts(name: str, case: str) -> None:
+    """Never dropped or replaced there: the other half may come with the next event."""
+    texts, wanted = HALVES[case]
+    text, thought, end = EVENTS[name]
+    for event, member in ((text, "content"), (thought, "reasoning_content")):
+        body = "".join([*(event % each for each in texts), end]).encode()
+        for pieces in ways(body, case):
+            found = chunks(dialects.named(name), pieces)
+            joined = deltas(found, member) or deltas(found, "reasoning")
+            assert joined == wanted
+            assert [f for c in found for m in c.members() if (f := m["finish_reason"])] == ["stop"]
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_nan_is_null_and_changes_nothing_else(name: str) -> None:
+    text, _, end = EVENTS[name]
+    event = (text % "NaN ž").replace("{", '{"x":NaN,"y":[Infinity,{"z":-Infinity}],', 1)
+    body = (event + end).encode()
+    for pieces in ways(body, name):
+        found = chunks(dialects.named(name), pieces)
+        assert deltas(found, "content") == ["NaN ž"]
+        if name != "anthropic":  # which has no members that nobody knows in such events
+            extras = json.loads(b"{%b}" % found[0].extras[1:])
+            assert extras["y"] == [None, {"z": None}]
+
+
+@pytest.mark.parametrize("nothing", ["null", " null ", "", " "])
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_an_event_that_says_nothing_is_passed_over_wherever_it_stands(
+    name: str, nothing: str
+) -> None:
+    text, _, end = EVENTS[name]
+    null = f"{nothing}\n" if name == "ollama" else f"data: {nothing}\n\n"
+    body = (null + text % "Hello" + null + text % " world" + null * 2 + end + null).encode()
+    for pieces in ways(body, nothing):
+        found = chunks(dialects.named(name), pieces)
+        assert deltas(found, "content") == ["Hello", " world"]
+        members = [member for chunk in found for member in chunk.members()]
+        assert [each["finish_reason"] for each in members] == [None, None, "stop"]
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_null_is_no_event_before_and_after_any_other(name: str) -> None:
+    """It leaves a reader as it is: what comes next is read as if it had not been there."""
+    for conversation in transcripts(name).TRANSCRIPTS.values():
+        dialect = dialects.named(name)
+        undisturbed, sprinkled = dialect.reader(), dialect.reader()
+        with contextlib.suppress(ApiError):
+            for event in dialect.decoder().feed(conversation):
+                for data in (b"null", b"", b" null"):
+                    nothing = sprinkled.read(b"", data)
+                    assert nothing is not None
+                    assert (nothing.members(), nothing.usage, nothing.extras) == ([], None, b"")
+                one, other = undisturbed.read(*event), sprinkled.read(*event)
+                assert facts(one) == facts(other)
+                assert undisturbed.identity == sprinkled.identity
+
+
+NO_CHUNKS: list[bytes] = [
+    b"hello",
+    b'{"usage": broken',
+    b'"[DONE]"',
+    b'"DONE"',
+    b"7",
+    b"1.5",
+    b"true",
+    b"NaN",
+    b"[]",
+    b"[1]",
+    b'["x"]',
+    b"[[]]",
+    b"\xff",
+    b'{"x":"\xff',
+    b"[" * 100_000,
+    b'{"choices":7,"candidates":7,"message":7,"type":7}',
+    b'{"choices":[7],"candidates":[7],"message":[7],"type":[7]}',
+    b'{"choices":[],"usage":[],"usageMetadata":[],"type":"message_delta","delta":[],"message":[]}',
+    b"<html>",
+    b": comment",
+]
+
+
+@pytest.mark.parametrize("data", NO_CHUNKS, ids=range(len(NO_CHUNKS)))
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_what_is_no_chunk_is_malformed_and_nothing_else(name: str, data: bytes) -> None:
+    """By its code what is passed over behind the finish is told from an error."""
+    text, _, end = EVENTS[name]
+    dialect = dialects.named(name)
+    reader = dialect.reader()
+    for event in (None, *dialect.decoder().feed((text % "a" + end).encode())):
+        if event is not None:
+            reader.read(*event)
+        with pytest.raises(UpstreamError) as caught:
+            reader.read(b"", data)
+        assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_an_error_behind_the_finish_is_one(name: str) -> None:
+    _, _, end = EVENTS[name]
+    dialect = dialects.named(name)
+    reader = dialect.reader()
+    for event in dialect.decoder().feed(end.encode()):
+        reader.read(*event)
+    with pytest.raises(ApiError) as caught:
+        reader.read(b"", b'{"error":{"message":"melted"}}')
+    assert "melted" in caught.value.message
+    assert caught.value.code != "upstream_malformed"
+
+
+@every_conversation
+def test_a_stateless_event_may_be_read_again_with_another_text(
+    name: str, conversation: str
+) -> None:
+    """Whatever is read of it, later events mean the same."""
+    dialect = dialects.named(name)
+    undisturbed, again = dialect.reader(), dialect.reader()
+    stateless = 0
+    with contextlib.suppress(ApiError):
+        for kind, data in dialect.decoder().feed(transcript(name, conversation)):
+            one, other = undisturbed.read(kind, data), again.read(kind, data)
+            assert facts(one) == facts(other)
+            if one is None or not one.choices or not again.is_stateless(other or one):
+                continue
+            for text in deltas([one], "content") + deltas([one], "reasoning_content"):
+                quoted = json.dumps(text, ensure_ascii=False).encode()
+                changed = again.read(kind, data.replace(quoted, b'"another text"'))
+                assert changed is not None
+                stateless += deltas([changed], "content") == ["another text"]
+    assert stateless or not GOLDEN[conversation].text or conversation == "noise"
+
+
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_members_called_like_ours_are_not_passed_on(name: str) -> None:
+    """A frame has each of its own members once, whatever an upstream of another format says."""
+    _, _, end = EVENTS[name]
+    ours = '"id":"x","object":"o","created":1,"model":"m","obfuscation":"x","y":[7]'
+    ours += "" if name == "openai" else ',"choices":[{}],"usage":{"a":1}'
+    body = end.replace("{", "{" + ours + ",", 1)
+    found = chunks(dialects.named(name), [body.encode()])
+    assert json.loads(b"{%b}" % found[0].extras[1:]) == {"y": [7]}
+    assert deltas(found, "content") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (
+            "gemini",
+            b'data: {"candidates":[{"delta":7,"finish_reason":7,"usage":7,"logprobs":7}]}\n\n',
+        ),
+        ("ollama", b'{"message":{"reasoning":7,"refusal":[7],"function_call":7,"role":7}}\n'),
+    ],
+)
+def test_members_called_like_openais_are_not_taken_for_them(name: str, body: bytes) -> None:
+    assert [chunk.members() for chunk in chunks(dialects.named(name), [body])] == [[]]
 
 
 SPLINTERS = [

@@ -9,9 +9,10 @@ from legato.core.chunk import Chunk
 from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.front import AnswerHead
+from legato.core.merge import merge_choice, to_builtins
 from legato.core.request import parse
 from legato.core.stream import State, Stream
-from legato.dialects.anthropic import Reader, encode, no_stream, refusal
+from legato.dialects.anthropic import Reader, encode, no_stream, refusal, unstreamed
 from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import anthropic as wire
 
@@ -182,9 +183,16 @@ PASSED_OVER = [
     b'{"type":"something_new","delta":7,"index":{}}',
     b'{"type":"content_block_stop","index":7}',
     b'{"type":"content_block_delta","index":7,"delta":{"type":"input_json_delta","partial_json":"{"}}',
+    b'{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":{}}}',
+    b'{"type":"content_block_delta","index":0,"delta":{}}',
+    b'{"type":"something_new","delta":7,"of":NaN}',
     b'{"type":"content_block_delta","index":0}',
     b'{"type":"content_block_start","index":0,"content_block":{"type":"something_new"}}',
     b"{}",
+    b"",
+    b" ",
+    b"null",
+    b" null ",
 ]
 
 
@@ -204,7 +212,10 @@ def test_the_end(data: bytes) -> None:
     [
         b"hello",
         b"[]",
+        b"7",
+        b'"[DONE]"',
         b'"x"',
+        b'{"type":"message_stop","x":NaN',
         b'{"type":7}',
         b'{"type":"message_start","message":7}',
         b'{"type":"message_delta","delta":7}',
@@ -331,3 +342,255 @@ def test_a_refusal_that_says_nothing(body: bytes) -> None:
 def test_a_200_without_a_stream(body: bytes, status: int, code: str) -> None:
     error: ApiError = no_stream(body)
     assert (error.status, error.code) == (status, code)
+
+
+def members(body: bytes) -> list[dict[str, Any]]:
+    """The choices of all chunks, as the reader gives them."""
+    reader = Reader()
+    chunks = [reader.read(b"", data) for data in events(body)]
+    return [each for chunk in chunks if chunk is not None for each in chunk.members()]
+
+
+def folded(body: bytes) -> dict[str, Any]:
+    choice: dict[str, Any] = {}
+    for each in members(body):
+        merge_choice(choice, each)
+    return to_builtins(choice)["delta"]
+
+
+ROME = {"city": "Rome"}
+# what the block begins with, pieces of its arguments, the arguments
+INPUTS: dict[str, tuple[Any, list[str], str]] = {
+    "twice": (ROME, ['{"city":"Rome"}'], '{"city":"Rome"}'),
+    "twice, the second time in pieces": (ROME, ["", '{"city"', ':"Rome"}'], '{"city":"Rome"}'),
+    "twice, and not the same": (ROME, ['{"city":"Oslo"}'], '{"city":"Oslo"}'),
+    "at the start": (ROME, [], '{"city":"Rome"}'),
+    "at the start, and an empty delta": (ROME, ["", ""], '{"city":"Rome"}'),
+    "at the start, as text": ('{"city": "Rome"}', [], '{"city": "Rome"}'),
+    "in deltas": ({}, ['{"city"', ':"Rome"}'], '{"city":"Rome"}'),
+    "nowhere": ({}, [], "{}"),
+    "null": (None, [], "{}"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+@pytest.mark.parametrize("stops", [True, False], ids=["stop", "no stop"])
+def test_input_of_the_start_counts_only_where_no_delta_follows(case: str, stops: bool) -> None:
+    given, pieces, arguments = INPUTS[case]
+    first = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": given}
+    deltas = [{"type": "input_json_delta", "partial_json": each} for each in pieces]
+    body = wire.block(0, first, *deltas)
+    if not stops:
+        body = body[: body.rindex(b"event:")]
+    (call,) = folded(wire.start(3) + body + wire.end("tool_use", 2))["tool_calls"]
+    assert call["id"] == "toolu_1"
+    assert call["function"] == {"name": "get_weather", "arguments": arguments}
+
+
+def test_a_block_that_did_not_stop_ends_where_another_begins() -> None:
+    """Servers that copy the API count blocks wrong, or do not end them."""
+    blocks = [wire.tool(0, "now", whole=ROME), wire.tool(0, "sum", whole=ROME)]
+    body = b"".join(each[: each.rindex(b"event:")] for each in blocks)
+    calls = folded(wire.start(3) + body + wire.end("tool_use", 2))["tool_calls"]
+    assert [each["function"]["arguments"] for each in calls] == ['{"city":"Rome"}'] * 2
+
+
+CITED = {"type": "web_search_result_location", "url": "https://a.example", "cited_text": "Yes"}
+SEARCH = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
+FOUND = {
+    "type": "web_search_tool_result",
+    "tool_use_id": "srvtoolu_1",
+    "content": [{"type": "web_search_result", "url": "https://a.example", "page_age": None}],
+}
+# body, what the answer has beside its text `Yes.`
+KEPT: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "a tool of the server's own": (
+        wire.block(
+            1,
+            SEARCH,
+            {"type": "input_json_delta", "partial_json": ""},
+            {"type": "input_json_delta", "partial_json": '{"query"'},
+            {"type": "input_json_delta", "partial_json": ': "x"}'},
+        )
+        + wire.block(2, FOUND),
+        {"extra_content": {"anthropic": {"blocks": [SEARCH | {"input": {"query": "x"}}, FOUND]}}},
+    ),
+    "input that is no JSON": (
+        wire.block(1, SEARCH, {"type": "input_json_delta", "partial_json": "{"}),
+        {"extra_content": {"anthropic": {"blocks": [SEARCH | {"input": "{"}]}}},
+    ),
+    "input of the start": (
+        wire.block(1, SEARCH | {"input": ROME}),
+        {"extra_content": {"anthropic": {"blocks": [SEARCH | {"input": ROME}]}}},
+    ),
+    "a block in deltas that nobody knows": (
+        wire.block(
+            1,
+            {"type": "compaction", "content": "a"},
+            {"type": "compaction_delta", "content": "b", "list": [1]},
+            {"type": "compaction_delta", "content": "c", "list": [2]},
+        ),
+        {
+            "extra_content": {
+                "anthropic": {"blocks": [{"type": "compaction", "content": "abc", "list": [1, 2]}]}
+            }
+        },
+    ),
+    "citations in deltas": (
+        wire.block(
+            1,
+            {"type": "text", "text": "", "citations": []},
+            {"type": "citations_delta", "citation": CITED},
+            {"type": "citations_delta", "citation": {"type": "page_location"}},
+        ),
+        {"citations": [CITED, {"type": "page_location"}]},
+    ),
+    "citations of a whole text": (
+        wire.block(1, {"type": "text", "text": "", "citations": [CITED]}),
+        {"citations": [CITED]},
+    ),
+    "a delta that nobody knows": (
+        wire.block(1, {"type": "text", "text": ""}, {"type": "mood_delta", "mood": "good"}),
+        {"extra_content": {"anthropic": {"deltas": [{"type": "mood_delta", "mood": "good"}]}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_comes_beside_text_is_kept(case: str) -> None:
+    body, more = KEPT[case]
+    whole = wire.start(3) + wire.text(0, "Yes.") + body + wire.end("end_turn", 2)
+    assert folded(whole) == {"content": "Yes."} | more
+
+
+@pytest.mark.parametrize("case", ["a tool of the server's own", "citations of a whole text"])
+def test_a_block_that_nobody_ends_is_kept(case: str) -> None:
+    body, more = KEPT[case]
+    body = body[: body.rindex(b"event:")]
+    whole = wire.start(3) + wire.text(0, "Yes.") + body + wire.end("end_turn", 2)
+    assert folded(whole) == {"content": "Yes."} | more
+
+
+def test_further_members_of_a_tool_call_are_kept() -> None:
+    first = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    body = wire.block(0, first | {"caller": {"type": "direct"}}) + wire.end("tool_use", 2)
+    (call,) = folded(wire.start(3) + body)["tool_calls"]
+    assert call["extra_content"] == {"anthropic": {"caller": {"type": "direct"}}}
+
+
+def test_further_members_of_the_message_come_with_its_finish_once() -> None:
+    start = json.loads(events(wire.start(9))[0])
+    start["message"]["container"] = {"id": "container_1"}
+    reader = Reader()
+    read(json.dumps(start).encode(), reader=reader)
+    ending = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "stop_sequence", "stop_sequence": "END", "stop_details": None},
+        "context_management": {"applied_edits": [{"type": "\u2028"}]},
+        "usage": {"output_tokens": 3},
+    }
+    chunk = read(json.dumps(ending).encode(), reader=reader)
+    assert b"\\u2028" in chunk.extras
+    assert json.loads(b"{%b}" % chunk.extras[1:]) == {
+        "container": {"id": "container_1"},
+        "context_management": {"applied_edits": [{"type": "\u2028"}]},
+    }
+    finish = {"index": 0, "delta": {}, "finish_reason": "stop", "stop_sequence": "END"}
+    assert chunk.members() == [finish]
+    assert chunk.usage is not None
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    assert read(json.dumps(end).encode(), reader=reader).extras == b""
+
+
+@pytest.mark.parametrize("data", [b"", b"null"])
+def test_an_error_that_says_nothing_is_one(data: bytes) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Reader().read(b"error", data)
+    assert caught.value.code == "upstream_error"
+
+
+HALF_EVENT = '{"type":"content_block_delta","index":0,"delta":{"type":"%s","%s":"%s"}}'
+
+
+def test_half_a_surrogate_pair_in_arguments_and_in_signed_thoughts() -> None:
+    reader = Reader()
+    begun = '{"type":"content_block_start","index":0,"content_block":%s}'
+    read((begun % '{"type":"thinking","thinking":"\\ud83d"}').encode(), reader=reader)
+    read((HALF_EVENT % ("thinking_delta", "thinking", r"\ude00 a\ud83d")).encode(), reader=reader)
+    read((HALF_EVENT % ("signature_delta", "signature", "Eq")).encode(), reader=reader)
+    ended = read(b'{"type":"content_block_stop","index":0}', reader=reader).members()
+    (details,) = ended[0]["delta"]["reasoning_details"]
+    assert details["thinking"] == "😀 a\ufffd", "it goes back, and is sent as it is"
+    tool = r'{"type":"tool_use","id":"t\ud83d","name":"f","input":{"a":"\ud83d"}}'
+    (opened,) = read((begun % tool).encode(), reader=reader).members()
+    assert opened["delta"]["tool_calls"][0]["id"] == "t\ufffd"
+    piece = HALF_EVENT % ("input_json_delta", "partial_json", r"{\"a\":\"\ud83d")
+    (delta,) = read(piece.encode(), reader=reader).members()
+    assert delta["delta"]["tool_calls"][0]["function"]["arguments"] == '{"a":"\ud83d'
+
+
+WHOLE: dict[str, Any] = {
+    "id": "msg",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "container": {"id": "c"},
+    "content": [
+        {"type": "thinking", "thinking": "Hm", "signature": "Eq"},
+        {"type": "redacted_thinking", "data": "Em"},
+        {"type": "text", "text": "Hello", "citations": [CITED]},
+        SEARCH | {"input": ROME},
+        FOUND,
+        {"type": "text", "text": " world"},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": ROME},
+        {"type": "tool_use", "id": "toolu_2", "name": "g", "input": {}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "cache_read_input_tokens": 1, "output_tokens": 2},
+}
+
+
+def test_a_whole_answer_with_all_that_it_can_hold() -> None:
+    reader = Reader()
+    chunks = [reader.read(b"", each) for each in unstreamed(json.dumps(WHOLE).encode())]
+    assert chunks.pop() is None
+    choice: dict[str, Any] = {}
+    for chunk in chunks:
+        assert chunk is not None
+        for each in chunk.members():
+            merge_choice(choice, each)
+    last = chunks[-1]
+    assert last is not None
+    assert json.loads(b"{%b}" % last.extras[1:]) == {"container": {"id": "c"}}
+    assert last.usage is not None
+    assert (last.usage["prompt_tokens"], last.usage["completion_tokens"]) == (4, 2)
+    assert reader.identity == "msg"
+    whole = to_builtins(choice)
+    assert whole["finish_reason"] == "tool_calls"
+    assert whole["delta"] == {
+        "reasoning_content": "Hm",
+        "reasoning_details": [WHOLE["content"][0], WHOLE["content"][1]],
+        "content": "Hello world",
+        "citations": [CITED],
+        "extra_content": {"anthropic": {"blocks": [WHOLE["content"][3], FOUND]}},
+        "tool_calls": [
+            {
+                "index": number,
+                "id": f"toolu_{number + 1}",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
+            for number, (name, arguments) in enumerate([("f", '{"city":"Rome"}'), ("g", "{}")])
+        ],
+    }
+
+
+def test_a_whole_answer_with_nan_and_half_a_pair() -> None:
+    body = rb'{"type":"message","content":[{"type":"text","text":"hi \ud83d"}],"x":NaN,'
+    body += rb'"stop_reason":"end_turn","usage":{"input_tokens":3,"output_tokens":NaN}}'
+    reader = Reader()
+    chunks = [reader.read(b"", each) for each in unstreamed(body)]
+    found = [each for chunk in chunks if chunk is not None for each in chunk.members()]
+    assert found[0]["delta"] == {"content": "hi \ufffd"}
+    assert found[-1]["finish_reason"] == "stop"

@@ -8,8 +8,9 @@ import pytest
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.front import AnswerHead
+from legato.core.merge import merge_choice, to_builtins
 from legato.core.stream import State, Stream
-from legato.dialects.ollama import END, Reader, no_stream, refusal
+from legato.dialects.ollama import Reader, no_stream, refusal, unstreamed
 from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import ollama as wire
 
@@ -82,11 +83,18 @@ def test_whoever_called_a_function_stopped_for_it(reason: str, finish: str, apar
     assert choice(*lines)["finish_reason"] == finish
 
 
-def test_nothing_comes_after_the_end() -> None:
+def test_what_comes_after_the_end_is_read_as_before() -> None:
+    """The end of the body is the end: text may come behind `done`, and so may an error."""
     reader = Reader()
     read(done(done_reason="stop"), reader)
-    assert reader.read(b"", wire.say("more")) is END
-    assert reader.read(b"", b"nonsense") is END
+    assert read(wire.say("more"), reader).members()[0]["delta"] == {"content": "more"}
+    assert [each["finish_reason"] for each in read(done(), reader).members()] == ["stop"]
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(b"", b"nonsense")
+    assert caught.value.code == "upstream_malformed"
+    with pytest.raises(UpstreamError) as caught:
+        reader.read(b"", b'{"error":"melted"}')
+    assert caught.value.code == "upstream_error"
 
 
 def test_thoughts_text_and_calls_of_one_line_come_in_their_order() -> None:
@@ -174,7 +182,10 @@ def test_what_says_nothing_is_passed_over(data: bytes) -> None:
     [
         b"hello",
         b"[]",
+        b"7",
+        b'"[DONE]"',
         b"data: {}",
+        b'{"message":{"content":NaN',
         b'{"message":7}',
         b'{"message":{"content":7}}',
         b'{"message":{"content":["x"]}}',
@@ -264,3 +275,124 @@ def test_a_200_without_a_stream(body: bytes, message: str) -> None:
     error: ApiError = no_stream(body)
     assert (error.status, error.code) == (502, "upstream_error")
     assert message in error.message
+
+
+def members(*lines: bytes) -> list[dict[str, Any]]:
+    reader = Reader()
+    return [each for line in b"".join(lines).splitlines() for each in read(line, reader).members()]
+
+
+# a picture as Ollama sends it, its address
+PICTURES: dict[str, tuple[str, str]] = {
+    "PNG": ("iVBORw0KGgoAAAA", "data:image/png;base64,iVBORw0KGgoAAAA"),
+    "JPEG": ("/9j/4AAQ", "data:image/jpeg;base64,/9j/4AAQ"),
+    "GIF": ("R0lGODlh", "data:image/gif;base64,R0lGODlh"),
+    "WebP": ("UklGRiQA", "data:image/webp;base64,UklGRiQA"),
+    "unknown": ("AAAA", "data:image/png;base64,AAAA"),
+    "an address": ("https://a.example/b.png", "https://a.example/b.png"),
+    "with its type": ("data:image/bmp;base64,AAAA", "data:image/bmp;base64,AAAA"),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures(case: str) -> None:
+    data, url = PICTURES[case]
+    found = members(wire.message("Here", images=[data]), wire.message(images=[data, data]))
+    assert [each["delta"] for each in found[:1]] == [{"content": "Here"}]
+    pictures = [each["delta"]["images"] for each in found[1:]]
+    assert [len(each) for each in pictures] == [1, 2]
+    assert [each for some in pictures for each in some] == [
+        {"type": "image_url", "image_url": {"url": url}, "index": number} for number in range(3)
+    ]
+
+
+def test_members_that_nobody_knows_are_kept() -> None:
+    reader = Reader()
+    read(wire.line(status="loading"), reader)
+    line = wire.line(message={"content": "a", "mood": "good", "empty": []}, done=False, x=[7])
+    chunk = read(line, reader)
+    assert [each["delta"] for each in chunk.members()] == [{"content": "a"}, {"mood": "good"}]
+    assert json.loads(b"{%b}" % chunk.extras[1:]) == {"status": "loading", "x": [7]}
+    assert not reader.is_stateless(chunk)
+    assert read(wire.say("b"), reader).extras == b""
+
+
+@pytest.mark.parametrize("message", [{"content": "a"}, {"thinking": "a"}])
+def test_lines_of_text_are_stateless(message: dict[str, str]) -> None:
+    reader = Reader()
+    cloud = {"remote_model": "m", "remote_host": "https://a.example"}
+    chunk = read(wire.line(message={"role": "assistant"} | message, done=False, **cloud), reader)
+    assert reader.is_stateless(chunk)
+    assert chunk.extras == b""
+    calls = wire.message("a", tool_calls=[wire.call(0, "now")])
+    assert not reader.is_stateless(read(calls, reader)), "calls are counted"
+
+
+def test_a_finish_is_said_as_often_as_it_came() -> None:
+    found = members(done(done_reason="stop"), wire.say("Hello"), done(done_reason="length"))
+    assert [each["finish_reason"] for each in found] == ["stop", None, "length"]
+
+
+def test_arguments_with_half_a_surrogate_pair_are_json() -> None:
+    call = r'{"id":"\ud83d","function":{"name":"f","arguments":{"a":"\ud83d","b":NaN}}}'
+    line = f'{{"message":{{"role":"assistant","content":"","tool_calls":[{call}]}}}}'
+    (found,) = members(line.encode())
+    (piece,) = found["delta"]["tool_calls"]
+    assert piece["id"] == "\ufffd"
+    assert piece["function"]["arguments"] == '{"a":"\ufffd","b":null}'
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_whole_answer_with_all_that_it_can_hold(indent: int | None) -> None:
+    """On one line or several: a server that does not stream may write it for people to read."""
+    yes = {"token": "Yes", "logprob": -0.5, "bytes": [89, 101, 115], "top_logprobs": []}
+    message = {
+        "role": "assistant",
+        "content": "Yes.",
+        "thinking": "Hm",
+        "images": ["AAAA"],
+        "tool_calls": [wire.call(0, "sum", a=1), wire.call(1, "now")],
+        "mood": "good",
+    }
+    fields = {"model": "m", "message": message, "done": True, "done_reason": "stop"}
+    fields |= {"logprobs": [yes], "prompt_eval_count": 3, "eval_count": 2, "x": "\u2028"}
+    (data,) = unstreamed(json.dumps(fields, indent=indent).encode())
+    chunk = read(data)
+    choice: dict[str, Any] = {}
+    for each in chunk.members():
+        merge_choice(choice, each)
+    assert to_builtins(choice) == {
+        "index": 0,
+        "delta": {
+            "reasoning_content": "Hm",
+            "content": "Yes.",
+            "images": [
+                {
+                    "type": "image_url",
+                    "image_url": {"url": "data:image/png;base64,AAAA"},
+                    "index": 0,
+                }
+            ],
+            "mood": "good",
+            "tool_calls": [
+                {
+                    "index": number,
+                    "id": f"call_{number}",
+                    "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                }
+                for number, (name, arguments) in enumerate([("sum", '{"a":1}'), ("now", "{}")])
+            ],
+        },
+        "logprobs": {"content": [yes]},
+        "finish_reason": "tool_calls",
+    }
+    assert chunk.extras == b',"x":"\\u2028"'
+    assert chunk.usage is not None
+    assert chunk.usage["total_tokens"] == 5
+
+
+def test_a_whole_answer_with_nan_and_half_a_pair() -> None:
+    body = rb'{"message":{"content":"hi \ud83d"},"done":true,"x":NaN,"eval_count":2}'
+    (data,) = unstreamed(body)
+    assert [each["delta"] for each in read(data).members()] == [{"content": "hi \ud83d"}, {}]

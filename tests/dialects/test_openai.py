@@ -9,7 +9,7 @@ from legato.core.chunk import Chunk
 from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
-from legato.dialects.openai import END, Reader, encode, headers, no_stream, refusal
+from legato.dialects.openai import END, Reader, encode, headers, no_stream, refusal, unstreamed
 
 HELLO = b'{"model":"public","messages":[{"role":"user","content":"Hello"}]'
 
@@ -149,14 +149,6 @@ def test_an_upstream_with_unknown_members_is_read_the_same_before_and_after() ->
     after = chunk(plain, reader=reader)
     assert (before.raw, before.extras) == (after.raw, after.extras)
     assert before.members() == after.members()
-
-
-def test_unknown_members_without_a_choice_are_extras() -> None:
-    """The stream sends them with the next frame."""
-    reader = Reader()
-    first = chunk('{"choices":[],"prompt_filter_results":[1],"a":1}', reader=reader)
-    assert (first.raw, first.extras) == (b"[]", b',"prompt_filter_results":[1],"a":1')
-    assert chunk(f'{{"choices":{TEXT},"b":3}}', reader=reader).extras == b',"b":3'
 
 
 THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "x"}]}
@@ -323,6 +315,13 @@ MALFORMED: dict[str, str] = {
     "finish number": '{"choices":[{"index":0,"delta":{},"finish_reason":7}]}',
     "usage number": '{"usage":7}',
     "usage list": '{"usage":[],"x":1}',
+    "nan, and half": '{"choices":[],"x":NaN',
+    "half a surrogate pair, and half": r'{"choices":[],"x":"\ud83d',
+    "nan for choices": '{"choices":[NaN]}',
+    "a number": "7",
+    "true": "true",
+    "list of chunks": f'[{{"choices":{TEXT}}}]',
+    "not UTF-8": '{"choices":[],"x":"\udcff"}',
     "done in quotes": '"[DONE]"',
     "deep choices": '{"choices":' + "[" * 100_000 + "]" * 100_000 + "}",
     "deep unknown member": '{"x":' + "[" * 100_000 + "]" * 100_000 + "}",
@@ -337,7 +336,7 @@ def test_what_is_no_chunk_is_the_upstreams_failure(name: str, opened: bool) -> N
     if opened:
         chunk('{"choices":[],"provider":"p"}', reader=reader)
     with pytest.raises(UpstreamError) as caught:
-        reader.read(b"", MALFORMED[name].encode())
+        reader.read(b"", MALFORMED[name].encode(errors="surrogateescape"))
     assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
 
 
@@ -467,3 +466,273 @@ def test_what_200_without_a_stream_means(body: bytes, code: str, message: str) -
     assert isinstance(error, ApiError)
     assert (error.status, error.code) == (502, code)
     assert message in error.message
+
+
+# Members that nobody here knows, and events that are read leniently
+
+ROLE = '[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]'
+LAST = '[{"index":0,"delta":{},"finish_reason":"stop"}]'
+USAGE_CHUNK = '{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}'
+FILTERED = '{"choices":[],"system_fingerprint":null,"prompt_filter_results":[{"prompt_index":0}]}'
+
+
+def extras(read: Chunk) -> dict[str, Any]:
+    return json.loads(b"{%b}" % read.extras[1:])
+
+
+# events in order; the members of each chunk
+MEMBERS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
+    "before the role": (
+        [FILTERED, f'{{"choices":{ROLE}}}', f'{{"choices":{TEXT}}}', USAGE_CHUNK],
+        [{"system_fingerprint": None, "prompt_filter_results": [{"prompt_index": 0}]}] * 2
+        + [{}, {}],
+    ),
+    "with the role": (
+        [f'{{"choices":{ROLE},"provider":"P","x_first":1}}', f'{{"choices":{TEXT}}}'],
+        [{"provider": "P", "x_first": 1}, {}],
+    ),
+    "with the finish": ([f'{{"choices":{LAST},"x":1}}', USAGE_CHUNK], [{"x": 1}, {}]),
+    "behind the finish, with a choice": (
+        [
+            f'{{"choices":{LAST}}}',
+            '{"choices":[{"index":0,"delta":{"content":""}}],"citations":["a"]}',
+        ],
+        [{}, {"citations": ["a"]}],
+    ),
+    "behind the finish, without a choice": (
+        [f'{{"choices":{LAST}}}', '{"choices":[],"citations":["a"]}'],
+        [{}, {"citations": ["a"]}],
+    ),
+    "behind the finish, in front of the usage": (
+        [f'{{"choices":{LAST}}}', '{"choices":[],"x":1}', USAGE_CHUNK],
+        [{}, {"x": 1}, {"x": 1}],
+    ),
+    "with the usage": (
+        [f'{{"choices":{LAST}}}', USAGE_CHUNK.replace("[],", '[],"x":1,')],
+        [{}, {"x": 1}],
+    ),
+    "with a running usage": (
+        [USAGE_CHUNK.replace("[],", '[],"x":1,'), f'{{"choices":{TEXT}}}', f'{{"choices":{TEXT}}}'],
+        [{"x": 1}, {"x": 1}, {}],
+    ),
+    "without a choice, again and again": (
+        ['{"x":1}', '{"choices":null,"y":2}', '{"choices": [ ],"x":3}', f'{{"choices":{TEXT}}}'],
+        [{"x": 1}, {"x": 1, "y": 2}, {"x": 3, "y": 2}, {"x": 3, "y": 2}],
+    ),
+    "a fingerprint without a choice": (
+        [
+            '{"choices":[],"system_fingerprint":"f"}',
+            f'{{"choices":{TEXT}}}',
+            f'{{"choices":{TEXT}}}',
+        ],
+        [{"system_fingerprint": "f"}, {"system_fingerprint": "f"}, {}],
+    ),
+    "null in between": (
+        ['{"x":1}', "null", "", f'{{"choices":{TEXT}}}', "null"],
+        [{"x": 1}, {}, {}, {"x": 1}, {}],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+@pytest.mark.parametrize("name", [b"", b"message"])
+def test_members_without_a_choice_are_shown_with_the_next_and_once(case: str, name: bytes) -> None:
+    """A chunk without a choice has all that no choice has been shown with: where none follows, it
+    is the last to have them."""
+    events, wanted = MEMBERS[case]
+    reader = Reader()
+    read = [chunk(each, name, reader) for each in events]
+    assert [extras(each) for each in read] == wanted
+    for each in read:
+        assert bool(each.choices) is (each.raw != b"[]")
+
+
+def test_an_event_that_takes_members_of_another_is_not_stateless() -> None:
+    reader = Reader()
+    assert reader.is_stateless(chunk(f'{{"choices":{TEXT}}}', reader=reader))
+    chunk('{"choices":[],"x":1}', reader=reader)
+    taken = chunk(f'{{"choices":{TEXT}}}', reader=reader)
+    assert (extras(taken), reader.is_stateless(taken)) == ({"x": 1}, False)
+    again = chunk(f'{{"choices":{TEXT}}}', reader=reader)
+    assert (extras(again), reader.is_stateless(again)) == ({}, True)
+
+
+def delta_event(delta: str) -> str:
+    return f'{{"id":"c1","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}'
+
+
+# delta; its text, whether that is a thought
+THOUGHTS: dict[str, tuple[str, str, bool]] = {
+    "content null": ('{"content":null,"reasoning_content":"hm"}', "hm", True),
+    "content null behind it": ('{"reasoning_content":"hm","content":null}', "hm", True),
+    "content empty": ('{"content":"","reasoning_content":"ok"}', "ok", True),
+    "thought null": ('{"content":"Hello","reasoning_content":null}', "Hello", False),
+    "thought empty": ('{"content":" world","reasoning_content":""}', " world", False),
+    "content alone": ('{"content":"a"}', "a", False),
+    "thought alone": ('{"reasoning_content":"a"}', "a", True),
+}
+
+
+@pytest.mark.parametrize("case", THOUGHTS)
+def test_thoughts_beside_null_are_thoughts(case: str) -> None:
+    delta, text, thinks = THOUGHTS[case]
+    reader = Reader()
+    for before in (None, *THOUGHTS):
+        if before is not None:
+            chunk(delta_event(THOUGHTS[before][0]), reader=reader)
+        (choice,) = chunk(delta_event(delta), reader=reader).choices
+        assert choice.is_text_only
+        assert choice.delta is not None
+        assert (choice.delta.reasoning_content if thinks else choice.delta.content) == text
+        assert not (choice.delta.content if thinks else choice.delta.reasoning_content)
+
+
+def test_nan_in_logprobs_is_null() -> None:
+    logprobs = '{"content":[{"token":"NaN","logprob":-Infinity,"top_logprobs":[{"logprob":NaN}]}]}'
+    event = delta_event('{"content":"Hello"}').replace('"finish', f'"logprobs":{logprobs},"finish')
+    read = chunk(event)
+    (member,) = read.members()
+    assert member["logprobs"]["content"] == [
+        {"token": "NaN", "logprob": None, "top_logprobs": [{"logprob": None}]}
+    ]
+    assert (read.choices[0].delta.content, read.raw is None) == ("Hello", False)
+    assert b"NaN," not in (read.raw or b"")
+
+
+# delta with a half, the same as it is handed on
+HALVES: dict[str, tuple[str, Any]] = {
+    "content": (r'{"content":"\ud83d"}', {"content": "\ud83d"}),
+    "thoughts": (r'{"reasoning_content":"\ude00"}', {"reasoning_content": "\ude00"}),
+    "thoughts by another name": (r'{"reasoning":"\ude00"}', {"reasoning": "\ude00"}),
+    "a refusal": (r'{"refusal":"\ud83d"}', {"refusal": "\ud83d"}),
+    "content in parts": (
+        r'{"content":[{"type":"text","text":"a\ud83d"},{"type":"thinking","thinking":"\ude00"}]}',
+        {"content": "a\ud83d", "reasoning_content": "\ude00"},
+    ),
+    "arguments": (
+        r'{"tool_calls":[{"id":"\ud83d","function":{"name":"\ud83d","arguments":"\ud83d"}}]}',
+        {"tool_calls": [{"id": "\ufffd", "function": {"name": "\ufffd", "arguments": "\ud83d"}}]},
+    ),
+    "arguments of a custom call": (
+        r'{"tool_calls":[{"custom":{"name":"\ud83d","input":"\ud83d"}}]}',
+        {"tool_calls": [{"custom": {"name": "\ufffd", "input": "\ud83d"}}]},
+    ),
+    "arguments that are an object": (
+        r'{"tool_calls":[{"function":{"name":"f","arguments":{"a":"\ud83d"}}}]}',
+        {"tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ufffd"}}}]},
+    ),
+    "the older calls": (
+        r'{"function_call":{"arguments":"\ud83d"}}',
+        {"function_call": {"arguments": "\ud83d"}},
+    ),
+    "members that nobody knows": (
+        r'{"content":"a","x":{"content":"\ud83d"},"\ud83d":1}',
+        {"content": "a", "x": {"content": "\ufffd"}, "\ufffd": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+@pytest.mark.parametrize("opened", [False, True], ids=["first", "after unknown members"])
+def test_half_a_surrogate_pair_stays_in_texts_alone(case: str, opened: bool) -> None:
+    delta, wanted = HALVES[case]
+    reader = Reader()
+    if opened:
+        chunk('{"choices":[],"provider":"p"}', reader=reader)
+    event = delta_event(delta)[:-1] + r',"x":"\ud83d","usage":{"prompt_tokens":3,"y":"\ud83d"}}'
+    read = chunk(event.replace('"c1"', r'"c\ud83d"'), reader=reader)
+    assert read.members() == [{"index": 0, "delta": wanted, "finish_reason": None}]
+    assert extras(read)["x"] == "\ufffd"
+    assert read.usage == {"prompt_tokens": 3, "y": "\ufffd"}
+    if not opened:
+        assert reader.identity == "c\ufffd"
+    after = chunk(delta_event('{"content":"a"}'), reader=reader)
+    assert after.choices[0].is_text_only
+
+
+def test_an_error_with_half_a_surrogate_pair_is_one() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Reader().read(b"", rb'{"error":{"message":"no \ud83d","x":NaN}}')
+    assert (caught.value.code, caught.value.message) == ("upstream_error", "no \ufffd")
+    assert refusal(500, rb'{"error":"no \ud83d"}').message.endswith("no \ufffd")
+
+
+WHOLE: dict[str, Any] = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": "Hello world",
+                "reasoning_content": "Hm",
+                "refusal": None,
+                "images": [{"type": "image_url", "image_url": {"url": "u"}}],
+                "annotations": [{"type": "url_citation"}],
+                "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                    {"id": "b", "type": "custom", "custom": {"name": "p", "input": "x"}},
+                ],
+            },
+            "logprobs": {"content": [{"token": "Hello", "logprob": -0.5}], "refusal": None},
+            "finish_reason": "tool_calls",
+            "content_filter_results": {"hate": {"filtered": False}},
+        },
+        {"index": 1, "message": {"content": None, "refusal": "No."}, "finish_reason": "stop"},
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    "timings": {"per_second": 1.5},
+    "service_tier": "default",
+}
+
+
+def as_delta(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice of an answer in one piece as the stream's event has it."""
+    fields = {name: value for name, value in choice.items() if name != "message"}
+    message = choice["message"]
+    if "tool_calls" in message:
+        calls = [{"index": index} | call for index, call in enumerate(message["tool_calls"])]
+        message = message | {"tool_calls": calls}
+    return fields | {"delta": message}
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_a_whole_answer_with_all_that_it_can_hold(bom: str) -> None:
+    body = (bom + json.dumps(WHOLE)).encode()
+    (data,) = unstreamed(body)
+    reader = Reader()
+    read = chunk(data.decode(), reader=reader)
+    assert read.members() == [as_delta(each) for each in WHOLE["choices"]]
+    assert not any(each.is_text_only for each in read.choices)
+    assert read.usage == WHOLE["usage"]
+    assert extras(read) == {"timings": {"per_second": 1.5}, "service_tier": "default"}
+    assert reader.identity == "c1"
+
+
+def test_a_whole_answer_with_nan_and_half_a_pair() -> None:
+    body = json.dumps(WHOLE).replace("Hello world", r"hi \ud83d").replace("-0.5", "NaN")
+    (data,) = unstreamed(body.replace("1.5", "Infinity").encode())
+    read = chunk(data.decode())
+    first, second = read.members()
+    assert first["delta"]["content"] == "hi \ufffd", "no other half will come"
+    assert first["logprobs"]["content"] == [{"token": "Hello", "logprob": None}]
+    assert second == as_delta(WHOLE["choices"][1])
+    assert extras(read)["timings"] == {"per_second": None}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_content_in_parts_of_a_whole_answer(case: str) -> None:
+    content, delta = PARTS[case]
+    choice = {"index": 0, "message": {"content": content}, "finish_reason": "stop"}
+    (data,) = unstreamed(json.dumps({"choices": [choice]}).encode())
+    assert chunk(data.decode()).members() == [as_delta(choice | {"message": delta})]
+
+
+def test_a_message_beside_a_delta_is_not_passed_on_unread() -> None:
+    both = {"index": 0, "delta": {"content": "a"}, "message": {"content": "a"}}
+    both["finish_reason"] = None
+    (choice,) = chunk(json.dumps({"choices": [both]})).choices
+    assert not choice.is_text_only

@@ -4,13 +4,14 @@ A chunk carries its choices twice: typed, as far as order and metering need them
 (`raw`), so that what needs no normalizing is not encoded again and unknown members survive.
 """
 
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from legato.core.errors import malformed
-from legato.core.json_text import decode_leniently
+from legato.core.json_text import Path, decode_leniently, encoded
 
 #: Finish reasons of the contract (section 2, item 3; `function_call` is OpenAI's older form).
 FINISH_REASONS: Final = frozenset(
@@ -21,6 +22,12 @@ FINISH_REASONS: Final = frozenset(
 #: What strict decoding raises for a body that is not JSON, or not of the type that is asked for.
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+#: Top-level members of a chunk that are ours. An upstream's have their place in a `Chunk`, or are
+#: replaced.
+OWN_MEMBERS: Final = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "error", "obfuscation"}
+)
+
 #: As a value, so that what was checked stays `Any`: a `cast` is a call at run time.
 OBJECT: Any = dict
 
@@ -30,13 +37,27 @@ def as_object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, OBJECT) else None
 
 
-def decoded(body: bytes) -> Any:
+def unknown_members(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The members of an object, but for the `known` ones and those that are empty."""
+    empty: tuple[Any, ...] = (None, "", [], {})
+    return {
+        name: value for name, value in fields.items() if name not in known and value not in empty
+    }
+
+
+def as_extras(members: dict[str, Any]) -> bytes:
+    """Top-level members as `Chunk.extras` has them, without those that are ours."""
+    members = {name: value for name, value in members.items() if name not in OWN_MEMBERS}
+    return b"," + encoded(members)[1:-1] if members else b""
+
+
+def decoded(body: bytes, texts: Container[Path] = ()) -> Any:
     """The JSON value in `body`, read leniently (`decode_leniently`); None where it is not JSON."""
     try:
         return msgspec.json.decode(body)
     except NOT_JSON:
         try:
-            return decode_leniently(body)
+            return decode_leniently(body, texts)
         except (ValueError, RecursionError):
             return None
 

@@ -95,7 +95,7 @@ def encode_leniently(value: Any) -> bytes:
 def one_line(raw: bytes) -> bytes:
     """`raw` (JSON) such that no client can take it for more than one line.
 
-    Raises `UpstreamError` where it is not UTF-8.
+    Raises `UpstreamError` `upstream_malformed` where it is not UTF-8.
     """
     if b"\n" in raw or b"\r" in raw:
         raw = msgspec.json.format(raw, indent=-1)
@@ -103,7 +103,8 @@ def one_line(raw: bytes) -> bytes:
         try:
             raw.decode()
         except UnicodeDecodeError:
-            raise bad_gateway("The upstream sent text that is not UTF-8.") from None
+            message = "The upstream sent text that is not UTF-8."
+            raise bad_gateway(message, code="upstream_malformed") from None
         raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
     return raw
 

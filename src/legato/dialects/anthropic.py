@@ -4,8 +4,8 @@ What OpenAI's format has no member for, a client gets in these:
 
 - `delta.reasoning_details`: blocks of thinking with their signatures, to be sent back as they came
 - `delta.citations`: the citations of a text, behind it
-- `delta.extra_content.anthropic.blocks`: whole blocks of other types, among them those of tools
-  that the server runs itself; `….deltas`: deltas of other types
+- `delta.extra_content.anthropic`: `blocks`, whole blocks of other types, among them those of tools
+  that the server runs itself; `deltas`, deltas of other types
 - `extra_content.anthropic` of a tool call: further members of its block
 - `stop_sequence` of the choice with the finish; further members of the message: top level
 """
@@ -16,11 +16,29 @@ import msgspec
 from msgspec import Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_object, decoded
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    as_extras,
+    as_object,
+    decoded,
+    unknown_members,
+)
 from legato.core.finish import known_finish
-from legato.core.json_text import Path, cleaned, decode_leniently, encoded, without_surrogates
-from legato.core.merge import merge_call, to_builtins
+from legato.core.json_text import Path, cleaned, decode_leniently
+from legato.core.merge import merge_call
 from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
+from legato.dialects._anthropic_blocks import (
+    Block,
+    OtherBlock,
+    Thought,
+    ToolCall,
+    details,
+    tool_call,
+    unknown_delta,
+)
 from legato.dialects._anthropic_request import encode
 from legato.dialects._anthropic_usage import prompt_tokens, usage_of
 
@@ -126,54 +144,13 @@ _OF_MESSAGE: Final = frozenset(
 _OF_END: Final = frozenset({"type", "index", "delta", "usage", "message"})
 
 
-class _Thought(Struct):
-    """A block of thinking under way: it goes back whole with the next request."""
-
-    pieces: list[str]
-    signature: str = ""
-
-    def ending(self) -> list[dict[str, Any]]:
-        if not self.signature:
-            return []
-        thinking = without_surrogates("".join(self.pieces))
-        block = {"type": "thinking", "thinking": thinking, "signature": self.signature}
-        return [_details(block)]
-
-
-class _ToolCall(Struct):
-    number: int
-    given: Any  # the input that its block began with: void where deltas follow
-    begun: bool = False  # some of its arguments have been sent
-
-    def ending(self) -> list[dict[str, Any]]:
-        if self.begun:
-            return []
-        given: Any = self.given or {}  # to a client, "" would be no JSON
-        text = given if isinstance(given, str) else msgspec.json.encode(given).decode()
-        return [_call(self.number, text)]
-
-
-class _Block(Struct):
-    """A block of a type that is not known here, under way."""
-
-    fields: dict[str, Any]
-    pieces: list[str]  # of its input
-
-    def ending(self) -> list[dict[str, Any]]:
-        block = cleaned(to_builtins(self.fields))
-        if self.pieces:
-            text = without_surrogates("".join(self.pieces))
-            block["input"] = decoded(text.encode()) or text
-        return [_extra({"blocks": [block]})]
-
-
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = ("_blocks", "_calls", "_unknown", "_usage", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
-        self._blocks: dict[int, _Thought | _ToolCall | _Block] = {}  # those under way, but for text
+        self._blocks: dict[int, Block] = {}  # those under way, but for text
         self._calls = 0
         self._unknown: dict[str, Any] = {}  # members of the message that have not been sent
         self._usage: dict[str, Any] = {}
@@ -199,14 +176,17 @@ class Reader:
         return self._other(event, data, name)
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
-        """An event that is none as it stands. One of an unknown type may look like anything."""
+        """An event that is none as it stands. Raises `UpstreamError` where it is none at all:
+        `error` says why. One of an unknown type may look like anything."""
         match data.strip():
             case b"[DONE]":
                 return None  # Anthropic has no such event, but servers that copy both APIs may
             case b"" | b"null":
                 return self._other(_Event(), data, name)
             case _:
-                pass
+                return self._read_leniently(name, data, error)
+
+    def _read_leniently(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         fields: Any = None
         try:
             fields = decode_leniently(data, _TEXTS)
@@ -226,7 +206,7 @@ class Reader:
 
     def _thought(self, index: int, text: str) -> Chunk:
         block = self._blocks.get(index)
-        if isinstance(block, _Thought):
+        if isinstance(block, Thought):
             block.pieces.append(text)
         return _text(Delta(reasoning_content=text))
 
@@ -258,7 +238,7 @@ class Reader:
         identity = message.get("id")
         self.identity = identity[:200] if isinstance(identity, str) else ""
         self._usage = dict(as_object(message.get("usage")) or {})
-        self._unknown = _others(message, _OF_MESSAGE)
+        self._unknown = unknown_members(message, _OF_MESSAGE)
         self.prompt_tokens = prompt_tokens(self._usage)
         return Chunk([])
 
@@ -274,36 +254,36 @@ class Reader:
                 return deltas + ([{"citations": cited}] if cited else [])
             case "thinking":
                 text, signature = str(block.get("thinking") or ""), block.get("signature") or ""
-                self._blocks[index] = _Thought([text], str(signature))
+                self._blocks[index] = Thought([text], str(signature))
                 return [{"reasoning_content": text}] if text else []
             case "redacted_thinking":
-                return [_details({"type": "redacted_thinking", "data": block.get("data")})]
+                return [details({"type": "redacted_thinking", "data": block.get("data")})]
             case "tool_use":
-                call = _ToolCall(self._calls, block.get("input"))
+                call = ToolCall(self._calls, block.get("input"))
                 self._calls += 1
                 self._blocks[index] = call
-                return [_call(call.number, "", block)]
+                return [tool_call(call.number, "", block)]
             case _:
                 fields: dict[str, Any] = {}
                 merge_call(fields, block)
                 if fields:
-                    self._blocks[index] = _Block(fields, [])
+                    self._blocks[index] = OtherBlock(fields, [])
                 return []
 
     def _delta(self, index: int, delta: _Delta, data: bytes) -> list[dict[str, Any]]:
         block = self._blocks.get(index)
         match delta.type, block:
-            case "signature_delta", _Thought():
+            case "signature_delta", Thought():
                 block.signature += delta.signature
-            case "input_json_delta", _ToolCall() if delta.partial_json:
+            case "input_json_delta", ToolCall() if delta.partial_json:
                 block.begun = True
-                return [_call(block.number, delta.partial_json)]
-            case "input_json_delta", _Block():
+                return [tool_call(block.number, delta.partial_json)]
+            case "input_json_delta", OtherBlock():
                 block.pieces.append(delta.partial_json)
             case (("signature_delta" | "input_json_delta" | ""), _):
                 pass
             case _:
-                return _unknown_delta(block, (as_object(decoded(data)) or {})["delta"])
+                return unknown_delta(block, (as_object(decoded(data)) or {})["delta"])
         return []
 
     def _ended(self, index: int) -> list[dict[str, Any]]:
@@ -314,7 +294,7 @@ class Reader:
         self._usage |= {k: v for k, v in (event.usage or {}).items() if v is not None}
         fields = as_object(decoded(data)) or {}
         delta = as_object(fields.get("delta")) or {}
-        self._unknown |= _others(fields, _OF_END) | _others(delta, _OF_MESSAGE)
+        self._unknown |= unknown_members(fields, _OF_END) | unknown_members(delta, _OF_MESSAGE)
         usage = usage_of(self._usage)
         reason = delta.get("stop_reason")
         if reason is None:
@@ -325,27 +305,8 @@ class Reader:
         if delta.get("stop_sequence") is not None:
             finish["stop_sequence"] = delta["stop_sequence"]
         unknown, self._unknown = self._unknown, {}
-        extras = b"," + encoded(unknown)[1:-1] if unknown else b""
-        return Chunk([], usage=usage, extras=extras, fields=[*map(_member, unended), finish])
-
-
-def _others(fields: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    return {
-        name: value for name, value in fields.items() if name not in known and value is not None
-    }
-
-
-def _unknown_delta(
-    block: _Thought | _ToolCall | _Block | None, delta: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """A delta of a type that has no case of its own. Deltas of an unknown block are joined to it,
-    whatever their types are."""
-    if delta.get("type") == "citations_delta" and not isinstance(block, _Block):
-        return [{"citations": [delta["citation"]]}] if delta.get("citation") else []
-    if isinstance(block, _Block):
-        merge_call(block.fields, {k: v for k, v in delta.items() if k != "type"})
-        return []
-    return [_extra({"deltas": [delta]})]
+        choices = [*map(_member, unended), finish]
+        return Chunk([], usage=usage, extras=as_extras(unknown), fields=choices)
 
 
 def _text(delta: Delta) -> Chunk:
@@ -358,27 +319,6 @@ def _chunk(deltas: list[dict[str, Any]]) -> Chunk:
 
 def _member(delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "finish_reason": None}
-
-
-def _call(number: int, arguments: str, block: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Arguments of a tool call; `block`: the one that begins it."""
-    function: dict[str, Any] = {"arguments": arguments}
-    call: dict[str, Any] = {"index": number, "function": function}
-    if block is not None:
-        call |= {"id": block.get("id"), "type": "function"}
-        function["name"] = block.get("name")
-        others = _others(block, frozenset({"type", "id", "name", "input"}))
-        call |= _extra(others) if others else {}
-    return {"tool_calls": [call]}
-
-
-def _details(block: dict[str, Any]) -> dict[str, Any]:
-    """What a client is to send back with this turn, so that the model knows its own thoughts."""
-    return {"reasoning_details": [block]}
-
-
-def _extra(members: dict[str, Any]) -> dict[str, Any]:
-    return {"extra_content": {"anthropic": members}}
 
 
 def unstreamed(body: bytes) -> list[bytes]:

@@ -2,22 +2,45 @@
 
 What OpenAI's format has no member for, a client gets in these:
 
-- `delta.images`: pictures, as `image_url` parts with a `data:` URL
-- `delta.extra_content.google.parts`: parts of other types, such as code that the model has run
-- `extra_content.google` of the choice: citations, grounding, safety ratings of the candidate
+- `delta.images`: pictures, as OpenRouter has them: `{"type": "image_url", "image_url": {"url": …}}`
+- `delta.extra_content.google`: `thought_signature`, as Google's own OpenAI-compatible endpoint has
+  it, also of a tool call; `parts`, parts of other kinds as they came: `executableCode`, `fileData`,
+  `inlineData` that is no picture or belongs to a thought
+- further members of a candidate (`groundingMetadata`, `citationMetadata`, `safetyRatings`, …): of
+  the choice, as they came
+- `promptFeedback` and further members of the event: top level, as they came
 """
 
 from typing import Annotated, Any, Final, cast
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import Meta, Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    Usage,
+    as_extras,
+    as_object,
+    decoded,
+    unknown_members,
+)
 from legato.core.finish import finish_reason
-from legato.core.json_text import Path, decode_leniently
+from legato.core.json_text import cleaned, decode_leniently, encode_leniently
 from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
+from legato.dialects._gemini_parts import (
+    TEXTS,
+    FunctionCall,
+    Logprobs,
+    extra,
+    image_url,
+    logprobs,
+    tool_call,
+)
 from legato.dialects._gemini_request import encode
 
 __all__ = [
@@ -75,90 +98,36 @@ def _answers(model: dict[str, Any]) -> bool:
     return "name" in model and (methods is None or "generateContent" in methods)
 
 
-_Count = Annotated[int, Meta(ge=0)]
-
-
-class _Call(Struct, gc=False):
-    name: str = ""
-    id: str | None = None
-    args: dict[str, Raw] | None = None
-
-
-class _Blob(Struct, gc=False, rename="camel"):
-    mime_type: str = ""
-    data: str = ""
+Count = Annotated[int, Meta(ge=0)]
 
 
 class _Part(Struct, gc=False, rename="camel"):
     text: str | None = None
     thought: bool | None = None
     thought_signature: str | None = None
-    function_call: _Call | None = None
-    inline_data: _Blob | None = None
-    executable_code: Raw | UnsetType = UNSET
-    code_execution_result: Raw | UnsetType = UNSET
-    file_data: Raw | UnsetType = UNSET
-
-    @property
-    def others(self) -> dict[str, Raw]:
-        """What the part is, where OpenAI's format has no member for it; usually nothing."""
-        found = {
-            "executableCode": self.executable_code,
-            "codeExecutionResult": self.code_execution_result,
-            "fileData": self.file_data,
-        }
-        return {name: raw for name, raw in found.items() if not isinstance(raw, UnsetType)}
+    function_call: FunctionCall | None = None
 
 
 class _Content(Struct, gc=False):
     parts: list[_Part] | None = None
 
 
-class _Token(Struct, gc=False, rename="camel"):
-    token: str = ""
-    log_probability: float = 0.0
-
-
-class _Tokens(Struct, gc=False):
-    candidates: list[_Token] | None = None
-
-
-class _Logprobs(Struct, gc=False, rename="camel"):
-    chosen_candidates: list[_Token] | None = None
-    top_candidates: list[_Tokens] | None = None
-
-
 class _Candidate(Struct, gc=False, rename="camel"):
     content: _Content | None = None
-    index: _Count = 0
+    index: Count | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
-    logprobs_result: _Logprobs | None = None
-    citation_metadata: Raw | UnsetType = UNSET
-    grounding_metadata: Raw | UnsetType = UNSET
-    url_context_metadata: Raw | UnsetType = UNSET
-    safety_ratings: Raw | UnsetType = UNSET
-
-    @property
-    def others(self) -> dict[str, Raw]:
-        """What is sent of the candidate beside its text; usually nothing."""
-        found = {
-            "citationMetadata": self.citation_metadata,
-            "groundingMetadata": self.grounding_metadata,
-            "urlContextMetadata": self.url_context_metadata,
-            "safetyRatings": self.safety_ratings,
-        }
-        return {name: raw for name, raw in found.items() if not isinstance(raw, UnsetType)}
+    logprobs_result: Logprobs | None = None
 
 
 class _Counts(Struct, gc=False, rename="camel"):
     """Tokens so far. What is 0 is left out."""
 
-    prompt_token_count: _Count = 0
-    tool_use_prompt_token_count: _Count = 0
-    candidates_token_count: _Count = 0
-    thoughts_token_count: _Count = 0
-    cached_content_token_count: _Count = 0
+    prompt_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    thoughts_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
 
 
 class _Feedback(Struct, gc=False, rename="camel"):
@@ -173,23 +142,57 @@ class _Event(Struct, gc=False, rename="camel"):
     error: Any = None
 
 
-_decode_event = msgspec.json.Decoder(_Event).decode
+# The same of an event of text and nothing else: nearly all of them. What has more in it, or may
+# have, is no such event.
+class _TextPart(Struct, gc=False, forbid_unknown_fields=True):
+    text: str = ""
+    thought: bool | None = None
 
-#: Strings in which the half of a surrogate pair waits for the next event.
-_TEXTS: Final[frozenset[Path]] = frozenset({("candidates", "content", "parts", "text")})
+
+class _TextContent(Struct, gc=False, forbid_unknown_fields=True):
+    parts: list[_TextPart]
+    role: str | None = None
+
+
+class _TextCandidate(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    content: _TextContent
+    index: Count = 0
+    finish_reason: None = None
+
+
+class _TextEvent(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    candidates: list[_TextCandidate]
+    usage_metadata: _Counts | None = None
+    response_id: str | None = None
+    model_version: Raw = Raw()
+    create_time: Raw = Raw()
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_text = msgspec.json.Decoder(_TextEvent).decode
+
+#: Members that have their place in an answer, or that are replaced by ours.
+_OF_EVENT: Final = frozenset(
+    {"candidates", "usageMetadata", "responseId", "modelVersion", "createTime", "error"}
+)
+_OF_CANDIDATE: Final = frozenset(
+    {"content", "index", "finishReason", "logprobsResult", *Choice.__struct_fields__, "logprobs"}
+)
+_OF_PART: Final = frozenset({"text", "thought", "thoughtSignature", "functionCall"})
 
 
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`).
 
-    Nothing says that the answer is over but the end of the body.
+    Only the end of the body ends the answer: the finish may be in each event.
     """
 
-    __slots__ = ("_calls", "_others", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate
-        self._others: dict[int, dict[str, Raw]] = {}  # what was last sent of a candidate's
+        self._images: dict[int, int] = {}  # the same of pictures
+        self._early: dict[str, Any] = {}  # members of events that had no candidate to go with
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
@@ -199,156 +202,133 @@ class Reader:
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
-            event = _decode_event(data)
+            event = _decode_text(data)
+        except NOT_JSON:
+            return self._read_open(name, data)
+        candidates = event.candidates
+        if self._early or name == b"error":
+            return self._read_open(name, data)
+        if len(candidates) == 1 and len(candidates[0].content.parts) == 1:
+            (part,) = candidates[0].content.parts
+            if part.text:
+                text, is_thought = part.text, part.thought
+                delta = Delta(reasoning_content=text) if is_thought else Delta(content=text)
+                self._identify(event.response_id)
+                choice = Choice(delta=delta, index=candidates[0].index, finish_reason=None)
+                counts = event.usage_metadata
+                return Chunk([choice], usage=None if counts is None else _usage(counts))
+        return self._read_open(name, data)
+
+    def _read_open(self, name: bytes, data: bytes) -> Chunk:
+        if data.strip() in (b"", b"null") and name != b"error":
+            return Chunk([])
+        try:
+            event, fields = _decode_event(data), msgspec.json.decode(data)
         except NOT_JSON as error:
-            event = _read_odd(name, data, error)
+            event, fields = _leniently(name, data, error)
         if name == b"error" or event.error is not None or not event.candidates:
             failure = event_failure(name, data)
             if failure is not None:
                 raise failure
-        if self.identity is None and event.response_id is not None:
-            self.identity = event.response_id[:200]
-        counts = event.usage_metadata
-        usage = _usage(counts) if counts is not None else None
-        candidates = event.candidates or ()
-        if len(candidates) == 1:
-            choice = _text_only(candidates[0])
-            if choice is not None:
-                return Chunk([choice], usage=usage)
-        members = [member for each in candidates for member in self._members(each)]
+        self._identify(event.response_id)
+        members: list[dict[str, Any]] = []
+        for number, candidate in enumerate(event.candidates or ()):
+            members += self._members(candidate, fields["candidates"][number])
         feedback = event.prompt_feedback
-        if not candidates and feedback is not None and feedback.block_reason:
+        if not event.candidates and feedback is not None and feedback.block_reason:
             # As OpenAI's clients know it: nothing is sent, and why.
             members.append(_member(0, {}, "content_filter"))
-        return Chunk([], usage=usage, fields=members)
+        unknown = self._early | unknown_members(fields, _OF_EVENT)
+        self._early = {} if members else unknown
+        counts = event.usage_metadata
+        usage = None if counts is None else _usage(counts)
+        return Chunk([], usage=usage, extras=as_extras(unknown), fields=members)
 
-    def _members(self, candidate: _Candidate) -> list[dict[str, Any]]:
+    def _identify(self, identity: str | None) -> None:
+        if self.identity is None and identity is not None:
+            self.identity = identity[:200]
+
+    def _members(self, candidate: _Candidate, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """A candidate as choices; `fields`: its JSON."""
+        index = candidate.index or 0
         parts = (candidate.content and candidate.content.parts) or ()
-        deltas = [self._delta(candidate.index, part) for part in parts]
-        members = [_member(candidate.index, each) for each in deltas if each]
+        deltas = [
+            self._delta(index, part, fields["content"]["parts"][number])
+            for number, part in enumerate(parts)
+        ]
+        members = [_member(index, each) for each in deltas if each]
+        more = unknown_members(fields, _OF_CANDIDATE)
         if candidate.logprobs_result is not None:
-            if not members:
-                members.append(_member(candidate.index, {}))
-            members[0]["logprobs"] = _logprobs(candidate.logprobs_result)
-        others = candidate.others
-        if others and others != self._others.get(candidate.index):
-            self._others[candidate.index] = others  # some repeat it in every event
-            more = {"extra_content": {"google": others}}
-            members.append(_member(candidate.index, {}) | more)
-        reason = candidate.finish_reason
-        if reason and reason != "FINISH_REASON_UNSPECIFIED":
-            finish = finish_reason(reason, candidate.finish_message)
-            members.append(_member(candidate.index, {}, finish))
+            more["logprobs"] = logprobs(candidate.logprobs_result)
+        if more:
+            members = members or [_member(index, {})]
+            members[0] |= more
+        reason = self._finish(index, candidate)
+        if reason is not None:
+            members.append(_member(index, {}, reason))
         return members
 
-    def _delta(self, index: int, part: _Part) -> dict[str, Any]:
-        signed = _signed(part.thought_signature)
+    def _delta(self, index: int, part: _Part, fields: dict[str, Any]) -> dict[str, Any]:
+        """What a part adds to its choice; `fields`: its JSON, with the text to take."""
+        more, signature = unknown_members(fields, _OF_PART), part.thought_signature
         if part.function_call is not None:
             number = self._calls.get(index, 0)
             self._calls[index] = number + 1
-            return {"tool_calls": [_call(number, part.function_call) | signed]}
-        if part.thought and part.inline_data is None:  # nobody sends its signature back
-            return {"reasoning_content": part.text} if part.text else {}
-        if part.inline_data is not None:
-            return {"images": [_image(part.inline_data)]} | signed
-        if part.others:
-            return {"extra_content": {"google": {"parts": [part.others]}}}
-        return ({"content": part.text} if part.text else {}) | signed
+            call = tool_call(number, part.function_call) | extra(signature, {})
+            return {"tool_calls": [call]} | extra(None, more)
+        url = None if part.thought else image_url(fields)
+        if url is not None:
+            number = self._images.get(index, 0)
+            self._images[index] = number + 1
+            image = {"type": "image_url", "image_url": {"url": url}, "index": number}
+            return {"images": [image]} | extra(signature, {})
+        if part.text and part.thought:  # its signature goes with it, and nobody sends it back
+            return {"reasoning_content": fields["text"]} | extra(None, more)
+        if part.text:
+            return {"content": fields["text"]} | extra(signature, more)
+        if more:
+            return extra(None, fields)
+        return {} if part.thought else extra(signature, {})
+
+    def _finish(self, index: int, candidate: _Candidate) -> str | None:
+        reason = candidate.finish_reason
+        if not reason or reason == "FINISH_REASON_UNSPECIFIED":
+            return None
+        known = finish_reason(reason, candidate.finish_message)
+        return "tool_calls" if known == "stop" and index in self._calls else known
 
 
-def _read_odd(name: bytes, data: bytes, error: Exception) -> _Event:
-    """An event that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
-    if data.strip() in (b"", b"null"):
-        return _Event()
+def _leniently(name: bytes, data: bytes, error: Exception) -> tuple[_Event, dict[str, Any]]:
+    """An event that strict decoding has refused, because of `error`. Raises `ApiError`."""
     try:
-        fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
-        event = _decode_event(msgspec.json.encode(whole))
+        fields = decode_leniently(data, TEXTS)
+        return _decode_event(msgspec.json.encode(cleaned(fields))), fields
     except (*NOT_JSON, ValueError):
         raise unreadable(name, data, error) from None
-    for number, candidate in enumerate(event.candidates or ()):
-        parts = (candidate.content and candidate.content.parts) or ()
-        for index, part in enumerate(parts):
-            part.text = fields["candidates"][number]["content"]["parts"][index].get("text")
-    return event
-
-
-def _image(blob: _Blob) -> dict[str, Any]:
-    url = f"data:{blob.mime_type or 'image/png'};base64,{blob.data}"
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _text_only(candidate: _Candidate) -> Choice | None:
-    """One piece of text and nothing else: nearly every event."""
-    content = candidate.content
-    if (
-        content is None
-        or content.parts is None
-        or len(content.parts) != 1
-        or candidate.finish_reason is not None
-        or candidate.logprobs_result is not None
-        or candidate.others
-    ):
-        return None
-    part = content.parts[0]
-    if not part.text or part.function_call is not None or part.thought_signature is not None:
-        return None
-    if part.inline_data is not None or part.others:
-        return None
-    delta = Delta(reasoning_content=part.text) if part.thought else Delta(content=part.text)
-    return Choice(delta=delta, index=candidate.index, finish_reason=None)
 
 
 def _member(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "finish_reason": finish}
 
 
-def _call(number: int, call: _Call) -> dict[str, Any]:
-    """Functions are called whole, and by most models without an id."""
-    arguments = msgspec.json.encode(call.args or {}).decode()
-    fields: dict[str, Any] = {"index": number, "type": "function"}
-    fields["function"] = {"name": call.name, "arguments": arguments}
-    return fields | {"id": call.id} if call.id else fields
-
-
-def _signed(signature: str | None) -> dict[str, Any]:
-    """What a client is to send back, as Google's own OpenAI-compatible endpoint has it."""
-    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
-
-
-def _logprobs(result: _Logprobs) -> dict[str, Any]:
-    tops = [each.candidates or [] for each in result.top_candidates or ()]
-    chosen = result.chosen_candidates or []
-    return {
-        "content": [
-            _logprob(token)
-            | {"top_logprobs": [_logprob(each) for each in tops[n]] if n < len(tops) else []}
-            for n, token in enumerate(chosen)
-        ]
-    }
-
-
-def _logprob(token: _Token) -> dict[str, Any]:
-    text = token.token
-    return {"token": text, "logprob": token.log_probability, "bytes": list(text.encode())}
-
-
 def _usage(counts: _Counts) -> Usage:
-    prompt = counts.prompt_token_count + counts.tool_use_prompt_token_count
-    completion = counts.candidates_token_count + counts.thoughts_token_count
+    thoughts = counts.thoughts_token_count or 0
+    prompt = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
+    completion = (counts.candidates_token_count or 0) + thoughts
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": counts.cached_content_token_count},
-        "completion_tokens_details": {"reasoning_tokens": counts.thoughts_token_count},
+        "prompt_tokens_details": {"cached_tokens": counts.cached_content_token_count or 0},
+        "completion_tokens_details": {"reasoning_tokens": thoughts},
     }
 
 
 def unstreamed(body: bytes) -> list[bytes]:
     """Without `alt=sse` the API gives its events as a list."""
-    value = decoded(body)
+    value = decoded(body, TEXTS)
     events = cast("list[Any]", value if isinstance(value, list) else [value])
     first = as_object(events[0]) if events else None
     if not first or is_failure(first):
         return []
-    return [msgspec.json.encode(each) for each in events]
+    return [encode_leniently(each) for each in events]

@@ -1,4 +1,9 @@
-"""Ollama's own chat API: a JSON object a line."""
+"""Ollama's own chat API: a JSON object a line.
+
+What OpenAI's format has no member for, a client gets in these: pictures in `delta.images`, as
+OpenRouter has them; further members of the message in the delta, of the line at top level. How long
+the server took for each part of its work is left out.
+"""
 
 from typing import Annotated, Any, Final
 
@@ -6,8 +11,19 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from legato.core import ndjson
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, Usage, as_object, decoded
-from legato.core.json_text import Path, decode_leniently
+from legato.core.chunk import (
+    NOT_JSON,
+    Choice,
+    Chunk,
+    Delta,
+    Usage,
+    as_extras,
+    as_object,
+    decoded,
+    unknown_members,
+)
+from legato.core.finish import known_finish
+from legato.core.json_text import Path, cleaned, decode_leniently
 from legato.core.upstream_errors import event_failure, no_stream, refusal, unreadable
 from legato.dialects._ollama_request import encode
 
@@ -25,9 +41,6 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
-
-#: What a line says after the one that says that the answer is done.
-END: Final = None
 
 
 def path(model: str, *, streams: bool = True) -> str:
@@ -78,11 +91,12 @@ class _Message(Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
     tool_calls: list[_Call] | None = None
+    images: list[str] | None = None
 
 
 class _Event(Struct, gc=False):
     message: _Message | None = None
-    done: bool = False
+    done: bool | None = None
     done_reason: str | None = None
     prompt_eval_count: _Count | None = None
     eval_count: _Count | None = None
@@ -90,20 +104,57 @@ class _Event(Struct, gc=False):
     error: Any = None
 
 
+# The same of a line of text and nothing else: nearly all of them.
+class _TextMessage(Struct, gc=False, forbid_unknown_fields=True):
+    role: str = ""
+    content: str = ""
+    thinking: str = ""
+
+
+class _TextEvent(Struct, gc=False, forbid_unknown_fields=True):
+    message: _TextMessage
+    done: bool = False
+    model: Raw = Raw()
+    created_at: Raw = Raw()
+    remote_model: Raw = Raw()
+    remote_host: Raw = Raw()
+
+
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_text = msgspec.json.Decoder(_TextEvent).decode
 
 #: Strings in which the half of a surrogate pair waits for the next line.
 _TEXTS: Final[frozenset[Path]] = frozenset({("message", "content"), ("message", "thinking")})
 
+#: Members that have their place in an answer, or that are replaced by ours.
+_OF_MESSAGE: Final = frozenset(
+    {"role", "content", "thinking", "tool_calls", "function_call", "images"}
+)
+_OF_DELTA: Final = frozenset(Delta.__struct_fields__)  # which have to be text here
+_OF_EVENT: Final = frozenset(_Event.__struct_fields__) | {
+    "model",
+    "created_at",
+    "remote_model",
+    "remote_host",
+    "total_duration",
+    "load_duration",
+    "prompt_eval_duration",
+    "eval_duration",
+}
+
 
 class Reader:
-    """Lines of one answer to chunks (`core.dialect.Reader`)."""
+    """Lines of one answer to chunks (`core.dialect.Reader`).
 
-    __slots__ = ("_calls", "_done", "identity", "progress", "prompt_tokens")
+    Only the end of the body ends the answer.
+    """
+
+    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls = 0
-        self._done = False
+        self._images = 0
+        self._early: dict[str, Any] = {}  # members of lines that had nothing of a choice
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
@@ -112,39 +163,69 @@ class Reader:
         return bool(chunk.choices)
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
-        if self._done:
-            return END
         try:
-            event = _decode_event(data)
+            event = _decode_text(data)
+        except NOT_JSON:
+            return self._read_open(name, data)
+        message = event.message
+        if event.done or self._early or bool(message.content) is bool(message.thinking):
+            return self._read_open(name, data)
+        if message.content:
+            delta = Delta(content=message.content)
+        else:
+            delta = Delta(reasoning_content=message.thinking)
+        return Chunk([Choice(delta=delta, index=0, finish_reason=None)])
+
+    def _read_open(self, name: bytes, data: bytes) -> Chunk:
+        if data.strip() in (b"", b"null") and name != b"error":
+            return Chunk([])
+        try:
+            event, fields = _decode_event(data), msgspec.json.decode(data)
         except NOT_JSON as error:
-            event = _read_odd(name, data, error)
+            event, fields = _leniently(name, data, error)
         if event.error is not None or (event.message is None and not event.done):
             failure = event_failure(name, data)
             if failure is not None:
                 raise failure
-        choice = _text_only(event)
-        return Chunk([choice]) if choice is not None else self._other(event)
+        members = self._members(event, as_object(fields.get("message")) or {})
+        unknown = self._early | unknown_members(fields, _OF_EVENT)
+        self._early = {} if members else unknown
+        extras = as_extras(unknown)
+        return Chunk([], usage=_usage(event), extras=extras, fields=members)
 
-    def _other(self, event: _Event) -> Chunk:
+    def _members(self, event: _Event, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """A line as choices; `fields`: its message, with the text to take."""
         members: list[dict[str, Any]] = []
         message = event.message or _Message()
         if message.thinking:
-            members.append(_member({"reasoning_content": message.thinking}))
+            members.append(_member({"reasoning_content": fields["thinking"]}))
         if message.content:
-            members.append(_member({"content": message.content}))
+            members.append(_member({"content": fields["content"]}))
+        more = unknown_members(fields, _OF_MESSAGE)
+        more = {k: v for k, v in more.items() if k not in _OF_DELTA or isinstance(v, str)}
+        if message.images:
+            more["images"] = [self._image(each) for each in message.images]
+        if more:
+            members.append(_member(more))
         if message.tool_calls:
             calls = [self._call(each) for each in message.tool_calls]
             members.append(_member({"tool_calls": calls}))
         if event.logprobs:
             members = members or [_member({})]
             members[-1]["logprobs"] = {"content": [_logprob(each) for each in event.logprobs]}
-        if not event.done:
-            return Chunk([], fields=members)
-        self._done = True
-        # `load` and `unload` are no ends of an answer: they stay as they are, and it has failed.
-        reason = event.done_reason or "stop"
-        members.append(_member({}, "tool_calls" if reason == "stop" and self._calls else reason))
-        return Chunk([], usage=_usage(event), fields=members)
+        if event.done:
+            # `load` and `unload` end no answer: they stay as they are, and it has failed.
+            reason = event.done_reason or "stop"
+            finish = known_finish(reason) or reason
+            members.append(
+                _member({}, "tool_calls" if finish == "stop" and self._calls else finish)
+            )
+        return members
+
+    def _image(self, data: str) -> dict[str, Any]:
+        number = self._images
+        self._images += 1
+        return {"type": "image_url", "image_url": {"url": _image_url(data)}, "index": number}
 
     def _call(self, call: _Call) -> dict[str, Any]:
         """Functions are called whole. Arguments are an object; who copies the API may differ."""
@@ -153,41 +234,30 @@ class Reader:
         arguments = call.function.arguments
         if not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments or {}).decode()
-        fields: dict[str, Any] = {"index": number, "type": "function"}
-        fields["function"] = {"name": call.function.name, "arguments": arguments}
-        return fields | {"id": call.id} if call.id else fields
+        piece: dict[str, Any] = {"index": number, "type": "function"}
+        piece["function"] = {"name": call.function.name, "arguments": arguments}
+        return piece | {"id": call.id} if call.id else piece
 
 
-def _read_odd(name: bytes, data: bytes, error: Exception) -> _Event:
-    """A line that strict decoding refuses. Raises `UpstreamError`: `error` is the reason."""
-    if data.strip() in (b"", b"null"):
-        return _Event()
+def _leniently(name: bytes, data: bytes, error: Exception) -> tuple[_Event, dict[str, Any]]:
+    """A line that strict decoding has refused, because of `error`. Raises `ApiError`."""
     try:
-        fields, whole = decode_leniently(data, _TEXTS), decode_leniently(data)
-        event = _decode_event(msgspec.json.encode(whole))
+        fields = decode_leniently(data, _TEXTS)
+        return _decode_event(msgspec.json.encode(cleaned(fields))), fields
     except (*NOT_JSON, ValueError):
         raise unreadable(name, data, error) from None
-    if event.message is not None:
-        message = fields["message"]
-        event.message.content, event.message.thinking = (
-            message.get("content"),
-            message.get("thinking"),
-        )
-    return event
 
 
-def _text_only(event: _Event) -> Choice | None:
-    """One piece of text and nothing else: nearly every line."""
-    message = event.message
-    if message is None or message.tool_calls or event.done or event.logprobs:
-        return None
-    if message.content and not message.thinking:
-        delta = Delta(content=message.content)
-    elif message.thinking and not message.content:
-        delta = Delta(reasoning_content=message.thinking)
-    else:
-        return None
-    return Choice(delta=delta, index=0, finish_reason=None)
+#: How pictures of each type begin, in base64.
+_IMAGES: Final = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+
+
+def _image_url(data: str) -> str:
+    """The address of a picture: it comes in base64, without its type."""
+    if data.startswith(("data:", "http://", "https://")):
+        return data
+    kind = next((kind for begins, kind in _IMAGES.items() if data.startswith(begins)), "png")
+    return f"data:image/{kind};base64,{data}"
 
 
 def _member(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:

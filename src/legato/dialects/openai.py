@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from legato.core import sse
-from legato.core.chunk import NOT_JSON, Choice, Chunk, Usage, as_object
+from legato.core.chunk import NOT_JSON, OWN_MEMBERS, Choice, Chunk, Usage, as_object
 from legato.core.json_text import Path, decode_leniently, one_line
 from legato.core.upstream_errors import event_failure, in_band, no_stream, refusal, unreadable
 from legato.dialects import _openai_shapes as shapes
@@ -75,19 +75,7 @@ class _Wire(Struct, gc=False, forbid_unknown_fields=True):
     obfuscation: Raw = Raw()  # of that line, and not of ours
 
 
-_HEAD: Final = frozenset(
-    {
-        "id",
-        "object",
-        "created",
-        "model",
-        "choices",
-        "usage",
-        "error",
-        "prompt_progress",
-        "obfuscation",
-    }
-)
+_HEAD: Final = OWN_MEMBERS | {"prompt_progress"}
 
 #: Strings in which the half of a surrogate pair waits for the next event: texts, and arguments.
 _TEXTS: Final[frozenset[Path]] = frozenset(
@@ -123,22 +111,26 @@ class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = (
+        "_early",
         "_extras",
         "_open",
+        "_stateful",
         "identity",
         "progress",
         "prompt_tokens",
     )
 
     def __init__(self) -> None:
+        self._early: dict[str, Raw] = {}  # unknown members of events without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
+        self._stateful: Chunk | None = None  # the last one that took from `_early`, or added to it
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
 
     def is_stateless(self, chunk: Chunk) -> bool:
-        return True
+        return chunk is not self._stateful
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
@@ -162,7 +154,7 @@ class Reader:
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
         extras = _extras(wire)
-        if not raw.startswith(b"["):
+        if not raw.startswith(b"[") or (extras and raw == b"[]"):
             return self._read_open(b"", data)
         if self.identity is None:
             self._identify(wire.id)
@@ -182,12 +174,21 @@ class Reader:
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
-        unknown = {key: fields[key] for key in fields if key not in _HEAD}
+        self._add_extras(chunk, {key: fields[key] for key in fields if key not in _HEAD})
+        return chunk
+
+    def _add_extras(self, chunk: Chunk, unknown: dict[str, Raw]) -> None:
+        """Adds unknown members to a chunk; those of events without a choice, such as Azure's
+        `prompt_filter_results`, to the next one with a choice, too."""
+        if self._early:
+            self._stateful, unknown = chunk, self._early | unknown
+        self._early = unknown if chunk.raw == b"[]" else {}
+        if self._early:
+            self._stateful, self._open = chunk, True
         extras = [
             b"," + msgspec.json.encode(key) + b":" + bytes(value) for key, value in unknown.items()
         ]
         chunk.extras = self._one_line(b"".join(extras))
-        return chunk
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         """An event that is no chunk as it stands. Raises `UpstreamError` where it is none at all:
