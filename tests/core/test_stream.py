@@ -618,6 +618,12 @@ ONCE: dict[str, list[bytes]] = {
         finish(),
     ],
     "before a finish": [X, finish(), text("a")],
+    "before a text with its finish": [text("a"), X, say(choice({"content": "b"}, "stop"))],
+    "before reasoning with a text": [
+        X,
+        say(choice({"reasoning_content": "hm", "content": "a"})),
+        finish(),
+    ],
     "in mid-answer, twice": [text("a"), X, X, text("b"), finish()],
     "after the finish": [text("a"), finish(), X],
     "after the finish, before the usage": [text("a"), finish(), X, say(usage=USAGE)],

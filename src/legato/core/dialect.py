@@ -134,9 +134,7 @@ class Reader(Protocol):
         """The chunk in an event; None where the event says that the answer is over.
 
         An event without a chunk in it (a ping, `null`, no data) gives one without choices. The
-        top-level members of such events are collected: each of their chunks has all that no chunk
-        with a choice has had, and the next chunk with a choice has them again. What shows a
-        chunk with a choice shows them once; where none follows, the last one without has them.
+        stream sends the top-level members of such events with the next frame.
 
         Texts and arguments of `Chunk.fields` may hold half a surrogate pair, whose other half may
         come with the next chunk; no other string does.

@@ -295,7 +295,7 @@ class Stream:
     def _push_extras(self, chunk: Chunk) -> None:
         """An event with nothing else for the client. Its unknown members go with the next frame."""
         if chunk.usage and self._shows_usage:
-            self._usage_extras = b"" if chunk.extras == self._pending else chunk.extras
+            self._usage_extras = chunk.extras
         else:
             self._pending = self._with_pending(chunk.extras)
 
@@ -343,8 +343,7 @@ class Stream:
         index = choice.index
         self._keep(role(index))
         raw = _ROLES[index] if index < len(_ROLES) else encoded([role(index)])
-        # Members of earlier events go with the next frame, once: a reader gives them again.
-        self._emit(Chunk([], raw, extras=b"" if self._pending else extras))
+        self._emit(Chunk([], raw, extras=self._take_pending(extras)))
 
     def _resume(self, members: list[Member]) -> None:
         """Another upstream begins to continue the answer."""

@@ -187,12 +187,11 @@ class Reader:
     Only the end of the body ends the answer: the finish may be in each event.
     """
 
-    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_calls", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate
         self._images: dict[int, int] = {}  # the same of pictures
-        self._early: dict[str, Any] = {}  # members of events that had no candidate to go with
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
@@ -206,7 +205,7 @@ class Reader:
         except NOT_JSON:
             return self._read_open(name, data)
         candidates = event.candidates
-        if self._early or name == b"error":
+        if name == b"error":
             return self._read_open(name, data)
         if len(candidates) == 1 and len(candidates[0].content.parts) == 1:
             (part,) = candidates[0].content.parts
@@ -238,11 +237,10 @@ class Reader:
         if not event.candidates and feedback is not None and feedback.block_reason:
             # As OpenAI's clients know it: nothing is sent, and why.
             members.append(_member(0, {}, "content_filter"))
-        unknown = self._early | unknown_members(fields, _OF_EVENT)
-        self._early = {} if members else unknown
+        extras = as_extras(unknown_members(fields, _OF_EVENT))
         counts = event.usage_metadata
         usage = None if counts is None else _usage(counts)
-        return Chunk([], usage=usage, extras=as_extras(unknown), fields=members)
+        return Chunk([], usage=usage, extras=extras, fields=members)
 
     def _identify(self, identity: str | None) -> None:
         if self.identity is None and identity is not None:

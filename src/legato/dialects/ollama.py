@@ -149,12 +149,11 @@ class Reader:
     Only the end of the body ends the answer.
     """
 
-    __slots__ = ("_calls", "_early", "_images", "identity", "progress", "prompt_tokens")
+    __slots__ = ("_calls", "_images", "identity", "progress", "prompt_tokens")
 
     def __init__(self) -> None:
         self._calls = 0
         self._images = 0
-        self._early: dict[str, Any] = {}  # members of lines that had nothing of a choice
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None  # answers have none
@@ -168,7 +167,7 @@ class Reader:
         except NOT_JSON:
             return self._read_open(name, data)
         message = event.message
-        if event.done or self._early or bool(message.content) is bool(message.thinking):
+        if event.done or bool(message.content) is bool(message.thinking):
             return self._read_open(name, data)
         if message.content:
             delta = Delta(content=message.content)
@@ -188,9 +187,7 @@ class Reader:
             if failure is not None:
                 raise failure
         members = self._members(event, as_object(fields.get("message")) or {})
-        unknown = self._early | unknown_members(fields, _OF_EVENT)
-        self._early = {} if members else unknown
-        extras = as_extras(unknown)
+        extras = as_extras(unknown_members(fields, _OF_EVENT))
         return Chunk([], usage=_usage(event), extras=extras, fields=members)
 
     def _members(self, event: _Event, fields: dict[str, Any]) -> list[dict[str, Any]]:

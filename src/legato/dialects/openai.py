@@ -111,26 +111,22 @@ class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = (
-        "_early",
         "_extras",
         "_open",
-        "_stateful",
         "identity",
         "progress",
         "prompt_tokens",
     )
 
     def __init__(self) -> None:
-        self._early: dict[str, Raw] = {}  # unknown members of events without a choice
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know
-        self._stateful: Chunk | None = None  # the last one that took from `_early`, or added to it
         self.progress: float | None = None
         self.prompt_tokens = 0
         self.identity: str | None = None
 
     def is_stateless(self, chunk: Chunk) -> bool:
-        return chunk is not self._stateful
+        return True
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None (`END`) for `[DONE]`.
@@ -154,7 +150,7 @@ class Reader:
     def _read_wire(self, wire: _Wire, data: bytes) -> Chunk:
         raw = bytes(wire.choices)
         extras = _extras(wire)
-        if not raw.startswith(b"[") or (extras and raw == b"[]"):
+        if not raw.startswith(b"["):
             return self._read_open(b"", data)
         if self.identity is None:
             self._identify(wire.id)
@@ -174,21 +170,12 @@ class Reader:
         progress = fields.get("prompt_progress")
         if progress is not None:
             self._note_progress(progress)
-        self._add_extras(chunk, {key: fields[key] for key in fields if key not in _HEAD})
-        return chunk
-
-    def _add_extras(self, chunk: Chunk, unknown: dict[str, Raw]) -> None:
-        """Adds unknown members to a chunk; those of events without a choice, such as Azure's
-        `prompt_filter_results`, to the next one with a choice, too."""
-        if self._early:
-            self._stateful, unknown = chunk, self._early | unknown
-        self._early = unknown if chunk.raw == b"[]" else {}
-        if self._early:
-            self._stateful, self._open = chunk, True
+        unknown = {key: fields[key] for key in fields if key not in _HEAD}
         extras = [
             b"," + msgspec.json.encode(key) + b":" + bytes(value) for key, value in unknown.items()
         ]
         chunk.extras = self._one_line(b"".join(extras))
+        return chunk
 
     def _read_odd(self, name: bytes, data: bytes, error: Exception) -> Chunk | None:
         """An event that is no chunk as it stands. Raises `UpstreamError` where it is none at all:
