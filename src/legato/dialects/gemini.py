@@ -205,9 +205,8 @@ class Reader:
         except NOT_JSON:
             return self._read_open(name, data)
         candidates = event.candidates
-        if name == b"error":
-            return self._read_open(name, data)
-        if len(candidates) == 1 and len(candidates[0].content.parts) == 1:
+        is_one = len(candidates) == 1 and len(candidates[0].content.parts) == 1
+        if is_one and name != b"error":
             (part,) = candidates[0].content.parts
             if part.text:
                 text, is_thought = part.text, part.thought
