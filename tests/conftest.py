@@ -129,7 +129,7 @@ class Running:
     async def rows(self) -> list[dict[str, Any]]:
         """The ledger's, oldest first."""
         await self.app.ledger.flush()
-        return (await summary(self.app._database, 0))["rows"]
+        return (await summary(self.app.database, 0))["rows"]
 
     def client(self, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers=self.auth, timeout=30, **options)

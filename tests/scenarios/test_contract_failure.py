@@ -147,7 +147,7 @@ def with_revoked_key(contract: ContractServer) -> str:
     keyring = contract.legato.app.services.keyring
     identity, key, digest = create()
     revoked = Key(identity, "gone", digest, created=1.0, revoked=2.0)
-    keyring.replace([*keyring._keys.values(), revoked])
+    keyring.replace([*keyring, revoked])
     return key
 
 

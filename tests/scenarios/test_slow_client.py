@@ -96,7 +96,7 @@ async def test_a_client_that_takes_nothing_is_cut(slow: Running) -> None:
         await until(lambda: not slow.server.server_state.tasks, "the call is given up")
         assert (await ask(slow.port, slow.key, chat("happy", stream=True))).done
     await slow.app.ledger.flush()
-    rows = (await summary(slow.app._database, 0))["rows"]
+    rows = (await summary(slow.app.database, 0))["rows"]
     assert [(row["outcome"], row["error"]) for row in rows] == [
         ("cancelled", "client_stalled"),
         ("complete", None),

@@ -132,7 +132,7 @@ async def test_a_running_server_follows_without_a_mark_too(
     """The file beside the database may be gone: now and then the database is asked."""
     monkeypatch.setattr(Database, "mark_changed", lambda *_: None)
     monkeypatch.setattr("legato.server.key_sync.DATABASE_POLL_SECONDS", 0.0)
-    await store.add(legato.app._database, "key_1", "one", b"1" * 32)
+    await store.add(legato.app.database, "key_1", "one", b"1" * 32)
     await until(lambda: len(legato.app.services.keyring) == 2, "the key is in force")
 
 

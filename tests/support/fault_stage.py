@@ -145,7 +145,7 @@ class Matrix:
         async with asyncio.timeout(DEADLINE):
             while True:
                 await self.legato.app.ledger.flush()
-                rows = (await summary(self.legato.app._database, since))["rows"]
+                rows = (await summary(self.legato.app.database, since))["rows"]
                 if rows and all(row["outcome"] != "open" for row in rows):
                     return rows
 

@@ -107,7 +107,7 @@ async def pool(peer: Peer) -> AsyncIterator[Pool]:
     pool = Pool(Endpoint("127.0.0.1", peer.port), clock=time.monotonic)
     yield pool
     pool.close()
-    await until(lambda: not pool._open, "all are closed")
+    await until(lambda: not pool.size, "all are closed")
 
 
 async def asked(connection: Connection, reader: Reader | None = None) -> Reader:
@@ -263,7 +263,7 @@ async def test_trailers_are_not_taken_for_headers_of_the_next_answer(
 async def test_a_kept_connection_that_its_peer_closes_is_forgotten(peer: Peer, pool: Pool) -> None:
     peer.answers.append([FIVE, None])
     await asked(await pool.connect())
-    await until(lambda: not pool._open, "it is closed here too")
+    await until(lambda: not pool.size, "it is closed here too")
     assert pool.idle() is None
 
 

@@ -72,7 +72,7 @@ async def gone(pool: Pool, *connections: Connection) -> None:
     for each in connections:
         each.close()
     pool.close()
-    await until(lambda: not pool._open, "all are closed")
+    await until(lambda: not pool.size, "all are closed")
 
 
 async def test_the_last_kept_is_the_first_used(peer: Peer) -> None:
@@ -97,11 +97,11 @@ async def test_over_the_limit_calls_wait_their_turn(peer: Peer) -> None:
         pool.keep(connection)
 
     waiting = [asyncio.create_task(one(number)) for number in range(3)]
-    await until(lambda: len(pool._waiting) == 3)
+    await until(lambda: pool.waiting == 3)
     pool.keep(first)
     await asyncio.gather(*waiting)
     assert order == [0, 1, 2]
-    assert len(pool._open) == 1
+    assert pool.size == 1
     await gone(pool)
 
 
@@ -109,7 +109,7 @@ async def test_room_is_made_where_a_connection_is_closed(peer: Peer) -> None:
     pool = pool_at(peer.port, max_connections=1)
     first = await pool.connect()
     second = asyncio.create_task(pool.connect())
-    await until(lambda: pool._waiting)
+    await until(lambda: pool.waiting)
     first.close()
     assert await second is not first
     await gone(pool, second.result())
@@ -121,7 +121,7 @@ async def test_one_that_waits_too_long_is_told_so(peer: Peer) -> None:
     with pytest.raises(UpstreamError) as caught:
         await pool.connect()
     assert (caught.value.status, caught.value.code) == (503, "upstream_busy")
-    assert not pool._waiting
+    assert not pool.waiting
     await gone(pool, first)
 
 
@@ -129,7 +129,7 @@ async def test_one_that_leaves_the_queue_keeps_nobody_else_waiting(peer: Peer) -
     pool = pool_at(peer.port, max_connections=1)
     first = await pool.connect()
     leaves, stays = (asyncio.create_task(pool.connect()) for _ in range(2))
-    await until(lambda: len(pool._waiting) == 2)
+    await until(lambda: pool.waiting == 2)
     pool.keep(first)  # it is the first one's turn ...
     leaves.cancel()  # ... who is cancelled in that very moment
     assert await asyncio.wait_for(stays, 5) is first
@@ -160,7 +160,7 @@ async def test_what_is_idle_for_too_long_is_closed_though_nobody_asks(peer: Peer
     pool = pool_at(peer.port, idle_seconds=0.05)
     pool.keep(await pool.connect())
     pool.keep(await pool.connect())
-    await until(lambda: not pool._open, "they are closed")
+    await until(lambda: not pool.size, "they are closed")
     assert pool._timer is None
     pool.close()
 
@@ -208,9 +208,9 @@ async def test_a_call_that_waits_for_a_connection_leaves_with_its_client(
             first.send(request(legato.key, chat("slow", stream=True)))
             await first.head()
             second.send(request(legato.key, chat("slow", stream=True)))
-            await until(lambda: target.pool._waiting, "the second one waits")
+            await until(lambda: target.pool.waiting, "the second one waits")
             second.writer.transport.abort()
-            await until(lambda: not target.pool._waiting, "its place is free")
+            await until(lambda: not target.pool.waiting, "its place is free")
         assert len(scripted.requests) == 1
 
 
@@ -321,7 +321,7 @@ async def left_at_any_moment(pool: Pool, moments: int = 50) -> int:
         else:
             assert isinstance(made, asyncio.CancelledError)
             left += 1
-        await until(lambda: not pool._open, "it is closed")
+        await until(lambda: not pool.size, "it is closed")
         assert pool._connecting == 0
     return left
 

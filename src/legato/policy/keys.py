@@ -6,7 +6,7 @@ cannot be guessed from a dictionary.
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -47,6 +47,9 @@ class Keyring:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
 
     def replace(self, keys: Iterable[Key]) -> None:
         self._keys = {key.digest: key for key in keys}

@@ -40,8 +40,8 @@ class App:
         self.timers = Timers()
         self.clock = CLOCK
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
-        self._database = Database(sqlite_url(settings.data_dir))
-        self.ledger = ledger_store.Writer(self._database, self._on_bug)
+        self.database = Database(sqlite_url(settings.data_dir))
+        self.ledger = ledger_store.Writer(self.database, self._on_bug)
         # Held by one server at a time for a data folder; others run without it.
         self._lock = FileLock(settings.data_dir / "serve.lock", blocking=False)
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
@@ -68,7 +68,7 @@ class App:
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
         )
-        self._key_sync = KeySync(self._database, self.services.keyring, CLOCK, self._on_bug)
+        self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -82,7 +82,7 @@ class App:
         assembly.load_tokenizers(self.settings, self.upstreams, self.engines)
         for engine in self.engines:
             engine.start()
-        await self._database.prepare(self.settings.data_dir)
+        await self.database.prepare(self.settings.data_dir)
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._close_interrupted()
         await self._key_sync.start()
@@ -95,7 +95,7 @@ class App:
                 upstream.target.pool.close()
         await self.ledger.stop()
         self._lock.release()
-        await self._database.close()
+        await self.database.close()
         self._timer_driver.stop()
         self.timers.clear()
 
@@ -148,7 +148,7 @@ class App:
             self._lock.acquire()
         except Timeout:
             return
-        interrupted = await ledger_store.close_interrupted(self._database)
+        interrupted = await ledger_store.close_interrupted(self.database)
         if interrupted:
             self.log.info("calls_interrupted", calls=interrupted)
 

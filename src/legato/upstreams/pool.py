@@ -62,12 +62,21 @@ class Pool:
         self._closed = False
 
     def __repr__(self) -> str:
-        idle = len(self._idle)
-        return f"<Pool {self.endpoint.authority}: {len(self._open) - idle} busy, {idle} idle>"
+        return f"<Pool {self.endpoint.authority}: {self.busy} busy, {len(self._idle)} idle>"
+
+    @property
+    def size(self) -> int:
+        """Open connections, busy and idle."""
+        return len(self._open)
 
     @property
     def busy(self) -> int:
         return len(self._open) - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a connection."""
+        return len(self._waiting)
 
     def idle(self) -> Connection | None:
         """An idle connection, removed from the pool, or None. The upstream may have closed it
