@@ -101,7 +101,7 @@ def test_ipv6_under_tls_and_in_a_tunnel(
         assert (connection.transport.get_extra_info("ssl_object") is not None) is sealed
         assert pool.busy == 1
         connection.close()
-        await until(lambda: not pool._open, "it is closed")
+        await until(lambda: not pool.size, "it is closed")
         for each in (there, between):
             each.close()
 
@@ -172,7 +172,7 @@ def test_an_address_whose_handshake_hangs_loses_the_race_and_is_let_go(
         assert connection.transport.get_extra_info("peername")[0] == "127.0.0.2"
         await until(lambda: left == 1, "the other one sees its peer gone")
         connection.close()
-        await until(lambda: not pool._open, "it is closed")
+        await until(lambda: not pool.size, "it is closed")
         for each in (first, second):
             each.close()
 
