@@ -1,6 +1,7 @@
 """A route with several deployments: another is asked where one fails before its first token, and
 goes on where one breaks after it."""
 
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -307,8 +308,10 @@ async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 12
 
 
-async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: MockServer) -> None:
-    """The second one says it all from the start: what is known of it is taken away."""
+async def test_an_answer_that_is_fixed_may_be_repeated(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """The second one gives all of it from the start: what is known is taken away."""
     scripted.scripts["again"] = msgspec.structs.replace(
         SCRIPTS["happy"], steps=[Step(say="On"), Step(say="ce"), *SCRIPTS["happy"].steps[1:]]
     )
@@ -331,7 +334,7 @@ async def test_what_is_fixed_may_be_said_again(tmp_path: Path, scripted: MockSer
         assert scripted.requests[-1].request["messages"][-1]["role"] == "user"
 
 
-async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: MockServer) -> None:
+async def test_a_repeated_answer_has_to_be_the_same(tmp_path: Path, scripted: MockServer) -> None:
     other = Script(steps=[Step(say="Once upon the"), Step(finish="stop")])
     half = [*SCRIPTS["happy"].steps[:4], Step(cut=True)]
     scripted.scripts["half"] = Script(steps=half, then=other)
@@ -343,3 +346,63 @@ async def test_what_is_said_again_has_to_be_the_same(tmp_path: Path, scripted: M
         assert answer.error["code"] == "upstream_cut"
         (row,) = await legato.rows()
         assert row["errors"] == "upstream_cut,upstream_diverged"
+
+
+FIXED: dict[str, Any] = {"seed": 1, "temperature": 0}
+AGAIN = {"model": "half", "continue": "replay"}
+# the parameters of the request, and the settings of the second deployment
+NOT_REPEATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "without a seed": ({"temperature": 0}, AGAIN),
+    "without a temperature": ({"seed": 1}, AGAIN),
+    "with chance": ({"seed": 1, "temperature": 0.1}, AGAIN),
+    "by another model": (FIXED, AGAIN | {"model": "again"}),
+    "where nobody has allowed it": (FIXED, {"model": "half"}),
+}
+
+
+@pytest.mark.parametrize("case", NOT_REPEATED)
+async def test_an_answer_that_may_differ_is_not_repeated(
+    tmp_path: Path, scripted: MockServer, case: str
+) -> None:
+    parameters, second = NOT_REPEATED[case]
+    half = [*SCRIPTS["happy"].steps[:4], Step(cut=True)]
+    scripted.scripts |= {"half": Script(steps=half, then=SCRIPTS["happy"])}
+    scripted.scripts |= {"again": SCRIPTS["happy"]}
+    deploy = {"half": {"model": "half"}, "again": second}
+    async with routed(tmp_path, scripted, ["half", "again"], deploy=deploy) as legato:
+        answer = await result(legato, **parameters)
+        assert answer.text() == "Once upon a time"
+        assert answer.error is not None
+        assert answer.error["code"] == "upstream_cut"
+        assert len(scripted.requests) == 1
+
+
+def event(**fields: Any) -> str:
+    return f"data: {json.dumps(fields)}\n\n"
+
+
+# what the first one sends before it breaks without an answer
+NOTHING_OF_IT = {
+    "usage": event(choices=[], x=1, usage={"prompt_tokens": 99, "completion_tokens": 88}),
+    "members beside a role": event(choices=[{"index": 0, "delta": {"role": "assistant"}, "x": 2}]),
+    "members and an error": event(choices=[], x=1) + event(error={"message": "gone", "code": 500}),
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["another one", "the same one"])
+@pytest.mark.parametrize("case", NOTHING_OF_IT)
+async def test_nothing_of_one_that_broke_before_its_answer_is_in_that_of_the_next(
+    tmp_path: Path, scripted: MockServer, case: str, again: bool
+) -> None:
+    answers = SCRIPTS["usage-nowhere"]
+    breaks = Script(steps=[Step(raw=NOTHING_OF_IT[case])])
+    scripted.scripts["breaks"] = msgspec.structs.replace(breaks, then=answers if again else None)
+    names = ["breaks"] if again else ["breaks", "usage-nowhere"]
+    async with routed(tmp_path, scripted, names) as legato:
+        answer = await result(legato)
+        assert answer.done
+        assert answer.text() == TEXT
+        assert b'"x":' not in answer.body
+        assert answer.chunks[-1]["usage"]["prompt_tokens"] == 0
+        (row,) = await legato.rows()
+        assert (row["completion_from"], row["prompt_tokens"]) == ("counted", 0)

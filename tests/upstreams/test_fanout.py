@@ -1,5 +1,7 @@
 """n choices of an upstream that gives one at a time, merged into one stream with true indices."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,47 @@ def test_a_branch_that_breaks() -> None:
     fan = Fanout(stream, 2, still)
     fan.branches[0].fail(bad_gateway("gone"))
     assert stream.state is State.FAILED
+
+
+async def test_one_that_fails_while_another_answers_in_the_same_moment(tmp_path: Path) -> None:
+    """What the other one sends begins no answer: the next deployment gives all of it."""
+    refusal = b'{"error":{"message":"Overloaded."}}'
+    refused = b"HTTP/1.1 529 x\r\ncontent-length: %d\r\n\r\n%b" % (len(refusal), refusal)
+    stream = say(choice({"content": "good"})) + say(choice({}, "stop")) + b"data: [DONE]\n\n"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+    good = head % len(stream) + stream
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while asked := await reader.readuntil(b"\r\n\r\n"):
+                length = asked.lower().partition(b"content-length: ")[2].split()[0]
+                await reader.readexactly(int(length))
+                writers.append(writer)
+                if len(writers) == 2:
+                    writers[0].write(refused)
+                    writers[1].write(good)
+                elif len(writers) > 2:
+                    writer.write(good)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    deploy = {"base_url": base, "n": "fan-out", "open_after": 0}
+    flags: dict[str, Any] = {
+        "deployments": [{"name": name, "model": name} | deploy for name in ("one", "two")],
+        "routes": [{"model": "both", "deployments": ["one", "two"]}],
+    }
+    try:
+        async with serving(settings_for(tmp_path, None, **flags)) as running:
+            for stream_it in (True, False):
+                writers.clear()
+                asked = ask(running.port, running.key, chat("both", n=2, stream=stream_it))
+                answer = await asyncio.wait_for(asked, 10)
+                assert answer.status == 200
+                assert len(writers) == 4
+                if stream_it:
+                    assert answer.done
+                    assert [answer.text(index) for index in (0, 1)] == ["good", "good"]
+    finally:
+        server.close()

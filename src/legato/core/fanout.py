@@ -42,6 +42,11 @@ class Fanout:
     def fail(self, error: ApiError) -> None:
         self.into.fail(error)
 
+    def stop(self) -> None:
+        """One has failed: what still comes of the others is nobody's, and begins no answer."""
+        for branch in self.branches:
+            branch.unsubscribe()
+
 
 class _Branch:
     """The subscriber of one branch."""

@@ -31,10 +31,7 @@ _ROLES: Final = tuple([encoded([role(index)]) for index in range(4)])
 
 
 class Stream:
-    """One call's answer.
-
-    `clock` gives seconds; `received` is when the request came in, on that clock.
-    """
+    """One call's answer. `clock` gives seconds; `received`: when the request came in, on it."""
 
     __slots__ = (
         "_choices",
@@ -110,11 +107,17 @@ class Stream:
     def start_over(self) -> None:
         """Another upstream answers from the start; nobody has seen anything of the answer."""
         self.usage.start_over()
-        self._forget_upstream()
         self.delivered = None
-        self._choices = Choices()
         self._is_resuming = False
         self.state = State.WAITING  # the one way back; no subscriber ever sees it
+        self.forget_failed()
+
+    def forget_failed(self) -> None:
+        """An upstream is asked: nothing is left of one that failed before its first chunk."""
+        if self.state is State.WAITING:
+            self.usage.forget_upstream()
+            self._forget_upstream()
+            self._choices = Choices()
 
     def _forget_upstream(self) -> None:
         self._pending = self._usage_extras = b""
@@ -141,10 +144,7 @@ class Stream:
     # From subscribers
 
     def subscribe(self, *subscribers: Subscriber) -> None:
-        """Each gets all that has come, then what comes, then the end; also where it is over.
-
-        All subscribers of a stream have to be there before the first of them has got a chunk.
-        """
+        """Each gets all that has come, then what comes, then the end. There is one chance."""
         delivery = self._delivery
         delivery.subscribe(subscribers)
         if self.state is State.COMPLETE:
@@ -171,9 +171,8 @@ class Stream:
     ) -> WriteText | None:
         """What writes frames that differ from that of `chunk` in their text alone, or None.
 
-        `raw` is the chunk's, before and after the JSON string of its text. The fast path takes the
-        text of further events to the writer and to `note_text`. It is closed when anything else
-        happens to the stream.
+        `raw` is the chunk's, before and after the JSON string of its text. Texts go to the writer
+        and to `note_text`, until the fast path is closed: when anything else happens.
         """
         subscribers = self._delivery.subscribers
         if chunk.text_choice not in self._choices.passing or len(subscribers) != 1 or self._pending:

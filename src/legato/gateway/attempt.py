@@ -164,6 +164,7 @@ class Attempt:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
+        self._stream.forget_failed()
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened

@@ -38,6 +38,7 @@ async def send(
             if isinstance(error, StaleConnection) and not fresh:
                 fanned.send_again(one(number, branch, fresh=True), on_fail)
             else:
+                fan.stop()
                 on_fail(error)
 
         mine = _with_seed(outgoing, number)
