@@ -9,10 +9,12 @@ import pytest
 
 from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for, until
+from tests.support.direct import DirectWire
 from tests.support.raw_upstream import FAULTS
 from tests.support.wire import Wire, ask, chat, request
 
 ORIGIN = "https://app.example"
+MOST = 20_000  # bytes of a body
 
 
 @pytest.fixture
@@ -21,7 +23,11 @@ async def running(tmp_path: Path, scripted: MockServer) -> Any:
         tmp_path,
         await scripted.start(),
         ["happy"],
-        **{"server.cors_origins": [ORIGIN], "server.max_header_bytes": 2048},
+        **{
+            "server.cors_origins": [ORIGIN],
+            "server.max_header_bytes": 2048,
+            "server.max_body_bytes": MOST,
+        },
     )
     async with serving(settings) as server:
         yield server
@@ -176,6 +182,24 @@ async def test_errors_of_the_edge_can_be_read_by_a_page(
         answer = await played(running, "cors-413.http")
         assert answer.status == 413
         assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+@pytest.mark.parametrize("next_origin", ["", "origin: https://other.example\r\n"])
+async def test_a_refusal_has_the_origin_of_its_own_request(
+    running: Running, next_origin: str
+) -> None:
+    """Also where the next request came in the same read."""
+    large = (
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\norigin: %b\r\nauthorization: Bearer %b\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    )
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (MOST + 1, b"x" * (MOST + 1))
+    following = f"GET /v1/models HTTP/1.1\r\nhost: x\r\n{next_origin}\r\n".encode()
+    async with DirectWire(running) as wire:
+        wire.send(large % (ORIGIN.encode(), running.key.encode()) + body + following)
+        answer = await wire.answer()
+        assert answer.status == 413
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
 
 
 REFUSED: dict[str, tuple[bytes, int]] = {

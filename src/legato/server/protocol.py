@@ -98,7 +98,7 @@ class LegatoProtocol(asyncio.Protocol):
         self._body_size = 0  # of that request
         self._new: list[Exchange] | None = None  # those whose head came in this read
         self._ended: Exchange | None = None  # one that is not new, whose body ended in this read
-        self._refusal: ApiError | None = None  # of what came in this read
+        self._refusal: StaticExchange | None = None  # of what came in this read
         self._accepts = True  # requests are taken from this connection
         self._is_done = False  # nothing more is sent
         self._timer = Timer(self._check_idle)
@@ -246,9 +246,14 @@ class LegatoProtocol(asyncio.Protocol):
     def refuse(self, error: ApiError) -> None:
         """No more is taken from this connection. The error is the answer to the request that is
         being read, and is sent once all requests before it are answered."""
-        if self._accepts:
-            self._accepts = False
-            self._refusal = error
+        if not self._accepts:
+            return
+        self._accepts = False
+        # Made now: the reader goes on to the next request in the same read.
+        reader = self._reader
+        front = front_at(b"") if reader is None else reader.front
+        origin = None if reader is None else reader.origin
+        self._refusal = StaticExchange.refusal(self, front, error, origin=origin)
 
     def _answer(self) -> None:
         """Begins the exchanges whose heads came in this read, and ends the one whose body did."""
@@ -267,14 +272,10 @@ class LegatoProtocol(asyncio.Protocol):
             )
 
     def _answer_refusal(self) -> None:
-        error, self._refusal = self._refusal, None
-        if error is None or self._is_done:
+        refusal, self._refusal = self._refusal, None
+        if refusal is None or self._is_done:
             return
         broken, self._reading = self._reading, None
-        reader = self._reader
-        front = front_at(b"") if reader is None else reader.front
-        origin = None if reader is None else reader.origin
-        refusal = StaticExchange.refusal(self, front, error, origin=origin)
         if broken is None:
             self._pipeline.add(refusal)
         elif broken.is_over:
