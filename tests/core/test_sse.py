@@ -22,8 +22,8 @@ def no_garbage() -> None:
 def oracle(body: bytes) -> tuple[list[Event], list[Event]]:
     """HTML 9.2.6, word by word, on the whole input at once: what `feed` gives, what `close` does.
 
-    The leniency of `close` is the only thing added: the end of the input ends the last line and
-    the last event.
+    Two leniencies are added. `close`: the end of the input ends the last line and the last event.
+    An object without `data:` in front of it is the data of an event, with all lines behind it.
     """
     if body.startswith(BOM):
         body = body[3:]
@@ -40,21 +40,23 @@ def oracle(body: bytes) -> tuple[list[Event], list[Event]]:
         else:
             line += byte
         place += 1
-    fed, state = _interpret(lines, (b"", None))
+    fed, state = _interpret(lines, (b"", None, False))
     closed, _ = _interpret([line, b""] if line else [b""], state)
     return fed, closed
 
 
 def _interpret(
-    lines: list[bytes], state: tuple[bytes, bytes | None]
-) -> tuple[list[Event], tuple[bytes, bytes | None]]:
-    kind, data = state
+    lines: list[bytes], state: tuple[bytes, bytes | None, bool]
+) -> tuple[list[Event], tuple[bytes, bytes | None, bool]]:
+    kind, data, is_bare = state
     events: list[Event] = []
     for line in lines:
         if line == b"":
             if data is not None:
                 events.append((kind, data[:-1]))  # without the last LF
-            kind, data = b"", None
+            kind, data, is_bare = b"", None, False
+        elif is_bare or (data is None and line.startswith(b"{")):
+            data, is_bare = (data or b"") + line + b"\n", True
         elif line.startswith(b":"):
             pass
         else:
@@ -65,7 +67,7 @@ def _interpret(
                 kind = value
             elif name == b"data":
                 data = (data or b"") + value + b"\n"
-    return events, (kind, data)
+    return events, (kind, data, is_bare)
 
 
 def read(pieces: Iterable[bytes]) -> tuple[list[Event], list[Event]]:
@@ -149,6 +151,15 @@ CASES: dict[str, tuple[bytes, list[Event], list[Event]]] = {
     "several lines, no blank line": (b"data: a\ndata: b", [], [(b"", b"a\nb")]),
     "a field name at the end": (b"data", [], [(b"", b"")]),
     "a comment at the end": (b"data: x\n: c", [], [(b"", b"x")]),
+    "an object without a field": (b': c\n\n{"a":1}\n\n', [(b"", b'{"a":1}')], []),
+    "one on several lines": (
+        b'{\n "a": 1\n}\n\ndata: x\n\n',
+        [(b"", b'{\n "a": 1\n}'), (b"", b"x")],
+        [],
+    ),
+    "one at the end": (b'data: x\n\n{"a":1}', [(b"", b"x")], [(b"", b'{"a":1}')]),
+    "one with a name": (b'event: error\n{"a":1}\n\n', [(b"error", b'{"a":1}')], []),
+    "one behind data": (b'data: x\n{"a":1}\n\n', [(b"", b"x")], []),
 }
 
 
@@ -184,6 +195,8 @@ PIECES = [
     b"id: 1",
     b"retry: 5",
     b"foo: bar",
+    b"{",
+    b'{"a":1}\n',
     b":c",
     b": ping\n\n",
     b":",

@@ -636,3 +636,43 @@ def test_members_without_a_choice_are_sent_once(case: str) -> None:
     body = b"".join([*ONCE[case], DONE])
     assert play([body], wants_usage=True).count(b'"x":[1]') == 1
     assert collected([body])["x"] == [1]
+
+
+def delta(**members: Any) -> bytes:
+    """With halves of surrogate pairs as they are."""
+    return b"data: " + json.dumps({"choices": [choice(members)]}).encode() + b"\n\n"
+
+
+HALVES: dict[str, tuple[list[bytes], Json]] = {
+    "arguments of a function": (
+        [
+            delta(function_call={"name": "p", "arguments": "a\ud83d"}),
+            delta(function_call={"arguments": "\ude00b"}),
+        ],
+        {"function_call": {"name": "p", "arguments": "a\U0001f600b"}},
+    ),
+    "one that never comes": (
+        [delta(function_call={"name": "p", "arguments": "a\ud83d"})],
+        {"function_call": {"name": "p", "arguments": "a\ufffd"}},
+    ),
+    "a part of another type": (
+        [delta(content=[{"type": "reference", "text": "a\ud83d"}, {"type": "text", "text": "b"}])],
+        {"content": "b", "content_parts": [{"type": "reference", "text": "a\ufffd"}]},
+    ),
+    "a number larger than all floats": (
+        [text("a").replace(b'"index"', b'"logprobs": {"content": [{"logprob": -1e999}]}, "index"')],
+        {"content": "a"},
+    ),
+    "a text in an object": (
+        [delta(content=[{"type": "text", "text": {"value": "a"}}, {"type": "text", "text": [1]}])],
+        {"content": "a"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_halves_of_surrogate_pairs_wherever_text_is(case: str) -> None:
+    events, wanted = HALVES[case]
+    message = collected([*events, finish(), DONE])["choices"][0]["message"]
+    assert {name: message[name] for name in wanted} == wanted
+    assert play([*events, finish(), DONE]).endswith(DONE)

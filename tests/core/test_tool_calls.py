@@ -9,6 +9,7 @@ import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.coalesce import Coalescer
+from legato.core.normalize import ChoiceNormalizer
 from legato.core.tool_calls import ToolCalls
 from tests.core.test_normalize import call, made, tool
 from tests.core.test_sse import cut
@@ -681,6 +682,22 @@ def test_what_is_no_call_begins_nothing() -> None:
     """Nothing waits for a name: an upstream that goes on to say nothing has sent nothing."""
     played = play([say({"index": 0, "delta": {"tool_calls": ["no call"]}})])
     assert b"role" not in played
+
+
+@pytest.mark.parametrize("calls", [[None], ["no call"], [[]]])
+def test_what_is_no_call_does_not_change_the_finish(calls: list[Any]) -> None:
+    text = {"index": 0, "delta": {"content": "hi", "tool_calls": calls}}
+    played = play([say(text), say({"index": 0, "delta": {}, "finish_reason": "stop"}), DONE])
+    assert b'"finish_reason":"stop"' in played
+
+
+def test_a_call_that_was_dropped_with_its_upstream_does_not_change_the_finish() -> None:
+    choice = ChoiceNormalizer(0)
+    choice.normalize({"delta": {"content": "t"}})
+    choice.normalize({"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}})
+    choice.drop_held()
+    choice.normalize({"delta": {"content": "x"}, "finish_reason": "stop"})
+    assert [each["finish_reason"] for each in choice.close()] == ["stop"]
 
 
 def test_what_waits_for_a_name_is_forgotten_with_its_upstream() -> None:

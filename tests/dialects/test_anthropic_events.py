@@ -53,6 +53,22 @@ def message(*blocks: bytes, reason: str = "end_turn") -> dict[str, Any]:
     return answer["choices"][0]["message"]
 
 
+NULLS: list[tuple[dict[str, Any], str, str]] = [
+    ({"type": "text_delta", "text": "x", "partial_json": None}, "x", ""),
+    ({"type": "text_delta", "text": None}, "", ""),
+    ({"type": "thinking_delta", "thinking": "hm", "text": None, "signature": None}, "", "hm"),
+]
+
+
+@pytest.mark.parametrize(("delta", "text", "thought"), NULLS)
+def test_members_that_are_null_are_absent(delta: dict[str, Any], text: str, thought: str) -> None:
+    event = {"type": "content_block_delta", "index": None, "delta": delta, "usage": None}
+    chunk = read(json.dumps(event).encode())
+    deltas = [each.get("delta") or {} for each in chunk.members()]
+    assert "".join([each.get("content") or "" for each in deltas]) == text
+    assert "".join([each.get("reasoning_content") or "" for each in deltas]) == thought
+
+
 SIGNED = {"type": "thinking", "thinking": "Let me think.", "signature": "EqQBCgIYAhIM"}
 
 

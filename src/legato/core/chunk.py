@@ -139,5 +139,8 @@ class Chunk(Struct, gc=False):
             try:
                 return _decode_members(self.raw)
             except NOT_JSON as error:
-                raise malformed(error) from None
+                try:
+                    return msgspec.convert(decoded(self.raw), list[dict[str, Any]])
+                except msgspec.ValidationError:
+                    raise malformed(error) from None
         return msgspec.to_builtins(self.choices)

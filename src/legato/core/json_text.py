@@ -1,6 +1,7 @@
 """JSON text: decoding of what strict decoders refuse, and writing on one line."""
 
 import json
+import math
 import re
 from collections.abc import Container
 from typing import Any, Final, cast
@@ -50,7 +51,8 @@ def without_surrogates(text: str) -> str:
 def decode_leniently(body: bytes, texts: Container[Path] = ()) -> Any:
     """The value of JSON that a strict decoder may refuse for one of these reasons alone:
 
-    - NaN, Infinity or -Infinity outside strings: each is None
+    - NaN, Infinity or -Infinity outside strings, or a number that is larger than all floats: each
+      is None
     - an escape of half a surrogate pair without the other half. It is U+FFFD, but stays in the
       strings at the paths `texts`: the other half may come with the next event
 
@@ -58,7 +60,8 @@ def decode_leniently(body: bytes, texts: Container[Path] = ()) -> Any:
     everything else that is not JSON, and for a body that is not UTF-8. A byte order mark is
     skipped.
     """
-    return _cleaned(json.loads(body.decode("utf-8-sig"), parse_constant=_as_none), texts, ())
+    text = body.decode("utf-8-sig")
+    return _cleaned(json.loads(text, parse_constant=_as_none, parse_float=_finite), texts, ())
 
 
 def cleaned(value: Any) -> Any:
@@ -68,6 +71,11 @@ def cleaned(value: Any) -> Any:
 
 def _as_none(constant: str) -> None:
     return None
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
 def _cleaned(value: Any, texts: Container[Path], path: Path) -> Any:

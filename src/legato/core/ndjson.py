@@ -53,4 +53,6 @@ class Decoder:
         if lines and not self._started:
             self._started = True
             lines[0] = lines[0].removeprefix(_BOM)
-        return [(b"", line) for each in lines if (line := each.strip())]
+        # Proxies may put comments between the lines, or `data:` before them, as in an event stream.
+        found = [each.strip().removeprefix(b"data:").lstrip() for each in lines]
+        return [(b"", line) for line in found if line and not line.startswith(b":")]

@@ -106,7 +106,7 @@ class ChoiceNormalizer:
             raise bad_gateway("The upstream called a tool without naming it.")
         finish, self._finish = self._finish, None
         if finish is not None:
-            if finish["finish_reason"] == "stop" and self._calls is not None:
+            if finish["finish_reason"] == "stop" and self._calls and self._calls.any_sent:
                 finish["finish_reason"] = "tool_calls"
             members.append(self._unknown | finish)
         return members
@@ -149,6 +149,9 @@ class ChoiceNormalizer:
         if isinstance(reasoning, str):
             delta.setdefault("reasoning_content", reasoning)
         self._join_texts(delta, _TEXTS, ())
+        function = as_object(delta.get("function_call"))
+        if function is not None:
+            self._join_texts(function, ("arguments",), ("function_call",))
         calls = delta.pop("tool_calls", None)
         if calls is not None:
             calls = self._tool_calls(calls)
@@ -205,5 +208,7 @@ def _broken_text(kind: Any) -> Member:
     *path, name = kind
     if not path:
         return {name: "\ufffd"}
+    if len(path) == 1:
+        return {path[0]: {name: "\ufffd"}}
     index, owner = path
     return {"tool_calls": [{"index": index, owner: {name: "\ufffd"}}]}

@@ -1,8 +1,9 @@
 """Server-sent events, read incrementally.
 
-The rules are WHATWG's (HTML, section 9.2.6 "Interpreting an event stream"), with one leniency: at
+The rules are WHATWG's (HTML, section 9.2.6 "Interpreting an event stream"), with two leniencies. At
 the end of the body an event whose closing blank line is missing still counts (`Decoder.close`),
-because some servers leave it out after `[DONE]`.
+because some servers leave it out after `[DONE]`. A line that begins with `{` begins the data of an
+event, up to the next blank line: some servers and proxies write an error into a stream as it is.
 """
 
 from typing import Final
@@ -32,7 +33,16 @@ def event(block: bytes) -> Event | None:
 class Decoder:
     """Bytes in, events out. `feed` takes the body as it arrives, cut anywhere."""
 
-    __slots__ = ("_after_cr", "_data", "_held", "_limit", "_name", "_partial", "_started")
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_held",
+        "_is_bare",
+        "_limit",
+        "_name",
+        "_partial",
+        "_started",
+    )
 
     def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         """`limit`: bytes of one event that may be held before `EventTooLarge` is raised."""
@@ -41,6 +51,7 @@ class Decoder:
         self._held = 0  # bytes in `_partial` and `_data`
         self._data: list[bytes] | None = None  # `data:` lines of the event in hand
         self._name = b""
+        self._is_bare = False  # an object that stands in the stream without `data:`
         self._after_cr = False  # a CR ended the last piece; an LF now belongs to it
         self._started = False  # a byte order mark may still come
         self._limit = limit
@@ -146,10 +157,13 @@ class Decoder:
                 self._held -= sum(map(len, self._data)) + len(self._data)
                 self._data = None
             self._name = b""
+            self._is_bare = False
             return
         field, _, value = line.partition(b":")
         if value.startswith(b" "):
             value = value[1:]
+        if self._is_bare or (self._data is None and line.startswith(b"{")):
+            self._is_bare, field, value = True, b"data", line
         if field == b"data":
             if self._data is None:
                 self._data = []

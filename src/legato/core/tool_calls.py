@@ -141,6 +141,11 @@ class ToolCalls:
         self._sent: set[str] = set()  # ids
 
     @property
+    def any_sent(self) -> bool:
+        """Whether a call, or the beginning of one, has gone out."""
+        return any(each.number is not None for each in self._calls)
+
+    @property
     def is_named(self) -> bool:
         """Every call that has begun knows its name."""
         return all(each.number is not None for each in self._calls)

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from legato.core.chunk import Usage, as_object
+from legato.core.json_text import cleaned
 
 _decode_members = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
@@ -18,7 +19,7 @@ _DETAILS: Final = (
     ("prompt_tokens_details", "input_tokens_details"),
     ("completion_tokens_details", "output_tokens_details"),
 )
-#: Where tokens of the prompt are sent to be cached, when its details do not say it.
+#: Where tokens of the prompt are reported as cached, when its details do not say it.
 _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens")
 
 
@@ -51,11 +52,11 @@ def _join_parts(delta: dict[str, Any]) -> None:
         fields = as_object(part) or {}
         match fields.get("type"):
             case "text":
-                content += str(fields.get("text") or "")
+                content += _text(fields.get("text"))
             case "thinking":
                 reasoning += _thought(fields.get("thinking"))
             case _:
-                others.append(part)
+                others.append(cleaned(part))
     if reasoning:
         delta["reasoning_content"] = reasoning
     if content:
@@ -64,11 +65,19 @@ def _join_parts(delta: dict[str, Any]) -> None:
         delta["content_parts"] = others
 
 
+def _text(reported: Any) -> str:
+    """A text, which may stand in an object as its `value`."""
+    fields = as_object(reported)
+    text = reported if fields is None else fields.get("value")
+    return text if isinstance(text, str) else ""
+
+
 def _thought(reported: Any) -> str:
-    if isinstance(reported, str):
-        return reported
-    parts = cast("list[Any]", reported) if isinstance(reported, list) else []
-    return "".join([str((as_object(part) or {}).get("text") or "") for part in parts])
+    if not isinstance(reported, list):
+        return _text(reported)
+    return "".join(
+        [_text((as_object(part) or {}).get("text")) for part in cast("list[Any]", reported)]
+    )
 
 
 def usage(reported: Usage) -> Usage:

@@ -144,6 +144,16 @@ _OF_MESSAGE: Final = frozenset(
 _OF_END: Final = frozenset({"type", "index", "delta", "usage", "message"})
 
 
+def _without_nulls(fields: Any) -> Any:
+    """An event without members that are null, in its delta too: they are as good as absent."""
+    if (event := as_object(fields)) is None:
+        return fields
+    event = {name: value for name, value in event.items() if value is not None}
+    if (delta := as_object(event.get("delta"))) is not None:
+        event["delta"] = {name: value for name, value in delta.items() if value is not None}
+    return event
+
+
 class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
@@ -190,7 +200,7 @@ class Reader:
         fields: Any = None
         try:
             fields = decode_leniently(data, _TEXTS)
-            event = msgspec.convert(fields, _Event)
+            event = msgspec.convert(_without_nulls(fields), _Event)
         except (*NOT_JSON, ValueError):
             kind = (as_object(fields) or {}).get("type")
             if not isinstance(kind, str) or not kind or kind in _KNOWN:
