@@ -9,7 +9,9 @@ from legato.core.chunk import Chunk
 from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
+from legato.core.stream import Stream
 from legato.dialects.openai import END, Reader, encode, headers, no_stream, refusal, unstreamed
+from tests.fronts.test_chat_writer import Sink, check_body
 
 HELLO = b'{"model":"public","messages":[{"role":"user","content":"Hello"}]'
 
@@ -724,3 +726,69 @@ def test_a_message_beside_a_delta_is_not_passed_on_unread() -> None:
     both["finish_reason"] = None
     (choice,) = chunk(json.dumps({"choices": [both]})).choices
     assert not choice.is_text_only
+
+
+# A role that is repeated with each text. choices; whether it is text alone then
+
+ROLES: dict[str, tuple[str, bool]] = {
+    "with a text": (
+        '{"index":0,"delta":{"role":"assistant","content":"a"},"finish_reason":null}',
+        True,
+    ),
+    "with a thought": (
+        '{"index":0,"delta":{"role":"assistant","reasoning_content":"a"},"finish_reason":null,"x":1}',
+        True,
+    ),
+    "without a text": (
+        '{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}',
+        False,
+    ),
+    "with a finish": (
+        '{"index":0,"delta":{"role":"assistant","content":"a"},"finish_reason":"stop"}',
+        False,
+    ),
+    "another one": (
+        '{"index":0,"delta":{"role":"tool","content":"a"},"finish_reason":null}',
+        False,
+    ),
+    "spaced out": (
+        '{"index":0,"delta": {"role":"assistant","content":"a"},"finish_reason":null}',
+        False,
+    ),
+    "another delta": (
+        '{"index":0,"delta": {"role":"assistant","content":"a"},"finish_reason":null,'
+        '"x":{"delta":{"role":"assistant","y":1}}}',
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROLES)
+def test_a_role_that_is_repeated_with_each_text(case: str) -> None:
+    choice, is_text_only = ROLES[case]
+    read = chunk(f'{{"choices":[{choice}]}}')
+    assert read.choices[0].is_text_only is is_text_only
+    (member,), (sent,) = read.members(), json.loads(f"[{choice}]")
+    assert ("role" in member["delta"]) is not is_text_only or case == "with a finish"
+    assert {**member, "delta": {**member["delta"], "role": "-"}} == {
+        **sent,
+        "delta": {**sent["delta"], "role": "-"},
+    }
+
+
+def test_a_role_in_each_chunk_is_sent_once_and_the_texts_as_they_came() -> None:
+    stream, reader = Stream(lambda: 0.0, 0.0), Reader()
+    sink = Sink()
+    stream.subscribe(sink.writer)
+    for text in ("a", "b", "c"):
+        delta = f'{{"role":"assistant","content":"{text}"}}'
+        stream.push(
+            chunk(
+                f'{{"choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}', reader=reader
+            )
+        )
+    stream.push(chunk(f'{{"choices":{LAST}}}', reader=reader))
+    stream.end()
+    assert sink.body.count(b'"role"') == 1
+    checked = check_body(sink.body)
+    assert checked.choices[0]["content"] == "abc"

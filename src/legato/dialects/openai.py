@@ -101,6 +101,10 @@ _NOTHING: Final = Raw()
 _MARKS: Final = ("base_resp", "error", "success")
 _HARMLESS: Final = (b"null", b'""', b"{}", b"true")
 
+#: A delta, and one that begins with the role of all answers.
+_DELTA: Final = b'"delta"'
+_WITH_ROLE: Final = b'"delta":{"role":"assistant",'
+
 _decode_wire = msgspec.json.Decoder(_Wire).decode
 _decode_open = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_choices = msgspec.json.Decoder(list[Choice]).decode
@@ -238,10 +242,22 @@ def _chunk(raw: bytes, usage: Usage | None, extras: bytes) -> Chunk:
             raw = b"[]"
         elif choices[0].message:
             raw = shapes.with_text(raw)
+        elif len(choices) == 1 and raw.count(_WITH_ROLE) == 1 == raw.count(_DELTA):
+            raw = _without_role(raw, choices[0])
     if not usage:
         for each in choices:
             usage = as_object(each.usage) or usage
     return Chunk(choices, raw, shapes.usage(usage) if usage else usage, extras)
+
+
+def _without_role(raw: bytes, choice: Choice) -> bytes:
+    """`raw` without the role that some servers (OpenRouter) repeat with each text: a stream sends
+    it once, and the chunk is one of text alone."""
+    delta = choice.delta
+    if delta is None or not (delta.content or delta.reasoning_content):
+        return raw
+    delta.role = UNSET
+    return raw.replace(_WITH_ROLE, _DELTA + b":{", 1)
 
 
 def _groq_usage(fields: dict[str, Raw]) -> Usage | None:
