@@ -23,7 +23,17 @@ from tests.support.relay import (
     words,
 )
 
+
+def padded(events: list[bytes]) -> list[bytes]:
+    """With more or fewer spaces before the last brace, as Anthropic has them."""
+    return [
+        each.removesuffix(b"}\n\n") + b" " * (number * 7 % 16) + b"}\n\n"
+        for number, each in enumerate(events)
+    ]
+
+
 STREAMS: dict[str, list[bytes]] = {
+    "spaces before the last brace": padded(words(40)),
     "words": words(40),
     "sizes of two, three and four digits": text(
         *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))
@@ -144,6 +154,30 @@ def test_each_chunk_with_a_time_of_its_own(taken: list[bytes]) -> None:
     ]
     assert played(chunks([*events, *END])).frames.count(b"word") == 60
     assert len(taken) == 55
+
+
+def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> None:
+    events = padded(words(60))
+    assert played(chunks([*events, *END])).frames.count(b"word") == 60
+    assert len(taken) == 59
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b'"},"finish_reason":null}], }\n\n',
+        b'"},"finish_reason":null}]}\n',
+        b'"} }\n\n',
+        b'" }}]}\n\n',
+    ],
+)
+def test_what_only_looks_like_more_spaces_is_decoded(last: bytes, taken: list[bytes]) -> None:
+    events = words(12)
+    before, _, _ = events[-1].partition(b"word11")
+    odd = [*events[:-1], before + b"odd" + last]
+    relay, wanted = (played(chunks(odd), fast_path=each) for each in (True, False))
+    assert relay.told == wanted.told
+    assert not [each for each in taken if b"odd" in each]
 
 
 def test_events_that_are_never_alike_are_not_tried_for_ever(

@@ -18,6 +18,9 @@ from legato.fastpath.pattern import Pattern, Read, has_text, learn
 #: Matches no event.
 _CLOSED: Final = b"\n"
 
+#: The end of an event of one object. Anthropic puts a random number of spaces before it.
+_LAST: Final = b"}\n\n"
+
 #: Patterns that are learnt of one stream before any event has matched one.
 _FIRST_TRIES: Final = 4
 
@@ -34,8 +37,8 @@ class Splice:
         "_is_encoded",
         "_is_reasoning",
         "_note",
-        "_size",
         "_tail",
+        "_unpadded",
         "_write",
         "matches",
     )
@@ -44,7 +47,9 @@ class Splice:
         """It is closed from the start where the stream or its subscriber does not allow it."""
         self._head = _CLOSED
         self._tail = pattern.tail
-        self._size = len(pattern.head) + len(pattern.tail)
+        # The tail without its last brace, and without spaces before that; empty where it has none.
+        ends = pattern.tail.endswith(_LAST)
+        self._unpadded = pattern.tail.removesuffix(_LAST).rstrip(b" ") if ends else b""
         self._index = chunk.text_choice
         self._is_encoded = pattern.is_encoded
         self._is_reasoning = chunk.is_reasoning
@@ -62,9 +67,12 @@ class Splice:
         """Takes one event, its blank line included. False where it is anything else; then
         nothing has happened."""
         head, tail = self._head, self._tail
-        if not (event.startswith(head) and event.endswith(tail)) or len(event) <= self._size:
+        if not event.startswith(head):
             return False
-        quoted = event[len(head) - 1 : len(event) - len(tail) + 1]
+        end = len(event) - len(tail) if event.endswith(tail) else self._end_of_text(event)
+        if end <= len(head):
+            return False
+        quoted = event[len(head) - 1 : end + 1]
         text = text_of(quoted)
         write = self._write
         if not text or write is None:
@@ -75,6 +83,15 @@ class Splice:
         write(quoted)
         self.matches += 1
         return True
+
+    def _end_of_text(self, event: bytes) -> int:
+        """Where the text of an event ends whose tail has more or fewer spaces before its last
+        brace; 0 where it differs in something else."""
+        unpadded = self._unpadded
+        if not unpadded or not event.endswith(_LAST):
+            return 0
+        event = event.removesuffix(_LAST).rstrip(b" ")
+        return len(event) - len(unpadded) if event.endswith(unpadded) else 0
 
     def close(self) -> None:
         """The next event is decoded."""
