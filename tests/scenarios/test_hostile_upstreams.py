@@ -457,7 +457,7 @@ async def test_an_end_that_is_held_back_for_a_client_comes_all_the_same(
 ) -> None:
     """The client's line is full in the read that brings the finish: it is we who do not read on,
     and the usage behind it is no later for that."""
-    quick_end(monkeypatch, 0.1)
+    quick_end(monkeypatch, 0.3)
     fat = "x" * 4_000_000
     last = "".join(
         f"data: {json.dumps(HEAD | {'choices': [each]})}\n\n"
