@@ -75,8 +75,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         name = item.path.relative_to(Path(__file__).parent).as_posix()
         item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
-    # The longest group begins first: begun late, it would go on when the other worker is through.
-    items.sort(key=lambda item: item.path.parent.name != "engine")
 
 
 def pytest_collection_finish(session: Any) -> None:
