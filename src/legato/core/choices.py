@@ -44,6 +44,9 @@ class Choices:
         if choice.has_unknown:
             self._unbegun[theirs] = choice
 
+    def forget_unbegun(self) -> None:
+        self._unbegun.clear()
+
     def begin(self, theirs: int, choice: ChoiceNormalizer) -> None:
         self._begun[theirs] = choice
         self.set_passing(theirs, choice)

@@ -107,17 +107,18 @@ class Stream:
     def start_over(self) -> None:
         """Another upstream answers from the start; nobody has seen anything of the answer."""
         self.usage.start_over()
+        self._forget_upstream()
         self.delivered = None
+        self._choices = Choices()
         self._is_resuming = False
         self.state = State.WAITING  # the one way back; no subscriber ever sees it
-        self.forget_failed()
 
     def forget_failed(self) -> None:
         """An upstream is asked: nothing is left of one that failed before its first chunk."""
         if self.state is State.WAITING:
             self.usage.forget_upstream()
             self._forget_upstream()
-            self._choices = Choices()
+            self._choices.forget_unbegun()
 
     def _forget_upstream(self) -> None:
         self._pending = self._usage_extras = b""

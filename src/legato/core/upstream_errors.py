@@ -76,7 +76,7 @@ def event_failure(name: bytes, data: bytes) -> ApiError | None:
 
 
 def unreadable(name: bytes, data: bytes, error: Exception) -> ApiError:
-    """What an event means that is not one of its dialect; `error`: why it is not."""
+    """The error for an event that its dialect cannot read; `error`: why it cannot."""
     return event_failure(name, data) or malformed(error)
 
 

@@ -11,7 +11,7 @@ from legato.core.merge import merge_call, to_builtins
 
 
 class Thought(Struct):
-    """A block of thinking under way: it goes back whole with the next request."""
+    """A thinking block in progress: clients send it back complete with their next request."""
 
     pieces: list[str]
     signature: str = ""

@@ -18,7 +18,7 @@ from legato.fastpath.pattern import Pattern, Read, has_text, learn
 #: Matches no event.
 _CLOSED: Final = b"\n"
 
-#: The end of an event of one object. Anthropic puts a random number of spaces before it.
+#: The end of an event whose data is one JSON object. Anthropic writes up to 15 spaces before it.
 _LAST: Final = b"}\n\n"
 
 #: Patterns that are learnt of one stream before any event has matched one.
