@@ -15,12 +15,6 @@ from legato.core.json_text import (
     without_surrogates,
 )
 
-
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 # body, value
 LENIENT: dict[str, tuple[str, Any]] = {
     "NaN": ('{"a":NaN}', {"a": None}),

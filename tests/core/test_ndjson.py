@@ -15,11 +15,6 @@ BOM = b"\xef\xbb\xbf"
 QUICK = settings(deadline=None, database=None, max_examples=300)
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def oracle(body: bytes) -> tuple[list[Event], list[Event]]:
     """What `feed` gives of a whole body, what `close` does."""
     *lines, rest = body.removeprefix(BOM).split(b"\n")

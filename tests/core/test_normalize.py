@@ -26,11 +26,6 @@ from tests.core.test_stream import (
 from tests.fronts.test_chat_writer import Json
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def tool(*calls: Json, index: int = 0) -> bytes:
     return say(choice({"tool_calls": list(calls)}, index=index))
 

@@ -17,11 +17,6 @@ Json = dict[str, Any]
 HELLO: Json = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def body(**more: Any) -> bytes:
     return json.dumps(HELLO | more).encode()
 

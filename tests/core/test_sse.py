@@ -14,11 +14,6 @@ BOM = b"\xef\xbb\xbf"
 QUICK = settings(deadline=None, database=None, max_examples=600)
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def oracle(body: bytes) -> tuple[list[Event], list[Event]]:
     """HTML 9.2.6, word by word, on the whole input at once: what `feed` gives, what `close` does.
 

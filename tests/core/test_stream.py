@@ -27,11 +27,6 @@ from tests.fronts.test_chat_writer import Body, Json, Sink, check_body, raw
 QUICK = settings(deadline=None, database=None, max_examples=250)
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def still() -> float:
     return 0.0
 

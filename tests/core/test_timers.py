@@ -13,11 +13,6 @@ QUICK = settings(deadline=None, database=None, max_examples=200)
 SLACK = 1e-9  # seconds; what binary fractions of 0.05 may be off
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 class Watcher:
     """Remembers when it was asked; answers with `deadlines` one after the other, then None."""
 

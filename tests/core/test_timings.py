@@ -12,11 +12,6 @@ QUICK = settings(deadline=None, database=None, max_examples=300)
 EXACT = 1.25  # the documented bound of a percentile
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def metered(gaps: list[float], *, received: float = 0.0, first: float = 0.0) -> Timings:
     meter = Timings(received)
     now = first

@@ -19,11 +19,6 @@ from tests.fronts.test_chat_writer import check_chunk, split_frames
 Json = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 END = finish("tool_calls") + say(usage=USAGE) + DONE
 
 #: An id of our own, for a call that has none, or none that is its own.

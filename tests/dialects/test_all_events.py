@@ -19,11 +19,6 @@ from legato.core.usage import Tokens, count
 from tests.support.transcripts import GOLDEN, GOLDEN_WHOLE, Golden
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 class Heard:
     """A subscriber that looks at the bytes a client gets."""
 

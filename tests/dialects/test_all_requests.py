@@ -13,12 +13,6 @@ from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
 
-
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 SIGNED = {"extra_content": {"google": {"thought_signature": "AAAA"}}}
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},

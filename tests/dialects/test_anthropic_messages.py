@@ -7,12 +7,6 @@ import pytest
 from legato.core.errors import ApiError, UpstreamError
 from tests.dialects.test_anthropic_request import HELLO, SUM, encoded, text
 
-
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
 IMAGE_THERE = {
     "type": "image",

@@ -14,11 +14,6 @@ HELLO = [{"role": "user", "content": "Hello"}]
 OLD, NEW, OTHER = "claude-haiku-4-5", "claude-opus-4-8", "glm-4.6"
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def encoded(
     members: dict[str, Any] | None = None,
     model: str = OLD,

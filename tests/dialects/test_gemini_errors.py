@@ -8,12 +8,6 @@ import pytest
 from legato.core.errors import ApiError, UpstreamError
 from legato.dialects.gemini import Reader, no_stream, refusal
 
-
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 WAIT = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.07s"}
 BAD_KEY = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
 

@@ -17,11 +17,6 @@ from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import gemini as wire
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def events(body: bytes) -> list[bytes]:
     return [line[6:] for line in body.split(b"\r\n") if line.startswith(b"data: ")]
 

@@ -9,11 +9,6 @@ from legato.core.errors import ApiError, UpstreamError
 from tests.dialects.test_gemini_request import BUDGET, HELLO, LEVEL, encoded, model, user
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def text(*texts: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": each} for each in texts]
 

@@ -16,11 +16,6 @@ HELLO = [{"role": "user", "content": "Hello"}]
 BUDGET, LEVEL, OTHER = "gemini-2.5-flash", "gemini-3-flash-preview", "gemma-3-27b-it"
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def encoded(
     members: dict[str, Any] | None = None,
     model: str = BUDGET,

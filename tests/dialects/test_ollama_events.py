@@ -15,11 +15,6 @@ from legato.fronts.chat_aggregator import ChatAggregator
 from tests.support.transcripts import ollama as wire
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def collected(*lines: bytes) -> tuple[dict[str, Any], Stream]:
     """What a client gets that does not stream, of an answer that may not be whole."""
     stream, collector, reader = Stream(lambda: 0.0, 0.0), ChatAggregator(), Reader()

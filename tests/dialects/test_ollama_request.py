@@ -14,11 +14,6 @@ from legato.dialects.ollama import encode, headers, models, models_path, path
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def encoded(
     members: dict[str, Any] | None = None, facts: Quirks | None = None, **more: Any
 ) -> dict[str, Any]:

@@ -16,11 +16,6 @@ from tests.fronts.test_chat_writer import Sink, check_body
 HELLO = b'{"model":"public","messages":[{"role":"user","content":"Hello"}]'
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def encoded(more: bytes = b"") -> bytes:
     body = HELLO + more + b"}"
     return encode(OutgoingRequest(body, parse(body), "theirs", Quirks()))

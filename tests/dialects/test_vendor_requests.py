@@ -23,11 +23,6 @@ from tests.cli.test_models_check import checked
 from tests.support.wire import chat
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nearly nothing here opens anything: no need to collect garbage after every case."""
-
-
 def sent(
     provider: str, members: dict[str, Any] | None = None, model: str = "theirs", **more: Any
 ) -> dict[str, Any]:

@@ -16,11 +16,6 @@ from tests.fronts.test_chat_writer import Json, raw, schema
 RESPONSE_SCHEMA = schema("CreateChatCompletionResponse")
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def answer_faults(answer: Json) -> list[str]:
     """What is wrong with an answer: OpenAI's schema in a few lines."""
     faults = [

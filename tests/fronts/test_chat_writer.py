@@ -24,11 +24,6 @@ SCHEMAS = Path(__file__).resolve().parents[3] / "shared" / "schemas"
 Json = dict[str, Any]
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def schema(name: str) -> Any:
     """A validator for one of OpenAI's schemas, or None where they are not at hand."""
     path = SCHEMAS / f"{name}.json"

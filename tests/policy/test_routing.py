@@ -11,11 +11,6 @@ from legato.policy.retry import RetryBudget, failure_kind
 from legato.policy.routing import Route, Router
 
 
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Nothing here opens anything: no need to collect garbage after every case."""
-
-
 def router(route: Route, **health: Health) -> Router:
     return Router([route], health, random.Random(5).random)
 

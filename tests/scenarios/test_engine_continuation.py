@@ -87,10 +87,10 @@ async def pair(
 #: After how many chunks the first engine is killed, and what is written then: its text ends in the
 #: middle of words, after spaces and newlines, after halves of emoji.
 PROMPTS = [
-    ("Write a short story about a cat who finds a magic hat in the woods.", range(1, 8)),
-    ("Repeat exactly: 🐎🦄🐉 ü é 漢字 \n\n end.", (1, 2, 3, 4, 5)),
-    ("Write python code that prints a table of numbers.", (1, 3, 6, 10)),
-    ("List five fruits, one per line.", (1, 2, 5, 9)),
+    ("Write a short story about a cat who finds a magic hat in the woods.", (1, 4, 7)),
+    ("Repeat exactly: 🐎🦄🐉 ü é 漢字 \n\n end.", (1, 2, 3, 5)),
+    ("Write python code that prints a table of numbers.", (1, 6, 10)),
+    ("List five fruits, one per line.", (2, 9)),
 ]
 
 
@@ -115,7 +115,6 @@ async def killed_after(pair: Running, body: dict[str, Any], chunks: int) -> Answ
 async def test_the_second_goes_on_where_the_first_is_killed(pair: Running) -> None:
     second = Second(pair)
     runs = [(prompt, chunks) for prompt, places in PROMPTS for chunks in places]
-    assert len(runs) == 20
     for prompt, chunks in runs:
         body = chat(
             "both",
@@ -145,6 +144,6 @@ async def test_the_second_goes_on_where_the_first_is_killed(pair: Running) -> No
         usages = [each["usage"] for each in answer.chunks if each["usage"]]
         assert [each["completion_tokens"] for each in usages] == [16]
     rows = [row for row in await pair.rows() if row["continuations"]]
-    assert [row["continuations"] for row in rows] == [1] * 20
+    assert [row["continuations"] for row in rows] == [1] * len(runs)
     assert {row["deployments"] for row in rows} == {f"{MODEL},second"}
     assert {row["outcome"] for row in rows} == {"complete"}
