@@ -14,6 +14,11 @@ from legato.settings import DEFAULT_MODELS, Settings, SettingsError
 DEPLOYMENT = '[[deployments]]\nname = "a"\nbase_url = "http://h/v1"\nmodel = "m"\n'
 
 
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "legato.toml"

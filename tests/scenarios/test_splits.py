@@ -25,6 +25,11 @@ BYTES = sum(len(each.body) for each in TABLE.values() if len(each.body) < 100_00
 
 
 @pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Nothing here opens anything: no need to collect garbage after every case."""
+
+
+@pytest.fixture(autouse=True)
 def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     pin(monkeypatch)
 
