@@ -9,6 +9,7 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import NULL, ChatRequest
+from legato.core.span_edit import with_members
 
 #: Which parameters a server has for reasoning. effort: `reasoning_effort`, as OpenAI has it;
 #: thinking: `thinking: {type, budget_tokens}`; both: either, as the client sends it; llama:
@@ -50,6 +51,16 @@ class Delivered(Struct, frozen=True):
     reasoning: str = ""
 
 
+class Source(Struct, frozen=True):
+    """A client's request as it came, for upstreams that speak its format.
+
+    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it."""
+
+    format: str
+    body: bytes
+    lines: bytes = b""
+
+
 #: Parameters without which an answer is not what was asked for: never dropped in silence.
 ESSENTIAL: Final = frozenset({"response_format", "tools", "tool_choice", "functions"})
 
@@ -64,6 +75,7 @@ class OutgoingRequest(Struct):
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
     streams: bool = True  # False: the upstream gives its answer in one piece
+    source: Source | None = None  # where the upstream speaks the client's own format
 
     @property
     def hides_alternatives(self) -> bool:
@@ -72,6 +84,14 @@ class OutgoingRequest(Struct):
         return self.quirks.needs_alternatives and bool(
             request.logprobs and not request.top_logprobs
         )
+
+    def passed_through(self, source: Source) -> bytes:
+        """The client's request as it came, but for the model's name, and `stream`: an answer that
+        is not streamed to the client is, from the upstream, so that it fails as early."""
+        changes: dict[str, Any] = {"model": self.model}
+        if self.streams and not self.request.stream:
+            changes["stream"] = True
+        return with_members(source.body, changes)
 
     def parameters(self, taken: Set[str], defaults: dict[str, Any]) -> dict[str, Any]:
         """The client's parameters, without those that are null or have a default value, and without
@@ -152,6 +172,12 @@ class Reader(Protocol):
 
 class Dialect(Protocol):
     """The module of a dialect. Functions have no state and do no I/O."""
+
+    @property
+    def client_format(self) -> str:
+        """The client format (`core.front.Front.name`) that it is, so that requests and events pass
+        through as they come; empty where no client speaks it."""
+        ...
 
     def path(self, model: str, *, streams: bool = True) -> str:
         """Of the request, relative to a deployment's `base_url`. It may have a query.

@@ -44,6 +44,7 @@ from legato.dialects._anthropic_usage import prompt_tokens, usage_of
 
 __all__ = [
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -59,6 +60,9 @@ __all__ = [
 
 #: The version that everything in this file is about; the API has had no later one.
 _VERSION: Final = "2023-06-01"
+
+#: The client format that it is (`core.dialect.Dialect`).
+client_format: Final = "messages"
 
 
 def path(model: str, *, streams: bool = True) -> str:

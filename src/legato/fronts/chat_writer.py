@@ -82,9 +82,15 @@ class ChatWriter:
             tail = padding.member(size) + tail
         return self._head, raw, extras, tail
 
-    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+    def relay(self, name: bytes, data: bytes) -> None:
+        """Chunks are what is written here, whatever the upstream's events look like."""
+
+    def event_writer(self, head: bytes) -> WriteText | None:
+        return None
+
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         parts, pads = self._parts, self._pads
-        before, after, tail = self._head + raw[0], raw[1] + extras, self._tail
+        before, after, tail = self._head + raw[0], raw[1] + chunk.extras, self._tail
         size = len(before) + len(after) + len(tail)
         if not pads:
             after += tail

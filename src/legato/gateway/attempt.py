@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from legato.core.continuation import Replay
-from legato.core.dialect import Delivered
+from legato.core.dialect import Delivered, Source
 from legato.core.errors import ApiError, UpstreamError, cannot_continue
-from legato.core.request import ChatRequest, amended
+from legato.core.front import FrontRequest
+from legato.core.request import amended
 from legato.core.stream import State, Stream
 from legato.core.token_counting import Tally
 from legato.gateway.services import Services
@@ -42,11 +43,15 @@ def _is_credentials_fault(error: UpstreamError) -> bool:
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
-    __slots__ = ("body", "delivered", "request")
+    __slots__ = ("body", "delivered", "request", "source")
 
-    def __init__(self, body: bytes, request: ChatRequest) -> None:
-        self.body = body
-        self.request = request
+    def __init__(self, request: FrontRequest, passed: bytes) -> None:
+        """`passed`: header lines that go to an upstream of the client's own format."""
+        self.body = request.body
+        self.request = request.chat
+        self.source: Source | None = None
+        if request.source is not None:
+            self.source = Source(request.format, request.source, passed)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
@@ -164,7 +169,7 @@ class Attempt:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
-        self._stream.forget_failed()
+        self._stream.ask(relays=self.upstream.takes(call.source, call.delivered))
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened
@@ -183,7 +188,9 @@ class Attempt:
             return await fanout.send(
                 upstream, call.body, request, stream, self.on_fail, clock, fresh=fresh
             )
-        return await upstream.send(call.body, request, stream, self.on_fail, fresh=fresh)
+        return await upstream.send(
+            call.body, request, stream, self.on_fail, fresh=fresh, source=call.source
+        )
 
     async def _send_rest(self, call: CallRequest, delivered: Delivered, *, fresh: bool) -> Response:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be

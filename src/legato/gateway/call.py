@@ -14,8 +14,8 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
-from legato.core.front import AnswerHead, Front
-from legato.core.request import ChatRequest, cleaned
+from legato.core.front import AnswerHead, Front, FrontRequest
+from legato.core.request import cleaned
 from legato.core.stream import Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
@@ -124,7 +124,7 @@ class Call:
 
     # From top to bottom
 
-    def _admit(self) -> ChatRequest:
+    def _admit(self) -> FrontRequest:
         services, client = self._services, self._client
         if services.ledger.is_full:
             raise service_unavailable(
@@ -133,7 +133,9 @@ class Call:
         row = self._row = Row(self._id, self._received, self._key.id)
         services.ledger.put(self._id, row)
         client.body = cleaned(client.body)
-        request = self._front.parse(client.body)
+        parsed = self._front.parse(client.body)
+        client.body = b""
+        request = parsed.chat
         row.route = request.model
         row.streamed = bool(request.stream)
         self._stream.expect(
@@ -142,10 +144,10 @@ class Call:
             shows_running_usage=bool(request.stream) and request.wants_running_usage,
         )
         head = AnswerHead(self._id, int(self._received), request.model)
-        self._reply = Reply(services, client, self._front, self._stream, head, request)
-        return request
+        self._reply = Reply(services, client, self._front, self._stream, head, parsed)
+        return parsed
 
-    async def _open(self, request: ChatRequest) -> None:
+    async def _open(self, request: FrontRequest) -> None:
         """Returns when an upstream has begun to answer. Raises `ApiError` when none does."""
         assert self._row is not None
         assert self._reply is not None
@@ -154,7 +156,7 @@ class Call:
             services.gate_seconds,
             services.heartbeat_seconds,
             reply.stall_seconds,
-            self._dispatch.find(request.model),
+            self._dispatch.find(request.chat.model),
         )
         services.timers.watch(self._client.begun + soonest, self._timer)
         start_over = None if reply.is_streamed else reply.start_over

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
-from legato.core.request import ChatRequest
+from legato.core.front import FrontRequest
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, CallRequest
@@ -94,7 +94,7 @@ class Dispatch:
     async def open(
         self,
         client: Client,
-        request: ChatRequest,
+        request: FrontRequest,
         row: Row,
         start_over: Callable[[], None] | None,
     ) -> None:
@@ -107,7 +107,7 @@ class Dispatch:
         assert route is not None
         self._row = row
         self._start_over = start_over
-        call = CallRequest(client.body, request)
+        call = CallRequest(request, client.passed)
         if len(route.deployments) > 1:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
@@ -120,7 +120,6 @@ class Dispatch:
                 continue
             try:
                 await self._ask(name, call)
-                client.body = b""  # a long prompt need not be held while its answer streams
                 self._release_request(name)
                 return
             except ApiError as error:

@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from legato.core.errors import ApiError
-from legato.core.front import Aggregator, AnswerHead, Front, Writer, WriterOptions
+from legato.core.front import (
+    Aggregator,
+    AnswerHead,
+    Front,
+    FrontRequest,
+    Writer,
+    WriterOptions,
+)
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.gateway.services import Client, Services
@@ -23,6 +30,7 @@ class Reply:
         "_head",
         "_on_full",
         "_options",
+        "_request",
         "_services",
         "_stream",
         "_taken",
@@ -38,7 +46,7 @@ class Reply:
         front: Front,
         stream: Stream,
         head: AnswerHead,
-        request: ChatRequest,
+        request: FrontRequest,
     ) -> None:
         self._services = services
         self._client = client
@@ -46,9 +54,11 @@ class Reply:
         self._stream = stream
         self._head = head
         self._writer: Writer | None = None
-        self._aggregator: Aggregator | None = None if request.stream else front.aggregator()
+        streams = request.chat.stream
+        self._aggregator: Aggregator | None = None if streams else front.aggregator(request)
+        self._request: FrontRequest | None = request if streams else None  # until it is written
         self._on_full: Callable[[], None] | None = None
-        self._options = self._writer_options(request) if request.stream else None
+        self._options = self._writer_options(request.chat) if streams else None
         self._beat = client.begun  # when the last heartbeat went out
         self._taken = client.begun  # when a slow client last took something
         self._unsent = 0  # bytes, at that time
@@ -96,10 +106,11 @@ class Reply:
         """
         if self._aggregator is not None:
             self._stream.subscribe(self._aggregator)
-        elif self._writer is None and self._options is not None:
+        elif (request := self._request) is not None and self._options is not None:
+            self._request = None
             self._on_full = on_full
             self._client.start(lines)
-            self._writer = self._front.writer(self._head, self._options, self)
+            self._writer = self._front.writer(self._head, self._options, self, request)
             self._stream.subscribe(self._writer)
             if self._client.is_full:  # of an earlier answer on the same connection
                 self.pause()
@@ -175,4 +186,6 @@ def refuse(client: Client, front: Front, lines: bytes, error: ApiError) -> None:
     wait = error.retry_after or (0.0 if error.status == 429 else None)
     if wait is not None:
         lines += b"retry-after: %d\r\n" % max(1, round(wait))
-    client.answer(error.status, lines, front.render_error(error))
+    refusal = front.refusal(error, client.request_id)
+    lines += b"".join([b"%b: %b\r\n" % each for each in refusal.headers])
+    client.answer(refusal.status, lines, refusal.body)

@@ -17,7 +17,8 @@ class Client(Protocol):
     """The client's side of one call, as the server's exchange implements it.
 
     `received` and `begun` are seconds of the server's clock: when the request's first bytes came,
-    and when all of it was there and its turn had come.
+    and when all of it was there and its turn had come. `passed`: header lines that go to upstreams
+    of the client's own format.
     """
 
     body: bytes
@@ -25,6 +26,7 @@ class Client(Protocol):
     begun: float
     request_id: str
     user_agent: bytes | None
+    passed: bytes
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Sends a whole answer. `lines`: further headers, as they are sent."""

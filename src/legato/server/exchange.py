@@ -123,6 +123,7 @@ class NativeExchange:
         "body",
         "is_read",
         "keep_alive",
+        "passed",
         "received",
         "request_id",
         "user_agent",
@@ -141,6 +142,7 @@ class NativeExchange:
         self.received = self.begun = head.received
         self.request_id = new_request_id()
         self.user_agent = fields.get(b"user-agent")
+        self.passed = _passed(head, front.passed_headers) if front.passed_headers else b""
         self.body = b""
         self.is_read = False
         self._pieces: list[bytes] | None = None
@@ -280,3 +282,8 @@ class NativeExchange:
         self._is_complete = True
         self._call = None
         self._connection.answered(self)
+
+
+def _passed(head: RequestHead, prefix: bytes) -> bytes:
+    """The lines of the headers whose names begin with `prefix`."""
+    return b"".join([b"%b: %b\r\n" % each for each in head.headers if each[0].startswith(prefix)])

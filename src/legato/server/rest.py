@@ -132,8 +132,11 @@ def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
 def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
-    body = front_at(request.scope["path"].encode()).render_error(error)
-    return Response(body, error.status, headers, media_type="application/json")
+    refusal = front_at(request.scope["path"].encode()).refusal(error, "")
+    more = {name.decode(): value.decode() for name, value in refusal.headers}
+    return Response(
+        refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"
+    )
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

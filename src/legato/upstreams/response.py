@@ -241,6 +241,8 @@ class Response:
     def _push_event(self, name: bytes, data: bytes) -> None:
         try:
             chunk = self._reader.read(name, data)
+            if self.stream.relays:
+                self.stream.relay(name, data)
             if chunk is None:
                 self._end(None)
                 return

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from legato.core.continuation import Replay
-from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks
+from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Source
 from legato.core.errors import ApiError, bad_gateway, blames_parameter
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
@@ -111,6 +111,18 @@ class Target(Struct):
         return "\r\n".join(lines).encode("latin-1")
 
 
+#: What each head of a request ends with; its value comes next.
+_LENGTH: Final = b"content-length: "
+
+
+def _with_lines(head: bytes, lines: bytes) -> bytes:
+    """A head with the client's header lines in place of our own of the same names."""
+    names = {line.partition(b":")[0].lower() for line in lines.splitlines()}
+    ours = head.removesuffix(_LENGTH).splitlines(keepends=True)
+    kept = [ours[0], *(each for each in ours[1:] if each.partition(b":")[0] not in names)]
+    return b"".join([*kept, lines, _LENGTH])
+
+
 async def _fresh(pool: Pool) -> Connection:
     """A connection that is nobody else's. Dialling has a time limit, and so a task of its own."""
     dialing = asyncio.ensure_future(pool.connect())
@@ -179,6 +191,17 @@ class Upstream:
                 return True
         return False
 
+    def takes(self, source: Source | None, delivered: Delivered | None) -> bool:
+        """Whether a request goes to the upstream as it came, and its events come back likewise."""
+        return (
+            source is not None
+            and source.format == self.dialect.client_format
+            and delivered is None
+            and self.options.reasoning == "field"
+            and not self.options.drops_closing_tags
+            and self.amend is None
+        )
+
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
         once, the first one says so."""
@@ -195,13 +218,17 @@ class Upstream:
         fresh: bool = False,
         delivered: Delivered | None = None,
         replay: Replay | None = None,
+        source: Source | None = None,
     ) -> Response:
         """Sends a request. The response goes into `stream`; `on_fail` is called where the upstream
         fails, before its answer or during it: another deployment may be asked.
 
         `delivered`: what the client has of the answer, which the upstream is to continue;
-        `replay`: the same, where it is to answer from the start."""
+        `replay`: the same, where it is to answer from the start. `source`: the client's request as
+        it came, which is sent where the upstream takes it (`takes`)."""
         outgoing = await self.prepare(body, request, delivered)
+        if self.takes(source, delivered):
+            outgoing.source = source
         return await self.send_prepared(outgoing, stream, on_fail, fresh=fresh, replay=replay)
 
     async def prepare(
@@ -234,7 +261,8 @@ class Upstream:
         replay: Replay | None = None,
     ) -> Response:
         """As `send`. `outgoing` may be sent several times."""
-        payload = self.dialect.encode(outgoing)
+        source = outgoing.source
+        payload = outgoing.passed_through(source) if source else self.dialect.encode(outgoing)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
@@ -249,6 +277,8 @@ class Upstream:
         )
         heads = target.heads if outgoing.delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
+        if source is not None and source.lines:
+            head = _with_lines(head, source.lines)
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 
