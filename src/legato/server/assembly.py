@@ -118,6 +118,7 @@ def upstream(deployment: Deployment, clock: Clock) -> Upstream:
             quirks,
             streams=deployment.streams,
         ),
+        provider=deployment.provider or "",
     )
 
 

@@ -13,6 +13,7 @@ from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Sou
 from legato.core.errors import ApiError, bad_gateway, blames_parameter
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
+from legato.core.signatures import Makers, Owner, SignatureNotes, maker
 from legato.core.stream import Stream
 from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
 from legato.core.token_counting import Counter
@@ -155,8 +156,11 @@ class Upstream:
         options: DeploymentOptions | None = None,
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        provider: str = "",
     ) -> None:
+        """`provider`: whose models these are; the deployment's own name where that is not known."""
         self.name = name
+        self.maker = maker(provider or name, model)
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
@@ -176,6 +180,8 @@ class Upstream:
         """Where set: counts tokens that the upstream does not tell."""
         self.amend: Callable[[OutgoingRequest], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
+        self.makers = Makers()
+        """Who signed what; shared by all upstreams of a server."""
 
     @property
     def credentials(self) -> int:
@@ -201,6 +207,11 @@ class Upstream:
             and not self.options.drops_closing_tags
             and self.amend is None
         )
+
+    def owner(self, *, keeps_none: bool = False) -> Owner:
+        """Tells which of a client's signed reasoning is this upstream's. `keeps_none`: it has
+        refused what it was sent."""
+        return Owner(self.makers, self.maker, self.dialect.client_format, keeps_none=keeps_none)
 
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
@@ -285,6 +296,8 @@ class Upstream:
     def _transforms(self, outgoing: OutgoingRequest, replay: Replay | None) -> ChunkTransforms:
         """What changes the chunks of an answer."""
         transforms: list[ChunkTransform] = []
+        if self.dialect.client_format != "chat" or self.quirks.effort_style == "openrouter":
+            transforms.append(SignatureNotes(self.makers, self.maker))
         delivered = outgoing.delivered
         if outgoing.hides_alternatives:
             transforms.append(NoAlternatives())
