@@ -34,11 +34,13 @@ _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 
 class Price(Struct, frozen=True):
-    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+    """US dollars for a million tokens; `cached` and `cache_write`: of the prompt, read from a cache
+    or written to it."""
 
     prompt: float
     completion: float
     cached: float
+    cache_write: float
 
 
 class DeploymentOptions(Struct, frozen=True):
