@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from legato.core.chunk import Chunk, as_object
 from legato.core.finish import known_finish
+from legato.core.media_types import parse_data_url
 from legato.fronts.responses_input import REASONING_FORMAT
 from legato.fronts.responses_items import (
     REFUSAL,
@@ -16,6 +17,7 @@ from legato.fronts.responses_items import (
     CallItem,
     CustomCallItem,
     Emit,
+    ImageItem,
     Item,
     MessageItem,
     Part,
@@ -29,10 +31,13 @@ Fields = dict[str, Any]
 #: Finishes after which an answer is not complete: the reason that its client is told.
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
+#: In place of an index, for the one call in OpenAI's older form, which has neither index nor id.
+_OLDER: Final = -1
+
 
 def new_id(kind: str) -> str:
     """An id of ours: `msg_…`, `rs_…`, `fc_…`, `ctc_…`."""
-    return f"{kind}_{secrets.token_hex(24)}"
+    return f"{kind}_{secrets.token_hex(12)}"
 
 
 class OutputItems:
@@ -116,8 +121,12 @@ class OutputItems:
             self._message().add(REFUSAL, delta["refusal"])
         for annotation in _objects(delta.get("annotations")):
             self._cite(annotation)
+        for image in _objects(delta.get("images")):
+            self._image(image)
         for call in _objects(delta.get("tool_calls")):
             self._call(call)
+        if (older := as_object(delta.get("function_call"))) is not None:
+            self._call({"index": _OLDER, "function": older})
         reason = member.get("finish_reason")
         if isinstance(reason, str):
             self._finish = known_finish(reason)
@@ -139,6 +148,16 @@ class OutputItems:
         whole: Fields = {"start_index": 0, "end_index": 0, "title": "", "url": ""}
         self._message().cite({"type": "url_citation"} | whole | found)
 
+    def _image(self, part: Fields) -> None:
+        """An image that the model has made; one that is elsewhere cannot be shown."""
+        found = parse_data_url((as_object(part.get("image_url")) or {}).get("url"))
+        if found is not None:
+            self._end_current()
+            item = ImageItem(self._emit, new_id("ig"), self._take_index())
+            item.begin()
+            item.data = found[1]
+            self._done[item.index] = item.finish("completed")
+
     def _call(self, piece: Fields) -> None:
         function = as_object(piece.get("function")) or {}
         item = self._calls.get(piece["index"])
@@ -150,8 +169,9 @@ class OutputItems:
             item = make(self._emit, new_id(kind), self._take_index(), call, tool)
             self._calls[piece["index"]] = item
             item.begin()
-        if function.get("arguments"):
-            item.add(function["arguments"])
+        arguments = function.get("arguments")
+        if arguments and isinstance(arguments, str):
+            item.add(arguments)
 
     def _end_current(self) -> None:
         current, self._current = self._current, None

@@ -194,6 +194,20 @@ class ReasoningItem(PartedItem):
         return item
 
 
+class ImageItem(Item):
+    """An image that the model has made. `data`: base64, as soon as it is there."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, emit: Emit, identity: str, index: int) -> None:
+        super().__init__(emit, identity, index)
+        self.data: str | None = None
+
+    def whole(self, status: str) -> Fields:
+        kind = "image_generation_call"
+        return {"id": self.identity, "type": kind, "status": status, "result": self.data}
+
+
 class CallItem(Item):
     """A call of a tool of the client's."""
 
