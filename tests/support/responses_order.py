@@ -159,7 +159,8 @@ class Told:
         elif kind == "response.output_item.added":
             assert event["output_index"] == len(self.items), "indices without gaps"
             item = json.loads(json.dumps(event["item"]))
-            assert not item.get("content") and not item.get("summary"), "parts have their events"
+            parts = item.get("content") or item.get("summary")
+            assert not parts, "parts have events of their own"
             self._open[event["output_index"]] = item
             self.items.append(item)
         elif kind == "response.output_item.done":

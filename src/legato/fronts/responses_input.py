@@ -103,9 +103,11 @@ class _Conversation:
             return
         self._end_turn()
         self._turn = _Turn()  # without reasoning that led to nothing
-        # No upstream takes `developer` that does not take `system`.
-        role = "user" if role == "user" else "system"
-        self.messages.append({"role": role, "content": chat_content(content, f"{where}.content")})
+        found = chat_content(content, f"{where}.content")
+        if role == "user":
+            self.messages.append({"role": "user", "content": found})
+        else:  # no upstream takes `developer` that does not take `system`
+            self.messages.append({"role": "system", "content": _joined(found, "\n\n")})
 
     def _answer(self, content: Any, where: str) -> None:
         for part in _parts(content, where):
@@ -186,7 +188,8 @@ def messages(value: str | list[Any], instructions: Any, names: ToolNames) -> lis
     """Raises `ApiError` 400 for what no model can be shown."""
     system: list[Fields] = []
     if instructions:
-        system = [{"role": "system", "content": chat_content(instructions, "instructions")}]
+        content = chat_content(instructions, "instructions")
+        system = [{"role": "system", "content": _joined(content, "\n\n")}]
     if isinstance(value, str):
         return [*system, {"role": "user", "content": value}]
     items = [_item(each, f"input[{index}]") for index, each in enumerate(value)]
@@ -217,15 +220,14 @@ def _joined_system(found: list[Fields]) -> list[Fields]:
 
 def _output(item: Fields, where: str) -> Any:
     """What a tool gave: text, or parts where there is more than text."""
-    output = item.get("output")
-    if isinstance(output, str):
-        return output
-    content = chat_content(output, where)
-    if isinstance(content, list):
-        texts = [as_object(each) or {} for each in cast("list[Any]", content)]
-        if all(each.get("type") == "text" for each in texts):
-            return "\n".join(each["text"] for each in texts)
-    return content
+    return _joined(chat_content(item.get("output"), where), "\n")
+
+
+def _joined(content: str | list[Fields], joint: str) -> str | list[Fields]:
+    """Parts as one text where they are nothing else: some servers take no lists there."""
+    if isinstance(content, str) or not all(each["type"] == "text" for each in content):
+        return content
+    return joint.join(each["text"] for each in content)
 
 
 def chat_content(content: Any, where: str) -> str | list[Fields]:
