@@ -40,7 +40,11 @@ def _rate_limit(error: ApiError) -> str:
     message = error.message.rstrip()
     if message and message[-1] not in ".!?":
         message += "."
-    return f"{message} Please try again in {max(error.retry_after, 0.1):.3g}s.".lstrip()
+    return f"{message} Please try again in {_seconds(error.retry_after)}s.".lstrip()
+
+
+def _seconds(wait: float) -> str:
+    return f"{max(wait, 0.1):.1f}".removesuffix(".0")
 
 
 def refusal(error: ApiError) -> Refusal:
