@@ -66,10 +66,11 @@ class CallRequest:
             return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
-        # Between tags nobody could tell where the reasoning ends that it continues.
-        fields = upstream.options.reasoning == "field"
-        takes_reasoning = upstream.quirks.continues_reasoning and fields
-        return takes_reasoning or self.delivered is None or not self.delivered.reasoning
+        delivered = self.delivered
+        if delivered is None or not delivered.reasoning or _takes_reasoning(upstream):
+            return True
+        # Once the answer itself has begun, what led to it is no longer needed to go on with it.
+        return bool(delivered.content) and upstream.options.reasoning == "field"
 
     def _can_replay(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether the same model gives the same answer again, as nothing is left to chance."""
@@ -110,6 +111,12 @@ class CallRequest:
                     raise cannot_continue("the limit of tokens had been reached")
                 changes[name] = limit - used
         return amended(self.body, **changes) if changes else self.body
+
+
+def _takes_reasoning(upstream: Upstream) -> bool:
+    """Whether it can be given reasoning to go on with. Between tags nobody could tell where the
+    reasoning ends that it continues."""
+    return upstream.quirks.continues_reasoning and upstream.options.reasoning == "field"
 
 
 class Attempt:
@@ -236,6 +243,8 @@ class Attempt:
             return await upstream.send(
                 call.body, request, stream, self.on_fail, fresh=fresh, replay=Replay(delivered)
             )
+        if delivered.content and not _takes_reasoning(upstream):
+            delivered = Delivered(delivered.content)
         stream.usage.expect_rest()
         used = (stream.usage.previous or {}).get("completion_tokens", 0)
         return await upstream.send(
