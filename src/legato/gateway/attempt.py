@@ -47,11 +47,12 @@ def _is_credentials_fault(error: UpstreamError) -> bool:
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
-    __slots__ = ("body", "delivered", "is_bare", "request", "source")
+    __slots__ = ("beyond", "body", "delivered", "is_bare", "request", "source")
 
     def __init__(self, request: FrontRequest, passed: bytes) -> None:
         """`passed`: header lines that go to an upstream of the client's own format."""
         self.body = request.body
+        self.beyond = request.beyond
         self.request = request.chat
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
@@ -211,7 +212,10 @@ class Attempt:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
-        self._stream.ask(relays=self.upstream.takes(call.source, call.delivered))
+        passes = self.upstream.takes(call.source, call.delivered)
+        if call.beyond is not None and not passes:
+            raise call.beyond
+        self._stream.ask(relays=passes)
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened
