@@ -126,6 +126,11 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     count_both_prompts: bool = False
 
 
+class Responses(Struct, frozen=True, forbid_unknown_fields=True):
+    store: bool = False  # keeps the text of prompts and answers
+    keep_days: Annotated[float, Meta(gt=0)] = 30.0
+
+
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     path: str | None = None
@@ -149,6 +154,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     streams: Streams = Streams()
     engine: Engine = Engine()
+    responses: Responses = Responses()
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
     data: str = field(default_factory=lambda: platformdirs.user_data_dir("legato"))

@@ -115,6 +115,13 @@ class Reply:
             if self._client.is_full:  # of an earlier answer on the same connection
                 self.pause()
 
+    @property
+    def response(self) -> bytes:
+        """The whole answer, once the stream is complete; empty where its format repeats nothing."""
+        if self._aggregator is not None:
+            return self._aggregator.answer(self._head)
+        return getattr(self._writer, "response", b"")
+
     def hand_over(self, lines: bytes) -> None:
         """Sends the whole answer. Raises `ApiError` where the stream failed."""
         aggregator = self._aggregator

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from legato.core.front import Heartbeat
 from legato.core.timers import Timers
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Router
@@ -84,3 +85,4 @@ class Services(Struct):
     stall_client_seconds: float = 120.0
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
+    kept_responses: KeptResponses | None = None  # None: nothing is kept

@@ -12,10 +12,12 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from legato.core.errors import ApiError, internal
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
 from legato.server.context import NATIVE, front_at
+from legato.server.kept import paths as kept_paths
 
 
 class Health(Protocol):
@@ -39,8 +41,9 @@ def application(
     router: Router,
     health: Health,
     clock: Callable[[], float],
+    kept: KeptResponses | None = None,
 ) -> ASGIApp:
-    """`clock`: the one that the router's health goes by."""
+    """`clock`: the one that the router's health goes by. `kept`: responses that are kept."""
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
@@ -74,6 +77,7 @@ def application(
         Path("/legato/routes", routes, methods=["GET"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
+        *kept_paths(keyring, kept),
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
