@@ -42,6 +42,7 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
+    completes: bool = False  # also has an endpoint that completes a bare prompt
 
 
 class Delivered(Struct, frozen=True):
@@ -54,11 +55,13 @@ class Delivered(Struct, frozen=True):
 class Source(Struct, frozen=True):
     """A client's request as it came, for upstreams that speak its format.
 
-    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it."""
+    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it.
+    `needs`: a member of `body` that no other upstream can be given, or empty."""
 
     format: str
     body: bytes
     lines: bytes = b""
+    needs: str = ""
 
 
 #: Parameters without which an answer is not what was asked for: never dropped in silence.

@@ -5,7 +5,8 @@ for byte, so that a parameter invented tomorrow works today.
 """
 
 import re
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -187,21 +188,30 @@ def amended(body: bytes, **changes: Any) -> bytes:
 # The request
 
 
-def parse(body: bytes) -> ChatRequest:
-    """Reads and checks a request body that is `cleaned`.
+_T = TypeVar("_T")
+
+
+def read(body: bytes, decode: Callable[[bytes], _T], needs: str) -> _T:
+    """A request body, which is `cleaned`, as `decode` types it. `needs`: the members without which
+    it is none, in words.
 
     Raises `ApiError` 400; it names the member that is wrong and what it takes.
     """
     if not body.strip():
-        raise invalid("The request body is empty: send a JSON object with `model` and `messages`.")
+        raise invalid(f"The request body is empty: send a JSON object with {needs}.")
     try:
-        request = _decode_request(body)
+        return decode(body)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise invalid("The request body is nested too deeply.", code="invalid_json") from None
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Reads and checks the body of a chat request. Raises `ApiError` 400 as `read` does."""
+    request = read(body, _decode_request, "`model` and `messages`")
     _check_options(request)
     _check_messages(request.messages)
     _check_tools(request.tools or [])

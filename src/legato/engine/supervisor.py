@@ -46,6 +46,7 @@ LLAMA: Final = Quirks(
     continues_reasoning=True,
     needs_alternatives=True,
     rejected_parameters=frozenset({"function_call", "functions"}),  # it ignores both
+    completes=True,
 )
 
 #: Bytes of an engine's log after which the next start truncates it.

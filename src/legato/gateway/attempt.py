@@ -51,13 +51,17 @@ class CallRequest:
         self.request = request.chat
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed)
+            self.source = Source(request.format, request.source, passed, request.needs)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether `upstream` may be able to continue an answer that `broken` began."""
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
+            return False
+        if upstream.completes(self.source):
+            return True
+        if self.source is not None and self.source.needs:
             return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
@@ -181,12 +185,20 @@ class Attempt:
 
     async def _send(self, call: CallRequest, *, fresh: bool) -> Response | FannedResponse:
         upstream, request, stream = self.upstream, call.request, self._stream
+        upstream.check_needs(call.source)
         if call.delivered is not None:
             return await self._send_rest(call, call.delivered, fresh=fresh)
         if request.choices > 1 and not upstream.quirks.has_n:
             clock = self._services.clock
             return await fanout.send(
-                upstream, call.body, request, stream, self.on_fail, clock, fresh=fresh
+                upstream,
+                call.body,
+                request,
+                stream,
+                self.on_fail,
+                clock,
+                fresh=fresh,
+                source=call.source,
             )
         return await upstream.send(
             call.body, request, stream, self.on_fail, fresh=fresh, source=call.source
@@ -196,7 +208,7 @@ class Attempt:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
         joined without a visible seam."""
         upstream, request, stream = self.upstream, call.request, self._stream
-        if upstream.quirks.continues == "no":
+        if upstream.quirks.continues == "no" and not upstream.completes(call.source):
             stream.usage.expect_whole()
             return await upstream.send(
                 call.body, request, stream, self.on_fail, fresh=fresh, replay=Replay(delivered)
@@ -204,7 +216,13 @@ class Attempt:
         stream.usage.expect_rest()
         used = (stream.usage.previous or {}).get("completion_tokens", 0)
         return await upstream.send(
-            call.rest(used), request, stream, self.on_fail, fresh=fresh, delivered=delivered
+            call.rest(used),
+            request,
+            stream,
+            self.on_fail,
+            fresh=fresh,
+            delivered=delivered,
+            source=call.source,
         )
 
     @property

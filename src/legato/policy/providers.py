@@ -107,7 +107,9 @@ _ROWS: Final = (
         "vllm",
         "vLLM",
         None,
-        quirks=Quirks(effort_style="template", continues="final-message", running_usage=True),
+        quirks=Quirks(
+            effort_style="template", continues="final-message", running_usage=True, completes=True
+        ),
         reasoning="`reasoning`, before `reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.vllm.ai",
@@ -116,7 +118,7 @@ _ROWS: Final = (
         "sglang",
         "SGLang",
         None,
-        quirks=Quirks(effort_style="template", continues="final-message"),
+        quirks=Quirks(effort_style="template", continues="final-message", completes=True),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.sglang.ai",
@@ -132,6 +134,7 @@ _ROWS: Final = (
             has_n=False,  # its stream reports the usage of one choice only
             reports_progress=True,
             needs_alternatives=True,
+            completes=True,
         ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,

@@ -10,13 +10,13 @@ from msgspec.structs import replace
 
 from legato.core.continuation import Replay
 from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Source
-from legato.core.errors import ApiError, bad_gateway, blames_parameter
+from legato.core.errors import ApiError, bad_gateway, blames_parameter, invalid
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
 from legato.core.stream import Stream
 from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
 from legato.core.token_counting import Counter
-from legato.dialects import openai
+from legato.dialects import named, openai
 from legato.upstreams import images
 from legato.upstreams.connection import Connection
 from legato.upstreams.endpoint import Endpoint
@@ -27,6 +27,9 @@ from legato.upstreams.response import ChunkTransform, ChunkTransforms, Response
 #: and `</think>` in its text; think-tags-open: the same, and its text begins inside.
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
 
+
+#: How servers with `Quirks.completes` complete a bare prompt.
+_COMPLETIONS: Final = named("_openai_completions")
 
 #: The `accept` header, by whether the upstream streams.
 _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
@@ -70,6 +73,7 @@ class Target(Struct):
     pool: Pool
     heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
     continuing: tuple[bytes, ...]  # the same, of requests that go on with an answer
+    completing: tuple[bytes, ...] = ()  # the same, of requests to complete a bare prompt
 
     @classmethod
     def of(
@@ -83,18 +87,19 @@ class Target(Struct):
         streams: bool = True,
     ) -> "Target":
         path, accepts = dialect.path(model, streams=streams), _ACCEPTS[streams]
+        headers = [dialect.headers(each) for each in credentials]
+
+        def heads(endpoint: Endpoint, path: str) -> tuple[bytes, ...]:
+            return tuple(cls._head(endpoint, path, accepts, each) for each in headers)
+
         usual = pool.endpoint
-        heads = tuple(
-            cls._head(usual, path, accepts, dialect.headers(each)) for each in credentials
-        )
-        under = quirks.continues_under
-        if under is None:
-            return cls(pool, heads, heads)
-        other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
-        continuing = (
-            cls._head(other, path, accepts, dialect.headers(each)) for each in credentials
-        )
-        return cls(pool, heads, tuple(continuing))
+        target = cls(pool, heads(usual, path), heads(usual, path))
+        if (under := quirks.continues_under) is not None:
+            other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
+            target.continuing = heads(other, path)
+        if quirks.completes:
+            target.completing = heads(usual, _COMPLETIONS.path(model, streams=streams))
+        return target
 
     @staticmethod
     def _head(endpoint: Endpoint, path: str, accepts: str, headers: list[tuple[str, str]]) -> bytes:
@@ -202,6 +207,27 @@ class Upstream:
             and self.amend is None
         )
 
+    def completes(self, source: Source | None) -> bool:
+        """Whether a request for a text completion goes to the upstream as one."""
+        return (
+            source is not None
+            and source.format == _COMPLETIONS.client_format
+            and self.quirks.completes
+        )
+
+    def check_needs(self, source: Source | None) -> None:
+        """Raises `ApiError` 400 where the client's request has something that the upstream cannot
+        be given in its own format."""
+        if source is None or not source.needs:
+            return
+        if not self.completes(source) and not self.takes(source, None):
+            raise invalid(
+                f"This model does not take `{source.needs}`: it does not speak the format of this"
+                " endpoint, and its own has nothing like it.",
+                param=source.needs,
+                code="unsupported_parameter",
+            )
+
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
         once, the first one says so."""
@@ -227,7 +253,7 @@ class Upstream:
         `replay`: the same, where it is to answer from the start. `source`: the client's request as
         it came, which is sent where the upstream takes it (`takes`)."""
         outgoing = await self.prepare(body, request, delivered)
-        if self.takes(source, delivered):
+        if self.takes(source, delivered) or self.completes(source):
             outgoing.source = source
         return await self.send_prepared(outgoing, stream, on_fail, fresh=fresh, replay=replay)
 
@@ -262,7 +288,12 @@ class Upstream:
     ) -> Response:
         """As `send`. `outgoing` may be sent several times."""
         source = outgoing.source
-        payload = outgoing.passed_through(source) if source else self.dialect.encode(outgoing)
+        completes = self.completes(source)
+        dialect = _COMPLETIONS if completes else self.dialect
+        if source is None or completes:
+            payload = dialect.encode(outgoing)
+        else:
+            payload = outgoing.passed_through(source)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
@@ -273,9 +304,12 @@ class Upstream:
             connection = await _fresh(target.pool)
         transforms = self._transforms(outgoing, replay)
         answer = Response(
-            connection, stream, on_fail, self.dialect, transforms, fast_path=self.fast_path
+            connection, stream, on_fail, dialect, transforms, fast_path=self.fast_path
         )
-        heads = target.heads if outgoing.delivered is None else target.continuing
+        if completes:
+            heads = target.completing
+        else:
+            heads = target.heads if outgoing.delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
         if source is not None and source.lines:
             head = _with_lines(head, source.lines)
@@ -286,6 +320,8 @@ class Upstream:
         """What changes the chunks of an answer."""
         transforms: list[ChunkTransform] = []
         delivered = outgoing.delivered
+        if outgoing.source is not None:
+            return () if replay is None else (replay,)
         if outgoing.hides_alternatives:
             transforms.append(NoAlternatives())
         # Where the text of an answer has begun, its reasoning is over.
