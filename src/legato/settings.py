@@ -53,11 +53,13 @@ class Streams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache."""
+    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache;
+    `cache_write`: those that were written to it."""
 
     prompt: Amount = 0.0
     completion: Amount = 0.0
     cached: Amount | None = None  # None: the same as `prompt`
+    cache_write: Amount | None = None  # None: the same as `prompt`
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):

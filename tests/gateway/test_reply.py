@@ -6,7 +6,6 @@ from typing import Any, Final, cast
 import pytest
 
 from legato.core.front import AnswerHead
-from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.core.timers import Timers
 from legato.fronts.chat import CHAT
@@ -70,7 +69,7 @@ class Watched:
         )
         self.stream = Stream(services.clock, 0.0)
         head = AnswerHead("chatcmpl-1", 0, "m")
-        self.reply = Reply(services, self.client, CHAT, self.stream, head, parse(REQUEST))
+        self.reply = Reply(services, self.client, CHAT, self.stream, head, CHAT.parse(REQUEST))
         self.reply.deliver(b"", lambda: None)
         self._due = self.reply.check(0.0, None)
 

@@ -92,7 +92,8 @@ slots = 8                         # concurrent answers of one model
 # [deployments.price]
 # prompt = 0.15                   # US dollars per million tokens
 # completion = 0.6
-# cached = 0.075
+# cached = 0.075                  # prompt tokens read from a cache; default: as prompt
+# cache_write = 0.1875            # prompt tokens written to a cache; default: as prompt
 
 # [[routes]]
 # model = "public-model-id"

@@ -21,6 +21,7 @@ from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
 from legato.gateway.reply import Reply, refuse
 from legato.gateway.services import Client, Services
+from legato.policy.agents import agent_of
 from legato.policy.keys import Key
 from legato.policy.ledger import Row, SettledCall
 
@@ -131,6 +132,8 @@ class Call:
                 "The server cannot keep account of more calls now.", code="busy"
             )
         row = self._row = Row(self._id, self._received, self._key.id)
+        row.front = self._front.name
+        row.agent = agent_of(client.user_agent)
         services.ledger.put(self._id, row)
         client.body = cleaned(client.body)
         parsed = self._front.parse(client.body)

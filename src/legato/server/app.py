@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
+from legato.core.signatures import Makers
 from legato.core.timers import Timers
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
@@ -48,8 +49,10 @@ class App:
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
             self.upstreams[deployment.name] = assembly.upstream(deployment, CLOCK)
+        makers = Makers()
         for upstream in self.upstreams.values():
             upstream.fast_path = settings.streams.fast_path == "on"
+            upstream.makers = makers
         self.services = Services(
             keyring=Keyring(),
             router=Router(

@@ -118,6 +118,7 @@ def upstream(deployment: Deployment, clock: Clock) -> Upstream:
             quirks,
             streams=deployment.streams,
         ),
+        provider=deployment.provider or "",
     )
 
 
@@ -155,10 +156,15 @@ def _price(deployment: Deployment) -> Price | None:
     """The configured price, or else the list price if it is known."""
     configured = deployment.price
     if configured is not None:
-        cached = configured.prompt if configured.cached is None else configured.cached
-        return Price(configured.prompt, configured.completion, cached)
+        prompt, cached, written = configured.prompt, configured.cached, configured.cache_write
+        return Price(
+            prompt,
+            configured.completion,
+            prompt if cached is None else cached,
+            prompt if written is None else written,
+        )
     listed = prices.find(deployment.provider, deployment.model)
-    return listed and Price(listed.prompt, listed.completion, listed.cached)
+    return listed and Price(listed.prompt, listed.completion, listed.cached, listed.cache_write)
 
 
 def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:

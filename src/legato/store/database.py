@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: The newest migration; a test compares it with the files in `migrations/versions`.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
+#: Token counts in the ledger that have a column with their source.
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
 
 metadata = sa.MetaData()
@@ -59,6 +60,11 @@ calls = sa.Table(
     sa.Column("errors", sa.String(1000), nullable=False),
     sa.Column("continuations", sa.Integer, nullable=False),
     sa.Column("cost", sa.Float, nullable=True),
+    sa.Column("cache_write_tokens", sa.Integer, nullable=False),
+    sa.Column("front", sa.String(16), nullable=False),
+    sa.Column("session", sa.String(200), nullable=True),
+    sa.Column("agent", sa.String(64), nullable=True),
+    sa.Column("stripped_reasoning", sa.Integer, nullable=False),
     sa.Index("calls_received", "received"),
     sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
 )

@@ -13,6 +13,7 @@ from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Sou
 from legato.core.errors import ApiError, bad_gateway, blames_parameter, invalid
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
+from legato.core.signatures import Makers, Owner, SignatureNotes, maker
 from legato.core.stream import Stream
 from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
 from legato.core.token_counting import Counter
@@ -36,11 +37,13 @@ _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 
 class Price(Struct, frozen=True):
-    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+    """US dollars for a million tokens; `cached` and `cache_write`: of the prompt, read from a cache
+    or written to it."""
 
     prompt: float
     completion: float
     cached: float
+    cache_write: float
 
 
 class DeploymentOptions(Struct, frozen=True):
@@ -160,8 +163,11 @@ class Upstream:
         options: DeploymentOptions | None = None,
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        provider: str = "",
     ) -> None:
+        """`provider`: whose models these are; the deployment's own name where that is not known."""
         self.name = name
+        self.maker = maker(provider or name, model)
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
@@ -181,6 +187,8 @@ class Upstream:
         """Where set: counts tokens that the upstream does not tell."""
         self.amend: Callable[[OutgoingRequest], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
+        self.makers = Makers()
+        """Who signed what; shared by all upstreams of a server."""
 
     @property
     def credentials(self) -> int:
@@ -227,6 +235,11 @@ class Upstream:
                 param=source.needs,
                 code="unsupported_parameter",
             )
+
+    def owner(self, *, keeps_none: bool = False) -> Owner:
+        """Tells which of a client's signed reasoning is this upstream's. `keeps_none`: it has
+        refused what it was sent."""
+        return Owner(self.makers, self.maker, self.dialect.client_format, keeps_none=keeps_none)
 
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
@@ -318,10 +331,12 @@ class Upstream:
 
     def _transforms(self, outgoing: OutgoingRequest, replay: Replay | None) -> ChunkTransforms:
         """What changes the chunks of an answer."""
+        if self.completes(outgoing.source):
+            return ()
         transforms: list[ChunkTransform] = []
+        if self.dialect.client_format != "chat" or self.quirks.effort_style == "openrouter":
+            transforms.append(SignatureNotes(self.makers, self.maker))
         delivered = outgoing.delivered
-        if outgoing.source is not None:
-            return () if replay is None else (replay,)
         if outgoing.hides_alternatives:
             transforms.append(NoAlternatives())
         # Where the text of an answer has begun, its reasoning is over.

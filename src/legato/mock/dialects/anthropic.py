@@ -134,11 +134,12 @@ class MockDialect:
 
 
 def _input_usage(usage: dict[str, Any]) -> dict[str, Any]:
-    """Anthropic does not include cached tokens in `input_tokens`."""
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    """Anthropic includes neither cache reads nor cache writes in `input_tokens`."""
+    details = usage.get("prompt_tokens_details") or {}
+    cached, written = details.get("cached_tokens", 0), details.get("cache_creation_tokens", 0)
     return {
-        "input_tokens": usage.get("prompt_tokens", cached) - cached,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": usage.get("prompt_tokens", cached + written) - cached - written,
+        "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
     }
 
