@@ -36,7 +36,7 @@ def outgoing(given: Json, **more: Any) -> OutgoingRequest:
     body = json.dumps(BODY | given).encode()
     request = COMPLETIONS.parse(body)
     source = Source("completions", body)
-    quirks = more.pop("quirks", Quirks(completes=True))
+    quirks = more.pop("quirks", Quirks(completes="prompt"))
     return OutgoingRequest(request.body, request.chat, "theirs", quirks, source=source, **more)
 
 
@@ -51,6 +51,7 @@ def test_a_request(name: str) -> None:
     ("quirks", "streams", "fields"),
     [
         (Quirks(includes_usage=False), True, {"stream": True}),
+        (Quirks(needs_alternatives=True), True, STREAMS | {"logprobs": 1}),
         (
             Quirks(running_usage=True),
             True,
@@ -64,8 +65,10 @@ def test_a_request(name: str) -> None:
     ],
 )
 def test_a_request_to_a_server_with_quirks(quirks: Quirks, streams: bool, fields: Json) -> None:
-    sent = json.loads(DIALECT.encode(outgoing({"top_k": 1}, quirks=quirks, streams=streams)))
-    expected = {"model": "theirs", "prompt": "Once", "max_tokens": 16} | fields
+    sent = json.loads(
+        DIALECT.encode(outgoing({"top_k": 1, "logprobs": 0}, quirks=quirks, streams=streams))
+    )
+    expected = {"model": "theirs", "prompt": "Once", "max_tokens": 16, "logprobs": 0} | fields
     assert sent == expected | ({} if quirks.rejected_parameters else {"top_k": 1})
 
 

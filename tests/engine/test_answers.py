@@ -369,3 +369,26 @@ async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: P
         assert (row["outcome"], row["prompt_from"]) == ("complete", "exact")
         assert (row["completion_tokens"], row["completion_from"]) == (4, "exact")
         assert row["ttft"] <= row["duration"]
+
+
+# Text completions, and tokens of a prompt
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_prompt_is_completed_as_it_stands(engine: Running, n: int) -> None:
+    """Without a chat template: what comes goes on in mid-sentence."""
+    body = {"model": MODEL, "prompt": "one, two, three, four,", "max_tokens": 6, "temperature": 0}
+    body |= {"n": n, "logprobs": 0}
+    whole = await ask(engine.port, engine.key, body, path="/v1/completions")
+    choices = whole.json["choices"]
+    assert [each["index"] for each in choices] == list(range(n))
+    assert all(each["text"].startswith(" five") for each in choices)
+    assert {each["finish_reason"] for each in choices} == {"length"}
+    assert "".join(choices[0]["logprobs"]["tokens"]) == choices[0]["text"]
+    assert whole.json["usage"]["completion_tokens"] == 6 * n
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    streamed = await ask(engine.port, engine.key, body | stream, path="/v1/completions")
+    assert streamed.done
+    texts = [each for chunk in streamed.chunks for each in chunk["choices"] if each["index"] == 0]
+    assert "".join(each["text"] for each in texts) == choices[0]["text"]
+    assert streamed.chunks[-1]["usage"]["completion_tokens"] == 6 * n

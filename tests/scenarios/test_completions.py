@@ -89,13 +89,13 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         "long",
     ):
         deployments += [
-            {"name": f"raw-{model}", "model": model, "base_url": base, "completions": True},
+            {"name": f"raw-{model}", "model": model, "base_url": base, "completions": "suffix"},
             {"name": f"chat-{model}", "model": model, "base_url": base},
         ]
     deployments += [
         {"name": "chat-sure", "model": "sure", "base_url": base},
         {"name": "fans", "model": "happy", "base_url": base, "provider": "llama.cpp"},
-        {"name": "whole", "model": "whole", "base_url": base, "completions": True}
+        {"name": "whole", "model": "whole", "base_url": base, "completions": "suffix"}
         | {"streams": False},
     ]
     upstream.scripts["whole"] = Script(
@@ -204,6 +204,8 @@ async def test_a_suffix_needs_an_upstream_that_completes(stage: Stage) -> None:
     assert refused.status == 400
     assert refused.json["error"]["param"] == "suffix"
     assert refused.json["error"]["code"] == "unsupported_parameter"
+    prompt_only = await stage.ask("fans", suffix="\n")
+    assert prompt_only.status == 400, "llama.cpp ignores it, so it is not asked"
     other = await stage.ask("both", suffix="\n", stream=True)
     assert other.done
     assert other.headers["x-legato-deployment"] == "raw-happy"

@@ -17,6 +17,10 @@ from legato.core.span_edit import with_members
 #: vLLM's and SGLang's `chat_template_kwargs`; none: it has none.
 EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
 
+#: Whether a server also has an endpoint for text completions. no: none that is known; prompt: one
+#: that goes on with a bare prompt; suffix: one that also fills in what comes before a suffix.
+Completes = Literal["no", "prompt", "suffix"]
+
 #: How a server is made to continue an answer that it did not begin. no: it cannot; prefill: a last
 #: message of the assistant is enough; final-message: it also takes `continue_final_message`;
 #: prefix: that message has `prefix: true`.
@@ -42,7 +46,7 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
-    completes: bool = False  # also has an endpoint that completes a bare prompt
+    completes: Completes = "no"
 
 
 class Delivered(Struct, frozen=True):

@@ -40,6 +40,9 @@ client_format: Final = "completions"
 #: Members of the client's request that are ours to set, or that not all of these servers take.
 _OURS: Final = ("best_of", "echo", "n", "seed", "stream", "stream_options")
 
+#: No alternatives to the tokens.
+_NONE: Final = Raw(b"0")
+
 #: The string in which half of a surrogate pair waits for the next event.
 _TEXTS: Final[frozenset[Path]] = frozenset({("choices", "text")})
 
@@ -64,6 +67,8 @@ def encode(outgoing: OutgoingRequest) -> bytes:
     fields["model"] = outgoing.model
     fields["prompt"] = _prompt(fields["prompt"], outgoing.delivered)
     fields["max_tokens"] = msgspec.json.decode(outgoing.body)["max_tokens"]
+    if quirks.needs_alternatives and fields.get("logprobs") == _NONE:
+        fields["logprobs"] = 1
     if request.choices > 1:
         fields["n"] = request.n
     if request.seed is not None:

@@ -46,7 +46,7 @@ LLAMA: Final = Quirks(
     continues_reasoning=True,
     needs_alternatives=True,
     rejected_parameters=frozenset({"function_call", "functions"}),  # it ignores both
-    completes=True,
+    completes="prompt",
 )
 
 #: Bytes of an engine's log after which the next start truncates it.

@@ -108,7 +108,10 @@ _ROWS: Final = (
         "vLLM",
         None,
         quirks=Quirks(
-            effort_style="template", continues="final-message", running_usage=True, completes=True
+            effort_style="template",
+            continues="final-message",
+            running_usage=True,
+            completes="prompt",
         ),
         reasoning="`reasoning`, before `reasoning_content`",
         bills_after_disconnect=False,
@@ -118,7 +121,7 @@ _ROWS: Final = (
         "sglang",
         "SGLang",
         None,
-        quirks=Quirks(effort_style="template", continues="final-message", completes=True),
+        quirks=Quirks(effort_style="template", continues="final-message", completes="prompt"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.sglang.ai",
@@ -134,7 +137,7 @@ _ROWS: Final = (
             has_n=False,  # its stream reports the usage of one choice only
             reports_progress=True,
             needs_alternatives=True,
-            completes=True,
+            completes="prompt",
         ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,

@@ -100,7 +100,7 @@ class Target(Struct):
         if (under := quirks.continues_under) is not None:
             other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
             target.continuing = heads(other, path)
-        if quirks.completes:
+        if quirks.completes != "no":
             target.completing = heads(usual, _COMPLETIONS.path(model, streams=streams))
         return target
 
@@ -217,11 +217,10 @@ class Upstream:
 
     def completes(self, source: Source | None) -> bool:
         """Whether a request for a text completion goes to the upstream as one."""
-        return (
-            source is not None
-            and source.format == _COMPLETIONS.client_format
-            and self.quirks.completes
-        )
+        if source is None or source.format != _COMPLETIONS.client_format:
+            return False
+        completes = self.quirks.completes
+        return completes == "suffix" or (completes == "prompt" and not source.needs)
 
     def check_needs(self, source: Source | None) -> None:
         """Raises `ApiError` 400 where the client's request has something that the upstream cannot
@@ -230,8 +229,8 @@ class Upstream:
             return
         if not self.completes(source) and not self.takes(source, None):
             raise invalid(
-                f"This model does not take `{source.needs}`: it does not speak the format of this"
-                " endpoint, and its own has nothing like it.",
+                f"This model does not take `{source.needs}`: the API that it is asked through has"
+                " nothing like it.",
                 param=source.needs,
                 code="unsupported_parameter",
             )
