@@ -392,3 +392,26 @@ async def test_a_prompt_is_completed_as_it_stands(engine: Running, n: int) -> No
     texts = [each for chunk in streamed.chunks for each in chunk["choices"] if each["index"] == 0]
     assert "".join(each["text"] for each in texts) == choices[0]["text"]
     assert streamed.chunks[-1]["usage"]["completion_tokens"] == 6 * n
+
+
+async def test_the_engine_counts_a_prompt_as_it_will_read_it(engine: Running) -> None:
+    question = {"role": "user", "content": "What time is it?"}
+    use: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": "now", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Noon."}
+    messages = [
+        question,
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    body = {"model": MODEL, "system": "Be brief.", "messages": messages}
+    counted = await ask(engine.port, engine.key, body, path="/v1/messages/count_tokens")
+    assert "x-legato-count" not in counted.headers
+    call = {"id": "toolu_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    as_chat = [
+        {"role": "system", "content": "Be brief."},
+        question,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "toolu_1", "content": "Noon."},
+    ]
+    answer = await say(engine, messages=as_chat, max_tokens=1, stream=False)
+    assert counted.json["input_tokens"] == answer.json["usage"]["prompt_tokens"]

@@ -47,6 +47,7 @@ class Quirks(Struct, frozen=True):
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
     completes: Completes = "no"
+    counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
 
 
 class Delivered(Struct, frozen=True):

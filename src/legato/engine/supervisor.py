@@ -47,6 +47,7 @@ LLAMA: Final = Quirks(
     needs_alternatives=True,
     rejected_parameters=frozenset({"function_call", "functions"}),  # it ignores both
     completes="prompt",
+    counts_tokens=True,
 )
 
 #: Bytes of an engine's log after which the next start truncates it.

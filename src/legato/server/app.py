@@ -122,6 +122,7 @@ class App:
         asgi = application(
             keyring=self.services.keyring,
             router=self.services.router,
+            upstreams=self.upstreams,
             health=self,
             clock=self.clock,
         )

@@ -20,8 +20,12 @@ NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
 
 
 def front_at(path: bytes) -> Front:
-    """The client format of errors at `path`: that of its native endpoint, else OpenAI's."""
-    return next((front for (_, native), front in NATIVE.items() if native == path), CHAT)
+    """The client format of errors at `path`: that of its native endpoint, or of the one that it is
+    below, else OpenAI's."""
+    return next(
+        (front for (_, at), front in NATIVE.items() if path == at or path.startswith(at + b"/")),
+        CHAT,
+    )
 
 
 class ServerContext(Struct):

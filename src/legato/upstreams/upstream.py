@@ -77,6 +77,7 @@ class Target(Struct):
     heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
     continuing: tuple[bytes, ...]  # the same, of requests that go on with an answer
     completing: tuple[bytes, ...] = ()  # the same, of requests to complete a bare prompt
+    counting: tuple[bytes, ...] = ()  # the same, of requests to count the tokens of a prompt
 
     @classmethod
     def of(
@@ -92,7 +93,7 @@ class Target(Struct):
         path, accepts = dialect.path(model, streams=streams), _ACCEPTS[streams]
         headers = [dialect.headers(each) for each in credentials]
 
-        def heads(endpoint: Endpoint, path: str) -> tuple[bytes, ...]:
+        def heads(endpoint: Endpoint, path: str, accepts: str = accepts) -> tuple[bytes, ...]:
             return tuple(cls._head(endpoint, path, accepts, each) for each in headers)
 
         usual = pool.endpoint
@@ -102,7 +103,16 @@ class Target(Struct):
             target.continuing = heads(other, path)
         if quirks.completes != "no":
             target.completing = heads(usual, _COMPLETIONS.path(model, streams=streams))
+        if quirks.counts_tokens:
+            version = "/v1" if dialect.client_format == "messages" else ""
+            target.counting = heads(usual, f"{version}/messages/count_tokens", _ACCEPTS[False])
         return target
+
+    def counting_request(self, credential: int, lines: bytes, payload: bytes) -> bytes:
+        """A request to count tokens. `lines`: the client's header lines."""
+        head = self.counting[credential % len(self.counting)]
+        head = _with_lines(head, lines) if lines else head
+        return b"%b%d\r\n\r\n%b" % (head, len(payload), payload)
 
     @staticmethod
     def _head(endpoint: Endpoint, path: str, accepts: str, headers: list[tuple[str, str]]) -> bytes:
