@@ -72,7 +72,8 @@ def test_a_request_becomes_a_chat(name: str) -> None:
     assert request.format == "completions"
     assert json.loads(request.source or b"") == BODY | given
     assert request.echo == ("Once upon" if "echo" in given else "")
-    assert request.needs == ("suffix" if "suffix" in given else "")
+    assert request.beyond is None or request.beyond.param == "suffix"
+    assert (request.beyond is not None) == ("suffix" in given)
     assert request.chat.max_tokens == body["max_tokens"]
     assert request.chat.choices == body.get("n", 1)
 

@@ -61,12 +61,12 @@ class Source(Struct, frozen=True):
     """A client's request as it came, for upstreams that speak its format.
 
     `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it.
-    `needs`: a member of `body` that no other upstream can be given, or empty."""
+    `goes_beyond`: it has what Chat Completions has no words for."""
 
     format: str
     body: bytes
     lines: bytes = b""
-    needs: str = ""
+    goes_beyond: bool = False
 
 
 #: Parameters without which an answer is not what was asked for: never dropped in silence.

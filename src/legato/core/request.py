@@ -5,8 +5,7 @@ for byte, so that a parameter invented tomorrow works today.
 """
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -188,30 +187,17 @@ def amended(body: bytes, **changes: Any) -> bytes:
 # The request
 
 
-_T = TypeVar("_T")
-
-
-def read(body: bytes, decode: Callable[[bytes], _T], needs: str) -> _T:
-    """A request body, which is `cleaned`, as `decode` types it. `needs`: the members without which
-    it is none, in words.
+def parse(body: bytes) -> ChatRequest:
+    """Reads and checks a request body that is `cleaned`.
 
     Raises `ApiError` 400; it names the member that is wrong and what it takes.
     """
     if not body.strip():
-        raise invalid(f"The request body is empty: send a JSON object with {needs}.")
+        raise invalid("The request body is empty: send a JSON object with `model` and `messages`.")
     try:
-        return decode(body)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise invalid("The request body is nested too deeply.", code="invalid_json") from None
-
-
-def parse(body: bytes) -> ChatRequest:
-    """Reads and checks the body of a chat request. Raises `ApiError` 400 as `read` does."""
-    request = read(body, _decode_request, "`model` and `messages`")
+        request = _decode_request(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error) from None
     _check_options(request)
     _check_messages(request.messages)
     _check_tools(request.tools or [])
@@ -283,9 +269,14 @@ def _wrong_value(param: str, reason: str) -> ApiError:
     return invalid(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
-def _explain(problem: str) -> ApiError:
-    """The error for msgspec's words: `Expected `int`, got `str` - at `$.n``."""
-    what, _, path = problem.partition(" - at `")
+def explain(error: Exception) -> ApiError:
+    """The 400 for what msgspec's decoder of a request body has raised; it names the member."""
+    if isinstance(error, RecursionError):
+        return invalid("The request body is nested too deeply.", code="invalid_json")
+    if not isinstance(error, msgspec.ValidationError):
+        return invalid(f"The request body is not valid JSON: {error}", code="invalid_json")
+    # Its words: "Expected `int`, got `str` - at `$.n`".
+    what, _, path = str(error).partition(" - at `")
     param = path.rstrip("`").removeprefix("$").removeprefix(".") or None
     if what.startswith("Object missing required field `"):
         name = what.split("`")[1]

@@ -18,7 +18,7 @@ from legato.core.front import (
     Sink,
     WriterOptions,
 )
-from legato.core.request import Positive, read
+from legato.core.request import Positive, explain
 from legato.core.request import parse as parse_chat
 from legato.fronts.chat import CHAT
 from legato.fronts.completions_aggregator import CompletionsAggregator
@@ -58,6 +58,16 @@ _OWN: Final = ("prompt", "suffix", "best_of", "echo", "logprobs")
 _OF_CHATS: Final = ("messages", "tools", "tool_choice", "functions", "function_call")
 
 
+def _no_suffix() -> ApiError:
+    """The refusal where a request becomes a chat."""
+    return invalid(
+        "This model does not take `suffix`: it is asked as a chat, or its server only goes on with"
+        " a prompt.",
+        param="suffix",
+        code="unsupported_parameter",
+    )
+
+
 class CompletionsFront:
     """`POST /v1/completions`."""
 
@@ -65,7 +75,7 @@ class CompletionsFront:
     passed_headers: bytes = b""
 
     def parse(self, body: bytes) -> FrontRequest:
-        request = read(body, _decode, "`model` and `prompt`")
+        request = _read(body)
         members = _decode_members(body)
         for name in _OF_CHATS:
             if name in members and members[name] != msgspec.Raw(b"null"):
@@ -95,7 +105,7 @@ class CompletionsFront:
             self.name,
             body,
             echo=prompt if request.echo else "",
-            needs="suffix" if request.suffix else "",
+            beyond=_no_suffix() if request.suffix else None,
         )
 
     def identity(self, request_id: str) -> str:
@@ -117,6 +127,15 @@ class CompletionsFront:
         if (error.param or "").startswith("messages"):  # which the client has not sent
             fields["error"]["param"] = "prompt"
         return Refusal(error.status, msgspec.json.encode(fields))
+
+
+def _read(body: bytes) -> _Request:
+    if not body.strip():
+        raise invalid("The request body is empty: send a JSON object with `model` and `prompt`.")
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error) from None
 
 
 def _prompt(value: Any) -> str:

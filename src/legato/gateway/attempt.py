@@ -47,16 +47,17 @@ def _is_credentials_fault(error: UpstreamError) -> bool:
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
-    __slots__ = ("body", "delivered", "is_bare", "request", "source")
+    __slots__ = ("beyond", "body", "delivered", "is_bare", "request", "source")
 
     def __init__(self, request: FrontRequest, passed: bytes) -> None:
         """`passed`: header lines that go to an upstream of the client's own format."""
         self.body = request.body
+        self.beyond = request.beyond
         self.request = request.chat
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed, request.needs)
+            self.source = Source(request.format, request.source, passed, request.beyond is not None)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
@@ -66,7 +67,7 @@ class CallRequest:
             return False
         if upstream.completes(self.source):
             return True
-        if self.source is not None and self.source.needs:
+        if self.beyond is not None:
             return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
@@ -215,7 +216,10 @@ class Attempt:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
-        self._stream.ask(relays=self.upstream.takes(call.source, call.delivered))
+        passes = self.upstream.takes(call.source, call.delivered)
+        if call.beyond is not None and not (passes or self.upstream.completes(call.source)):
+            raise call.beyond
+        self._stream.ask(relays=passes)
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened
@@ -227,7 +231,6 @@ class Attempt:
 
     async def _send(self, call: CallRequest, *, fresh: bool) -> Response | FannedResponse:
         upstream, request, stream = self.upstream, call.request, self._stream
-        upstream.check_needs(call.source)
         if call.delivered is not None:
             return await self._send_rest(call, call.delivered, fresh=fresh)
         if request.choices > 1 and not upstream.quirks.has_n:

@@ -8,6 +8,7 @@ from uvicorn.server import ServerState
 from legato.core.front import Front
 from legato.fronts.chat import CHAT
 from legato.fronts.completions import COMPLETIONS
+from legato.fronts.responses import RESPONSES
 from legato.gateway.services import Services
 from legato.server.cors import Cors, Headers
 from legato.server.limits import Limits
@@ -16,6 +17,7 @@ from legato.server.limits import Limits
 NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
     (b"POST", b"/v1/chat/completions"): CHAT,
     (b"POST", b"/v1/completions"): COMPLETIONS,
+    (b"POST", b"/v1/responses"): RESPONSES,
 }
 
 

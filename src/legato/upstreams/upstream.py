@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from legato.core.continuation import Replay
 from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Source
-from legato.core.errors import ApiError, bad_gateway, blames_parameter, invalid
+from legato.core.errors import ApiError, bad_gateway, blames_parameter
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
 from legato.core.signatures import Makers, Owner, SignatureNotes, maker
@@ -230,20 +230,7 @@ class Upstream:
         if source is None or source.format != _COMPLETIONS.client_format:
             return False
         completes = self.quirks.completes
-        return completes == "suffix" or (completes == "prompt" and not source.needs)
-
-    def check_needs(self, source: Source | None) -> None:
-        """Raises `ApiError` 400 where the client's request has something that the upstream cannot
-        be given in its own format."""
-        if source is None or not source.needs:
-            return
-        if not self.completes(source) and not self.takes(source, None):
-            raise invalid(
-                f"This model does not take `{source.needs}`: the API that it is asked through has"
-                " nothing like it.",
-                param=source.needs,
-                code="unsupported_parameter",
-            )
+        return completes == "suffix" or (completes == "prompt" and not source.goes_beyond)
 
     def owner(self, *, keeps_none: bool = False) -> Owner:
         """Tells which of a client's signed reasoning is this upstream's. `keeps_none`: it has
