@@ -82,6 +82,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     streams: bool = True  # False: answers are requested unstreamed
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None
+    completions: Literal["no", "prompt", "suffix"] | None = None
     unsupported: Literal["drop", "error"] = "drop"
     fetch_images: Literal["public", "any", "no"] = "public"
     continues: Literal["no", "prefill", "final-message", "prefix", "replay"] | None = field(

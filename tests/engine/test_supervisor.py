@@ -1,6 +1,7 @@
 """Against real llama.cpp with the default models."""
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -74,9 +75,11 @@ def comes_in_pieces(times: list[float]) -> bool:
 
 def all_examples() -> list[Any]:
     found: list[Any] = []
-    for language in ("python", "javascript", "bash"):
-        for number, code in enumerate(examples.of_page("streaming.md", language)):
-            found.append(pytest.param(language, code, id=f"page-{language}-{number}"))
+    for page, language in itertools.product(
+        ("streaming.md", "completions.md"), ("python", "javascript", "bash")
+    ):
+        for number, code in enumerate(examples.of_page(page, language)):
+            found.append(pytest.param(language, code, id=f"{page}-{language}-{number}"))
     if examples.SEED.exists():
         for name, code in examples.of_seed().items():
             language = {"reasoning": "python", "curl": "bash"}.get(name, name)

@@ -63,7 +63,7 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
     [
         ({}, Quirks()),
         ({"dialect": "openai"}, Quirks()),
-        ({"dialect": "anthropic"}, Quirks(has_n=False, continues="prefill")),
+        ({"dialect": "anthropic"}, PROVIDERS["anthropic"].quirks),
         ({"dialect": "gemini"}, Quirks(has_n=False)),
         ({"dialect": "ollama"}, Quirks(has_n=False, continues="prefill", fetches_images=False)),
         # A provider's other door is another server.
@@ -73,10 +73,15 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
         ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
-            Quirks(has_n=False, continues="prefill"),
+            Quirks(has_n=False, continues="prefill", counts_tokens=True),
         ),
         # The operator knows better.
-        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False)),
+        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False, counts_tokens=True)),
+        ({"completions": "suffix"}, Quirks(completes="suffix")),
+        (
+            {"provider": "vllm", "completions": "no"},
+            replace(PROVIDERS["vllm"].quirks, completes="no"),
+        ),
         ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].quirks, has_n=True)),
     ],
 )

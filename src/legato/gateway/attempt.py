@@ -57,13 +57,17 @@ class CallRequest:
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed)
+            self.source = Source(request.format, request.source, passed, request.beyond is not None)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether `upstream` may be able to continue an answer that `broken` began."""
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
+            return False
+        if upstream.completes(self.source):
+            return True
+        if self.beyond is not None:
             return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
@@ -213,7 +217,7 @@ class Attempt:
         self.asked = self._services.clock()
         self.response = None
         passes = self.upstream.takes(call.source, call.delivered)
-        if call.beyond is not None and not passes:
+        if call.beyond is not None and not (passes or self.upstream.completes(call.source)):
             raise call.beyond
         self._stream.ask(relays=passes)
         try:
@@ -232,7 +236,14 @@ class Attempt:
         if request.choices > 1 and not upstream.quirks.has_n:
             clock = self._services.clock
             return await fanout.send(
-                upstream, call.body, request, stream, self.on_fail, clock, fresh=fresh
+                upstream,
+                call.body,
+                request,
+                stream,
+                self.on_fail,
+                clock,
+                fresh=fresh,
+                source=call.source,
             )
         return await upstream.send(
             call.body, request, stream, self.on_fail, fresh=fresh, source=call.source
@@ -242,7 +253,7 @@ class Attempt:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
         joined without a visible seam."""
         upstream, request, stream = self.upstream, call.request, self._stream
-        if upstream.quirks.continues == "no":
+        if upstream.quirks.continues == "no" and not upstream.completes(call.source):
             stream.usage.expect_whole()
             return await upstream.send(
                 call.body, request, stream, self.on_fail, fresh=fresh, replay=Replay(delivered)
@@ -252,7 +263,13 @@ class Attempt:
         stream.usage.expect_rest()
         used = (stream.usage.previous or {}).get("completion_tokens", 0)
         return await upstream.send(
-            call.rest(used), request, stream, self.on_fail, fresh=fresh, delivered=delivered
+            call.rest(used),
+            request,
+            stream,
+            self.on_fail,
+            fresh=fresh,
+            delivered=delivered,
+            source=call.source,
         )
 
     @property

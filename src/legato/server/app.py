@@ -132,6 +132,7 @@ class App:
         asgi = application(
             keyring=self.services.keyring,
             router=self.services.router,
+            upstreams=self.upstreams,
             health=self,
             clock=self.clock,
             kept=self.services.kept_responses,

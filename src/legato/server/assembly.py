@@ -199,6 +199,8 @@ def _quirks(deployment: Deployment) -> Quirks:
     quirks = quirks_of(deployment.provider, deployment.dialect)
     if deployment.n is not None:
         quirks = replace(quirks, has_n=deployment.n == "native")
+    if deployment.completions is not None:
+        quirks = replace(quirks, completes=deployment.completions)
     match deployment.continues:
         case "prefill" if quirks.continues != "no":
             return quirks  # the provider's own method

@@ -17,7 +17,10 @@ from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
 from legato.server.context import NATIVE, front_at
+from legato.server.count_tokens import PATH as COUNT_TOKENS
+from legato.server.count_tokens import TokenCounts
 from legato.server.kept import paths as kept_paths
+from legato.upstreams.upstream import Upstream
 
 
 class Health(Protocol):
@@ -39,6 +42,7 @@ def application(
     *,
     keyring: Keyring,
     router: Router,
+    upstreams: Mapping[str, Upstream],
     health: Health,
     clock: Callable[[], float],
     kept: KeptResponses | None = None,
@@ -71,10 +75,16 @@ def application(
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
+    counts = TokenCounts(keyring, router, upstreams, clock)
+
+    async def count_tokens(request: Request) -> Response:
+        return await counts(request)
+
     paths = [
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),
+        Path(COUNT_TOKENS, count_tokens, methods=["POST"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
         *kept_paths(keyring, kept),
