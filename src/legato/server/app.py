@@ -121,6 +121,7 @@ class App:
             router=self.services.router,
             health=self,
             clock=self.clock,
+            body_limit=limits.body,
         )
         protocol: Any = protocols(self.services, limits)
         return Server(

@@ -15,6 +15,7 @@ from legato.core.errors import ApiError, internal
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
+from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
 
 
@@ -39,8 +40,9 @@ def application(
     router: Router,
     health: Health,
     clock: Callable[[], float],
+    body_limit: int,
 ) -> ASGIApp:
-    """`clock`: the one that the router's health goes by."""
+    """`clock`: the one that the router's health goes by. `body_limit`: bytes, decoded."""
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
@@ -81,7 +83,7 @@ def application(
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return app
+    return DecodedRequests(app, body_limit)
 
 
 def _wanted(route: Route, request: Request) -> bool:
