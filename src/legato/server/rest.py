@@ -59,6 +59,10 @@ def application(
         found = [_route(route, router.health, now) for route in router.routes]
         return _Json({"object": "list", "data": found})
 
+    async def hello(_: Request) -> Response:
+        # Claude Code asks HEAD / and this before its first request; any answer will do.
+        return _Json({"name": "legato"})
+
     async def healthz(_: Request) -> Response:
         return _Json({"status": "ok"})
 
@@ -71,6 +75,7 @@ def application(
         raise HTTPException(404)
 
     paths = [
+        Path("/api/hello", hello, methods=["GET"]),
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),

@@ -69,9 +69,10 @@ class StaticExchange:
         *,
         origin: bytes | None,
         head: RequestHead | None = None,
+        headers: Headers | None = None,
     ) -> "StaticExchange":
-        """Answers with an error."""
-        headers = [(b"content-type", b"application/json")]
+        """Answers with an error. `headers`: further ones."""
+        headers = [(b"content-type", b"application/json"), *(headers or ())]
         body = front.render_error(error)
         return cls(connection, error.status, headers, body, origin=origin, head=head)
 
