@@ -1,7 +1,7 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -17,6 +17,19 @@ from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
+from legato.server.model_lists import (
+    anthropic_list,
+    anthropic_model,
+    codex_models,
+    openai_list,
+    openai_model,
+)
+
+#: A parameter that Codex alone sends with its request for the models.
+_CODEX_QUERY: Final = "client_version"
+
+#: The endpoint of the client format in which Anthropic's clients get errors, whatever the path.
+_ANTHROPIC_PATH: Final = b"/v1/messages"
 
 
 class Health(Protocol):
@@ -46,12 +59,16 @@ def application(
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        routes = [_model(route) for route in router.routes if _wanted(route, request)]
-        return _Json({"object": "list", "data": routes})
+        found = [openai_model(route) for route in router.routes if _wanted(route, request)]
+        if _speaks_anthropic(request):
+            return _Json(anthropic_list(found))
+        codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
+        return _Json(openai_list(found) | codex)
 
     async def model(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        return _Json(_model(router.find(request.path_params["model"])))
+        found = openai_model(router.find(request.path_params["model"]))
+        return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
@@ -99,16 +116,8 @@ def _wanted(route: Route, request: Request) -> bool:
     )
 
 
-def _model(route: Route) -> dict[str, Any]:
-    pricing = {"pricing": route.price} if route.price is not None else {}
-    return {
-        "id": route.model,
-        "object": "model",
-        "created": route.created,
-        "owned_by": route.owned_by,
-        "context_length": route.context_length,
-        "capabilities": list(route.capabilities),
-    } | pricing
+def _speaks_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
 
 
 def _route(route: Route, health: Mapping[str, DeploymentHealth], now: float) -> dict[str, Any]:
@@ -139,7 +148,8 @@ def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
 def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
-    body = front_at(request.scope["path"].encode()).render_error(error)
+    path = _ANTHROPIC_PATH if _speaks_anthropic(request) else request.scope["path"].encode()
+    body = front_at(path).render_error(error)
     return Response(body, error.status, headers, media_type="application/json")
 
 
