@@ -41,6 +41,8 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
+    encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
+    summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
 
 
 class Delivered(Struct, frozen=True):
