@@ -45,7 +45,7 @@ def response(status: str, **members: Any) -> dict[str, Any]:
 def usage(prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0) -> dict[str, Any]:
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": cached},
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": completion,
         "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": prompt + completion,
@@ -92,8 +92,8 @@ def opened(index: int) -> bytes:
 
 def word(index: int, delta: str, **members: Any) -> bytes:
     place = {"item_id": f"msg_{index}", "output_index": index, "content_index": 0}
-    fields = {"delta": delta, "logprobs": []} | members
-    return event("response.output_text.delta", **place, **fields)
+    fields = place | {"delta": delta, "logprobs": []} | members
+    return event("response.output_text.delta", **fields)
 
 
 def closed(index: int, text: str) -> bytes:
