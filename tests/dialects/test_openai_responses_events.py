@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from legato import dialects
 from legato.core.chunk import Chunk
 from legato.core.dialect import OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
@@ -22,6 +23,8 @@ from legato.dialects.openai_responses import (
     unstreamed,
 )
 from legato.fronts.chat_aggregator import ChatAggregator
+from tests.support.pipeline import Sent, play
+from tests.support.stream_order import Heard
 from tests.support.transcripts import openai_responses as wire
 from tests.support.transcripts.openai_responses import event
 
@@ -808,6 +811,58 @@ def test_half_a_surrogate_pair_waits_in_arguments_alone() -> None:
     )
     (delta,) = read(piece.encode(), b"", reader).members()
     assert delta["delta"]["tool_calls"][0]["function"]["arguments"] == '{"\ud83d'
+
+
+# The fast path
+
+
+def numberless(body: bytes) -> list[bytes]:
+    """The events of a server that does not number them."""
+    lines = [json.loads(each[6:]) for each in body.split(b"\n") if each.startswith(b"data: ")]
+    for each in lines:
+        del each["sequence_number"]
+    return [b"data: %b\n\n" % json.dumps(each).encode() for each in lines]
+
+
+WORDS = [f"word {number} " for number in range(40)]
+THOUGHTS = [thought(0, TEXT, each) for each in WORDS]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "member"),
+    [
+        ([wire.opened(0), *(wire.word(0, each) for each in WORDS)], "content"),
+        ([*THOUGHTS, wire.word(1, "Yes.")], "reasoning_content"),
+    ],
+)
+def test_texts_that_are_alike_take_the_fast_path(
+    monkeypatch: pytest.MonkeyPatch, deltas: list[bytes], member: str
+) -> None:
+    """It changes nothing: not even that the text is not sent again with its item."""
+    output = [PLAIN | {"content": [{"type": "reasoning_text", "text": "".join(WORDS)}]}]
+    if member == "content":
+        output = [wire.message("".join(WORDS))]
+    events = numberless(b"".join([wire.START, *deltas, wire.end(7, 3, *output)]))
+    read, calls = Reader.read, list[bytes]()
+
+    def counted(self: Reader, name: bytes, data: bytes) -> Chunk | None:
+        calls.append(data)
+        return read(self, name, data)
+
+    monkeypatch.setattr(Reader, "read", counted)
+    head = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    chunks = [b"%x\r\n%b\r\n" % (len(each), each) for each in events]
+    sent = Sent(b"", dialect=dialects.named("openai-responses"))
+    fast = play(sent, [head, *chunks, b"0\r\n\r\n"], over_http=True, folds=False)
+    assert len(calls) < len(WORDS), "most events are not read"
+    calls.clear()
+    assert (
+        play(sent, [b"".join([head, *chunks, b"0\r\n\r\n"])], over_http=True, folds=False) == fast
+    )
+    assert len(calls) == len(events)
+    assert Heard(fast.frames, "last").text(member=member) == "".join(WORDS)
 
 
 # Refusals, and answers in one piece

@@ -1,7 +1,6 @@
 """Calls to an upstream that speaks OpenAI's Responses API, over real sockets."""
 
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -193,32 +192,3 @@ async def test_another_deployment_is_asked_where_nothing_has_come(front: Running
     answer = await streamed(front, "after-a-failure")
     assert answer.text() == "Once upon a time."
     assert answer.headers["x-legato-deployment"] == "text"
-
-
-@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "alike"])
-async def test_the_fast_path_changes_nothing(
-    tmp_path: Path, upstream: RawUpstream, numbered: bool
-) -> None:
-    """Events with a number of their own are all decoded; those of servers without are not."""
-    words = [f"word {number} " for number in range(40)]
-    body = wire.START + wire.text(0, *words) + wire.end(7, 40, wire.message("".join(words)))
-    if not numbered:
-        lines = [json.loads(each[6:]) for each in body.split(b"\n") if each.startswith(b"data: ")]
-        for each in lines:
-            del each["sequence_number"]
-        body = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in lines)
-    base = await upstream.start()
-    upstream.responses["x"] = response(body)
-    terms = {"dialect": "openai-responses"}
-    bodies: list[bytes] = []
-    for fast in ("on", "off"):
-        (directory := tmp_path / fast).mkdir()
-        settings = settings_for(
-            directory, f"{base}/x/v1", ["m"], deploy=terms, **{"streams.fast_path": fast}
-        )
-        async with serving(settings) as running:
-            answer = await streamed(running, "m")
-            assert answer.text() == "".join(words)
-            bodies.append(answer.body)
-    own = [re.sub(rb'data: {"id":"[^"]+",|"created":\d+', b"", body) for body in bodies]
-    assert own[0].split(b"\n\n") == own[1].split(b"\n\n")
