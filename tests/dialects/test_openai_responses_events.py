@@ -482,6 +482,10 @@ KEPT: dict[str, tuple[bytes, dict[str, Any]]] = {
             }
         },
     ),
+    "a server's own event": (
+        event("acme.limits", text=7),
+        {"extra_content": {"openai": {"events": [{"type": "acme.limits", "text": 7}]}}},
+    ),
     "citations": (
         event("response.output_text.annotation.added", **PLACE, annotation=CITED)
         + event("response.output_text.annotation.added", **PLACE, annotation=OF_A_FILE)

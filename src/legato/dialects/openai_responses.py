@@ -114,8 +114,7 @@ class Reader:
             event = msgspec.convert(fields, Event)
         except (*NOT_JSON, ValueError):
             kind = (as_object(fields) or {}).get("type")
-            is_kind = isinstance(kind, str) and kind.startswith("response.")
-            if not is_kind or kind in events.KNOWN:
+            if not isinstance(kind, str) or "." not in kind or kind in events.KNOWN:
                 raise unreadable(name, data, error) from None
             event = Event(kind)
         return self._other(event, msgspec.json.encode(cleaned(fields)), name)
