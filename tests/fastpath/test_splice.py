@@ -162,6 +162,10 @@ def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> N
     assert len(taken) == 59
 
 
+#: The end of these events behind their text, but for its last brace.
+UNCLOSED = words(1)[0].partition(b"word0 ")[2].removesuffix(b"}\n\n")
+
+
 @pytest.mark.parametrize(
     "last",
     [
@@ -169,6 +173,11 @@ def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> N
         b'"},"finish_reason":null}]}\n',
         b'"} }\n\n',
         b'" }}]}\n\n',
+        UNCLOSED + b", }\n\n",
+        UNCLOSED + b"]}\n\n",
+        UNCLOSED + b"X}\n\n",
+        UNCLOSED + b"\n}\n\n",
+        UNCLOSED + b" \n\n",
     ],
 )
 def test_what_only_looks_like_more_spaces_is_decoded(last: bytes, taken: list[bytes]) -> None:

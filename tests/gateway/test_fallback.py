@@ -282,6 +282,25 @@ async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
         assert row["errors"] == "upstream_cut,upstream_500,"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_that_is_to_be_left_alone_does_not_go_on(
+    tmp_path: Path, scripted: MockServer, stream: bool
+) -> None:
+    """Its breaker is open. The third one is asked instead."""
+    scripted.scripts["rest"] = REST
+    deploy = {name: {"continue": "prefill", "open_after": 1} for name in ("500", "rest")}
+    names = ["500", "cut", "rest"]
+    async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
+        for asked in (["500", "cut", "rest"], ["cut", "rest"]):
+            scripted.requests.clear()
+            answer = await ask(legato.port, legato.key, chat("public", stream=stream))
+            if stream:
+                assert answer.text() == TEXT + " And on."
+            else:
+                assert answer.json["choices"][0]["message"]["content"] == TEXT + " And on."
+            assert played(scripted) == asked
+
+
 async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
     scripted.scripts["rest"] = REST
