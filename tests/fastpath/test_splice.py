@@ -34,6 +34,7 @@ def padded(events: list[bytes]) -> list[bytes]:
 
 STREAMS: dict[str, list[bytes]] = {
     "spaces before the last brace": padded(words(40)),
+    "a space behind the last brace": [each.replace(b"}\n\n", b"} \n\n") for each in words(40)],
     "words": words(40),
     "sizes of two, three and four digits": text(
         *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))
@@ -154,6 +155,16 @@ def test_each_chunk_with_a_time_of_its_own(taken: list[bytes]) -> None:
     ]
     assert played(chunks([*events, *END])).frames.count(b"word") == 60
     assert len(taken) == 55
+
+
+def test_patterns_that_match_too_seldom_are_given_up(taken: list[bytes]) -> None:
+    """Each of them matches two events, which is fewer than earn another try."""
+    events = [
+        each.replace(b"1700000000", b"%d" % (1700000000 + number // 3))
+        for number, each in enumerate(words(60))
+    ]
+    assert played(chunks([*events, *END])).frames.count(b"word") == 60
+    assert len(taken) == 4 * 2
 
 
 def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> None:
