@@ -96,6 +96,8 @@ async def test_a_failure_before_the_first_chunk_is_a_status(
     assert answer.error is not None
     assert (answer.status, answer.error["code"]) == BROKEN_BEFORE[name]
     assert set(answer.error) == {"message", "type", "param", "code"}
+    assert answer.headers["x-legato-deployment"] == f"at-{name}"
+    assert answer.headers["x-legato-attempts"] == "1"
     if name == "429":
         assert answer.headers["retry-after"] == "7"
 
