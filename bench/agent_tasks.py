@@ -27,8 +27,11 @@ Turn = Script | Literal["calls"]
 
 
 class Task(Struct, frozen=True):
-    """Its name is a model's. The last of `turns` is repeated. `continues`: another deployment goes on with a broken answer.
-    `seconds`: the longest time that an agent may take."""
+    """Its name is a model's. The last of `turns` is repeated.
+
+    `continues`: another deployment goes on with a broken answer. `seconds`: the longest time that
+    an agent may take.
+    """
 
     name: str
     title: str
