@@ -248,24 +248,23 @@ def _route(task: Task, base_url: str) -> str:
 # Reporting
 
 
-def table(rows: dict[str, list[Result]], versions: dict[str, str | None]) -> str:
-    """A Markdown table, a row for each agent, with notes on what was not passed."""
-    tasks = [TASKS[each.task] for each in next(iter(rows.values()), [])]
-    lines = [
-        f"| agent | {' | '.join(each.title for each in tasks)} |",
-        f"|---|{'---|' * len(tasks)}",
+def table(results: dict[str, list[Result]], versions: dict[str, str | None]) -> str:
+    """A Markdown table, a column for each agent, with notes on what was not passed."""
+    names = [f"{name} {versions.get(name)}" for name in results]
+    lines = [f"| task | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for row in zip(*results.values(), strict=True):
+        cells = ["no" if each.problem else "yes" for each in row]
+        counts = [f" ({each.turns})" if each.turns > 1 else "" for each in row]
+        title = TASKS[row[0].task].title
+        lines.append(f"| {title} | {' | '.join(map(''.join, zip(cells, counts, strict=True)))} |")
+    lines += ["", "In brackets: requests for the task."]
+    lines += [
+        f"- {name}, {TASKS[each.task].title}: {each.problem}"
+        for name, runs in results.items()
+        for each in runs
+        if each.problem
     ]
-    notes: list[str] = []
-    for name, results in rows.items():
-        cells: list[str] = []
-        for each in results:
-            cells.append("no" if each.problem else "yes")
-            if each.turns > 1:
-                cells[-1] += f" ({each.turns})"
-            if each.problem:
-                notes.append(f"- {name}, {TASKS[each.task].title}: {each.problem}")
-        lines.append(f"| {name} {versions.get(name)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "In brackets: requests for the task.", *notes])
+    return "\n".join(lines)
 
 
 def main() -> int:

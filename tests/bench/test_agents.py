@@ -128,11 +128,15 @@ def test_what_passes(tmp_path: Path, case: str) -> None:
 
 
 def test_the_table() -> None:
-    rows = {"aider": [Result("answer", "", 1, 1.0), Result("cut", "exit code 0", 9, 1.0)]}
-    assert table(rows, {"aider": "0.86.2"}).splitlines() == [
-        "| agent | plain answer | cut |",
+    results = {
+        "qwen": [Result("answer", "", 2, 1.0), Result("cut", "", 1, 1.0)],
+        "aider": [Result("answer", "", 1, 1.0), Result("cut", "exit code 0", 9, 1.0)],
+    }
+    assert table(results, {"qwen": "0.15.10", "aider": "0.86.2"}).splitlines() == [
+        "| task | qwen 0.15.10 | aider 0.86.2 |",
         "|---|---|---|",
-        "| aider 0.86.2 | yes | no (9) |",
+        "| plain answer | yes (2) | yes |",
+        "| cut | yes | no (9) |",
         "",
         "In brackets: requests for the task.",
         "- aider, cut: exit code 0",
