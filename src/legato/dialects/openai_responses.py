@@ -33,8 +33,8 @@ from legato.dialects._openai_responses_request import encode
 from legato.dialects.openai import headers, models, models_path
 
 __all__ = [
-    "FORMAT",
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 #: The client format whose requests and events an upstream of this dialect takes as they are.
-FORMAT: Final = "responses"
+client_format: Final = "responses"
 
 
 def path(model: str, *, streams: bool = True) -> str:
