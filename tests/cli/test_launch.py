@@ -325,8 +325,12 @@ async def test_print_shows_what_would_be_set_and_starts_nothing(stage: Stage, ag
     ]
     assert not stage.report_file.exists()
     assert not stage.cache.exists()
-    shown = (await stage.launch(agent, "--print", "--show-key", **nothing_installed))[1]
-    assert f"={stage.legato.key}\n" in shown
+
+
+async def test_print_shows_the_key_when_wanted(stage: Stage) -> None:
+    code, out, _ = await stage.launch("qwen", "--print", "--show-key")
+    assert code == 0
+    assert f"OPENAI_API_KEY={stage.legato.key}\n" in out
 
 
 async def test_print_without_a_server_has_the_models_of_the_settings(tmp_path: Path) -> None:

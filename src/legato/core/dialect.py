@@ -48,6 +48,8 @@ class Quirks(Struct, frozen=True):
     pads: bool = False  # pads its chunks unless it is asked not to
     completes: Completes = "no"
     counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
+    encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
+    summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
 
 
 class Delivered(Struct, frozen=True):

@@ -76,6 +76,8 @@ class Call:
 
     async def _run(self) -> None:
         try:
+            if self._client.is_encoded:
+                await self._client.decode()
             request = await self._admit()
             await self._open(request)
             del request

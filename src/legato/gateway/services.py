@@ -29,6 +29,14 @@ class Client(Protocol):
     user_agent: bytes | None
     passed: bytes
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the body is compressed: it is there after `decode`."""
+        ...
+
+    async def decode(self) -> None:
+        """Decodes the body. Raises `ApiError` 400 or 413."""
+
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Sends a whole answer. `lines`: further headers, as they are sent."""
 

@@ -136,6 +136,7 @@ class App:
             health=self,
             clock=self.clock,
             kept=self.services.kept_responses,
+            body_limit=limits.body,
         )
         protocol: Any = protocols(self.services, limits)
         return Server(

@@ -152,8 +152,15 @@ async def _fresh(pool: Pool) -> Connection:
         raise
 
 
-#: Parameters that are our own addition to a request, and the quirk that adds each.
-_ADDED: Final = {"stream_options": "includes_usage", "return_progress": "reports_progress"}
+#: What is our own addition to a request, as refusals name it, and the quirk that adds each.
+_ADDED: Final = {
+    "stream_options": "includes_usage",
+    "return_progress": "reports_progress",
+    "Encrypted content": "encrypts_reasoning",
+    "reasoning.encrypted_content": "encrypts_reasoning",
+    "reasoning.summary": "summarizes_reasoning",
+    "reasoning summaries": "summarizes_reasoning",
+}
 
 
 class Upstream:
