@@ -35,6 +35,14 @@ OWN = {
         ],
         pieces=100_000,  # an event a read
     ),
+    "thinks": Script(
+        steps=[
+            Step(think="Hm", repeat=30, every=0.03),
+            Step(say="return a + b"),
+            Step(finish="stop"),
+            Step(usage=USAGE),
+        ]
+    ),
     "rest": Script(steps=[Step(say=" + b"), Step(finish="stop"), Step(usage=USAGE)]),
     "sure": Script(
         steps=[
@@ -93,6 +101,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             {"name": f"chat-{model}", "model": model, "base_url": base},
         ]
     deployments += [
+        {"name": "chat-thinks", "model": "thinks", "base_url": base},
         {"name": "chat-sure", "model": "sure", "base_url": base},
         {"name": "fans", "model": "happy", "base_url": base, "provider": "llama.cpp"},
         {"name": "whole", "model": "whole", "base_url": base, "completions": "suffix"}
@@ -245,6 +254,14 @@ async def test_an_upstream_that_does_not_stream(stage: Stage) -> None:
     _, body = stage.last()
     assert body["stream"] is False
     assert "stream_options" not in body
+
+
+async def test_the_line_is_kept_alive_while_a_model_reasons(stage: Stage) -> None:
+    """What is not shown is silence to the client."""
+    answer = await stage.ask("chat-thinks", stream=True)
+    assert answer.done
+    assert texts(answer) == ["return a + b", ""]
+    assert answer.comments.count(b": keep-alive") >= 2
 
 
 # Failure

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from legato.core.chunk import NOT_JSON, as_object
-from legato.core.errors import ApiError, invalid
+from legato.core.errors import invalid
 from legato.core.request import cleaned
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
@@ -39,7 +39,6 @@ class TokenCounts:
     async def __call__(self, request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         self._keyring.identify(headers)
-        _check_encoding(request)
         body = cleaned(await request.body())
         route = self._router.find(_model(body))
         router, now = self._router, self._clock()
@@ -56,13 +55,6 @@ class TokenCounts:
         if found.retry_after is not None:
             shown["retry-after"] = str(max(1, round(found.retry_after)))
         return Response(found.body, found.status, shown, media_type="application/json")
-
-
-def _check_encoding(request: Request) -> None:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() not in ("", "identity"):
-        message = f"The content encoding `{encoding}` is not supported: send the body as it is."
-        raise ApiError(415, "unsupported_encoding", message)
 
 
 def _model(body: bytes) -> str:
