@@ -74,7 +74,7 @@ def comes_in_pieces(times: list[float]) -> bool:
 
 
 #: Pages whose examples are run.
-PAGES = ("streaming", "responses")
+PAGES = ("streaming", "completions", "responses")
 
 
 def is_whole(body: str) -> bool:

@@ -1,7 +1,11 @@
 """Calls through the whole server, against the scripted upstream."""
 
+import os
+import re
+
 import pytest
 
+from legato.gateway import call
 from legato.mock.server import MockServer
 from tests.conftest import Running, until
 from tests.support.wire import Wire, ask, chat, request
@@ -92,6 +96,8 @@ async def test_a_failure_before_the_first_chunk_is_a_status(
     assert answer.error is not None
     assert (answer.status, answer.error["code"]) == BROKEN_BEFORE[name]
     assert set(answer.error) == {"message", "type", "param", "code"}
+    assert answer.headers["x-legato-deployment"] == f"at-{name}"
+    assert answer.headers["x-legato-attempts"] == "1"
     if name == "429":
         assert answer.headers["retry-after"] == "7"
 
@@ -217,3 +223,16 @@ async def test_unknown_parameters_of_requests_survive(
     assert asked["stop"] == ["x"]
     assert asked["stream_options"] == {"include_usage": True}
     assert asked["model"] == "happy"
+
+
+def test_ids_are_cut_from_random_bytes_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bytes] = []
+    urandom = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: drawn.append(urandom(size)) or drawn[-1])
+    monkeypatch.setattr(call, "_ids", call._random())
+    ids = [call.new_request_id() for _ in range(200)]
+    assert all(re.fullmatch("req_[0-9a-f]{24}", each) for each in ids)
+    assert len(set(ids)) == 200
+    used = "".join(each[-16:] for each in ids)
+    assert b"".join(drawn).hex().startswith(used)
+    assert len(drawn) == 4

@@ -330,6 +330,32 @@ async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: M
         assert scripted.requests[-1].request["messages"] == [HELLO, begun]
 
 
+async def test_an_answer_that_has_begun_goes_on_without_what_led_to_it(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """The second one takes no reasoning: it is given the answer so far alone."""
+    scripted.scripts |= {"first": THOUGHT, "rest": says("-two", ".")}
+    deploy = {"rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
+        answer = await result(legato)
+        assert answer.done
+        assert answer.text(member="reasoning_content") == "Let me see."
+        assert answer.text() == "Forty-two."
+        begun = {"role": "assistant", "content": "Forty"}
+        assert scripted.requests[-1].request["messages"] == [HELLO, begun]
+
+
+async def test_thoughts_that_have_not_ended_are_not_left_out(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    scripted.scripts |= {"first": THINKING, "rest": says("Forty-two.")}
+    deploy = {"rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
+        answer = await result(legato)
+        honest(answer, "")
+        assert played(scripted) == ["first"]
+
+
 @pytest.mark.parametrize("reasoning", ["think-tags", "think-tags-open"])
 @pytest.mark.parametrize("both", [True, False])
 async def test_nobody_goes_on_with_thoughts_between_tags(

@@ -282,6 +282,25 @@ async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
         assert row["errors"] == "upstream_cut,upstream_500,"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_that_is_to_be_left_alone_does_not_go_on(
+    tmp_path: Path, scripted: MockServer, stream: bool
+) -> None:
+    """Its breaker is open. The third one is asked instead."""
+    scripted.scripts["rest"] = REST
+    deploy = {name: {"continue": "prefill", "open_after": 1} for name in ("500", "rest")}
+    names = ["500", "cut", "rest"]
+    async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
+        for asked in (["500", "cut", "rest"], ["cut", "rest"]):
+            scripted.requests.clear()
+            answer = await ask(legato.port, legato.key, chat("public", stream=stream))
+            if stream:
+                assert answer.text() == TEXT + " And on."
+            else:
+                assert answer.json["choices"][0]["message"]["content"] == TEXT + " And on."
+            assert played(scripted) == asked
+
+
 async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
     scripted.scripts["rest"] = REST
@@ -295,17 +314,50 @@ async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) ->
     scripted.requests.clear()
 
 
-async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer) -> None:
-    scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
-    scripted.scripts["rest"] = Script(steps=[Step(say=" on."), Step(finish="stop")])
-    deploy = {name: {"continue": "prefill"} for name in ("cut-again", "rest")}
-    names = ["cut", "cut-again", "rest"]
-    route = {"max_continuations": 2}
+@pytest.mark.parametrize("breaks", [2, 3])
+async def test_twice_where_twice_is_allowed(
+    tmp_path: Path, scripted: MockServer, breaks: int
+) -> None:
+    scripted.scripts |= {
+        "cut-again": Script(steps=[Step(say=" And"), Step(cut=True)]),
+        "and-again": Script(steps=[Step(say=" on"), Step(cut=True)]),
+        "rest": Script(steps=[Step(say=" on."), Step(finish="stop")]),
+    }
+    names = ["cut", "cut-again", "and-again", "rest"]
+    if breaks == 2:
+        names.remove("and-again")
+    deploy = {name: {"continue": "prefill"} for name in names[1:]}
+    route = {"max_continuations": 2, "attempts": 4}
     async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
         answer = await result(legato)
+        (row,) = await legato.rows()
+    assert row["continuations"] == 2
+    assert played(scripted) == names[:3]
+    if breaks == 2:
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 12
+    else:
+        assert answer.text() == TEXT + " And on"
+        assert answer.error is not None
+
+
+@pytest.mark.parametrize("strategy", ["order", "least-busy", "fastest"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_goes_on_is_found_as_who_begins_is(
+    tmp_path: Path, scripted: MockServer, strategy: str, stream: bool
+) -> None:
+    """Whoever goes on, or starts over where nobody has seen anything."""
+    scripted.scripts["rest"] = REST
+    deploy = {"rest": {"continue": "prefill" if stream else "no"}}
+    route = {"strategy": strategy}
+    async with routed(tmp_path, scripted, ["cut", "rest"], route=route, deploy=deploy) as legato:
+        answer = await ask(legato.port, legato.key, chat("public", stream=stream))
+        if stream:
+            assert answer.text() == TEXT + " And on."
+        else:
+            assert answer.json["choices"][0]["message"]["content"] == " And on."
+        assert played(scripted) == ["cut", "rest"]
 
 
 async def test_an_answer_that_is_fixed_may_be_repeated(

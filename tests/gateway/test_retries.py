@@ -328,6 +328,17 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in result.items() if name not in ("id", "created")}
 
 
+async def test_what_starts_over_takes_its_time(tmp_path: Path, scripted: MockServer) -> None:
+    """The first token of the second answer is not all of it."""
+    steps = SCRIPTS["happy"].steps
+    scripted.scripts["slowly"] = Script(steps=[*steps[:2], Step(wait=0.1), *steps[2:]])
+    async with routed(tmp_path, scripted, ["tools-cut", "slowly"]) as legato:
+        scripted.scripts |= BREAKS
+        answer = await ask(legato.port, legato.key, chat("public"))
+        assert answer.status == 200
+        assert answer.json["choices"][0]["message"]["content"] == TEXT
+
+
 async def test_one_that_could_be_gone_on_with_starts_over_where_nobody_may(
     tmp_path: Path, scripted: MockServer
 ) -> None:

@@ -38,7 +38,7 @@ def upstream(tmp_path: Path, **deployment: Any) -> Upstream:
 def test_there_are_at_least_fifteen_providers_and_each_row_is_one_that_can_be_used() -> None:
     assert len(PROVIDERS) >= 15
     for row in PROVIDERS.values():
-        assert row.dialect in dialects.NAMES, row.name
+        assert {row.dialect, *row.dialects} <= set(dialects.NAMES), row.name
         assert row.docs.startswith("https://"), row.name
         assert row.base_url is None or not row.base_url.endswith("/"), row.name
 
@@ -58,14 +58,33 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
     assert found.target.pool.endpoint.host in (row.base_url or HERE)
 
 
+@pytest.mark.parametrize("name", ["openai", "xai"])
+def test_responses_are_asked_for_at_the_same_address(tmp_path: Path, name: str) -> None:
+    found = upstream(tmp_path, provider=name, dialect="openai-responses")
+    assert found.dialect is dialects.named("openai-responses")
+    assert found.target is not None
+    assert found.target.pool.endpoint.target(found.dialect.path("m")) == "/v1/responses"
+    assert not found.quirks.has_n
+
+
 @pytest.mark.parametrize(
     ("fields", "quirks"),
     [
         ({}, Quirks()),
         ({"dialect": "openai"}, Quirks()),
-        ({"dialect": "anthropic"}, Quirks(has_n=False, continues="prefill")),
+        ({"dialect": "anthropic"}, PROVIDERS["anthropic"].quirks),
         ({"dialect": "gemini"}, Quirks(has_n=False)),
         ({"dialect": "ollama"}, Quirks(has_n=False, continues="prefill", fetches_images=False)),
+        ({"dialect": "openai-responses"}, Quirks(effort_style="effort", has_n=False)),
+        # A provider may speak two dialects at one address.
+        (
+            {"provider": "openai", "dialect": "openai-responses"},
+            PROVIDERS["openai"].dialects["openai-responses"],
+        ),
+        (
+            {"provider": "groq", "dialect": "openai-responses"},
+            Quirks(effort_style="effort", has_n=False),
+        ),
         # A provider's other door is another server.
         (
             {"provider": "deepseek", "dialect": "openai"},
@@ -73,10 +92,15 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
         ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
-            Quirks(has_n=False, continues="prefill"),
+            Quirks(has_n=False, continues="prefill", counts_tokens=True),
         ),
         # The operator knows better.
-        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False)),
+        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False, counts_tokens=True)),
+        ({"completions": "suffix"}, Quirks(completes="suffix")),
+        (
+            {"provider": "vllm", "completions": "no"},
+            replace(PROVIDERS["vllm"].quirks, completes="no"),
+        ),
         ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].quirks, has_n=True)),
     ],
 )

@@ -28,12 +28,13 @@ def response(name: str) -> bytes:
 class RawUpstream:
     """Answers a request whose path begins with `/NAME/` with the response that is set for NAME.
 
-    `requests`: the JSON bodies that came, by name.
+    `requests`, `heads`: the JSON bodies and the heads that came, by name.
     """
 
     def __init__(self) -> None:
         self.responses: dict[str, bytes | Callable[[dict[str, Any]], bytes]] = {}
         self.requests: dict[str, list[dict[str, Any]]] = {}
+        self.heads: dict[str, list[bytes]] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
@@ -51,6 +52,7 @@ class RawUpstream:
                 name = head.split(b"/", 2)[1].decode()
                 length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
                 body = await reader.readexactly(int(length))
+                self.heads.setdefault(name, []).append(head)
                 self.requests.setdefault(name, []).append(json.loads(body))
                 played = self.responses[name]
                 answer = played(self.requests[name][-1]) if callable(played) else played

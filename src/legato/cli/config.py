@@ -76,6 +76,7 @@ slots = 8                         # concurrent answers of one model
 # streams = false                 # the upstream does not stream: answers are requested unstreamed
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
 # n = "native"                    # "fan-out": one request for each choice
+# completions = "prompt"          # it has /completions; "suffix": and fills in; "no"
 # unsupported = "drop"            # "error": parameters that the upstream does not support are a 400
 # fetch_images = "public"         # for Ollama: "any": also from private addresses; "no"
 # continue = "prefill"            # continues answers that broke elsewhere; "replay", "no"

@@ -33,7 +33,10 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 
 class ResponsesWriter:
     """A subscriber that writes events. All frames of one turn of the event loop leave in one
-    `write`."""
+    `write`.
+
+    `response`: the whole response object as JSON, once it is complete.
+    """
 
     __slots__ = (
         "_body",
@@ -48,6 +51,7 @@ class ResponsesWriter:
         "_sink",
         "_waiting",
         "frames",
+        "response",
         "size",
     )
 
@@ -65,6 +69,7 @@ class ResponsesWriter:
         self._number = 0  # of the next event
         self.frames = 0
         self.size = 0
+        self.response = b""
 
     # Events
 
@@ -122,6 +127,8 @@ class ResponsesWriter:
         data = event.data
         if event.response:
             response = self._body.amended(event.response, usage)
+            if usage is not None:
+                self.response = response
             data = with_members(data, {"response": Raw(response)})
         if event.number != number:
             data = with_members(data, {"sequence_number": number})
@@ -206,10 +213,10 @@ class ResponsesWriter:
         else:
             self._items.end()
             status, incomplete = self._items.status
-            response = self._body.render(
+            self.response = self._body.render(
                 status, self._items.output(), incomplete=incomplete, usage=usage
             )
-            self._emit_response(f"response.{status}", response)
+            self._emit_response(f"response.{status}", self.response)
         self._sink.finish(self._taken())
 
     def fail(self, error: ApiError) -> None:

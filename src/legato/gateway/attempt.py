@@ -47,16 +47,17 @@ def _is_credentials_fault(error: UpstreamError) -> bool:
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
-    __slots__ = ("body", "delivered", "is_bare", "request", "source")
+    __slots__ = ("beyond", "body", "delivered", "is_bare", "request", "source")
 
     def __init__(self, request: FrontRequest, passed: bytes) -> None:
         """`passed`: header lines that go to an upstream of the client's own format."""
         self.body = request.body
+        self.beyond = request.beyond
         self.request = request.chat
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed)
+            self.source = Source(request.format, request.source, passed, request.beyond is not None)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
@@ -64,12 +65,17 @@ class CallRequest:
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
             return False
+        if upstream.completes(self.source):
+            return True
+        if self.beyond is not None:
+            return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
-        # Between tags nobody could tell where the reasoning ends that it continues.
-        fields = upstream.options.reasoning == "field"
-        takes_reasoning = upstream.quirks.continues_reasoning and fields
-        return takes_reasoning or self.delivered is None or not self.delivered.reasoning
+        delivered = self.delivered
+        if delivered is None or not delivered.reasoning or _takes_reasoning(upstream):
+            return True
+        # Once the answer itself has begun, what led to it is no longer needed to go on with it.
+        return bool(delivered.content) and upstream.options.reasoning == "field"
 
     def _can_replay(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether the same model gives the same answer again, as nothing is left to chance."""
@@ -110,6 +116,12 @@ class CallRequest:
                     raise cannot_continue("the limit of tokens had been reached")
                 changes[name] = limit - used
         return amended(self.body, **changes) if changes else self.body
+
+
+def _takes_reasoning(upstream: Upstream) -> bool:
+    """Whether it can be given reasoning to go on with. Between tags nobody could tell where the
+    reasoning ends that it continues."""
+    return upstream.quirks.continues_reasoning and upstream.options.reasoning == "field"
 
 
 class Attempt:
@@ -204,7 +216,10 @@ class Attempt:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
-        self._stream.ask(relays=self.upstream.takes(call.source, call.delivered))
+        passes = self.upstream.takes(call.source, call.delivered)
+        if call.beyond is not None and not (passes or self.upstream.completes(call.source)):
+            raise call.beyond
+        self._stream.ask(relays=passes)
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened
@@ -221,7 +236,14 @@ class Attempt:
         if request.choices > 1 and not upstream.quirks.has_n:
             clock = self._services.clock
             return await fanout.send(
-                upstream, call.body, request, stream, self.on_fail, clock, fresh=fresh
+                upstream,
+                call.body,
+                request,
+                stream,
+                self.on_fail,
+                clock,
+                fresh=fresh,
+                source=call.source,
             )
         return await upstream.send(
             call.body, request, stream, self.on_fail, fresh=fresh, source=call.source
@@ -231,15 +253,23 @@ class Attempt:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
         joined without a visible seam."""
         upstream, request, stream = self.upstream, call.request, self._stream
-        if upstream.quirks.continues == "no":
+        if upstream.quirks.continues == "no" and not upstream.completes(call.source):
             stream.usage.expect_whole()
             return await upstream.send(
                 call.body, request, stream, self.on_fail, fresh=fresh, replay=Replay(delivered)
             )
+        if delivered.content and not _takes_reasoning(upstream):
+            delivered = Delivered(delivered.content)
         stream.usage.expect_rest()
         used = (stream.usage.previous or {}).get("completion_tokens", 0)
         return await upstream.send(
-            call.rest(used), request, stream, self.on_fail, fresh=fresh, delivered=delivered
+            call.rest(used),
+            request,
+            stream,
+            self.on_fail,
+            fresh=fresh,
+            delivered=delivered,
+            source=call.source,
         )
 
     @property

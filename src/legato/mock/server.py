@@ -60,8 +60,9 @@ class MockServer:
             self._server.close()
             await self._server.wait_closed()
 
-    def next_script(self, model: str) -> Script:
-        """The script for the next request. Raises `ApiError` 404."""
+    def next_script(self, model: str, request: dict[str, Any]) -> Script:
+        """The script for the next request. Raises `ApiError` 404. Here `request`, the body, makes
+        no difference."""
         name = model if model in self.scripts else self._default
         if name is None:
             known = ", ".join(self.scripts)
@@ -144,7 +145,7 @@ class _Connection(asyncio.Protocol):
         model = dialect.model(path, request)
         recorded = RecordedRequest(model, path, request, headers, received_at=time.monotonic())
         try:
-            script = self._server.next_script(model)
+            script = self._server.next_script(model, request)
         except ApiError as error:
             encoded = dialect(Script(), request).encode_error(error.as_object()["error"])
             self._send_json(404, encoded)

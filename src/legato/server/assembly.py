@@ -199,6 +199,8 @@ def _quirks(deployment: Deployment) -> Quirks:
     quirks = quirks_of(deployment.provider, deployment.dialect)
     if deployment.n is not None:
         quirks = replace(quirks, has_n=deployment.n == "native")
+    if deployment.completions is not None:
+        quirks = replace(quirks, completes=deployment.completions)
     match deployment.continues:
         case "prefill" if quirks.continues != "no":
             return quirks  # the provider's own method
@@ -221,8 +223,9 @@ def routes(
     """The configured routes, and a route for each deployment that is in none of them."""
     now = int(time.time())
     models = {engine.model.name: engine.model for engine in engines}
-    contexts = {each.name: each.context_length for each in settings.deployments}
-    contexts |= {name: model.context for name, model in models.items()}
+    known = {each.name: each.context_length for each in settings.deployments}
+    known |= {name: model.context for name, model in models.items()}
+    contexts = {name: length for name, length in known.items() if length}
     found = [
         Route(
             each.model,
@@ -233,7 +236,8 @@ def routes(
             retry_seconds=each.retry_seconds,
             max_continuations=each.max_continuations,
             count_both_prompts=each.count_both_prompts,
-            contexts={name: length for name in each.deployments if (length := contexts.get(name))},
+            contexts={name: contexts[name] for name in each.deployments if name in contexts},
+            context_length=_longest(contexts, each.deployments),
             created=now,
             price=_first_price(each.deployments, upstreams),
         )
@@ -247,18 +251,23 @@ def routes(
         if name not in named:
             thinks = model is not None and model.thinking_budget >= 0
             capabilities = ("chat", "streaming", *(("reasoning",) if thinks else ()))
-            context = model.context if model else None
             found.append(
                 Route(
                     name,
                     (name,),
-                    context_length=context,
+                    context_length=contexts.get(name),
                     capabilities=capabilities,
                     created=now,
                     price=_first_price((name,), upstreams),
                 )
             )
     return found
+
+
+def _longest(contexts: Mapping[str, int], names: Sequence[str]) -> int | None:
+    """The longest context that is known of these deployments: a request that is too long for one
+    goes to the others."""
+    return max((contexts[name] for name in names if name in contexts), default=None)
 
 
 def _first_price(

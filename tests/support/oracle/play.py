@@ -106,6 +106,8 @@ class _Counter:
 class _Client:
     """The client's side of one call (`gateway.services.Client`)."""
 
+    is_encoded = False
+
     def __init__(self, player: "_Player", exchange: Exchange, number: int) -> None:
         self._player = player
         self.body = exchange.body
@@ -118,6 +120,8 @@ class _Client:
         self.unsent = 0
         self.is_over = False  # it has its answer, or is gone
         self.sent: list[tuple[int, bytes]] = []
+
+    async def decode(self) -> None: ...
 
     def _take(self, data: bytes) -> None:
         step = self._player.step

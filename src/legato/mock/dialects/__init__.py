@@ -18,6 +18,7 @@ from legato.mock.steps import Script, Step
 #: Dialects by the end of the request's path, without the query.
 PATHS: Final = {
     "/chat/completions": "openai",
+    "/completions": "completions",  # behind the longer path
     "/v1/messages": "anthropic",
     "/api/chat": "ollama",
     ":streamGenerateContent": "gemini",
