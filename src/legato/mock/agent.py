@@ -147,23 +147,25 @@ def _call(tool: _Tool) -> Step:
 
 def _value(name: str, schema: dict[str, Any]) -> Any:
     """A value that `schema` allows for the member `name`."""
-    for key in ("const", "default"):
-        if key in schema and name not in _COMMANDS:
-            return schema[key]
+    if "const" in schema:
+        return schema["const"]
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if choices:
+        return _value(name, as_object(choices[0]) or {})
     if schema.get("enum"):
         return schema["enum"][0]
-    for key in ("anyOf", "oneOf"):
-        if schema.get(key):
-            return _value(name, as_object(schema[key][0]) or {})
     kinds = schema.get("type")
-    kind = kinds[0] if isinstance(kinds, list) and kinds else kinds
+    return _of_kind(name, str(kinds[0] if isinstance(kinds, list) else kinds), schema)
+
+
+def _of_kind(name: str, kind: str, schema: dict[str, Any]) -> Any:
     match kind:
+        case "array" if name in _COMMANDS:
+            return COMMAND.split()
         case "array":
-            if name in _COMMANDS:
-                return COMMAND.split()
             return [_value("", as_object(schema.get("items")) or {})] * schema.get("minItems", 0)
         case "object":
-            return arguments(schema)
+            return arguments(schema) if schema.get("properties") else {}
         case "boolean":
             return False
         case "integer" | "number":
