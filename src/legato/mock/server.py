@@ -47,6 +47,7 @@ class MockServer:
         self._kept_requests = kept_requests
         self._kept_bytes = kept_bytes
         self._bytes = 0
+        self.origin = ""  # once it has started: its URL without a path
         self.open_connections = 0
         self._default = default
         self._next: dict[str, Script] = {}
@@ -58,7 +59,8 @@ class MockServer:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), host, port, ssl=ssl)
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"{'https' if ssl else 'http'}://{host}:{port}/v1"
+        self.origin = f"{'https' if ssl else 'http'}://{host}:{port}"
+        return f"{self.origin}/v1"
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -61,8 +61,12 @@ class Item(Struct):
             delta["logprobs"] = []
         return [self._event(f"{_DELTAS[self.kind]}.delta", **delta)] if text else []
 
-    def end(self, status: str) -> list[dict[str, Any]]:
+    def settle(self, status: str) -> None:
+        """Completes the fields with the text so far."""
         self.fields |= {"status": status} | self._content(self.text)
+
+    def end(self, status: str) -> list[dict[str, Any]]:
+        self.settle(status)
         done: dict[str, Any] = {_TEXTS[self.kind]: self.text}
         if self.kind == "message":
             done["logprobs"] = []
@@ -101,4 +105,6 @@ def new_item(kind: str, index: int, members: dict[str, Any]) -> Item:
     fields = {"id": f"{_PREFIXES[kind]}_{index}", "type": kind, "status": "in_progress"}
     if kind == "message":
         fields["role"] = "assistant"
-    return Item(kind, index, fields | members)
+    item = Item(kind, index, fields | members)
+    item.fields |= item.start()[0]["item"]
+    return item

@@ -70,7 +70,8 @@ class MockDialect:
         return b"".join(self._encode(each) for each in simple_steps(step) if not each.choice)
 
     def whole(self) -> bytes | None:
-        self._close()
+        if self._item is not None:
+            self._item.settle("incomplete")
         return msgspec.json.encode(self._response)
 
     def encode_error(self, error: dict[str, Any]) -> bytes:
@@ -188,6 +189,8 @@ class MockDialect:
         if self._script.error_in == "event":
             return self._event("error", **described, param=error.get("param"))
         start = self._start()
+        if self._item is not None:
+            self._item.settle("incomplete")
         self._response["status"] = "failed"
         if self._script.error_in == "beside":
             return start + self._event("response.failed", response=self._response, error=described)
