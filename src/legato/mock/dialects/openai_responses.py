@@ -54,7 +54,6 @@ class MockDialect:
             "error": None,
             "incomplete_details": None,
             "output": [],
-            "usage": None,
         }
         self._number = 0
         self._started = False
@@ -176,7 +175,9 @@ class MockDialect:
         why = _INCOMPLETE.get(reason)
         status = "incomplete" if why else "completed"
         closed = self._close(status)
-        self._response |= {"status": status, "usage": self._usage}
+        self._response["status"] = status
+        if self._usage is not None:
+            self._response["usage"] = self._usage
         if why:
             self._response["incomplete_details"] = {"reason": why}
         else:
