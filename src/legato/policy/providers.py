@@ -53,6 +53,7 @@ _MISTRAL: Final = Quirks(
             "function_call",
             "modalities",
             "verbosity",
+            "prompt_cache_key",
         }
     ),
 )
