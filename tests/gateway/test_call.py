@@ -2,12 +2,13 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from legato.gateway import call
 from legato.mock.server import MockServer
-from tests.conftest import Running, until
+from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 TEXT = "Once upon a time, there was a stream."
@@ -145,6 +146,26 @@ async def test_silence_is_bridged_by_comments_and_ends_in_an_error(
     assert set(answer.comments) == {b": keep-alive"}
     assert answer.error is not None
     assert answer.error["code"] == "upstream_first_token_timeout"
+
+
+async def test_nothing_is_written_behind_an_end_that_a_timer_brings(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """A heartbeat is due in the same turn as the end of a stall: the connection stays in order."""
+    settings = settings_for(
+        tmp_path,
+        await scripted.start(),
+        ["stall", "happy"],
+        deploy={"stall_seconds": 0.2},
+        **{"streams.gate_seconds": 0.2, "streams.heartbeat_seconds": 0.2},
+    )
+    async with serving(settings) as legato, await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("stall", stream=True)))
+        answer = await wire.answer()
+        assert answer.error is not None
+        assert answer.error["code"] == "upstream_stalled"
+        wire.send(request(legato.key, chat("happy", stream=True)))
+        assert (await wire.answer()).text() == TEXT
 
 
 async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:

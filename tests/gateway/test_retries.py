@@ -55,6 +55,16 @@ async def test_the_same_one_is_not_asked_again_after_retry_seconds(
         assert played(scripted) == ["500"]
 
 
+async def test_one_that_was_to_be_asked_again_is_not_where_another_took_that_long(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    names, route = ["500", "stall-early"], {"retry_seconds": 0.5}
+    deploy = {"stall-early": {"first_token_seconds": 0.6}}
+    async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
+        assert (await result(legato)).status == 504
+        assert played(scripted) == names
+
+
 async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServer) -> None:
     names, route = ["stall-early", "happy"], {"retry_seconds": 0.1, "attempts": 1}
     async with routed(tmp_path, scripted, names, route=route) as legato:
