@@ -175,6 +175,17 @@ async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
     assert len(answer.pieces) >= 10
 
 
+async def test_calls_that_are_under_way_are_in_the_ledger(legato: Running) -> None:
+    """Each of them, also where they begin at the same time: a server may die at any moment."""
+    async with await Wire.open(legato.port) as first, await Wire.open(legato.port) as second:
+        for wire in (first, second):
+            wire.send(request(legato.key, chat("slow", stream=True)))
+        for wire in (first, second):
+            await wire.head()
+        rows = await legato.rows()
+        assert [(row["route"], row["outcome"]) for row in rows] == [("slow", "open")] * 2
+
+
 async def test_a_client_that_leaves_takes_its_upstream_along(
     legato: Running, scripted: MockServer
 ) -> None:
