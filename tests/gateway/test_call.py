@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from legato.gateway import call
-from legato.mock.server import MockServer
+from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
@@ -223,6 +223,18 @@ async def test_connections_are_used_again(legato: Running, scripted: MockServer)
     for _ in range(3):
         assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
     assert scripted.open_connections == 1
+
+
+async def test_a_connection_is_kept_whose_body_ends_soon_after_the_answer(
+    legato: Running, scripted: MockServer
+) -> None:
+    steps = [*scripted.scripts["happy"].steps, Step(wait=0.2)]
+    scripted.scripts["happy"] = Script(steps=steps)
+    assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
+    (first,) = scripted.requests
+    assert not first.is_complete
+    await until(lambda: first.is_complete or first.is_disconnected)
+    assert not first.is_disconnected
 
 
 async def test_a_kept_connection_that_died_is_no_failure(
