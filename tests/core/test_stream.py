@@ -695,6 +695,16 @@ def test_members_without_a_choice_are_sent_once(case: str) -> None:
     assert collected([body])["x"] == [1]
 
 
+def test_unknown_members_of_a_choice_wait_for_its_first_text() -> None:
+    """Also where another choice begins before it."""
+    events = [say(choice(index=index, native=index + 7)) for index in (1, 0)]
+    events += [text("a"), finish(), text("b", 1), finish(index=1), DONE]
+    checked = whole(b"".join(events))
+    seen = [each for chunk in checked.chunks for each in chunk["choices"] if "native" in each]
+    assert [(each["index"], each["native"]) for each in seen] == [(0, 7), (1, 8)]
+    assert [each["delta"]["content"] for each in seen] == ["a", "b"]
+
+
 def delta(**members: Any) -> bytes:
     """With halves of surrogate pairs as they are."""
     return b"data: " + json.dumps({"choices": [choice(members)]}).encode() + b"\n\n"

@@ -141,6 +141,12 @@ TEXTS: dict[str, tuple[bytes, ...]] = {
         done(wire.message("s.") | {"id": "b"}),
         END,
     ),
+    "in two messages under one id": (
+        wire.word(0, "Ye"),
+        done(wire.message("Ye")),
+        wire.word(0, "s."),
+        wire.end(7, 3, wire.message("Ye"), wire.message("s.")),
+    ),
     "in two messages, of which one is whole": (
         wire.text(0, "Ye"),
         wire.end(7, 3, wire.message("Ye"), wire.message("s.", 1)),
@@ -386,6 +392,21 @@ def test_two_calls_at_once() -> None:
     assert [(each["id"], each["function"]["arguments"]) for each in found] == [
         ("call_1", '{"b": 2}'),
         ("call_0", ARGUMENTS),
+    ]
+
+
+def test_two_calls_under_one_id() -> None:
+    """Each is over when the next one begins."""
+    found = message(
+        wire.tool(0, "sum", ARGUMENTS),
+        added(BEGUN | {"call_id": "call_1"}),
+        arguments('{"b": 2}'),
+        done(ITEM | {"call_id": "call_1", "arguments": '{"b": 2}'}),
+        END,
+    )["tool_calls"]
+    assert [(each["id"], each["function"]["arguments"]) for each in found] == [
+        ("call_0", ARGUMENTS),
+        ("call_1", '{"b": 2}'),
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import ApiError, UpstreamError
 from legato.core.request import parse
-from legato.dialects.openai_responses import FORMAT, encode, headers, models_path, path
+from legato.dialects.openai_responses import client_format, encode, headers, models_path, path
 from legato.policy.providers import quirks_of
 
 HI = {"role": "user", "content": "hi"}
@@ -48,7 +48,7 @@ def test_where_it_goes() -> None:
         "/models",
     )
     assert headers("k") == [("authorization", "Bearer k")]
-    assert FORMAT == "responses"
+    assert client_format == "responses"
 
 
 def entry(**members: Any) -> dict[str, Any]:

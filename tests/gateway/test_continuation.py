@@ -450,6 +450,13 @@ WRITTEN = {
     "prompt_tokens_details": {"cached_tokens": 4, "cache_creation_tokens": 3},
 }
 WRITES = Script(steps=[Step(say="Once"), Step(usage=WRITTEN), Step(say=" upon"), Step(cut=True)])
+CALLS = Script(
+    steps=[
+        Step(say="Once"),
+        Step(tool={"index": 0, "id": "1", "function": {"name": "f", "arguments": "{"}}),
+        Step(cut=True),
+    ]
+)
 FREE: dict[str, Any] = {}
 
 
@@ -500,6 +507,11 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
         {},
         10 * 1,
     ),
+    "nobody was asked to go on": (
+        {"calls": dollars(0, 1), "rest": dollars(0, 2) | {"continue": "prefill"}},
+        {},
+        2 * 1,
+    ),
     "one that refuses costs nothing": (
         {"500": dollars(3, 3), "happy": dollars(1, 2)},
         {},
@@ -523,6 +535,7 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
 async def test_every_part_has_its_price(tmp_path: Path, scripted: MockServer, case: str) -> None:
     deploy, more, expected = COSTS[case]
     scripted.scripts |= {"rest": REST, "begun": BEGUN, "writes": WRITES}
+    scripted.scripts |= {"rest": REST, "begun": BEGUN, "calls": CALLS}
     route = {"attempts": len(deploy)}
     async with routed(tmp_path, scripted, deploy, deploy=deploy, route=route) as legato:
         await result(legato, **more)

@@ -134,6 +134,30 @@ async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Moc
         assert played(scripted).count("happy") == 5
 
 
+async def test_one_whose_breaker_has_opened_meanwhile_is_not_asked_again(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    names = ["500", "503"]
+    deploy = {name: {"open_after": 1, "open_seconds": 60.0} for name in names}
+    async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
+        answer = await result(legato)
+        assert answer.error is not None
+        assert answer.error["code"] == "upstream_503"
+        assert played(scripted) == names
+
+
+async def test_a_breaker_spares_one_that_breaks_and_is_gone_on_with(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """That another gave the rest does not make it any healthier."""
+    scripted.scripts["rest"] = REST
+    deploy = {"cut": {"open_after": 1, "open_seconds": 60.0}, "rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
+        for _ in range(2):
+            assert (await result(legato)).done
+        assert played(scripted) == ["cut", "rest", "rest"]
+
+
 async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429": {"open_after": 5}}
     async with routed(tmp_path, scripted, ["429"], deploy=deploy) as legato:
