@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from legato.core.errors import ApiError
+from legato.core.signatures import carried
 from legato.fronts.responses import RESPONSES
 
 Json = dict[str, Any]
@@ -67,6 +68,8 @@ def thought(summary: str = "", text: str = "", encrypted: str | None = None) -> 
 NOT_GIVEN = "The result of this call was not given."
 PNG = "data:image/png;base64,AAAA"
 PDF = "data:application/pdf;base64,AAAA"
+
+SIGNED = {"type": "thinking", "thinking": "hm", "signature": "s"}
 
 ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
     "an item without a type": ([USER], [USER]),
@@ -269,6 +272,22 @@ ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
                 ],
             },
         ],
+    ),
+    "signed reasoning of another format": (
+        [USER, thought("hm", encrypted=carried([SIGNED])), answer("Hi")],
+        [
+            USER,
+            {
+                "role": "assistant",
+                "content": "Hi",
+                "reasoning_content": "hm",
+                "reasoning_details": [SIGNED],
+            },
+        ],
+    ),
+    "signed reasoning that was changed": (
+        [USER, thought("hm", encrypted="legato-1.AAAA"), answer("Hi")],
+        [USER, {"role": "assistant", "content": "Hi", "reasoning_content": "hm"}],
     ),
     "reasoning that led to nothing": ([USER, thought("Why?"), USER], [USER, USER]),
     "reasoning at the end": ([USER, thought("Why?")], [USER]),

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
+from legato.mock.format_scripts import FORMAT_SCRIPTS
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
@@ -53,6 +54,7 @@ OWN_SCRIPTS = {
     "refusal": Script(steps=[Step(delta={"refusal": "I will not."}), *SCRIPTS["happy"].steps[-3:]]),
 }
 PLAYED = ("happy", "thinking", "tools")
+SIGNED = ("signed-thinking", "redacted-thinking")
 
 
 class Seen(BaseModel):
@@ -123,7 +125,17 @@ class House:
 async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     scripted = MockServer(SCRIPTS | OWN_SCRIPTS)
     base = await scripted.start()
-    names = (*PLAYED, *OWN_SCRIPTS, "cut", "error-in-band", "400", "429", "too-long")
+    names = (
+        *PLAYED,
+        *OWN_SCRIPTS,
+        "signed-thinking",
+        "redacted-thinking",
+        "cut",
+        "error-in-band",
+        "400",
+        "429",
+        "too-long",
+    )
     deployments = [
         {
             "name": f"{dialect}/{name}",
@@ -301,6 +313,25 @@ async def test_a_conversation_before_anthropics(house: House) -> None:
     assert [each["type"] for each in assistant["content"]] == ["text", "tool_use", "tool_use"]
     assert [each["tool_use_id"] for each in results["content"]] == ["call_1", "call_2"]
     assert [each["name"] for each in asked["tools"]] == ["sum", "now", "apply_patch", "mail__send"]
+
+
+@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("way", ["create", "stream"])
+async def test_signed_thoughts_go_back_to_anthropics(house: House, name: str, way: Way) -> None:
+    """To the letter, as a client sends all of its items back."""
+    include = ["reasoning.encrypted_content"]
+    first = await answer(house, way, f"anthropic/{name}", include=include)
+    items = [{"role": "user", "content": "Hello"}, *(each.to_dict() for each in first.output)]
+    items.append({"role": "user", "content": "Go on."})
+    await answer(house, "create", f"anthropic/{name}", input=items, include=include)
+    _, assistant, _ = house.scripted.requests[-1].request["messages"]
+    thought = assistant["content"][0]
+    (step,) = [each for each in FORMAT_SCRIPTS[name].steps if each.sign or each.redacted]
+    if step.sign:
+        wanted = {"type": "thinking", "thinking": "Let me think.", "signature": step.sign}
+    else:
+        wanted = {"type": "redacted_thinking", "data": step.redacted}
+    assert thought == wanted
 
 
 # Failure, as the SDK has it

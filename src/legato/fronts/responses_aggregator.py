@@ -30,7 +30,8 @@ class ResponsesAggregator:
         return False
 
     def start_over(self) -> None:
-        self._items = OutputItems(self._echo.names, _ignore)
+        echo = self._echo
+        self._items = OutputItems(echo.names, _ignore, carries=echo.carries)
         self._relayed = RelayedEvents(self._items, _ignore)
 
     def push(self, chunk: Chunk) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from legato.core.errors import invalid
+from legato.core.signatures import is_carried, uncarried
 from legato.fronts.responses_content import TEXTS, Content, an_object, objects, parts, string
 from legato.fronts.responses_tools import INPUT, ToolName, ToolNames
 
@@ -122,11 +123,14 @@ class _Conversation:
                 self._content.refuse(part, where)
 
     def _reasoning(self, item: Fields) -> None:
-        if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"]:
+        encrypted = item.get("encrypted_content")
+        if isinstance(encrypted, str) and is_carried(encrypted):
+            self._turn.details += uncarried(encrypted)  # what it says follows, for other upstreams
+        elif isinstance(encrypted, str) and encrypted:
             detail = {
                 "type": "reasoning.encrypted",
                 "id": item.get("id"),
-                "data": item["encrypted_content"],
+                "data": encrypted,
                 "summary": item.get("summary") or [],
                 "format": REASONING_FORMAT,
             }

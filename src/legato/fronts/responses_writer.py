@@ -57,7 +57,7 @@ class ResponsesWriter:
 
     def __init__(self, head: AnswerHead, options: WriterOptions, sink: Sink, echo: Echo) -> None:
         self._body = ResponseBody(head, echo)
-        self._items = OutputItems(echo.names, self._emit)
+        self._items = OutputItems(echo.names, self._emit, carries=echo.carries)
         self._relayed = RelayedEvents(self._items, self._emit)
         self._limit = options.limit
         self._pads = options.pads
