@@ -1,19 +1,15 @@
 """The response object: in the events of beginning and end, and as an answer without stream."""
 
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from legato.core.chunk import Usage, as_object, decoded
 from legato.core.front import AnswerHead
-from legato.core.json_text import one_line
+from legato.core.json_text import encoded, one_line
 from legato.core.span_edit import with_members
 from legato.core.usage import count
 from legato.fronts.responses_request import Echo
 
 Fields = dict[str, Any]
-
-_NULL: Final = b"null"
 
 
 class ResponseBody:
@@ -45,15 +41,9 @@ class ResponseBody:
             "incomplete_details": {"reason": incomplete} if incomplete else None,
             "model": head.model,
         }
-        return one_line(
-            b'%b,"output":%b,"usage":%b%b}'
-            % (
-                msgspec.json.encode(first)[:-1],
-                output,
-                _NULL if usage is None else msgspec.json.encode(responses_usage(usage)),
-                self._settings,
-            )
-        )
+        told = b"" if usage is None else b',"usage":%b' % encoded(responses_usage(usage))
+        parts = (encoded(first)[:-1], b',"output":', output, told, self._settings, b"}")
+        return one_line(b"".join(parts))
 
     def amended(self, response: bytes, usage: Usage | None = None) -> bytes:
         """An upstream's response object with our id and the model's public name. `usage`: where the
