@@ -23,7 +23,7 @@ Json = dict[str, Any]
 Way = Literal["create", "stream", "helper"]
 
 TEXT = "Once upon a time, there was a stream."
-DIALECTS = ("openai", "anthropic", "gemini", "ollama")
+DIALECTS = ("openai", "anthropic", "gemini", "ollama", "openai-responses")
 
 
 def _call(index: int, name: str, *pieces: str) -> list[Step]:
@@ -90,6 +90,10 @@ UNSAID = {
     ("gemini", "refusal"),
     ("ollama", "refusal"),
     ("ollama", "filtered"),
+    # The scripts have no refusals there, and nothing is mapped to a function or back.
+    ("openai-responses", "refusal"),
+    ("openai-responses", "patch"),
+    ("openai-responses", "mail"),
 }
 
 TOOLS: list[Json] = [
@@ -125,7 +129,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
             "name": f"{dialect}/{name}",
             "model": name,
             "dialect": dialect,
-            "base_url": base if dialect == "openai" else base.removesuffix("/v1"),
+            "base_url": base if dialect.startswith("openai") else base.removesuffix("/v1"),
             "open_after": 0,
         }
         for dialect in DIALECTS

@@ -4,11 +4,12 @@ Streamed or not, an answer is made here: a client that does not stream gets the 
 """
 
 import secrets
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from legato.core.chunk import Chunk, as_object
 from legato.core.finish import known_finish
 from legato.core.media_types import parse_data_url
+from legato.fronts.responses_content import objects
 from legato.fronts.responses_input import REASONING_FORMAT
 from legato.fronts.responses_items import (
     REFUSAL,
@@ -113,17 +114,17 @@ class OutputItems:
         tokens = as_object(member.get("logprobs")) or {}
         if delta.get("reasoning_content"):
             self._reasoning().add(SUMMARY, delta["reasoning_content"])
-        for detail in _objects(delta.get("reasoning_details")):
+        for detail in objects(delta.get("reasoning_details")):
             self._keep_encrypted(detail)
         if delta.get("content"):
             self._message().add(TEXT, delta["content"], _logprobs(tokens.get("content")))
         if delta.get("refusal"):
             self._message().add(REFUSAL, delta["refusal"])
-        for annotation in _objects(delta.get("annotations")):
+        for annotation in objects(delta.get("annotations")):
             self._cite(annotation)
-        for image in _objects(delta.get("images")):
+        for image in objects(delta.get("images")):
             self._image(image)
-        for call in _objects(delta.get("tool_calls")):
+        for call in objects(delta.get("tool_calls")):
             self._call(call)
         if (older := as_object(delta.get("function_call"))) is not None:
             self._call({"index": _OLDER, "function": older})
@@ -218,19 +219,13 @@ class OutputItems:
             self._current = None
 
 
-def _objects(values: Any) -> list[Fields]:
-    if not isinstance(values, list):
-        return []
-    return [each for value in cast("list[Any]", values) if (each := as_object(value)) is not None]
-
-
 def _logprobs(tokens: Any) -> list[Any]:
     """Tokens with the members that Responses has; `bytes` is a list there."""
-    return [_token(each) | {"top_logprobs": _tops(each)} for each in _objects(tokens)]
+    return [_token(each) | {"top_logprobs": _tops(each)} for each in objects(tokens)]
 
 
 def _tops(token: Fields) -> list[Fields]:
-    return [_token(each) for each in _objects(token.get("top_logprobs"))]
+    return [_token(each) for each in objects(token.get("top_logprobs"))]
 
 
 def _token(token: Fields) -> Fields:

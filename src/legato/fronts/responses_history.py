@@ -75,5 +75,6 @@ def echoed(request: FrontRequest, turn: Turn) -> FrontRequest:
     echo: Echo = request.echo
     settings = msgspec.json.decode(b"{%b}" % echo.settings[1:])
     settings |= {"previous_response_id": turn.previous, "store": turn.is_kept}
-    request.echo = Echo(b"," + msgspec.json.encode(settings)[1:-1], echo.names)
+    repeated = b"," + msgspec.json.encode(settings)[1:-1]
+    request.echo = Echo(repeated, echo.names, turn.is_kept, turn.previous)
     return request

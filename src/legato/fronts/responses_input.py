@@ -5,12 +5,12 @@ the assistant. Each call is followed by its result, as chat upstreams demand it:
 missing says so, a result without its call is left out.
 """
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
-from legato.core.chunk import as_object
-from legato.core.errors import ApiError, invalid
+from legato.core.errors import invalid
+from legato.fronts.responses_content import TEXTS, Content, an_object, objects, parts, string
 from legato.fronts.responses_tools import INPUT, ToolName, ToolNames
 
 Fields = dict[str, Any]
@@ -59,8 +59,9 @@ class _Turn:
 class _Conversation:
     """Reads items one after the other."""
 
-    def __init__(self, items: list[Fields], names: ToolNames) -> None:
+    def __init__(self, items: list[Fields], names: ToolNames, content: Content) -> None:
         self.messages: list[Fields] = []
+        self._content = content
         self._names = names
         self._turn = _Turn()
         self._results = _results(items)
@@ -103,20 +104,22 @@ class _Conversation:
             return
         self._end_turn()
         self._turn = _Turn()  # without reasoning that led to nothing
-        found = chat_content(content, f"{where}.content")
+        where = f"{where}.content"
         if role == "user":
+            found = self._content.read(content, where)
             self.messages.append({"role": "user", "content": found})
         else:  # no upstream takes `developer` that does not take `system`
-            self.messages.append({"role": "system", "content": _joined(found, "\n\n")})
+            found = self._content.joined(content, where, "\n\n")
+            self.messages.append({"role": "system", "content": found})
 
     def _answer(self, content: Any, where: str) -> None:
-        for part in _parts(content, where):
+        for part in parts(content, where):
             if part.get("type") == "refusal":
-                self._turn.refusals.append(_string(part, "refusal", where))
-            elif part.get("type") in ("output_text", "text", "input_text"):
-                self._turn.texts.append(_string(part, "text", where))
+                self._turn.refusals.append(string(part, "refusal", where))
+            elif part.get("type") in TEXTS:
+                self._turn.texts.append(string(part, "text", where))
             else:
-                raise _wrong_part(part, where)
+                self._content.refuse(part, where)
 
     def _reasoning(self, item: Fields) -> None:
         if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"]:
@@ -129,8 +132,8 @@ class _Conversation:
             }
             self._turn.details.append(detail)
             return
-        parts = _objects(item.get("content")) or _objects(item.get("summary"))
-        texts = [each["text"] for each in parts if isinstance(each.get("text"), str)]
+        found = objects(item.get("content")) or objects(item.get("summary"))
+        texts = [each["text"] for each in found if isinstance(each.get("text"), str)]
         self._turn.thoughts += [each for each in texts if each]
 
     def _call(self, item: Fields, index: int, where: str) -> None:
@@ -170,7 +173,7 @@ class _Conversation:
         while waiting:
             at, item = waiting.pop(0)
             if at > place:
-                return _output(item, f"input[{at}].output")
+                return self._content.joined(item.get("output"), f"input[{at}].output", "\n")
         return _NO_RESULT
 
 
@@ -184,23 +187,19 @@ def _results(items: list[Fields]) -> dict[str, list[tuple[int, Fields]]]:
     return found
 
 
-def messages(value: str | list[Any], instructions: Any, names: ToolNames) -> list[Fields]:
-    """Raises `ApiError` 400 for what no model can be shown."""
+def messages(
+    value: str | list[Any], instructions: Any, names: ToolNames, content: Content
+) -> list[Fields]:
+    """Raises `ApiError` 400 for what no model can be shown. `content` notes what only an upstream
+    that speaks Responses may know."""
     system: list[Fields] = []
     if instructions:
-        content = chat_content(instructions, "instructions")
-        system = [{"role": "system", "content": _joined(content, "\n\n")}]
+        found = content.joined(instructions, "instructions", "\n\n")
+        system = [{"role": "system", "content": found}]
     if isinstance(value, str):
         return [*system, {"role": "user", "content": value}]
-    items = [_item(each, f"input[{index}]") for index, each in enumerate(value)]
-    return _joined_system([*system, *_Conversation(items, names).messages])
-
-
-def _item(value: Any, where: str) -> Fields:
-    item = as_object(value)
-    if item is None:
-        raise invalid(f"`{where}` is not an object.", param=where, code="invalid_value")
-    return item
+    items = [an_object(each, f"input[{index}]") for index, each in enumerate(value)]
+    return _joined_system([*system, *_Conversation(items, names, content).messages])
 
 
 def _joined_system(found: list[Fields]) -> list[Fields]:
@@ -213,123 +212,6 @@ def _joined_system(found: list[Fields]) -> list[Fields]:
     if count < 2 or not all(isinstance(each, str) for each in contents):
         return found
     return [{"role": "system", "content": "\n\n".join(contents)}, *found[count:]]
-
-
-# Content
-
-
-def _output(item: Fields, where: str) -> Any:
-    """What a tool gave: text, or parts where there is more than text."""
-    return _joined(chat_content(item.get("output"), where), "\n")
-
-
-def _joined(content: str | list[Fields], joint: str) -> str | list[Fields]:
-    """Parts as one text where they are nothing else: some servers take no lists there."""
-    if isinstance(content, str) or not all(each["type"] == "text" for each in content):
-        return content
-    return joint.join(each["text"] for each in content)
-
-
-def chat_content(content: Any, where: str) -> str | list[Fields]:
-    """Content as a message of Chat Completions has it; one text is a string there."""
-    if isinstance(content, str):
-        return content
-    parts = [_part(each, where) for each in _parts(content, where)]
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return parts[0]["text"]
-    return parts
-
-
-def _parts(content: Any, where: str) -> list[Fields]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise invalid(
-            f"`{where}` is neither a string nor a list of parts.",
-            param=where,
-            code="invalid_value",
-        )
-    return [
-        _item(each, f"{where}[{index}]") for index, each in enumerate(cast("list[Any]", content))
-    ]
-
-
-def _objects(values: Any) -> list[Fields]:
-    if not isinstance(values, list):
-        return []
-    return [each for value in cast("list[Any]", values) if (each := as_object(value)) is not None]
-
-
-def _part(part: Fields, where: str) -> Fields:
-    match part.get("type"):
-        case "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text":
-            return {"type": "text", "text": _string(part, "text", where)}
-        case "refusal":
-            return {"type": "text", "text": _string(part, "refusal", where)}
-        case "input_image":
-            return _image(part, where)
-        case "input_file":
-            return _file(part, where)
-        case "input_audio":
-            return {"type": "input_audio", "input_audio": part.get("input_audio")}
-        case _:
-            raise _wrong_part(part, where)
-
-
-def _wrong_part(part: Fields, where: str) -> ApiError:
-    kind = part.get("type")
-    which = f"type `{kind[:100]}`" if isinstance(kind, str) else "no type"
-    return invalid(
-        f"`{where}` has a part of {which}, which is not taken here.",
-        param=where,
-        code="unsupported_parameter",
-    )
-
-
-def _image(part: Fields, where: str) -> Fields:
-    url = part.get("image_url")
-    if not isinstance(url, str) or not url:
-        raise _no_files(part, where, "image_url")
-    image: Fields = {"url": url}
-    if part.get("detail") in ("low", "high"):
-        image["detail"] = part["detail"]
-    return {"type": "image_url", "image_url": image}
-
-
-def _file(part: Fields, where: str) -> Fields:
-    """A file's URL goes where its data would: dialects tell them apart."""
-    data = part.get("file_data") or part.get("file_url")
-    if not isinstance(data, str):
-        raise _no_files(part, where, "file_data")
-    file: Fields = {"file_data": data}
-    if isinstance(part.get("filename"), str):
-        file["filename"] = part["filename"]
-    return {"type": "file", "file": file}
-
-
-def _no_files(part: Fields, where: str, member: str) -> ApiError:
-    if part.get("file_id") is not None:
-        return invalid(
-            f"`{where}` names a file by its id, but no files are stored here: send `{member}`.",
-            param=where,
-            code="unsupported_parameter",
-        )
-    return invalid(
-        f"`{where}` has a part without `{member}`.",
-        param=where,
-        code="missing_required_parameter",
-    )
-
-
-def _string(part: Fields, name: str, where: str) -> str:
-    value = part.get(name)
-    if not isinstance(value, str):
-        raise invalid(
-            f"`{where}` has a part without a string in `{name}`.",
-            param=where,
-            code="invalid_value",
-        )
-    return value
 
 
 def _required(item: Fields, name: str, where: str) -> str:

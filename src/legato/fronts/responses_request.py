@@ -10,6 +10,7 @@ from legato.core.errors import invalid
 from legato.core.front import FrontRequest
 from legato.core.request import Effort, Fraction, Positive, Temperature, explain
 from legato.core.request import parse as parse_chat
+from legato.fronts.responses_content import Content
 from legato.fronts.responses_input import messages
 from legato.fronts.responses_tools import ToolNames, apply_choice, read_tools
 
@@ -70,10 +71,13 @@ class ResponsesRequest(Struct, gc=False):
 
 class Echo(Struct, frozen=True):
     """What the answer needs of its request. `settings`: members of the response that repeat it, as
-    JSON, each with its leading comma."""
+    JSON, each with its leading comma. `is_kept`, `previous`: whether the response is kept here, and
+    the id of the kept one that it goes on with; they are in `settings` too."""
 
     settings: bytes
     names: ToolNames
+    is_kept: bool = False
+    previous: str | None = None
 
 
 _decode: Final = msgspec.json.Decoder(ResponsesRequest).decode
@@ -88,10 +92,10 @@ def parse(body: bytes) -> FrontRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise explain(error) from None
     _refuse_stored(request)
-    tools = read_tools(request.tools)
+    tools, content = read_tools(request.tools), Content()
     chat: Fields = {
         "model": request.model,
-        "messages": messages(request.input, request.instructions, tools.names),
+        "messages": messages(request.input, request.instructions, tools.names, content),
     }
     if not chat["messages"]:
         raise invalid(
@@ -106,6 +110,7 @@ def parse(body: bytes) -> FrontRequest:
         format=FORMAT,
         source=body,
         echo=Echo(_settings(request), tools.names),
+        beyond=content.beyond or tools.beyond,
     )
 
 

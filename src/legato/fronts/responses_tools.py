@@ -101,11 +101,13 @@ def _function_name(tool: ToolName, taken: dict[str, ToolName]) -> str:
 
 class Tools(Struct):
     """`functions`: as Chat Completions has them. `hosted`: the types of those that were left
-    out."""
+    out. `beyond`: the 400 for one of these that `tool_choice` demands: only an upstream that speaks
+    Responses may have it."""
 
     names: ToolNames
     functions: list[Fields]
     hosted: list[str]
+    beyond: ApiError | None = None
 
 
 def read_tools(tools: list[Any] | None) -> Tools:
@@ -191,6 +193,7 @@ def _custom(tool: Fields) -> Fields:
 
 def apply_choice(tools: Tools, choice: Any) -> Fields:
     """`tools` and `tool_choice` of the Chat Completions request; neither where no tool is left.
+    Sets `tools.beyond`.
 
     Raises `ApiError` 400 for a tool that is demanded and is not there.
     """
@@ -204,9 +207,9 @@ def apply_choice(tools: Tools, choice: Any) -> Fields:
         raise _no_choice("tool_choice", choice)
     if functions:
         return {"tools": functions} | ({} if choice is None else {"tool_choice": choice})
-    if choice == "required":
-        if tools.hosted:
-            raise _unsupported(tools.hosted[0])
+    if choice == "required" and tools.hosted:
+        tools.beyond = tools.beyond or _unsupported(tools.hosted[0])
+    elif choice == "required":
         raise invalid(
             "`tool_choice` `required` is only allowed with `tools`.",
             param="tool_choice",
@@ -225,19 +228,20 @@ def _no_choice(param: str, choice: Any) -> ApiError:
 
 def _unsupported(kind: str) -> ApiError:
     return invalid(
-        f"`tool_choice` demands the tool `{kind[:100]}`, which no model here has: it is OpenAI's.",
+        f"`tool_choice` demands the tool `{kind[:100]}`, which the upstream does not have.",
         param="tool_choice",
         code="unsupported_parameter",
     )
 
 
-def _named(tools: Tools, chosen: Fields, where: str) -> Fields:
-    """The choice of one tool. Raises `ApiError` where it is hosted, or unknown."""
+def _named(tools: Tools, chosen: Fields, where: str) -> Fields | None:
+    """The choice of one tool; None where it is hosted. Raises `ApiError` where it is unknown."""
     kind, name = chosen.get("type"), chosen.get("name")
     if not isinstance(kind, str):
         raise _missing(f"{where}.type")
     if kind not in ("function", "custom"):
-        raise _unsupported(kind)
+        tools.beyond = _unsupported(kind)
+        return None
     if not isinstance(name, str):
         raise _missing(f"{where}.name")
     namespace = chosen.get("namespace")
@@ -264,12 +268,13 @@ def _allowed(tools: Tools, chosen: Fields) -> tuple[list[Fields], str]:
         fields = as_object(each) or {}
         if fields.get("type") in ("function", "custom"):
             named = _named(tools, fields, f"tool_choice.tools[{index}]")
-            names.add(named["function"]["name"])
+            names.update([named["function"]["name"]] if named is not None else [])
         elif fields.get("type") == "namespace":
             names.update(tools.names.within(_name(fields, f"tool_choice.tools[{index}]")))
         else:
             hosted.append(str(fields.get("type")))
     left = [each for each in tools.functions if each["function"]["name"] in names]
-    if not left and mode == "required" and hosted:
-        raise _unsupported(hosted[0])
+    if not left and hosted and mode == "required":
+        tools.beyond = _unsupported(hosted[0])
+        mode = "auto"
     return left, mode
