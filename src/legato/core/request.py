@@ -197,7 +197,7 @@ def parse(body: bytes) -> ChatRequest:
     try:
         request = _decode_request(body)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+        raise explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
@@ -273,7 +273,7 @@ def _wrong_value(param: str, reason: str) -> ApiError:
     return invalid(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
-def _explain(problem: str) -> ApiError:
+def explain(problem: str) -> ApiError:
     """The error for msgspec's words: `Expected `int`, got `str` - at `$.n``."""
     what, _, path = problem.partition(" - at `")
     param = path.rstrip("`").removeprefix("$").removeprefix(".") or None

@@ -7,12 +7,16 @@ from uvicorn.server import ServerState
 
 from legato.core.front import Front
 from legato.fronts.chat import CHAT
+from legato.fronts.messages import MESSAGES
 from legato.gateway.services import Services
 from legato.server.cors import Cors, Headers
 from legato.server.limits import Limits
 
 #: The endpoints that are answered without ASGI: (method, path) and the client format of each.
-NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {(b"POST", b"/v1/chat/completions"): CHAT}
+NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
+    (b"POST", b"/v1/chat/completions"): CHAT,
+    (b"POST", b"/v1/messages"): MESSAGES,
+}
 
 
 def front_at(path: bytes) -> Front:
