@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, ErrorSource
 from legato.core.front import Refusal
 
 #: The `type` that goes with a status.
@@ -30,7 +30,7 @@ _SUM: Final = re.compile(r"(\d+) \+ (\d+) > (\d+)")
 def refusal(error: ApiError, request_id: str) -> Refusal:
     """An error before the first frame. One that an upstream of this format sent goes as it came."""
     source = error.source
-    if source is not None and source.format == "messages":
+    if source is not None and source.format == "messages" and not _needs_our_words(error, source):
         return Refusal(source.status, source.body)
     status, kind = _public(error)
     body = _object(kind, _message(error))
@@ -40,6 +40,12 @@ def refusal(error: ApiError, request_id: str) -> Refusal:
     if kind == "billing_error":
         headers = ((b"x-should-retry", b"false"),)
     return Refusal(status, msgspec.json.encode(body), headers)
+
+
+def _needs_our_words(error: ApiError, source: ErrorSource) -> bool:
+    """Servers that copy the format say in their own words that a prompt is too long."""
+    too_long = error.code == "context_length_exceeded"
+    return too_long and b"prompt is too long" not in source.body.lower()
 
 
 def stream_error(error: ApiError) -> bytes:
