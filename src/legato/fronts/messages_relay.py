@@ -116,11 +116,11 @@ class RelayedEvents:
     def take(self, data: bytes) -> list[Sent]:
         """The events to send for one that came. Raises `UpstreamError` where it is not UTF-8."""
         try:
-            event = _decode_event(data)
+            event: _Event | None = _decode_event(data)
             line = one_line(data)
         except NOT_JSON:
-            event, line = self._mended(data)
-        if self._half and event.type == "content_block_delta":
+            event, line = None, b""
+        if event is None or (self._half and event.type == "content_block_delta"):
             event, line = self._mended(data)
         if not event.type:
             return []  # `null`, `[DONE]`, or an event of another API
