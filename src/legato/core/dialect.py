@@ -42,6 +42,7 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
+    takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
 
 
 class Delivered(Struct, frozen=True):

@@ -28,6 +28,9 @@ def usage_of(counts: dict[str, Any]) -> Usage:
     if "cache_read_input_tokens" in counts:
         cached = _count(counts, "cache_read_input_tokens")
         usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    if written := _count(counts, "cache_creation_input_tokens"):
+        read = usage.get("prompt_tokens_details") or {"cached_tokens": 0}
+        usage["prompt_tokens_details"] = read | {"cache_creation_tokens": written}
     details = as_object(counts.get("output_tokens_details")) or {}
     if "thinking_tokens" in details:
         reasoning = _count(details, "thinking_tokens")

@@ -92,7 +92,7 @@ def reader() -> "Reader":
 _ABOUT_US: Final = ("upstream_401", "upstream_402", "upstream_403", "upstream_quota")
 
 
-def refusal(status: int, body: bytes, retry_after: float | None) -> ApiError:
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
     error = read_refusal(status, body, retry_after)
     fields = as_object(decoded(body)) or {}
     is_own = fields.get("type") == "error" and as_object(fields.get("error")) is not None
