@@ -226,7 +226,6 @@ class Upstream:
             "tool_choice": "auto",
             "temperature": 1.0,
             "top_p": 1.0,
-            "usage": None,
         }
         return self.say(kind, response=response | fields)
 

@@ -534,8 +534,7 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
 @pytest.mark.parametrize("case", COSTS)
 async def test_every_part_has_its_price(tmp_path: Path, scripted: MockServer, case: str) -> None:
     deploy, more, expected = COSTS[case]
-    scripted.scripts |= {"rest": REST, "begun": BEGUN, "writes": WRITES}
-    scripted.scripts |= {"rest": REST, "begun": BEGUN, "calls": CALLS}
+    scripted.scripts |= {"rest": REST, "begun": BEGUN, "writes": WRITES, "calls": CALLS}
     route = {"attempts": len(deploy)}
     async with routed(tmp_path, scripted, deploy, deploy=deploy, route=route) as legato:
         await result(legato, **more)

@@ -67,7 +67,7 @@ def check_event(event: Json) -> None:
     schemas = _schemas()
     if schemas is not None:
         problems = [each.message for each in schemas[event["type"]].iter_errors(event)]
-        assert problems == [], event
+        assert not problems, (problems, event)
 
 
 def check_response(response: Json) -> Json:

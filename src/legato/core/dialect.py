@@ -50,6 +50,7 @@ class Quirks(Struct, frozen=True):
     counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
     encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
     summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
+    takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
 
 
 class Delivered(Struct, frozen=True):

@@ -31,6 +31,7 @@ _GROQ: Final = Quirks(
     effort_style="effort",
     has_n=False,
     rejected_parameters=frozenset({"logit_bias", "logprobs", "top_logprobs"}),
+    takes_extensions=False,
 )
 
 #: An unknown parameter is a 422. Usage is always sent, and a prefix is repeated in the answer.
@@ -41,6 +42,7 @@ _MISTRAL: Final = Quirks(
     includes_usage=False,
     max_tokens="max_tokens",
     names={"seed": "random_seed"},
+    takes_extensions=False,
     rejected_parameters=frozenset(
         {
             "logit_bias",
@@ -66,7 +68,11 @@ _ROWS: Final = (
         "OpenAI",
         "https://api.openai.com/v1",
         quirks=Quirks(
-            effort_style="effort", most="max", max_tokens="max_completion_tokens", pads=True
+            effort_style="effort",
+            most="max",
+            max_tokens="max_completion_tokens",
+            pads=True,
+            takes_extensions=False,
         ),
         dialects={
             "openai-responses": Quirks(effort_style="effort", most="max", has_n=False, pads=True)
@@ -235,7 +241,7 @@ _ROWS: Final = (
         "cerebras",
         "Cerebras",
         "https://api.cerebras.ai/v1",
-        quirks=Quirks(effort_style="effort"),
+        quirks=Quirks(effort_style="effort", takes_extensions=False),
         reasoning="`reasoning`",
         key_variable="CEREBRAS_API_KEY",
         docs="https://inference-docs.cerebras.ai/resources/openai",

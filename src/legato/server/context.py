@@ -8,6 +8,7 @@ from uvicorn.server import ServerState
 from legato.core.front import Front
 from legato.fronts.chat import CHAT
 from legato.fronts.completions import COMPLETIONS
+from legato.fronts.messages import MESSAGES
 from legato.fronts.responses import RESPONSES
 from legato.gateway.services import Services
 from legato.server.cors import Cors, Headers
@@ -18,6 +19,7 @@ NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
     (b"POST", b"/v1/chat/completions"): CHAT,
     (b"POST", b"/v1/completions"): COMPLETIONS,
     (b"POST", b"/v1/responses"): RESPONSES,
+    (b"POST", b"/v1/messages"): MESSAGES,
 }
 
 

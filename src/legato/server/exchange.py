@@ -11,8 +11,14 @@ from legato.server.context import ServerContext
 from legato.server.encoded_body import EncodedBody, encoding_of
 from legato.server.reader import RequestHead
 
+#: Statuses without a name in the standard library: Anthropic's for an overload.
+_MORE_STATUSES: Final = {529: "Overloaded"}
+
 STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+    status: f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    for status, phrase in (
+        {each.value: each.phrase for each in HTTPStatus} | _MORE_STATUSES
+    ).items()
 }
 _STREAM_HEAD: Final = (
     STATUS_LINES[200] + b"content-type: text/event-stream; charset=utf-8\r\n"
