@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from legato.core.chunk import NOT_JSON, Usage, as_object, decoded
 from legato.core.front import AnswerHead
-from legato.core.json_text import one_line
+from legato.core.json_text import encoded, one_line
 from legato.core.span_edit import with_members
 from legato.core.usage import count
 from legato.fronts.responses_request import Echo
