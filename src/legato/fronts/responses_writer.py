@@ -142,18 +142,20 @@ class ResponsesWriter:
         parts, pads, text = self._parts, self._pads, part.text
         kind, before, after = item.delta_head(part)
         name = kind.encode()
-        head, before = _HEAD % (name, name), b"," + before
+        fixed = (_HEAD % (name, name), b"," + before, after)
+        head, before, after = [each.replace(b"%", b"%%") for each in fixed]
+        frame = b"%b%%d%b%%b%b%%b}\n\n" % (head, before, after)
+        size = sum(map(len, fixed)) + len(b"}\n\n")
 
         def write(quoted: bytes) -> None:
             if b"\\" in quoted:  # the upstream may escape more than we do
                 quoted = encoded(_decode_text(quoted))
             text.extend(quoted[1:-1])
-            number = b"%d" % self._take_number()
-            if pads:
-                size = len(head) + len(number) + len(before) + len(quoted) + len(after) + 3
-                parts.extend((head, number, before, quoted, after, padding.member(size), b"}\n\n"))
-            else:
-                parts.extend((head, number, before, quoted, after, b"}\n\n"))
+            number = self._number
+            self._number = number + 1
+            self.frames += 1
+            pad = padding.member(size + len(quoted) + len(str(number))) if pads else b""
+            parts.append(frame % (number, quoted, pad))
 
         return write
 
