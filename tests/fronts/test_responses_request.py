@@ -67,6 +67,8 @@ def thought(summary: str = "", text: str = "", encrypted: str | None = None) -> 
 
 NOT_GIVEN = "The result of this call was not given."
 PNG = "data:image/png;base64,AAAA"
+IMAGE = {"type": "input_image", "image_url": PNG}
+CHAT_IMAGE = {"type": "image_url", "image_url": {"url": PNG}}
 PDF = "data:application/pdf;base64,AAAA"
 
 SIGNED = {"type": "thinking", "thinking": "hm", "signature": "s"}
@@ -211,27 +213,28 @@ ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
         ],
         [USER, chat_calls(chat_call("c1")), chat_result("c1", "a\nb")],
     ),
-    "a result with an image": (
+    "results with images": (
         [
-            *(USER, call("c1")),
-            result(
-                "c1",
-                [
-                    {"type": "input_text", "text": "a"},
-                    {"type": "input_image", "image_url": PNG},
-                ],
-            ),
+            *(USER, call("c1"), call("c2"), call("c3")),
+            result("c1", [{"type": "input_text", "text": "a"}, IMAGE]),
+            result("c2", [IMAGE]),
+            result("c3"),
         ],
         [
             USER,
-            chat_calls(chat_call("c1")),
-            chat_result(
-                "c1",
-                [
-                    {"type": "text", "text": "a"},
-                    {"type": "image_url", "image_url": {"url": PNG}},
+            chat_calls(chat_call("c1"), chat_call("c2"), chat_call("c3")),
+            chat_result("c1", "a"),
+            chat_result("c2", "The result is in the next message."),
+            chat_result("c3"),
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Content of the result of the tool call c1:"},
+                    CHAT_IMAGE,
+                    {"type": "text", "text": "Content of the result of the tool call c2:"},
+                    CHAT_IMAGE,
                 ],
-            ),
+            },
         ],
     ),
     "a call of a custom tool": (

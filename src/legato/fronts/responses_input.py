@@ -167,11 +167,16 @@ class _Conversation:
             self._turn = turn  # its reasoning waits for what it led to
             return
         self.messages.append(message)
+        said: list[Fields] = []
         for call, place in zip(turn.calls, turn.places, strict=True):
-            result = self._result(call["id"], place)
-            self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            identity = call["id"]
+            result, more = _split(self._result(identity, place), identity)
+            self.messages.append({"role": "tool", "tool_call_id": identity, "content": result})
+            said += more
+        if said:
+            self.messages.append({"role": "user", "content": said})
 
-    def _result(self, identity: str, place: int) -> Any:
+    def _result(self, identity: str, place: int) -> str | list[Fields]:
         """The first result behind a call that no other call has taken."""
         waiting = self._results.get(identity, [])
         while waiting:
@@ -179,6 +184,17 @@ class _Conversation:
             if at > place:
                 return self._content.joined(item.get("output"), f"input[{at}].output", "\n")
         return _NO_RESULT
+
+
+def _split(result: str | list[Fields], identity: str) -> tuple[str, list[Fields]]:
+    """(the text of a result, parts of it for a message of the user): Chat Completions takes nothing
+    but text in the message of a tool."""
+    if isinstance(result, str):
+        return result, []
+    texts = [each["text"] for each in result if each["type"] == "text"]
+    others = [each for each in result if each["type"] != "text"]
+    name = {"type": "text", "text": f"Content of the result of the tool call {identity}:"}
+    return "\n".join(texts) or "The result is in the next message.", [name, *others]
 
 
 def _results(items: list[Fields]) -> dict[str, list[tuple[int, Fields]]]:
