@@ -1,8 +1,10 @@
 """The Responses front as OpenAI's SDK uses it, before upstreams of all dialects: equal meaning
 whatever the upstream speaks, and whatever the way in which the SDK is used."""
 
+import asyncio
 import gc
 import json
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.responses_order import Told, check_response
+from tests.support.sdks import JS
 from tests.support.wire import ask
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -332,6 +335,54 @@ async def test_signed_thoughts_go_back_to_anthropics(house: House, name: str, wa
     else:
         wanted = {"type": "redacted_thinking", "data": step.redacted}
     assert thought == wanted
+
+
+# Node
+
+TOLD: dict[str, Json] = {
+    "happy": {"text": TEXT, "finish": "completed", "usage": [7, 10, 0, 3]},
+    "thinking": {"text": " Forty-two.", "thoughts": "Let me think.", "finish": "completed"},
+    "tools": {
+        "calls": [["call_1", "sum", {"a": 1, "b": 2}], ["call_2", "now", {}]],
+        "finish": "completed",
+    },
+    "length": {"text": "Once", "finish": "max_output_tokens"},
+    "cut": {"error": "The upstream closed the connection. Try again later."},
+}
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "openai-responses"])
+async def test_nodes_sdk_sees_the_same(house: House, dialect: str) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    if not (JS / "node_modules" / "openai").is_dir():
+        pytest.skip("the npm package openai is not installed")
+    legato = house.legato
+    node = await asyncio.create_subprocess_exec(
+        *("node", "responses.mjs", f"http://127.0.0.1:{legato.port}/v1", legato.key),
+        *(f"{dialect}/{name}" for name in TOLD),
+        cwd=JS,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await node.communicate()
+    assert node.returncode == 0
+    told = json.loads(output)
+    for name, wanted in TOLD.items():
+        for way, found in told[f"{dialect}/{name}"].items():
+            check_node(found, wanted, way)
+
+
+def check_node(found: Json, wanted: Json, way: str) -> None:
+    if "error" in wanted:
+        assert found["error"].endswith(wanted["error"])
+        assert found["status"] == (502 if way == "create" else None)
+        return
+    assert "error" not in found, found
+    assert "".join(found["text"]) == wanted.get("text", "")
+    assert "".join(found["thoughts"]) == wanted.get("thoughts", "")
+    assert found["calls"] == wanted.get("calls", [])
+    assert found["finish"] == wanted["finish"]
+    assert found["usage"] == wanted.get("usage", found["usage"])
 
 
 # Failure, as the SDK has it
