@@ -345,6 +345,15 @@ def test_numbers_go_on_behind_heartbeats() -> None:
     ]
 
 
+def test_heartbeats_between_relayed_events() -> None:
+    pipe = relayed(Upstream().begin().thought("hm"))
+    pipe.writer.heartbeat(None)
+    assert split(pipe.body)[-1]["type"] == "response.in_progress"
+    upstream = whole()
+    upstream.events = upstream.events[len(split(pipe.body)) - 1 :]
+    assert completed(relayed(upstream, pipe)).text == "One two"
+
+
 def test_numbers_that_are_missing_are_added() -> None:
     upstream = whole()
     for index, (name, data) in enumerate(upstream.events):
@@ -459,6 +468,33 @@ def test_another_upstream_goes_on(case: str) -> None:
     for item, identity in zip(found.response["output"], identities, strict=True):
         assert item["id"] == identity or not identity
     assert found.response["usage"]["total_tokens"] == 14
+
+
+def first(count: int, *, alive: int = 0) -> Pipe:
+    """A client that has been sent so many events of a whole answer, behind `alive` heartbeats."""
+    upstream, pipe = whole(), Pipe()
+    for _ in range(alive):
+        pipe.writer.heartbeat(None)
+    upstream.events = upstream.events[:count]
+    return relayed(upstream, pipe)
+
+
+@pytest.mark.parametrize("alive", [0, 2])
+@pytest.mark.parametrize("count", range(len(whole().events) + 1))
+def test_a_break_behind_any_event_is_legal(count: int, alive: int) -> None:
+    """Whether another upstream goes on with text or with reasoning, nobody does, or the upstream
+    just ends."""
+    for name in ("content", "reasoning_content"):
+        pipe = first(count, alive=alive)
+        for chunk in (text(" end", name), finish("length")):
+            for each in (pipe.writer, pipe.aggregator):
+                each.push(chunk)
+        assert completed(pipe).response["status"] == "incomplete"
+    completed(first(count, alive=alive))
+    pipe = first(count, alive=alive)
+    for each in (pipe.writer, pipe.aggregator):
+        each.fail(bad_gateway("It broke."))
+    pipe.checked()
 
 
 def test_another_one_goes_on_with_reasoning() -> None:
