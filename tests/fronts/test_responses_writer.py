@@ -418,6 +418,24 @@ def test_usage_that_is_not_whole_is_ours(case: str) -> None:
     assert usage["input_tokens_details"]["cached_tokens"] == 0
 
 
+def test_an_item_that_the_upstream_does_not_end_ends() -> None:
+    """A client may take the text from the end of its item alone."""
+    upstream = Upstream().begin().message("One", until="output_text.done").end(output=[])
+    found = completed(relayed(upstream))
+    assert [each["content"][0]["text"] for each in found.done] == ["One"]
+    assert found.response["output"] == found.done
+
+
+def test_an_end_without_its_response_is_ours() -> None:
+    found = completed(relayed(Upstream().begin().message("One").say("completed")))
+    assert found.response["usage"]["total_tokens"] == 14
+
+
+def test_an_output_that_is_missing_is_that_of_the_events() -> None:
+    found = completed(relayed(Upstream().begin().message("One").end(output=[])))
+    assert [each["id"] for each in found.response["output"]] == ["msg_1"]
+
+
 def test_the_end_is_ours_where_the_upstream_has_none() -> None:
     found = completed(relayed(Upstream().begin().thought("hm").message("One", index=1)))
     assert [each["id"] for each in found.response["output"]] == ["rs_1", "msg_1"]

@@ -131,7 +131,7 @@ class ResponsesWriter:
         number = self._take_number()
         data = event.data
         if event.response:
-            response = self._body.amended(event.response, usage)
+            response = self._body.amended(event.response, usage, self._items.output())
             if usage is not None:
                 self.response = response
             data = with_members(data, {"response": Raw(response)})
@@ -215,10 +215,10 @@ class ResponsesWriter:
         self.resume()
         self._begin()
         terminal = self._relayed.terminal
+        self._items.end()
         if terminal is not None:
             self._parts.append(self._frame(terminal, usage))
         else:
-            self._items.end()
             status, incomplete = self._items.status
             self.response = self._body.render(
                 status, self._items.output(), incomplete=incomplete, usage=usage
