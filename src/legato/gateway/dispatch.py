@@ -51,6 +51,7 @@ class Dispatch:
         "_finished_at",
         "_is_held",
         "_linger",
+        "_model",
         "_owner",
         "_request",
         "_resumed_at",
@@ -72,6 +73,7 @@ class Dispatch:
         self._attempt: Attempt | None = None  # the one in hand
         self._request: CallRequest | None = None  # kept where another deployment may be asked
         self._row: Row | None = None
+        self._model = ""  # the client's, without an alias
         self._start_over: Callable[[], None] | None = None
         self._soonest = services.heartbeat_seconds
         self._is_held = False  # the upstream is paused for a slow client
@@ -86,7 +88,9 @@ class Dispatch:
     def find(self, model: str) -> float:
         """Looks up the route of `model`; the seconds after which the first timer of its deployments
         may be due. Raises `ApiError` 404 where there is no such route."""
-        route = self.route = self._services.router.find(model)
+        router = self._services.router
+        route = self.route = router.find(model)
+        self._model = router.resolve(model)
         upstreams = self._services.upstreams
         self._soonest = min([upstreams[name].soonest for name in route.deployments])
         return self._soonest
@@ -108,6 +112,8 @@ class Dispatch:
         self._row = row
         self._start_over = start_over
         call = CallRequest(client.body, request)
+        # The answer names the model that the client asked for; upstreams do not know aliases.
+        call.request.model = self._model
         if len(route.deployments) > 1:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
@@ -334,7 +340,7 @@ class Dispatch:
         if attempt is None or row is None or attempt.is_charged:
             return
         attempt.is_charged = True
-        if (price := attempt.upstream.options.price) is not None:
+        if (price := attempt.upstream.price_of(self._model)) is not None:
             charge(row, self._stream, price, attempt.requests)
 
     def _on_broken(self, error: ApiError) -> None:

@@ -55,6 +55,7 @@ class App:
             router=Router(
                 assembly.routes(settings, self.upstreams, self.engines),
                 assembly.health(settings),
+                aliases=settings.aliases,
             ),
             ledger=self.ledger,
             upstreams=self.upstreams,

@@ -143,7 +143,10 @@ class Upstream:
         options: DeploymentOptions | None = None,
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        target_of: Callable[[str], Target] | None = None,
     ) -> None:
+        """`target_of`: the target for a model, of a deployment that takes the client's (`model` is
+        `*`)."""
         self.name = name
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
@@ -154,6 +157,7 @@ class Upstream:
         if not self.quirks.fetches_images:
             images.load_client()
         self.target = target
+        self._target_of = target_of
         self._wait = wait
         self.fast_path = True
         """Relays text events without decoding them."""
@@ -164,11 +168,23 @@ class Upstream:
         """Where set: counts tokens that the upstream does not tell."""
         self.amend: Callable[[OutgoingRequest], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
+        self.listed_price: Callable[[str], Price | None] | None = None
+        """Where set: the price of a model, of a deployment that takes the client's."""
 
     @property
     def credentials(self) -> int:
         """How many there are to use in turn."""
         return len(self.target.heads) if self.target is not None else 1
+
+    def model_of(self, request: ChatRequest) -> str:
+        """The model's name at the upstream."""
+        return self.model if self._target_of is None else request.model
+
+    def price_of(self, model: str) -> Price | None:
+        """`model`: the client's name."""
+        if self.options.price is None and self.listed_price is not None:
+            return self.listed_price(model)
+        return self.options.price
 
     def stop_adding(self, refusal: ApiError) -> bool:
         """Whether the upstream has refused a parameter that we add to each request, so that it may
@@ -212,7 +228,7 @@ class Upstream:
         outgoing = OutgoingRequest(
             body,
             request,
-            self.model,
+            self.model_of(request),
             self.quirks,
             options.unsupported,
             delivered,
@@ -238,6 +254,8 @@ class Upstream:
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
+        if target is not None and self._target_of is not None:
+            target = self._target_of(outgoing.model)
         if target is None:
             raise bad_gateway("The upstream is not running.", code="upstream_unreachable")
         connection = None if fresh else target.pool.idle()
