@@ -120,6 +120,7 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     model: NameOrPattern
     deployments: Annotated[tuple[str, ...], Meta(min_length=1)]
     strategy: Literal["order", "least-busy", "fastest"] = "order"
+    affinity: Literal["none", "session"] = "none"
     weights: dict[str, Annotated[float, Meta(gt=0)]] = {}
     attempts: Count = 3
     retry_seconds: Seconds = 30.0

@@ -99,6 +99,7 @@ slots = 8                         # concurrent answers of one model
 # model = "public-model-id"       # or a pattern: "claude-*"
 # deployments = ["primary"]
 # strategy = "order"              # "least-busy", "fastest"
+# affinity = "none"               # "session": calls of one session go to one deployment
 # weights = { primary = 1.0 }     # shares of the calls
 # attempts = 3                    # requests for one call before its first token
 # retry_seconds = 30.0            # time for them

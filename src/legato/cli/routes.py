@@ -34,6 +34,7 @@ class Route(Struct):
     strategy: str
     deployments: list[Deployment]
     aliases: list[str] = []
+    affinity: str = "none"
 
 
 class _Response(Struct):
@@ -116,6 +117,8 @@ def _print_routes(found: list[Route]) -> None:
 
 def _model(route: Route) -> str:
     notes = [route.strategy] if len(route.deployments) > 1 else []
+    if notes and route.affinity != "none":
+        notes = [f"by {route.affinity}"]
     if route.aliases:
         notes.append(f"also {', '.join(route.aliases)}")
     return f"{route.model} ({'; '.join(notes)})" if notes else route.model

@@ -2,41 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, CallRequest
+from legato.gateway.owner import NOBODY, Owner
 from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
+from legato.policy.sessions import session_key
 from legato.upstreams.upstream import DeploymentOptions
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
-
-
-class Owner(Protocol):
-    """The call."""
-
-    def wake(self) -> None:
-        """A stream broke that another deployment may continue: see `Dispatch.problem`."""
-
-    def watch_attempt(self, seconds: float) -> None:
-        """Another deployment is asked; the first of its timers is due after so many seconds."""
-
-
-class _Nobody:
-    """The owner of a dispatch whose call is settled."""
-
-    def wake(self) -> None: ...
-    def watch_attempt(self, seconds: float) -> None: ...
-
-
-_NOBODY: Final = _Nobody()
 
 
 class Dispatch:
@@ -57,6 +39,7 @@ class Dispatch:
         "_resumed_at",
         "_row",
         "_services",
+        "_session",
         "_soonest",
         "_start_over",
         "_stream",
@@ -74,6 +57,7 @@ class Dispatch:
         self._request: CallRequest | None = None  # kept where another deployment may be asked
         self._row: Row | None = None
         self._model = ""  # the client's, without an alias
+        self._session: str | None = None  # where the route has affinity
         self._start_over: Callable[[], None] | None = None
         self._soonest = services.heartbeat_seconds
         self._is_held = False  # the upstream is paused for a slow client
@@ -117,7 +101,9 @@ class Dispatch:
         if len(route.deployments) > 1:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
-        names = services.router.plan(route, services.clock())
+        if route.affinity == "session":
+            self._session = session_key(client.session_headers, call.request)
+        names = services.router.plan(route, services.clock(), self._session)
         problem: ApiError | None = None
         again_at: dict[str, float] = {}  # deployments that are asked again, and when
         while names:
@@ -202,9 +188,13 @@ class Dispatch:
         upstreams = self._services.upstreams
         return [
             each
-            for each in self._services.router.ordered(self.route, self._services.clock())
+            for each in self._ordered(self.route)
             if each != name and call.can_continue(upstreams[each], upstreams[name])
         ]
+
+    def _ordered(self, route: Route) -> tuple[str, ...]:
+        services = self._services
+        return services.router.ordered(route, services.clock(), self._session)
 
     async def continue_elsewhere(self) -> None:
         """The upstream broke in the middle of its answer: another continues it, or answers from the
@@ -239,7 +229,7 @@ class Dispatch:
             return False
         call.delivered = None
         asked = {name for name, code in self.attempts if code != "cannot_continue"}
-        for name in self._services.router.ordered(route, self._services.clock()):
+        for name in self._ordered(route):
             if name in asked or len(self.attempts) >= route.attempts:
                 continue
             self._start_over()
@@ -319,7 +309,7 @@ class Dispatch:
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
         self._start_over = self._request = None
-        self._owner = _NOBODY  # the call, which refers to this
+        self._owner = NOBODY  # the call, which refers to this
         if self._linger is not None:
             self._linger.check = None
         attempt, self._attempt = self._attempt, None

@@ -9,11 +9,15 @@ from msgspec import Struct
 from legato.core.errors import ApiError, service_unavailable
 from legato.policy.health import Health
 from legato.policy.model_names import Patterns, is_pattern, resolved
+from legato.policy.sessions import by_preference, with_overloaded_last
 
 #: Which deployment is tried first. order: as configured, or at random by weight if there are
 #: weights; least-busy: fewest calls in progress; fastest: lowest expected time to a first token,
 #: failures included.
 Strategy = Literal["order", "least-busy", "fastest"]
+
+#: session: the calls of one session go to one deployment, whose prompt cache knows it.
+Affinity = Literal["none", "session"]
 
 
 class Route(Struct, frozen=True):
@@ -23,6 +27,7 @@ class Route(Struct, frozen=True):
     model: str
     deployments: tuple[str, ...]
     strategy: Strategy = "order"
+    affinity: Affinity = "none"
     weights: dict[str, float] = {}
     attempts: int = 3
     retry_seconds: float = 30.0
@@ -104,14 +109,14 @@ class Router:
             )
         return self._routes[pattern]
 
-    def plan(self, route: Route, now: float) -> list[str]:
-        """The deployments to try, in order. Raises `ApiError` 503 if the circuit breakers of all
-        of them are open."""
+    def plan(self, route: Route, now: float, session: str | None = None) -> list[str]:
+        """The deployments to try, in order. `session`: the key of the call's, where the route has
+        affinity. Raises `ApiError` 503 if the circuit breakers of all of them are open."""
         health = self.health
         names = route.deployments
         if len(names) == 1 and not health[names[0]].open_until:
             return [names[0]]
-        names = self.ordered(route, now)
+        names = self.ordered(route, now, session)
         plan = [name for name in names if health[name].allows(now)]
         if not plan:
             wait = min(health[name].open_until for name in names) - now
@@ -125,11 +130,15 @@ class Router:
     def allows(self, name: str, now: float) -> bool:
         return self.health[name].allows(now)
 
-    def ordered(self, route: Route, now: float) -> tuple[str, ...]:
+    def ordered(self, route: Route, now: float, session: str | None = None) -> tuple[str, ...]:
         """All deployments of the route, healthy or not, in the order to try."""
         names, weights, health = route.deployments, route.weights, self.health
         if len(names) == 1:
             return names
+        if session is not None and route.affinity == "session":
+            preferred = by_preference(session, names, weights)
+            busy = {name: health[name].busy for name in names}
+            return tuple(with_overloaded_last(preferred, busy, weights))
         if route.strategy == "least-busy":
             return tuple(
                 sorted(names, key=lambda name: (health[name].busy + 1) / weights.get(name, 1.0))

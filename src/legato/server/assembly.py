@@ -232,6 +232,7 @@ def routes(
             each.model,
             each.deployments,
             strategy=each.strategy,
+            affinity=each.affinity,
             weights=each.weights,
             attempts=each.attempts,
             retry_seconds=each.retry_seconds,

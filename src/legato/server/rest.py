@@ -128,6 +128,7 @@ def _route(route: Route, router: Router, now: float) -> dict[str, Any]:
         "model": route.model,
         "aliases": router.aliases_of(route),
         "strategy": route.strategy,
+        "affinity": route.affinity,
         "deployments": [
             {"name": name, "weight": route.weights.get(name)} | _state(health[name], now)
             for name in route.deployments

@@ -114,6 +114,7 @@ class _Client:
         self.received = self.begun = player.clock()
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
+        self.session_headers: dict[bytes, bytes] = {}
         self.is_secure = exchange.is_secure
         self.is_full = False
         self.unsent = 0
