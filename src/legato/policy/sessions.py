@@ -27,13 +27,13 @@ _HASH_BYTES: Final = 8
 #: How much more than its share of the calls a deployment may have for the sake of its sessions.
 LOAD_FACTOR: Final = 1.25
 
-_NO_HEADERS: Final[Mapping[bytes, bytes]] = {}
+NO_HEADERS: Final[Mapping[bytes, bytes]] = {}
 
 
 def session_headers(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     """Those of a request's headers that `session_key` reads. Names are in lower case."""
     found = {name: fields[name] for name in HEADERS if name in fields}
-    return found or _NO_HEADERS
+    return found or NO_HEADERS
 
 
 def session_key(headers: Mapping[bytes, bytes], request: ChatRequest) -> str | None:
