@@ -13,6 +13,12 @@ from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import ask, chat
 
 DIALECTS = ("openai", "anthropic", "gemini", "ollama")
+ALIASES = {
+    "opus": "thinking",
+    "best": "happy",
+    "same": "any-thing",
+    "famous": "anthropic-happy",
+}
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ async def running(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Running
             {"model": "broken", "deployments": ["fixed", "openai"]},
             {"model": "gpt-*", "deployments": ["priced"]},
         ],
-        aliases={"opus": "thinking", "best": "happy", "same": "any-thing"},
+        aliases=ALIASES,
     )
     async with serving(settings) as server:
         yield server
@@ -111,13 +117,18 @@ async def test_what_is_listed(running: Running) -> None:
     """Names, aliases among them, but no patterns; one that a pattern matches can be looked up."""
     async with running.client() as client:
         listed = (await client.get("/v1/models")).json()["data"]
-        assert [each["id"] for each in listed] == ["happy", "broken", "opus", "best", "same"]
+        assert [each["id"] for each in listed] == ["happy", "broken", *ALIASES]
         for name in ("opus", "any-thing", "gemini-x"):
             assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
         assert (await client.get("/v1/models/any-*")).status_code == 404
         shown = (await client.get("/legato/routes")).json()["data"]
     aliases = {each["model"]: each["aliases"] for each in shown if each["aliases"]}
-    assert aliases == {"happy": ["best"], "think*": ["opus"], "any-*": ["same"]}
+    assert aliases == {
+        "happy": ["best"],
+        "think*": ["opus"],
+        "any-*": ["same"],
+        "anthropic-*": ["famous"],
+    }
     assert "gemini-*" in {each["model"] for each in shown}
 
 
@@ -135,3 +146,33 @@ async def test_a_deployment_of_any_model_is_checked_for_its_key_alone(
     ]
     assert scripted.requests == []
     await until(lambda: scripted.open_connections == 0, "no connection is left")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_other_client_formats(running: Running, scripted: MockServer, path: str) -> None:
+    """Requests that pass through as they came are sent the name at the upstream as well."""
+    scripted.scripts |= {f"{each}-happy": scripted.scripts["happy"] for each in DIALECTS}
+    text: dict[str, Any] = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
+    if path == "/v1/responses":
+        text = {"input": "Hello"}
+    for name, at_upstream in (
+        ("opus", "thinking"),
+        ("anthropic-happy", "anthropic-happy"),
+        ("gemini-happy", "gemini-happy"),
+        ("famous", "anthropic-happy"),
+    ):
+        answer = await ask(running.port, running.key, {"model": name} | text, path=path)
+        assert answer.status == 200, answer.body
+        assert answer.json["model"] == name
+        assert scripted.requests[-1].model == at_upstream
+
+
+@pytest.mark.parametrize("name", ["anthropic-happy", "famous"])
+async def test_tokens_are_counted_for_the_same_name(
+    running: Running, scripted: MockServer, name: str
+) -> None:
+    body = chat(name) | {"max_tokens": 9}
+    path = "/v1/messages/count_tokens"
+    answer = await ask(running.port, running.key, body, path=path)
+    assert answer.status == 200, answer.body
+    assert answer.json["input_tokens"] > 0

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from legato.core.stream import Stream
 from legato.fastpath.splice import Splice
@@ -140,7 +141,7 @@ def test_a_time_with_a_leading_zero(created: bytes) -> None:
             assert row["error"] == "upstream_malformed"
 
 
-@pytest.mark.parametrize("dialect", ["anthropic", "gemini", "openai"])
+@pytest.mark.parametrize("dialect", ["anthropic", "gemini", "openai", "openai-responses"])
 def test_text_is_escaped_alike(dialect: str) -> None:
     """Where an event is encoded anew, its text is, whatever escapes its upstream writes."""
     texts = [b'"word "'] * 4 + [
@@ -156,6 +157,7 @@ def test_text_is_escaped_alike(dialect: str) -> None:
         "gemini": b'data: {"candidates":[{"content":{"parts":[{"text":%b}]},"index":0}]}\n\n',
         "openai": b'data: {"choices":[{"index":0,"delta":{"content":'
         b'[{"type":"text","text":%b}]}}]}\n\n',
+        "openai-responses": b'data: {"type":"response.output_text.delta","delta":%b}\n\n',
     }
     check(
         spoken([forms[dialect] % each for each in texts], deployments=[Deployment(dialect=dialect)])
@@ -307,14 +309,18 @@ def never_closes(patch: pytest.MonkeyPatch) -> None:
 
 def drops_members(patch: pytest.MonkeyPatch) -> None:
     writer = ChatWriter.text_writer
-    patch.setattr(ChatWriter, "text_writer", lambda self, raw, extras: writer(self, raw, b""))
+
+    def writes(self: ChatWriter, chunk: Any, raw: Any) -> Any:
+        return writer(self, replace(chunk, extras=b""), raw)
+
+    patch.setattr(ChatWriter, "text_writer", writes)
 
 
 def counts_no_frames(patch: pytest.MonkeyPatch) -> None:
     text_writer = ChatWriter.text_writer
 
-    def writes(self: ChatWriter, raw: Any, extras: bytes) -> Any:
-        write = text_writer(self, raw, extras)
+    def writes(self: ChatWriter, chunk: Any, raw: Any) -> Any:
+        write = text_writer(self, chunk, raw)
 
         def wrong(quoted: bytes) -> None:
             assert write is not None
@@ -329,9 +335,9 @@ def counts_no_frames(patch: pytest.MonkeyPatch) -> None:
 def counts_thoughts_as_text(patch: pytest.MonkeyPatch) -> None:
     enter = Stream.enter_fast_path
 
-    def entered(self: Stream, fast_path: Any, chunk: Any, raw: Any) -> Any:
+    def entered(self: Stream, fast_path: Any, *event: Any) -> Any:
         fast_path._is_reasoning = False
-        return enter(self, fast_path, chunk, raw)
+        return enter(self, fast_path, *event)
 
     patch.setattr(Stream, "enter_fast_path", entered)
 

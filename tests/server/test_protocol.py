@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from legato.core.errors import ApiError
+from legato.core.front import Refusal
 from legato.fronts.chat import ChatFront
 from legato.mock.server import MockServer
 from legato.policy.keys import Keyring
@@ -37,8 +38,8 @@ class OtherFront(ChatFront):
 
     name = "other"
 
-    def render_error(self, error: ApiError) -> bytes:
-        return json.dumps({"other": error.code}).encode()
+    def refusal(self, error: ApiError, request_id: str) -> Refusal:
+        return Refusal(error.status, json.dumps({"other": error.code}).encode())
 
 
 @pytest.fixture

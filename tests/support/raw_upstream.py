@@ -28,12 +28,15 @@ def response(name: str) -> bytes:
 class RawUpstream:
     """Answers a request whose path begins with `/NAME/` with the response that is set for NAME.
 
-    `requests`: the JSON bodies that came, by name.
+    `requests`: the JSON bodies that came, by name; `bodies`: the same as bytes; `heads`: of the
+    requests, up to the blank line.
     """
 
     def __init__(self) -> None:
         self.responses: dict[str, bytes | Callable[[dict[str, Any]], bytes]] = {}
         self.requests: dict[str, list[dict[str, Any]]] = {}
+        self.bodies: dict[str, list[bytes]] = {}
+        self.heads: dict[str, list[bytes]] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
@@ -52,6 +55,8 @@ class RawUpstream:
                 length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
                 body = await reader.readexactly(int(length))
                 self.requests.setdefault(name, []).append(json.loads(body))
+                self.bodies.setdefault(name, []).append(body)
+                self.heads.setdefault(name, []).append(head)
                 played = self.responses[name]
                 answer = played(self.requests[name][-1]) if callable(played) else played
                 writer.write(answer)

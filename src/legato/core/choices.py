@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.json_text import merged_members
 from legato.core.normalize import ChoiceNormalizer, Member
 
@@ -59,13 +60,22 @@ class Choices:
 
     def finish(self, theirs: int, extras: bytes) -> None:
         """Holds back the finish of a choice, with unknown members for its frame."""
-        held = self._finishes.get(theirs, b"")
-        self._finishes[theirs] = merged_members(held, extras) if held and extras else held or extras
+        self._finishes[theirs] = merged_members(self._finishes.get(theirs, b""), extras)
 
     @property
     def all_finished(self) -> bool:
         """Whether each choice that has begun has its finish."""
         return len(self._finishes) == len(self._begun)
+
+    def unfinished(self, expected: int, *, is_empty: bool) -> UpstreamError:
+        """What it means that an upstream has ended an answer here that has `expected` choices."""
+        if is_empty:
+            return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
+        if len(self) < expected and self.all_finished:
+            message = f"The upstream gave {len(self)} of {expected} choices."
+        else:
+            message = "The upstream ended its answer without a finish."
+        return bad_gateway(message, code="upstream_incomplete")
 
     def close(self) -> Iterator[tuple[Member, bytes]]:
         """What was held back, at the end of the answer: members, each with its extras."""

@@ -10,13 +10,39 @@ class Delivery:
 
     Chunks that come before there is a subscriber wait for the first. There is one chance to
     subscribe, so that nobody gets an answer without its beginning.
+
+    `relays`: the upstream speaks the client's own format: its events go out in place of chunks.
+    They wait until the answer has begun, as another upstream may be asked before that.
     """
 
-    __slots__ = ("_early", "subscribers")
+    __slots__ = ("_early", "_held", "relays", "subscribers")
 
     def __init__(self) -> None:
         self.subscribers: tuple[Subscriber, ...] = ()
-        self._early: list[Chunk] | None = []
+        self._early: list[Chunk | tuple[bytes, bytes]] | None = []
+        self._held: list[tuple[bytes, bytes]] | None = None
+        self.relays = False
+
+    def expect(self, relays: bool, *, begun: bool) -> None:
+        """An upstream is asked. `begun`: whether the answer had begun before."""
+        self.relays = relays
+        self._held = [] if relays and not begun else None
+
+    def relay(self, name: bytes, data: bytes) -> None:
+        """An event as it came."""
+        if self._held is not None:
+            self._held.append((name, data))
+        elif self._early is not None:
+            self._early.append((name, data))
+        else:
+            for each in self.subscribers:
+                each.relay(name, data)
+
+    def begin(self) -> None:
+        """The answer has begun."""
+        held, self._held = self._held, None
+        for name, data in held or ():
+            self.relay(name, data)
 
     def subscribe(self, subscribers: tuple[Subscriber, ...]) -> None:
         """Each gets all that has come so far. Raises `RuntimeError` when called again."""
@@ -24,8 +50,11 @@ class Delivery:
             raise RuntimeError("the stream has been delivered to others already")
         self.subscribers = subscribers
         early, self._early = self._early, None
-        for chunk in early:
-            self.push(chunk)
+        for each in early:
+            if isinstance(each, tuple):
+                self.relay(*each)
+            else:
+                self._push(each)
 
     def unsubscribe(self) -> None:
         """What still comes goes nowhere."""
@@ -38,9 +67,14 @@ class Delivery:
         return any(each.is_paused for each in self.subscribers)
 
     def push(self, chunk: Chunk) -> None:
+        if self.relays:
+            return
         if self._early is not None:
             self._early.append(chunk)
-            return
+        else:
+            self._push(chunk)
+
+    def _push(self, chunk: Chunk) -> None:
         for each in self.subscribers:
             each.push(chunk)
 

@@ -9,12 +9,17 @@ from msgspec import Struct
 from legato.core.chunk import Chunk
 from legato.core.errors import ApiError, invalid
 from legato.core.request import NULL, ChatRequest
+from legato.core.span_edit import with_members
 
 #: Which parameters a server has for reasoning. effort: `reasoning_effort`, as OpenAI has it;
 #: thinking: `thinking: {type, budget_tokens}`; both: either, as the client sends it; llama:
 #: llama.cpp's budget and template switch; openrouter: `reasoning: {effort, max_tokens}`; template:
 #: vLLM's and SGLang's `chat_template_kwargs`; none: it has none.
 EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
+
+#: Whether a server also has an endpoint for text completions. no: none that is known; prompt: one
+#: that goes on with a bare prompt; suffix: one that also fills in what comes before a suffix.
+Completes = Literal["no", "prompt", "suffix"]
 
 #: How a server is made to continue an answer that it did not begin. no: it cannot; prefill: a last
 #: message of the assistant is enough; final-message: it also takes `continue_final_message`;
@@ -41,6 +46,11 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
+    completes: Completes = "no"
+    counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
+    encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
+    summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
+    takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
 
 
 class Delivered(Struct, frozen=True):
@@ -48,6 +58,18 @@ class Delivered(Struct, frozen=True):
 
     content: str = ""
     reasoning: str = ""
+
+
+class Source(Struct, frozen=True):
+    """A client's request as it came, for upstreams that speak its format.
+
+    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it.
+    `goes_beyond`: it has what Chat Completions has no words for."""
+
+    format: str
+    body: bytes
+    lines: bytes = b""
+    goes_beyond: bool = False
 
 
 #: Parameters without which an answer is not what was asked for: never dropped in silence.
@@ -64,6 +86,7 @@ class OutgoingRequest(Struct):
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
     streams: bool = True  # False: the upstream gives its answer in one piece
+    source: Source | None = None  # where the upstream speaks the client's own format
 
     @property
     def hides_alternatives(self) -> bool:
@@ -72,6 +95,14 @@ class OutgoingRequest(Struct):
         return self.quirks.needs_alternatives and bool(
             request.logprobs and not request.top_logprobs
         )
+
+    def passed_through(self, source: Source) -> bytes:
+        """The client's request as it came, but for the model's name, and `stream`: an answer that
+        is not streamed to the client is, from the upstream, so that it fails as early."""
+        changes: dict[str, Any] = {"model": self.model}
+        if self.streams and not self.request.stream:
+            changes["stream"] = True
+        return with_members(source.body, changes)
 
     def parameters(self, taken: Set[str], defaults: dict[str, Any]) -> dict[str, Any]:
         """The client's parameters, without those that are null or have a default value, and without
@@ -152,6 +183,12 @@ class Reader(Protocol):
 
 class Dialect(Protocol):
     """The module of a dialect. Functions have no state and do no I/O."""
+
+    @property
+    def client_format(self) -> str:
+        """The client format (`core.front.Front.name`) that it is, so that requests and events pass
+        through as they come; empty where no client speaks it."""
+        ...
 
     def path(self, model: str, *, streams: bool = True) -> str:
         """Of the request, relative to a deployment's `base_url`. It may have a query.

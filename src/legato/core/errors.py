@@ -8,6 +8,7 @@ import re
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from legato.core.error_phrases import actual_status, is_spent, is_too_long
 
@@ -48,12 +49,23 @@ _INCURABLE: Final = frozenset(
 )
 
 
+class ErrorSource(Struct, frozen=True):
+    """An upstream's answer that an error was read from, for clients of its own `format`."""
+
+    format: str
+    status: int
+    body: bytes
+
+
 class ApiError(Exception):
     """An answer that is an error.
 
     `status` is the HTTP status before the first frame is committed; after it, only the error
-    object is sent, as the stream's last frame. `retry_after` is in seconds.
+    object is sent, as the stream's last frame. `retry_after` is in seconds. `source`: the error as
+    the upstream sent it, where a client may see that.
     """
+
+    source: ErrorSource | None = None
 
     def __init__(
         self,

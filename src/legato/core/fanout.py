@@ -66,7 +66,13 @@ class _Branch:
     def push(self, chunk: Chunk) -> None:
         self._fanout.push(self._index, chunk)
 
-    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+    def relay(self, name: bytes, data: bytes) -> None:
+        """Its choices are numbered anew: nothing is relayed."""
+
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
+        return None
+
+    def event_writer(self, head: bytes) -> WriteText | None:
         return None
 
     def complete(self, usage: Usage, extras: bytes) -> None:

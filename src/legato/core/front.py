@@ -1,6 +1,6 @@
 """The interface of a front: one client format, both ways. Each file of `fronts/` is one."""
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -11,6 +11,32 @@ from legato.core.subscriber import Subscriber
 #: How a stream is kept alive in silence. comment: a comment of the event stream; chunk: an ordinary
 #: event that says nothing, for clients that fail on comments.
 Heartbeat = Literal["comment", "chunk"]
+
+
+class FrontRequest(Struct):
+    """A request as its front has read it.
+
+    `chat`, `body`: as Chat Completions, typed and as JSON, whatever the client's format: what
+    dialects are given. `source`: the body as it came, for upstreams whose dialect has the same
+    `format`; None where it came as Chat Completions. `echo`: what the front itself needs again to
+    write the answer. `beyond`: the refusal of what Chat Completions has no words for; it is raised
+    where the request does not go out as it came.
+    """
+
+    chat: ChatRequest
+    body: bytes
+    format: str = "chat"
+    source: bytes | None = None
+    echo: Any = None
+    beyond: ApiError | None = None
+
+
+class Refusal(Struct, frozen=True):
+    """An error as an answer with a status. `headers`: further ones, (name, value) each."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class AnswerHead(Struct, frozen=True):
@@ -84,9 +110,12 @@ class Front(Protocol):
     """One client format. Functions have no state and do no I/O."""
 
     name: str
+    passed_headers: bytes
+    """What the names of headers begin with that go to upstreams of the same format; empty: none."""
 
-    def parse(self, body: bytes) -> ChatRequest:
-        """Reads and checks a request's body. Raises `ApiError` 400 that names the field."""
+    def parse(self, body: bytes) -> FrontRequest:
+        """Reads and checks a request's body, which is `core.request.cleaned`. Raises `ApiError` 400
+        that names the field as the client knows it."""
         ...
 
     def identity(self, request_id: str) -> str:
@@ -97,8 +126,10 @@ class Front(Protocol):
         """The kind that a client gets; `wanted` is the server's setting."""
         ...
 
-    def writer(self, head: AnswerHead, options: WriterOptions, sink: Sink) -> Writer: ...
-    def aggregator(self) -> Aggregator: ...
-    def render_error(self, error: ApiError) -> bytes:
-        """The JSON body of an answer with an error status."""
+    def writer(
+        self, head: AnswerHead, options: WriterOptions, sink: Sink, request: FrontRequest
+    ) -> Writer: ...
+    def aggregator(self, request: FrontRequest) -> Aggregator: ...
+    def refusal(self, error: ApiError, request_id: str) -> Refusal:
+        """An error before the first frame. `request_id`: of the request (`req_…`), or empty."""
         ...

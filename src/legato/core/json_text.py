@@ -124,6 +124,8 @@ def encoded(value: Any) -> bytes:
 
 def merged_members(first: bytes, second: bytes) -> bytes:
     """Two lists of members as `Chunk.extras` has them, as one; of equal names the second counts."""
+    if not first or not second or first == second:
+        return first or second
     members: dict[str, Raw] = {}
     for each in (first, second):
         members |= msgspec.json.decode(b"{%b}" % each[1:], type=dict[str, Raw])

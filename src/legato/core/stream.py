@@ -113,9 +113,12 @@ class Stream:
         self._is_resuming = False
         self.state = State.WAITING  # the one way back; no subscriber ever sees it
 
-    def forget_failed(self) -> None:
-        """An upstream is asked: nothing is left of one that failed before its first chunk."""
-        if self.state is State.WAITING:
+    def ask(self, *, relays: bool = False) -> None:
+        """An upstream is asked: nothing is left of one that failed before its first chunk.
+        `relays`: it speaks the client's own format, and its events go out as they come."""
+        waits = self.state is State.WAITING
+        self._delivery.expect(relays, begun=not waits)
+        if waits:
             self.usage.forget_upstream()
             self._forget_upstream()
             self._choices.forget_unbegun()
@@ -168,20 +171,22 @@ class Stream:
     # The fast path
 
     def enter_fast_path(
-        self, fast_path: FastPath, chunk: Chunk, raw: tuple[bytes, bytes]
+        self, fast_path: FastPath, chunk: Chunk, raw: tuple[bytes, bytes], head: bytes
     ) -> WriteText | None:
         """What writes frames that differ from that of `chunk` in their text alone, or None.
 
-        `raw` is the chunk's, before and after the JSON string of its text. Texts go to the writer
-        and to `note_text`, until the fast path is closed: when anything else happens.
+        `raw` is the chunk's, before and after the JSON string of its text; `head` is what its event
+        and the later ones begin with. Texts (events, where they are relayed) go to the writer and
+        to `note_text`, until the fast path is closed: when anything else happens.
         """
-        subscribers = self._delivery.subscribers
+        delivery, subscribers = self._delivery, self._delivery.subscribers
         if chunk.text_choice not in self._choices.passing or len(subscribers) != 1 or self._pending:
             return None
         (subscriber,) = subscribers
         if self._shows_running_usage or subscriber.is_paused:
             return None
-        write = subscriber.text_writer(raw, chunk.extras)
+        relays = delivery.relays
+        write = subscriber.event_writer(head) if relays else subscriber.text_writer(chunk, raw)
         if write is not None:
             self._fast_path = fast_path
         return write
@@ -219,6 +224,17 @@ class Stream:
         elif chunk.raw == b"[]" or not self._normalize(chunk):
             self._push_extras(chunk)
 
+    @property
+    def relays(self) -> bool:  # whether events go out as they come
+        return self._delivery.relays
+
+    def relay(self, name: bytes, data: bytes) -> None:
+        """The event whose chunk is pushed next, where events are relayed."""
+        if self._fast_path is not None:
+            self.leave_fast_path()
+        if not self.done:
+            self._delivery.relay(name, data)
+
     def flush(self) -> None:
         """The source has read all there was: what was pushed goes out now."""
         self._delivery.flush()
@@ -233,7 +249,8 @@ class Stream:
             self.fail(self.unfinished())
             return
         try:
-            self._emit_held()
+            for member, extras in self._choices.close():  # finishes, and what else was held back
+                self._send(member, extras)
         except UpstreamError as error:
             self.fail(error)
             return
@@ -250,14 +267,7 @@ class Stream:
 
     def unfinished(self) -> UpstreamError:
         """What it means that the upstream has ended its answer here."""
-        if self.state is State.WAITING:
-            return bad_gateway("The upstream's answer was empty.", code="upstream_empty")
-        begun = len(self._choices)
-        if begun < self.expected and self._choices.all_finished:
-            message = f"The upstream gave {begun} of {self.expected} choices."
-        else:
-            message = "The upstream ended its answer without a finish."
-        return bad_gateway(message, code="upstream_incomplete")
+        return self._choices.unfinished(self.expected, is_empty=self.state is State.WAITING)
 
     # Chunks
 
@@ -297,16 +307,11 @@ class Stream:
         if chunk.usage and self._shows_usage:
             self._usage_extras = chunk.extras
         else:
-            self._pending = self._with_pending(chunk.extras)
-
-    def _with_pending(self, extras: bytes) -> bytes:
-        pending = self._pending
-        if not pending or pending == extras:
-            return extras
-        return merged_members(pending, extras) if extras else pending
+            self._pending = merged_members(self._pending, chunk.extras)
 
     def _take_pending(self, extras: bytes) -> bytes:
-        extras, self._pending = self._with_pending(extras), b""
+        if self._pending:
+            extras, self._pending = merged_members(self._pending, extras), b""
         return extras
 
     def _normalize(self, chunk: Chunk) -> bool:
@@ -375,11 +380,6 @@ class Stream:
             chunk.usage_so_far = self.usage.so_far()
         self._delivery.push(chunk)
 
-    def _emit_held(self) -> None:
-        """The finishes, and what else was held back, at the end of the answer."""
-        for member, extras in self._choices.close():
-            self._send(member, extras)
-
     # States
 
     def _to(self, state: State) -> None:
@@ -391,6 +391,7 @@ class Stream:
         self.state = state
         self.done = not state.after
         if before is State.WAITING and state is State.OPEN:
+            self._delivery.begin()
             self._listener.stream_opened()
 
     def _close(self, state: State) -> None:

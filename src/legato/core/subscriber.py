@@ -6,7 +6,8 @@ from typing import Final, Protocol
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
 
-#: Takes the JSON string of a text, quotes included, and writes the frame that carries it.
+#: Takes the JSON string of a text, quotes included, and writes the frame that carries it; or takes
+#: the upstream's event as it came, where that is relayed (`Subscriber.event_writer`).
 WriteText = Callable[[bytes], None]
 
 
@@ -19,6 +20,13 @@ class Subscriber(Protocol):
         ...
 
     def push(self, chunk: Chunk) -> None: ...
+    def relay(self, name: bytes, data: bytes) -> None:
+        """An event of an upstream that speaks the client's own format, in place of `push`.
+
+        `name`: of its `event:` line, or empty; `data`: its JSON. An upstream of another format may
+        go on with the answer: then `push` is called from there on.
+        """
+
     def flush(self) -> None: ...
     def complete(self, usage: Usage, extras: bytes) -> None:
         """`extras`: further members of the chunk with the usage, as `Chunk` has them."""
@@ -26,12 +34,17 @@ class Subscriber(Protocol):
 
     def fail(self, error: ApiError) -> None: ...
 
-    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
-        """For the fast path: writes frames that differ in one text alone. None where it cannot.
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
+        """For the fast path: writes frames that differ from that of `chunk` in their text alone,
+        with the JSON string of the text. None where it cannot.
 
         `raw`: the `choices` array as JSON before and after the JSON string of the text.
-        `extras`: as in `Chunk`.
         """
+        ...
+
+    def event_writer(self, head: bytes) -> WriteText | None:
+        """The same for events that are relayed, with the event as it came, its blank line included.
+        `head`: what each of them begins with. None where it cannot."""
         ...
 
 

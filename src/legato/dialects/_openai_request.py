@@ -10,6 +10,7 @@ from legato.core.dialect import Delivered, OutgoingRequest, Quirks
 from legato.core.errors import cannot_continue
 from legato.core.request import members
 from legato.dialects import _openai_effort as effort
+from legato.dialects._openai_extensions import leave_out_extensions
 
 
 def encode(outgoing: OutgoingRequest) -> bytes:
@@ -31,6 +32,8 @@ def encode(outgoing: OutgoingRequest) -> bytes:
             fields[theirs] = fields.pop(name)
     if quirks.rejected_parameters:
         outgoing.leave_out(fields, quirks.rejected_parameters)
+    if not quirks.takes_extensions:
+        leave_out_extensions(fields)
     if outgoing.delivered is not None:
         _go_on(fields, quirks, outgoing.delivered)
     return msgspec.json.encode(fields)

@@ -26,10 +26,12 @@ from legato.core.chunk import (
     decoded,
     unknown_members,
 )
+from legato.core.errors import ApiError, ErrorSource
 from legato.core.finish import known_finish
 from legato.core.json_text import Path, cleaned, decode_leniently
 from legato.core.merge import merge_call
-from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
+from legato.core.upstream_errors import event_failure, is_failure, no_stream, unreadable
+from legato.core.upstream_errors import refusal as read_refusal
 from legato.dialects._anthropic_blocks import (
     Block,
     OtherBlock,
@@ -44,6 +46,7 @@ from legato.dialects._anthropic_usage import prompt_tokens, usage_of
 
 __all__ = [
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -59,6 +62,9 @@ __all__ = [
 
 #: The version that everything in this file is about; the API has had no later one.
 _VERSION: Final = "2023-06-01"
+
+#: The client format that it is (`core.dialect.Dialect`).
+client_format: Final = "messages"
 
 
 def path(model: str, *, streams: bool = True) -> str:
@@ -80,6 +86,19 @@ ends_with_body: Final = False
 
 def reader() -> "Reader":
     return Reader()
+
+
+#: Errors that are about our credential or our account there.
+_ABOUT_US: Final = ("upstream_401", "upstream_402", "upstream_403", "upstream_quota")
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    error = read_refusal(status, body, retry_after)
+    fields = as_object(decoded(body)) or {}
+    is_own = fields.get("type") == "error" and as_object(fields.get("error")) is not None
+    if is_own and error.code not in _ABOUT_US:
+        error.source = ErrorSource(client_format, status, body)
+    return error
 
 
 def models_path() -> str:

@@ -45,6 +45,7 @@ from legato.dialects._gemini_request import encode
 
 __all__ = [
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -57,6 +58,9 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
+
+#: The client format that it is (`core.dialect.Dialect`).
+client_format: Final = ""
 
 
 def path(model: str, *, streams: bool = True) -> str:

@@ -29,6 +29,7 @@ from legato.dialects._ollama_request import encode
 
 __all__ = [
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -41,6 +42,9 @@ __all__ = [
     "refusal",
     "unstreamed",
 ]
+
+#: The client format that it is (`core.dialect.Dialect`).
+client_format: Final = ""
 
 
 def path(model: str, *, streams: bool = True) -> str:

@@ -15,6 +15,7 @@ from legato.dialects._openai_unstreamed import unstreamed
 
 __all__ = [
     "Reader",
+    "client_format",
     "decoder",
     "encode",
     "ends_with_body",
@@ -30,6 +31,9 @@ __all__ = [
 
 #: What an event says when it says that the answer is over.
 END: Final = None
+
+#: The client format that it is (`core.dialect.Dialect`).
+client_format: Final = "chat"
 
 
 def path(model: str, *, streams: bool = True) -> str:

@@ -37,6 +37,7 @@ class Splice:
         "_is_encoded",
         "_is_reasoning",
         "_note",
+        "_relays",
         "_tail",
         "_unpadded",
         "_write",
@@ -54,7 +55,8 @@ class Splice:
         self._is_encoded = pattern.is_encoded
         self._is_reasoning = chunk.is_reasoning
         self._note = stream.note_text
-        self._write = stream.enter_fast_path(self, chunk, pattern.raw)
+        self._relays = stream.relays
+        self._write = stream.enter_fast_path(self, chunk, pattern.raw, pattern.head)
         self.matches = 0
         if self._write is not None:
             self._head = pattern.head
@@ -77,9 +79,11 @@ class Splice:
         write = self._write
         if not text or write is None:
             return False
-        if self._is_encoded:
-            quoted = encoded(text)
         self._note(text, self._index, self._is_reasoning)
+        if self._relays:
+            quoted = event
+        elif self._is_encoded:
+            quoted = encoded(text)
         write(quoted)
         self.matches += 1
         return True

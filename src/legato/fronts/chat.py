@@ -4,8 +4,14 @@ import re
 from typing import Final
 
 from legato.core.errors import ApiError
-from legato.core.front import AnswerHead, Heartbeat, Sink, WriterOptions
-from legato.core.request import ChatRequest
+from legato.core.front import (
+    AnswerHead,
+    FrontRequest,
+    Heartbeat,
+    Refusal,
+    Sink,
+    WriterOptions,
+)
 from legato.core.request import parse as parse_request
 from legato.fronts.chat_aggregator import ChatAggregator
 from legato.fronts.chat_writer import ChatWriter
@@ -20,9 +26,10 @@ class ChatFront:
     """`POST /v1/chat/completions`."""
 
     name: str = "chat"
+    passed_headers: bytes = b""
 
-    def parse(self, body: bytes) -> ChatRequest:
-        return parse_request(body)
+    def parse(self, body: bytes) -> FrontRequest:
+        return FrontRequest(parse_request(body), body)
 
     def identity(self, request_id: str) -> str:
         return request_id.replace("req_", "chatcmpl-", 1)
@@ -34,14 +41,16 @@ class ChatFront:
         fails = found is not None and (int(found[1]), int(found[2])) < _GO_MENDED
         return "chunk" if fails else "comment"
 
-    def writer(self, head: AnswerHead, options: WriterOptions, sink: Sink) -> ChatWriter:
+    def writer(
+        self, head: AnswerHead, options: WriterOptions, sink: Sink, request: FrontRequest
+    ) -> ChatWriter:
         return ChatWriter(head, options, sink)
 
-    def aggregator(self) -> ChatAggregator:
+    def aggregator(self, request: FrontRequest) -> ChatAggregator:
         return ChatAggregator()
 
-    def render_error(self, error: ApiError) -> bytes:
-        return error.as_json()
+    def refusal(self, error: ApiError, request_id: str) -> Refusal:
+        return Refusal(error.status, error.as_json())
 
 
 CHAT: Final = ChatFront()

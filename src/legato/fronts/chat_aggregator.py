@@ -43,7 +43,13 @@ class ChatAggregator:
     def flush(self) -> None:
         return None
 
-    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+    def relay(self, name: bytes, data: bytes) -> None:
+        """Chunks are what is folded here."""
+
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
+        return None
+
+    def event_writer(self, head: bytes) -> WriteText | None:
         return None
 
     def start_over(self) -> None:

@@ -16,11 +16,8 @@ from legato.core.subscriber import WriteText
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
-#: The choices of a chunk that says nothing.
-_SILENCE: Final = b'[{"index":0,"delta":{},"finish_reason":null}]'
-
-#: What each frame begins with: the answer's id as JSON, its time, its model as JSON.
-_HEAD: Final = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":'
+#: What each frame begins with: the answer's id as JSON, its kind, its time, its model as JSON.
+_HEAD: Final = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":'
 
 #: Models are few, and are named in each answer.
 _encoded: Final = lru_cache(256)(encoded)
@@ -48,9 +45,13 @@ class ChatWriter:
         "size",
     )
 
+    #: The `object` of each frame, and the choices of one that says nothing.
+    kind = b"chat.completion.chunk"
+    silence = b'[{"index":0,"delta":{},"finish_reason":null}]'
+
     def __init__(self, head: AnswerHead, options: WriterOptions, sink: Sink) -> None:
         identity, model = msgspec.json.encode(head.identity), _encoded(head.model)
-        self._head = _HEAD % (identity, head.created, model)
+        self._head = _HEAD % (identity, self.kind, head.created, model)
         self._tail = b',"usage":null}\n\n' if options.shows_usage else b"}\n\n"
         self._shows_usage = options.shows_usage
         self._shows_running_usage = options.shows_running_usage
@@ -82,9 +83,15 @@ class ChatWriter:
             tail = padding.member(size) + tail
         return self._head, raw, extras, tail
 
-    def text_writer(self, raw: tuple[bytes, bytes], extras: bytes) -> WriteText | None:
+    def relay(self, name: bytes, data: bytes) -> None:
+        """Chunks are what is written here, whatever the upstream's events look like."""
+
+    def event_writer(self, head: bytes) -> WriteText | None:
+        return None
+
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         parts, pads = self._parts, self._pads
-        before, after, tail = self._head + raw[0], raw[1] + extras, self._tail
+        before, after, tail = self._head + raw[0], raw[1] + chunk.extras, self._tail
         size = len(before) + len(after) + len(tail)
         if not pads:
             after += tail
@@ -126,7 +133,7 @@ class ChatWriter:
             return  # a line that is full needs none
         if self._heartbeat == "chunk":
             self.frames += 1
-            self._parts += self._frame(_SILENCE, b"", self._tail)
+            self._parts += self._frame(self.silence, b"", self._tail)
         elif progress is not None:
             self._parts.append(b": prefill %d%%\n\n" % round(progress * 100))
         else:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
-from legato.core.request import ChatRequest
+from legato.core.front import FrontRequest
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, CallRequest
@@ -82,7 +82,7 @@ class Dispatch:
     async def open(
         self,
         client: Client,
-        request: ChatRequest,
+        request: FrontRequest,
         row: Row,
         start_over: Callable[[], None] | None,
     ) -> None:
@@ -95,7 +95,7 @@ class Dispatch:
         assert route is not None
         self._row = row
         self._start_over = start_over
-        call = CallRequest(client.body, request)
+        call = CallRequest(request, client.passed)
         # The answer names the model that the client asked for; upstreams do not know aliases.
         call.request.model = self._model
         if len(route.deployments) > 1:
@@ -113,7 +113,6 @@ class Dispatch:
                 continue
             try:
                 await self._ask(name, call)
-                client.body = b""  # a long prompt need not be held while its answer streams
                 self._release_request(name)
                 return
             except ApiError as error:
@@ -171,6 +170,8 @@ class Dispatch:
             self._row.record_attempts(self.attempts)
         try:
             await attempt.open(call)
+            if self._row is not None:
+                self._row.stripped_reasoning = attempt.stripped
         except ApiError as error:
             self._note_failure(error)
             attempt.end(error)

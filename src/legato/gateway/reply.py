@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from legato.core.errors import ApiError
-from legato.core.front import Aggregator, AnswerHead, Front, Writer, WriterOptions
+from legato.core.front import (
+    Aggregator,
+    AnswerHead,
+    Front,
+    FrontRequest,
+    Writer,
+    WriterOptions,
+)
 from legato.core.request import ChatRequest
 from legato.core.stream import State, Stream
 from legato.gateway.services import Client, Services
@@ -19,11 +26,14 @@ class Reply:
         "_aggregator",
         "_beat",
         "_client",
+        "_frames",
         "_front",
         "_head",
         "_on_full",
         "_options",
+        "_request",
         "_services",
+        "_shown",
         "_stream",
         "_taken",
         "_unsent",
@@ -38,7 +48,7 @@ class Reply:
         front: Front,
         stream: Stream,
         head: AnswerHead,
-        request: ChatRequest,
+        request: FrontRequest,
     ) -> None:
         self._services = services
         self._client = client
@@ -46,10 +56,14 @@ class Reply:
         self._stream = stream
         self._head = head
         self._writer: Writer | None = None
-        self._aggregator: Aggregator | None = None if request.stream else front.aggregator()
+        streams = request.chat.stream
+        self._aggregator: Aggregator | None = None if streams else front.aggregator(request)
+        self._request: FrontRequest | None = request if streams else None  # until it is written
         self._on_full: Callable[[], None] | None = None
-        self._options = self._writer_options(request) if request.stream else None
+        self._options = self._writer_options(request.chat) if streams else None
         self._beat = client.begun  # when the last heartbeat went out
+        self._frames = 0  # that had been written when that was last looked at
+        self._shown = client.begun  # when the last chunk had come at that time
         self._taken = client.begun  # when a slow client last took something
         self._unsent = 0  # bytes, at that time
         self.stall_seconds = services.stall_client_seconds
@@ -96,13 +110,21 @@ class Reply:
         """
         if self._aggregator is not None:
             self._stream.subscribe(self._aggregator)
-        elif self._writer is None and self._options is not None:
+        elif (request := self._request) is not None and self._options is not None:
+            self._request = None
             self._on_full = on_full
             self._client.start(lines)
-            self._writer = self._front.writer(self._head, self._options, self)
+            self._writer = self._front.writer(self._head, self._options, self, request)
             self._stream.subscribe(self._writer)
             if self._client.is_full:  # of an earlier answer on the same connection
                 self.pause()
+
+    @property
+    def response(self) -> bytes:
+        """The whole answer, once the stream is complete; empty where its format repeats nothing."""
+        if self._aggregator is not None:
+            return self._aggregator.answer(self._head)
+        return getattr(self._writer, "response", b"")
 
     def hand_over(self, lines: bytes) -> None:
         """Sends the whole answer. Raises `ApiError` where the stream failed."""
@@ -153,7 +175,9 @@ class Reply:
 
     def _heartbeat(self, writer: Writer, now: float, progress: float | None) -> float:
         seconds = self._services.heartbeat_seconds
-        silent_since = max(self._stream.timings.last, self._beat)
+        if writer.frames != self._frames:  # a chunk that is not shown keeps no line open
+            self._frames, self._shown = writer.frames, self._stream.timings.last
+        silent_since = max(self._shown, self._beat)
         if now >= silent_since + seconds:
             self._beat = silent_since = now
             writer.heartbeat(progress if self._stream.state is State.WAITING else None)
@@ -175,4 +199,6 @@ def refuse(client: Client, front: Front, lines: bytes, error: ApiError) -> None:
     wait = error.retry_after or (0.0 if error.status == 429 else None)
     if wait is not None:
         lines += b"retry-after: %d\r\n" % max(1, round(wait))
-    client.answer(error.status, lines, front.render_error(error))
+    refusal = front.refusal(error, client.request_id)
+    lines += b"".join([b"%b: %b\r\n" % each for each in refusal.headers])
+    client.answer(refusal.status, lines, refusal.body)

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from legato.core.front import Heartbeat
 from legato.core.timers import Timers
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Router
@@ -17,7 +18,8 @@ class Client(Protocol):
     """The client's side of one call, as the server's exchange implements it.
 
     `received` and `begun` are seconds of the server's clock: when the request's first bytes came,
-    and when all of it was there and its turn had come.
+    and when all of it was there and its turn had come. `passed`: header lines that go to upstreams
+    of the client's own format.
     """
 
     body: bytes
@@ -25,6 +27,7 @@ class Client(Protocol):
     begun: float
     request_id: str
     user_agent: bytes | None
+    passed: bytes
     session_headers: Mapping[bytes, bytes]
     """Those that tell which session a call belongs to (`policy.sessions`)."""
 
@@ -92,3 +95,4 @@ class Services(Struct):
     stall_client_seconds: float = 120.0
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
+    kept_responses: KeptResponses | None = None  # None: nothing is kept

@@ -12,8 +12,14 @@ from legato.server.context import ServerContext
 from legato.server.encoded_body import EncodedBody, encoding_of
 from legato.server.reader import RequestHead
 
+#: Statuses without a name in the standard library: Anthropic's for an overload.
+_MORE_STATUSES: Final = {529: "Overloaded"}
+
 STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+    status: f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    for status, phrase in (
+        {each.value: each.phrase for each in HTTPStatus} | _MORE_STATUSES
+    ).items()
 }
 _STREAM_HEAD: Final = (
     STATUS_LINES[200] + b"content-type: text/event-stream; charset=utf-8\r\n"
@@ -126,6 +132,7 @@ class NativeExchange:
         "body",
         "is_read",
         "keep_alive",
+        "passed",
         "received",
         "request_id",
         "session_headers",
@@ -146,6 +153,7 @@ class NativeExchange:
         self.request_id = new_request_id()
         self.user_agent = fields.get(b"user-agent")
         self.session_headers = session_headers(fields)
+        self.passed = _passed(head, front.passed_headers) if front.passed_headers else b""
         self.body = b""
         self.is_read = False
         self._pieces: list[bytes] | None = None
@@ -298,6 +306,11 @@ class NativeExchange:
         self._is_complete = True
         self._call = None
         self._connection.answered(self)
+
+
+def _passed(head: RequestHead, prefix: bytes) -> bytes:
+    """The lines of the headers whose names begin with `prefix`."""
+    return b"".join([b"%b: %b\r\n" % each for each in head.headers if each[0].startswith(prefix)])
 
 
 def _encoded(connection: Connection, head: RequestHead) -> EncodedBody | None:

@@ -12,11 +12,15 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from legato.core.errors import ApiError, internal
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
+from legato.server.count_tokens import PATH as COUNT_TOKENS
+from legato.server.count_tokens import TokenCounts
+from legato.server.kept import paths as kept_paths
 from legato.server.model_lists import (
     anthropic_list,
     anthropic_model,
@@ -24,6 +28,7 @@ from legato.server.model_lists import (
     openai_list,
     openai_model,
 )
+from legato.upstreams.upstream import Upstream
 
 #: A parameter that Codex alone sends with its request for the models.
 _CODEX_QUERY: Final = "client_version"
@@ -51,11 +56,14 @@ def application(
     *,
     keyring: Keyring,
     router: Router,
+    upstreams: Mapping[str, Upstream],
     health: Health,
     clock: Callable[[], float],
     body_limit: int,
+    kept: KeptResponses | None = None,
 ) -> ASGIApp:
-    """`clock`: the one that the router's health goes by. `body_limit`: bytes, decoded."""
+    """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
+    `body_limit`: bytes, decoded."""
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
@@ -92,13 +100,20 @@ def application(
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
+    counts = TokenCounts(keyring, router, upstreams, clock)
+
+    async def count_tokens(request: Request) -> Response:
+        return await counts(request)
+
     paths = [
         Path("/api/hello", hello, methods=["GET"]),
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),
+        Path(COUNT_TOKENS, count_tokens, methods=["POST"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
+        *kept_paths(keyring, kept),
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
@@ -153,8 +168,11 @@ def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
     path = _ANTHROPIC_PATH if _speaks_anthropic(request) else request.scope["path"].encode()
-    body = front_at(path).render_error(error)
-    return Response(body, error.status, headers, media_type="application/json")
+    refusal = front_at(path).refusal(error, "")
+    more = {name.decode(): value.decode() for name, value in refusal.headers}
+    return Response(
+        refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"
+    )
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

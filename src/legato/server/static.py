@@ -25,6 +25,7 @@ class StaticExchange:
         "_lines",
         "_may_be_read",
         "_origin",
+        "_request_id",
         "_status",
         "is_read",
         "keep_alive",
@@ -41,6 +42,7 @@ class StaticExchange:
         *,
         origin: bytes | None,
         head: RequestHead | None,
+        request_id: str = "",
     ) -> None:
         """`head`: None where it is not known; then the connection ends behind the answer."""
         self._connection = connection
@@ -48,6 +50,7 @@ class StaticExchange:
         self._lines = header_lines(headers)
         self._body = body
         self._origin = origin
+        self._request_id = request_id
         self._is_gone = False
         self._is_started = False
         self.is_read = False
@@ -72,9 +75,17 @@ class StaticExchange:
         headers: Headers | None = None,
     ) -> "StaticExchange":
         """Answers with an error. `headers`: further ones."""
-        headers = [(b"content-type", b"application/json"), *(headers or ())]
-        body = front.render_error(error)
-        return cls(connection, error.status, headers, body, origin=origin, head=head)
+        request_id = new_request_id()
+        refusal = front.refusal(error, request_id)
+        return cls(
+            connection,
+            refusal.status,
+            [(b"content-type", b"application/json"), *refusal.headers, *(headers or ())],
+            refusal.body,
+            origin=origin,
+            head=head,
+            request_id=request_id,
+        )
 
     @property
     def discard_limit(self) -> int:
@@ -94,7 +105,7 @@ class StaticExchange:
             # Else all of the body would have to be read before the next request.
             self.keep_alive = False
         lines = self._connection.context.lines(
-            new_request_id(), self._origin, keep_alive=self.keep_alive
+            self._request_id or new_request_id(), self._origin, keep_alive=self.keep_alive
         )
         # RFC 9110, section 8.6: a 204 has none.
         length = b"" if self._status == 204 else b"content-length: %d\r\n" % len(self._body)

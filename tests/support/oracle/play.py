@@ -43,7 +43,7 @@ _SOON: Final = 0.005
 _PATIENCE: Final = 4000.0
 
 _KEY: Final = Key("key_1", "oracle", b"", 0.0)
-_PRICE: Final = Price(1.0, 2.0, 0.5)
+_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25)
 
 
 def decode_everything(upstreams: dict[str, Upstream]) -> None:
@@ -116,6 +116,7 @@ class _Client:
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
         self.session_headers = NO_HEADERS
+        self.passed = b""
         self.is_secure = exchange.is_secure
         self.is_full = False
         self.unsent = 0

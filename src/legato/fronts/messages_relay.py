@@ -1,0 +1,227 @@
+"""Events of an Anthropic upstream on their way to a client, as they came but for id and model.
+
+What is no legal order is mended: a block that was not begun is, one that was not ended is, and the
+events that end an answer wait until it is known to be whole.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from legato.core.chunk import NOT_JSON, Usage, as_object
+from legato.core.front import AnswerHead
+from legato.core.json_text import decode_leniently, encode_leniently, one_line
+from legato.core.span_edit import with_members
+from legato.fronts.messages_blocks import (
+    TEXT,
+    THINKING,
+    BlockSequence,
+    Event,
+    block_start,
+    empty_block,
+)
+from legato.fronts.messages_events import message_start, messages_usage
+
+#: An event on its way out: its type, and its JSON on one line.
+Sent = tuple[str, bytes]
+
+
+class _Block(Struct, gc=False):
+    type: str = ""
+
+
+class _Delta(Struct, gc=False):
+    type: str = ""
+    stop_reason: Any = None
+
+
+class _Event(Struct, gc=False):
+    type: str = ""
+    index: int = 0
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+
+
+_decode_event: Final = msgspec.json.Decoder(_Event).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+
+#: Texts of deltas that may end with half of a surrogate pair.
+_TEXTS: Final = ("text", "thinking", "partial_json")
+_PATHS: Final = frozenset({("delta", name) for name in _TEXTS})
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+
+#: The kind of block that a delta belongs to, where its block was not begun.
+_KINDS: Final = {
+    "text_delta": TEXT,
+    "citations_delta": TEXT,
+    "thinking_delta": THINKING,
+    "signature_delta": THINKING,
+}
+
+
+def encoded_event(event: Event) -> Sent:
+    return event["type"], one_line(msgspec.json.encode(event))
+
+
+class RelayedEvents:
+    """The state of the events of one answer that are relayed; `blocks`: that of its blocks,
+    so that an upstream of another format can go on with it."""
+
+    __slots__ = ("_blocks", "_half", "_head", "_held", "_is_started", "_start_usage")
+
+    def __init__(self, blocks: BlockSequence, head: AnswerHead | None) -> None:
+        """`head` None: id and model stay as they came."""
+        self._blocks = blocks
+        self._head = head
+        self._is_started = False
+        self._held: list[Sent] | None = None  # the end, until the answer is known to be whole
+        self._start_usage: dict[str, Any] | None = None  # of a start that was not sent
+        self._half = ""  # of a surrogate pair, at the end of the last text
+
+    @property
+    def is_started(self) -> bool:
+        return self._is_started
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether deltas go out as they come: nothing waits for one, nor for the end."""
+        return self._held is None and not self._half
+
+    def start(self) -> list[Sent]:
+        """The first event of ours, where there was none."""
+        if self._is_started:
+            return []
+        self._is_started = True
+        head = self._head or AnswerHead("", 0, "")
+        return [encoded_event(message_start(head))]
+
+    def go_on(self) -> None:
+        """Another upstream goes on: an end that was held back is not the answer's."""
+        self._held = None
+        self._half = ""
+
+    def end(self, usage: Usage) -> list[Sent] | None:
+        """What ends an answer whose end was relayed; None where none was."""
+        held, self._held = self._held, None
+        if held is None:
+            return None
+        sent = self._closed()
+        sent += [(kind, self._with_usage(kind, data, usage)) for kind, data in held]
+        if held[-1][0] != "message_stop":
+            sent.append(encoded_event({"type": "message_stop"}))
+        return sent
+
+    def take(self, data: bytes) -> list[Sent]:
+        """The events to send for one that came. Raises `UpstreamError` where it is not UTF-8."""
+        try:
+            event: _Event | None = _decode_event(data)
+            line = one_line(data)
+        except NOT_JSON:
+            event, line = None, b""
+        if event is None or (self._half and event.type == "content_block_delta"):
+            event, line = self._mended(data)
+        if not event.type:
+            return []  # `null`, `[DONE]`, or an event of another API
+        if self._held is not None:
+            if event.type != "ping":
+                self._held.append((event.type, line))
+            return []
+        if event.type == "message_start":
+            return self._started(line)
+        before = self.start() if event.type != "ping" or self._is_started else []
+        if event.type == "message_delta" and event.delta and event.delta.stop_reason is not None:
+            self._held = [(event.type, line)]
+            return before
+        if event.type == "message_stop":
+            self._held = []
+            return before
+        return before + self._in_order(event, line)
+
+    def _started(self, line: bytes) -> list[Sent]:
+        message = _decode_members(line).get("message", Raw(b"{}"))
+        members = as_object(msgspec.json.decode(message)) or {}
+        usage = as_object(members.get("usage"))
+        if self._is_started:
+            self._start_usage = usage
+            return []
+        self._is_started = True
+        changes: dict[str, Any] = {}
+        if self._head is not None:
+            changes = {"id": self._head.identity, "model": self._head.model}
+        if usage is None:
+            changes["usage"] = messages_usage({})
+        if not members:
+            return [encoded_event(message_start(self._head or AnswerHead("", 0, "")))]
+        edited = Raw(with_members(bytes(message), changes))
+        return [("message_start", one_line(with_members(line, {"message": edited})))]
+
+    def _in_order(self, event: _Event, line: bytes) -> list[Sent]:
+        blocks = self._blocks
+        is_open = blocks.is_open and blocks.index == event.index
+        before: list[Sent] = []
+        match event.type:
+            case "content_block_start":
+                before = self._closed()
+                kind = event.content_block.type if event.content_block is not None else ""
+                blocks.opened(event.index, kind)
+            case "content_block_delta":
+                kind = event.delta.type if event.delta is not None else ""
+                if not is_open:
+                    if kind not in _KINDS:
+                        return []
+                    before = self._closed()
+                    start = block_start(event.index, empty_block(_KINDS[kind]))
+                    before.append(encoded_event(start))
+                    blocks.opened(event.index, _KINDS[kind])
+                if kind == "signature_delta":
+                    blocks.opened(event.index, "signed thinking")  # nothing may be added to it
+            case "content_block_stop":
+                if not is_open:
+                    return []
+                blocks.closed()
+            case _:
+                pass
+        return [*before, (event.type, line)]
+
+    def _closed(self) -> list[Sent]:
+        events: list[Event] = []
+        self._blocks.close(events)
+        return [encoded_event(each) for each in events]
+
+    def _with_usage(self, kind: str, data: bytes, usage: Usage) -> bytes:
+        """A `message_delta` with the usage that clients need there, where it has less."""
+        if kind != "message_delta":
+            return data
+        counts = as_object(msgspec.json.decode(data).get("usage"))
+        if counts is None:
+            return with_members(data, {"usage": messages_usage(usage)})
+        if self._start_usage is not None:
+            return with_members(data, {"usage": self._start_usage | counts})
+        return data
+
+    def _mended(self, data: bytes) -> tuple[_Event, bytes]:
+        """An event that strict decoding refuses, or that goes on with half of a surrogate pair."""
+        try:
+            fields = as_object(decode_leniently(data, _PATHS)) or {}
+        except (ValueError, RecursionError):
+            return _Event(), b""
+        delta = as_object(fields.get("delta")) or {}
+        for name in _TEXTS:
+            if isinstance(delta.get(name), str):
+                delta[name] = self._joined(delta[name])
+        line = one_line(encode_leniently(fields))
+        try:
+            return msgspec.convert(fields, _Event), line
+        except msgspec.ValidationError:
+            kind = fields.get("type")
+            return _Event(kind if isinstance(kind, str) else ""), line
+
+    def _joined(self, text: str) -> str:
+        text, self._half = self._half + text, ""
+        if _HALVES.search(text) is None:
+            return text
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,266 @@
+"""Anthropic's SDK in front of upstreams of every dialect: what is streamed and what is not, the
+same meaning whatever the upstream speaks, and what upstreams are asked."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anthropic
+import pytest
+import pytest_asyncio
+
+from legato.mock.dialects.anthropic import SIGNATURE
+from legato.mock.scripts import SCRIPTS
+from legato.mock.server import MockServer
+from legato.mock.steps import Script, Step
+from tests.conftest import Running, serving, settings_for, until
+
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DIALECTS = ("openai", "anthropic", "gemini", "ollama")
+TEXT = "Once upon a time, there was a stream."
+HAPPY = SCRIPTS["happy"].steps
+ONE_TOOL = [
+    Step(
+        tool={
+            "index": 0,
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "sum", "arguments": '{"a": 1, "b": 2}'},
+        }
+    ),
+    Step(finish="tool_calls"),
+    *HAPPY[-2:],
+]
+OWN = {
+    "one-tool": Script(steps=ONE_TOOL),
+    "words-and-tool": Script(steps=[Step(think="Hm."), Step(say="One moment."), *ONE_TOOL]),
+    "length": Script(steps=[Step(say="Once"), Step(finish="length"), *HAPPY[-2:]]),
+    "refusal": Script(steps=[Step(say="No"), Step(finish="content_filter"), *HAPPY[-2:]]),
+}
+CALL_1: Json = {"type": "tool_use", "id": "call_1", "name": "sum", "input": {"a": 1, "b": 2}}
+CALL_2: Json = {"type": "tool_use", "id": "call_2", "name": "now", "input": {}}
+
+#: Script -> (stop_reason, blocks). Signatures and ids of calls are looked at apart.
+ANSWERS: dict[str, tuple[str, list[Json]]] = {
+    "happy": ("end_turn", [{"type": "text", "text": TEXT}]),
+    "thinking": (
+        "end_turn",
+        [
+            {"type": "thinking", "thinking": "Let me think."},
+            {"type": "text", "text": " Forty-two."},
+        ],
+    ),
+    "one-tool": ("tool_use", [CALL_1]),
+    "tools": ("tool_use", [CALL_1, CALL_2]),
+    "words-and-tool": (
+        "tool_use",
+        [
+            {"type": "thinking", "thinking": "Hm."},
+            {"type": "text", "text": "One moment."},
+            CALL_1,
+        ],
+    ),
+    "length": ("max_tokens", [{"type": "text", "text": "Once"}]),
+    "refusal": ("refusal", [{"type": "text", "text": "No"}]),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstream() -> AsyncIterator[MockServer]:
+    server = MockServer(SCRIPTS | OWN)
+    yield server
+    await until(lambda: server.open_connections == 0, "no connection to the upstream is left")
+    await server.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def legato(
+    upstream: MockServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
+    base = await upstream.start()
+    origin = base.removesuffix("/v1")
+    urls = {"openai": base, "anthropic": origin, "gemini": origin, "ollama": origin}
+    names = [(dialect, script) for dialect in DIALECTS for script in ANSWERS]
+    settings = settings_for(
+        tmp_path_factory.mktemp("messages"),
+        None,
+        deployments=[
+            {
+                "name": f"{dialect}-{script}",
+                "dialect": dialect,
+                "base_url": urls[dialect],
+                "model": script,
+                "open_after": 0,
+            }
+            for dialect, script in names
+        ],
+        routes=[
+            {"model": f"{dialect}/{script}", "deployments": [f"{dialect}-{script}"], "attempts": 1}
+            for dialect, script in names
+        ],
+    )
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sdk(legato: Running) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    options: Any = {"base_url": legato.url, "api_key": legato.key, "max_retries": 0}
+    async with anthropic.AsyncAnthropic(**options) as client:
+        yield client
+
+
+def request(model: str, *messages: Json, **more: Any) -> Any:
+    said = list(messages) or [{"role": "user", "content": "Hello"}]
+    return {"model": model, "max_tokens": 100, "messages": said, **more}
+
+
+async def streamed(sdk: anthropic.AsyncAnthropic, wanted: Any) -> anthropic.types.Message:
+    async with sdk.messages.stream(**wanted) as stream:
+        async for event in stream:
+            # The SDK builds its types without a check; what it gave away is checked here.
+            type(event).model_validate(event.to_dict())
+        return await stream.get_final_message()
+
+
+def plain(message: anthropic.types.Message) -> list[Json]:
+    """The blocks without what differs by upstream: signatures, and ids where they are made up."""
+    blocks: list[Json] = []
+    for block in message.content:
+        fields = block.to_dict(exclude_none=True)
+        fields.pop("signature", None)
+        if fields["type"] == "tool_use" and fields["id"] not in ("call_1", "call_2"):
+            fields["id"] = CALL_1["id"] if fields["name"] == "sum" else CALL_2["id"]
+        if fields["type"] != "redacted_thinking":
+            blocks.append(fields)
+    return blocks
+
+
+@pytest.mark.parametrize("script", ANSWERS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_every_upstream_says_the_same(
+    sdk: anthropic.AsyncAnthropic, dialect: str, script: str
+) -> None:
+    model = f"{dialect}/{script}"
+    message = await streamed(sdk, request(model))
+    assert (message.stop_reason, plain(message)) == ANSWERS[script]
+    assert message.model == model
+    assert message.id.startswith("msg_")
+    assert message.id != "msg_scripted"
+    usage = message.usage
+    if dialect != "ollama":  # it has no cache
+        assert (usage.input_tokens, usage.cache_read_input_tokens) == (4, 3)
+    assert usage.output_tokens > 0
+    whole = await sdk.messages.create(**request(model))
+    assert (whole.stop_reason, plain(whole)) == ANSWERS[script]
+    assert whole.usage.to_dict(exclude_none=True) == usage.to_dict(exclude_none=True)
+
+
+async def test_signatures_come_to_the_letter(sdk: anthropic.AsyncAnthropic) -> None:
+    message = await streamed(sdk, request("anthropic/thinking"))
+    assert message.content[0].to_dict()["signature"] == SIGNATURE
+
+
+PNG = "iVBORw0KGgo="
+TURN: list[Json] = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is it?"},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": PNG},
+            },
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": SIGNATURE},
+            {"type": "text", "text": "I add."},
+            CALL_1,
+        ],
+    },
+    {
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "3"}],
+    },
+]
+TOOLS: list[Json] = [{"name": "sum", "description": "Adds.", "input_schema": {"type": "object"}}]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_turn_with_a_result_and_an_image(
+    sdk: anthropic.AsyncAnthropic, upstream: MockServer, dialect: str
+) -> None:
+    wanted = request(f"{dialect}/happy", *TURN, tools=TOOLS, system="Be brief.")
+    assert plain(await streamed(sdk, wanted)) == ANSWERS["happy"][1]
+    asked = upstream.requests[-1].request
+    if dialect == "anthropic":
+        assert asked["messages"] == TURN
+        assert asked["system"] == "Be brief."
+        return
+    told = str(asked)
+    for part in (PNG, "What is it?", "Be brief.", "I add.", "'sum'", "Adds."):
+        assert part in told
+    assert SIGNATURE not in told or dialect == "openai"
+    if dialect == "openai":
+        roles = [each["role"] for each in asked["messages"]]
+        assert roles == ["system", "user", "assistant", "tool"]
+
+
+async def test_headers_go_to_upstreams_of_the_same_format(
+    sdk: anthropic.AsyncAnthropic, upstream: MockServer
+) -> None:
+    headers = {"anthropic-beta": "new-thing-2026-01-01", "anthropic-invented": "1"}
+    for dialect in ("anthropic", "openai"):
+        await sdk.messages.create(**request(f"{dialect}/happy"), extra_headers=headers)
+        got = upstream.requests[-1].headers
+        assert ("anthropic-invented" in got) is (dialect == "anthropic")
+        assert (got.get("anthropic-beta") == "new-thing-2026-01-01") is (dialect == "anthropic")
+
+
+async def test_a_query_is_no_part_of_the_path(sdk: anthropic.AsyncAnthropic) -> None:
+    message = await sdk.beta.messages.create(**request("openai/happy"))
+    assert message.content[0].to_dict()["text"] == TEXT
+
+
+REFUSALS: dict[str, tuple[Any, type[anthropic.APIStatusError], str]] = {
+    "model": (
+        request("nobody"),
+        anthropic.NotFoundError,
+        "not_found_error",
+    ),
+    "tool": (
+        request(
+            "openai/happy",
+            tools=[{"type": "web_search_20250305", "name": "web_search"}],
+            tool_choice={"type": "any"},
+        ),
+        anthropic.BadRequestError,
+        "invalid_request_error",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_refusals(sdk: anthropic.AsyncAnthropic, name: str) -> None:
+    wanted, kind, error_type = REFUSALS[name]
+    with pytest.raises(kind) as caught:
+        await sdk.messages.create(**wanted)
+    body: Any = caught.value.body
+    assert body["type"] == "error"
+    assert body["error"]["type"] == error_type
+    assert body["request_id"] == caught.value.response.headers["x-request-id"]
+
+
+async def test_a_wrong_key(legato: Running) -> None:
+    async with anthropic.AsyncAnthropic(
+        base_url=legato.url, api_key="wrong", max_retries=0
+    ) as client:
+        with pytest.raises(anthropic.AuthenticationError) as caught:
+            await client.messages.create(**request("openai/happy"))
+    body: Any = caught.value.body
+    assert body["error"]["type"] == "authentication_error"
