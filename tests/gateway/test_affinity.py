@@ -1,6 +1,7 @@
 """Routes with affinity: the calls of one session go to one deployment."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -167,3 +168,24 @@ async def test_what_is_shown(running: Running) -> None:
     two: list[Any] = [None, None]
     assert _model(Route("m", "order", two, ["n"], "session")) == "m (by session; also n)"
     assert _model(Route("m", "order", two)) == "m (order)"
+
+
+#: Path and members of a request in another client format that names a session.
+FORMATS: dict[str, dict[str, Any]] = {
+    "/v1/messages": {
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "metadata": {"user_id": '{"device_id": "d", "session_id": "ID"}'},
+    },
+    "/v1/responses": {"input": "Hello", "prompt_cache_key": "ID"},
+}
+
+
+@pytest.mark.parametrize("path", FORMATS)
+async def test_sessions_of_other_client_formats(running: Running, path: str) -> None:
+    for number in range(6):
+        session = f"session {number}"
+        text = json.dumps({"model": "thinking"} | FORMATS[path]).replace("ID", session)
+        answer = await ask(running.port, running.key, text.encode(), path=path)
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-legato-deployment"] == first_of(session)

@@ -225,6 +225,28 @@ async def test_a_compressed_request(running: Running, name: str) -> None:
     assert len(await running.rows()) == 2
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
+async def test_endpoints_of_other_formats(running: Running, path: str) -> None:
+    """The last one is the application's."""
+    text: dict[str, Any] = {"input": "Hello"} if "responses" in path else chat("happy")
+    body = json.dumps(text | {"model": "happy"} | ({} if "input" in text else {"max_tokens": 9}))
+    for data, status in ((_zstd(body.encode()), 200), (_zstd(body.encode())[:-1], 400)):
+        answer = await ask(
+            running.port, running.key, data, path=path, **{"content-encoding": "zstd"}
+        )
+        assert answer.status == status, answer.body
+        answer = await ask(
+            running.port,
+            None,
+            data,
+            path=path,
+            **{"x-api-key": running.key} | {"content-encoding": "zstd"},
+        )
+        assert answer.status == status, answer.body
+    answer = await ask(running.port, running.key, b"{}", path=path, **{"content-encoding": "br"})
+    assert answer.status == 415
+
+
 async def test_a_large_one_byte_by_byte_and_one_behind_it(running: Running) -> None:
     """Much of it is decoded in a thread; requests are answered in their order all the same."""
     large = chat("happy") | {"user": "u" * (8 * STEP_BYTES)}
