@@ -18,6 +18,7 @@ import uvloop
 from msgspec import Struct
 
 from bench.upstream_formats import FormatName
+from bench.workloads import FrontName
 
 SENT: Final = re.compile(rb"@(\d{19})@")
 #: Bytes of a failed stream's last text that are shown.
@@ -42,8 +43,27 @@ class Job(Struct, kw_only=True):
     deadline: float
     model: str
     format: FormatName = "mix"
+    front: FrontName = "chat"
     sources: int = 1
     """Loopback addresses to connect from: the ports of one are limited."""
+
+
+#: The path of each client format, and members of its requests.
+_FRONTS: Final[dict[FrontName, tuple[str, dict[str, Any]]]] = {
+    "chat": ("/chat/completions", {"stream_options": {"include_usage": True}}),
+    "messages": ("/messages", {"max_tokens": 4096}),
+    "responses": ("/responses", {"store": False}),
+}
+
+#: What the last frame of an answer has in it.
+_ENDS: Final[dict[FrontName, bytes]] = {
+    "chat": b"data: [DONE]",
+    "messages": b"event: message_stop",
+    "responses": b"event: response.completed",
+}
+
+#: What the frame of a text has in it, in the format that repeats the whole text in others.
+_DELTA: Final = b'"response.output_text.delta"'
 
 
 def request(job: Job) -> bytes:
@@ -52,16 +72,12 @@ def request(job: Job) -> bytes:
         f"bench chunks={job.chunks} interval_us={job.interval_us} first={job.first}"
         f" text={job.text} format={job.format}"
     )
-    body = msgspec.json.encode(
-        {
-            "model": job.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
+    path, fields = _FRONTS[job.front]
+    messages = [{"role": "user", "content": prompt}]
+    name = "input" if job.front == "responses" else "messages"
+    body = msgspec.json.encode({"model": job.model, name: messages, "stream": True} | fields)
     head = (
-        f"POST {job.path}/chat/completions HTTP/1.1\r\nhost: {job.host}:{job.port}\r\n"
+        f"POST {job.path}{path} HTTP/1.1\r\nhost: {job.host}:{job.port}\r\n"
         f"authorization: Bearer {job.key}\r\ncontent-type: application/json\r\n"
         f"accept: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n"
     )
@@ -142,6 +158,8 @@ class Client(asyncio.Protocol):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._calls = run.job.calls
+        self._end = _ENDS[run.job.front]
+        self._repeats = run.job.front == "responses"
         self._transport: asyncio.Transport | None = None
         self._rest = b""  # of an incomplete HTTP chunk, or of an incomplete head
         self._line = b""  # of an incomplete line of an event
@@ -216,6 +234,10 @@ class Client(asyncio.Protocol):
         self._line = text[cut:]
         if cut < len(text):
             text = text[:cut]
+        if self._end in text:
+            self._done = True
+        if self._repeats:
+            text = b"\n".join([line for line in text.split(b"\n") if _DELTA in line])
         if not self._run.job.latency:
             number = text.count(b"@") // 2
         else:
@@ -230,8 +252,6 @@ class Client(asyncio.Protocol):
                 if self._calls == self._run.job.calls:
                     self._run.opened()
             self._count += number
-        if b"data: [DONE]" in text:
-            self._done = True
         self._last = text
 
     def _ended(self) -> None:
@@ -239,7 +259,7 @@ class Client(asyncio.Protocol):
         run.chunks += self._count
         if not self._done:
             last = self._last[-SHOWN:].decode("latin-1")
-            self.fail(f"no [DONE] after {self._count} chunks: {last}")
+            self.fail(f"no end after {self._count} chunks: {last}")
         elif self._count != run.job.chunks:
             self.fail(f"{self._count} chunks of {run.job.chunks}")
         else:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import structs
 
 from bench import proc, pyspy
-from bench.gateways import BenchError, Gateway, environment
+from bench.gateways import BenchError, Gateway, Legato, environment
 from bench.load import Job
 from bench.upstream_formats import FormatName
 from bench.workloads import SPARE_FILES, Workload
@@ -249,6 +249,7 @@ def failures(runs: list[Figures]) -> Figures:
 
 def job(workload: Workload, gateway: Gateway, mock: Mock) -> Job:
     where = urlsplit(gateway.url)
+    speaks_it = workload.front != "responses" or isinstance(gateway, Legato)
     return Job(
         host=where.hostname or "127.0.0.1",
         port=where.port or 80,
@@ -262,6 +263,7 @@ def job(workload: Workload, gateway: Gateway, mock: Mock) -> Job:
         first=workload.first,
         text=workload.text,
         format=mock.format,
+        front=workload.front if speaks_it else "chat",
         ramp=workload.ramp,
         latency=workload.latency,
         deadline=workload.deadline,

@@ -5,6 +5,9 @@ from typing import Final, Literal
 
 from msgspec import Struct, structs
 
+#: The client formats.
+FrontName = Literal["chat", "messages", "responses"]
+
 #: Open files of a gateway beyond those of its streams.
 SPARE_FILES: Final = 100
 
@@ -46,10 +49,11 @@ class Workload(Struct, frozen=True, kw_only=True):
 
     `interval_us` 0: the upstream writes as fast as it is read. `first`: the first content chunk is
     sent at its stream's `tick`, or `now`, with the head of the answer. `text`: whether the upstream
-    puts reasoning between tags. `dialect`: what the upstream speaks to Legato; the clients, and so
-    nginx and the direct way, always speak OpenAI's. `steady`: seconds with all streams open in
-    which CPU is measured separately. `slow`: chunks of the stream of one more client, which reads a
-    byte a second. `idle_upstream`: the upstream runs only while the clients on its core wait; on a
+    puts reasoning between tags. `dialect`: what the upstream speaks to Legato. `front`: what the
+    clients speak; the upstream has no Responses, so nginx and the direct way get Chat Completions
+    in their place. `steady`: seconds with all streams open in which CPU is measured separately.
+    `slow`: chunks of the stream of one more client, which reads a byte a second. `idle_upstream`:
+    the upstream runs only while the clients on its core wait; on a
     busy machine that may never be. `deployment` and `settings`: Legato's, TOML. `rounds`: the
     maximum.
     """
@@ -64,6 +68,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     first: Literal["tick", "now"] = "tick"
     text: Literal["plain", "think"] = "plain"
     dialect: str = "openai"
+    front: FrontName = "chat"
     ramp_us: int = 1000
     memory: bool = False
     steady: float = 0.0
@@ -198,6 +203,20 @@ _ALL: Final = (
             Measure("driver_busy", "upstream's and client's core busy", 2),
         ),
     ),
+    structs.replace(
+        W1,
+        name="W8",
+        about="W1 with clients and an upstream that speak Anthropic's Messages API",
+        dialect="anthropic",
+        front="messages",
+        deployment='dialect = "anthropic"',
+    ),
+    structs.replace(
+        W1,
+        name="W9",
+        about="W1 with clients that speak OpenAI's Responses API (to nginx: Chat Completions)",
+        front="responses",
+    ),
     _S1,
     structs.replace(
         _S1,
@@ -208,8 +227,8 @@ _ALL: Final = (
 )
 
 WORKLOADS: Final = {each.name: each for each in _ALL}
-SMOKE: Final = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "S1")
-DEFAULT: Final = ("W1", "W2", "W3", "W5", "W6", "W7", "S1")
+SMOKE: Final = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "S1")
+DEFAULT: Final = ("W1", "W2", "W3", "W5", "W6", "W7", "W8", "W9", "S1")
 
 
 def shrunk(workload: Workload) -> Workload:

@@ -53,11 +53,13 @@ class Streams(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache."""
+    """US dollars per million tokens. `cached`: prompt tokens that were read from a cache;
+    `cache_write`: those that were written to it."""
 
     prompt: Amount = 0.0
     completion: Amount = 0.0
     cached: Amount | None = None  # None: the same as `prompt`
+    cache_write: Amount | None = None  # None: the same as `prompt`
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +82,7 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
     streams: bool = True  # False: answers are requested unstreamed
     reasoning: Literal["field", "think-tags", "think-tags-open"] = "field"
     n: Literal["native", "fan-out"] | None = None
+    completions: Literal["no", "prompt", "suffix"] | None = None
     unsupported: Literal["drop", "error"] = "drop"
     fetch_images: Literal["public", "any", "no"] = "public"
     continues: Literal["no", "prefill", "final-message", "prefix", "replay"] | None = field(
@@ -124,6 +127,11 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     count_both_prompts: bool = False
 
 
+class Responses(Struct, frozen=True, forbid_unknown_fields=True):
+    store: bool = False  # keeps the text of prompts and answers
+    keep_days: Annotated[float, Meta(gt=0)] = 30.0
+
+
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     path: str | None = None
@@ -147,6 +155,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     streams: Streams = Streams()
     engine: Engine = Engine()
+    responses: Responses = Responses()
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
     data: str = field(default_factory=lambda: platformdirs.user_data_dir("legato"))

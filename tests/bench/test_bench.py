@@ -53,7 +53,7 @@ def test_a_smoke_run_plays_every_workload_without_a_failed_stream(
     smoke: tuple[Path, dict[str, Any]],
 ) -> None:
     workloads = smoke[1]["workloads"]
-    assert tuple(workloads) == SMOKE == ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "S1")
+    assert tuple(workloads) == SMOKE
     for gateways in workloads.values():
         for of in gateways.values():
             assert of["failed"] == 0, of["failures"]
@@ -72,7 +72,8 @@ def test_the_upstream_answers_in_all_formats_in_turn(smoke: tuple[Path, dict[str
         counts = workloads[name]["legato"]["formats"]
         assert set(counts) == {"openai", "openrouter", "vllm", "llama.cpp"}
         assert max(counts.values()) - min(counts.values()) <= 1
-    assert set(workloads["W6"]["legato"]["formats"]) == {"anthropic"}
+    for name in ("W6", "W8"):
+        assert set(workloads[name]["legato"]["formats"]) == {"anthropic"}
 
 
 def test_what_a_run_wrote_is_shown_again_as_a_table_of_the_docs(

@@ -99,6 +99,18 @@ MENDS: dict[str, tuple[bytes, str, Json]] = {
         {"finish": "length"},
     ),
     "finish with all content": (say(choice({"content": "ab"}, "stop")), "ab", {}),
+    "a message in place of the deltas": (
+        say(
+            {"index": 0, "message": {"role": "assistant", "content": "ab"}, "finish_reason": "stop"}
+        ),
+        "ab",
+        {},
+    ),
+    "a message behind the deltas, with all of it once more": (
+        AB + say(choice(finish="stop", message={"role": "assistant", "content": "ab"})) + DONE,
+        "ab",
+        {},
+    ),
     "finish alone": (END, "", {}),
     "finish twice: the last counts": (
         AB + finish() + finish("length") + DONE,

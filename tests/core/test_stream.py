@@ -284,6 +284,68 @@ def test_a_subscriber_that_comes_late_hears_all(name: str) -> None:
         assert log.heard == heard, f"attached after {late}"
 
 
+def _refusal(stream: Stream) -> None:
+    """Not a text: each member of it is normalized."""
+    stream.push(raw_chunk({"index": 0, "delta": {"refusal": "no"}, "finish_reason": None}))
+
+
+def _restart(stream: Stream) -> None:
+    stream.start_over()
+
+
+def _continue(stream: Stream) -> None:
+    stream.continue_elsewhere()
+
+
+# what an answer goes through, and how many upstreams have begun to answer then
+OPENED: dict[str, tuple[list[Deed], int]] = {
+    "one upstream": ([_text(), _refusal, _refusal], 1),
+    "another starts over": ([_text(), _restart, _text(), _refusal, _refusal], 2),
+    "another continues": ([_text(), _continue, _text(), _refusal, _refusal], 2),
+    "another is to continue, and a third starts over": (
+        [_text(), _continue, _restart, _text(), _refusal, _refusal],
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OPENED)
+def test_a_listener_hears_once_of_each_upstream_that_begins_to_answer(case: str) -> None:
+    deeds, times = OPENED[case]
+    _, calls = run(deeds, Log())
+    assert calls == ["open"] * times
+
+
+def test_a_finish_is_forgotten_with_the_upstream_that_sent_it() -> None:
+    """One that broke behind its finish: whoever continues the answer has to finish it."""
+    log = Log()
+    stream, _ = run([_text(), _finish(), _continue], log)
+    assert stream.state is State.OPEN
+    for deed in (_text(), _end):
+        deed(stream)
+    assert log.heard == ["0:role", "0:a", "0:a", "fail upstream_incomplete"]
+
+
+# what has come of two choices, and what the failure says
+UNFINISHED: dict[str, tuple[list[Deed], str]] = {
+    "one, finished": ([_text(), _finish()], "The upstream gave 1 of 2 choices."),
+    "one, unfinished": ([_text()], "The upstream ended its answer without a finish."),
+    "two, one of them finished": (
+        [_text(0), _text(1), _finish(0)],
+        "The upstream ended its answer without a finish.",
+    ),
+    "none": ([], "The upstream's answer was empty."),
+}
+
+
+@pytest.mark.parametrize("case", UNFINISHED)
+def test_an_answer_that_ends_too_soon_says_what_is_missing(case: str) -> None:
+    deeds, message = UNFINISHED[case]
+    stream, _ = run([lambda stream: stream.expect(2), *deeds, _end], Log())
+    assert stream.error is not None
+    assert stream.error.message == message
+
+
 def test_what_is_final_is_final() -> None:
     for state in State:
         assert bool(LEGAL[state]) is (state.value in ("waiting", "open", "finished"))
@@ -633,6 +695,16 @@ def test_members_without_a_choice_are_sent_once(case: str) -> None:
     assert collected([body])["x"] == [1]
 
 
+def test_unknown_members_of_a_choice_wait_for_its_first_text() -> None:
+    """Also where another choice begins before it."""
+    events = [say(choice(index=index, native=index + 7)) for index in (1, 0)]
+    events += [text("a"), finish(), text("b", 1), finish(index=1), DONE]
+    checked = whole(b"".join(events))
+    seen = [each for chunk in checked.chunks for each in chunk["choices"] if "native" in each]
+    assert [(each["index"], each["native"]) for each in seen] == [(0, 7), (1, 8)]
+    assert [each["delta"]["content"] for each in seen] == ["a", "b"]
+
+
 def delta(**members: Any) -> bytes:
     """With halves of surrogate pairs as they are."""
     return b"data: " + json.dumps({"choices": [choice(members)]}).encode() + b"\n\n"
@@ -649,6 +721,25 @@ HALVES: dict[str, tuple[list[bytes], Json]] = {
     "one that never comes": (
         [delta(function_call={"name": "p", "arguments": "a\ud83d"})],
         {"function_call": {"name": "p", "arguments": "a\ufffd"}},
+    ),
+    "one of a tool call that never comes": (
+        [
+            delta(
+                tool_calls=[
+                    {
+                        "index": 0,
+                        "id": "c",
+                        "type": "function",
+                        "function": {"name": "p", "arguments": "a\ud83d"},
+                    }
+                ]
+            )
+        ],
+        {
+            "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "p", "arguments": "a\ufffd"}}
+            ]
+        },
     ),
     "a part of another type": (
         [delta(content=[{"type": "reference", "text": "a\ud83d"}, {"type": "text", "text": "b"}])],

@@ -9,7 +9,7 @@ import pytest
 from legato import dialects
 from tests.support.pipeline import Got, Sent, letters, play, ways
 from tests.support.stream_order import Heard
-from tests.support.transcripts import anthropic
+from tests.support.transcripts import anthropic, openai_responses
 
 WORDS = "worker died"
 RAW = json.dumps({"error": {"message": WORDS}})
@@ -68,6 +68,10 @@ FRAMES: dict[str, tuple[Callable[..., bytes], bytes]] = {
     ),
     "gemini": (sse, sse({"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]})),
     "ollama": (line, line({"message": {"role": "assistant", "content": "Hello"}, "done": False})),
+    "openai-responses": (
+        sse,
+        openai_responses.START + openai_responses.opened(0) + openai_responses.word(0, "Hello"),
+    ),
 }
 EVENTS = "text/event-stream"
 KINDS = dict.fromkeys(FRAMES, EVENTS) | {"ollama": "application/x-ndjson"}

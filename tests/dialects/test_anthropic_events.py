@@ -153,8 +153,12 @@ def test_what_is_known_before_the_answer() -> None:
         ({"input_tokens": 11, "cache_read_input_tokens": 5}, (16, 3, {"cached_tokens": 5})),
         ({"input_tokens": None, "cache_read_input_tokens": None}, (9, 3, {"cached_tokens": 0})),
         (
-            {"cache_creation_input_tokens": 4},
-            (13, 3, {"cached_tokens": 0, "cache_creation_tokens": 4}),
+            {"cache_creation_input_tokens": 6},
+            (15, 3, {"cached_tokens": 0, "cache_creation_tokens": 6}),
+        ),
+        (
+            {"cache_read_input_tokens": 5, "cache_creation_input_tokens": 6},
+            (20, 3, {"cached_tokens": 5, "cache_creation_tokens": 6}),
         ),
     ],
 )

@@ -369,3 +369,49 @@ async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: P
         assert (row["outcome"], row["prompt_from"]) == ("complete", "exact")
         assert (row["completion_tokens"], row["completion_from"]) == (4, "exact")
         assert row["ttft"] <= row["duration"]
+
+
+# Text completions, and tokens of a prompt
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_prompt_is_completed_as_it_stands(engine: Running, n: int) -> None:
+    """Without a chat template: what comes goes on in mid-sentence."""
+    body = {"model": MODEL, "prompt": "one, two, three, four,", "max_tokens": 6, "temperature": 0}
+    body |= {"n": n, "logprobs": 0}
+    whole = await ask(engine.port, engine.key, body, path="/v1/completions")
+    choices = whole.json["choices"]
+    assert [each["index"] for each in choices] == list(range(n))
+    assert all(each["text"].startswith(" five") for each in choices)
+    assert {each["finish_reason"] for each in choices} == {"length"}
+    assert "".join(choices[0]["logprobs"]["tokens"]) == choices[0]["text"]
+    assert whole.json["usage"]["completion_tokens"] == 6 * n
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    streamed = await ask(engine.port, engine.key, body | stream, path="/v1/completions")
+    assert streamed.done
+    texts = [each for chunk in streamed.chunks for each in chunk["choices"] if each["index"] == 0]
+    assert "".join(each["text"] for each in texts) == choices[0]["text"]
+    assert streamed.chunks[-1]["usage"]["completion_tokens"] == 6 * n
+
+
+async def test_the_engine_counts_a_prompt_as_it_will_read_it(engine: Running) -> None:
+    question = {"role": "user", "content": "What time is it?"}
+    use: dict[str, Any] = {"type": "tool_use", "id": "toolu_1", "name": "now", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Noon."}
+    messages = [
+        question,
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    body = {"model": MODEL, "system": "Be brief.", "messages": messages}
+    counted = await ask(engine.port, engine.key, body, path="/v1/messages/count_tokens")
+    assert "x-legato-count" not in counted.headers
+    call = {"id": "toolu_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    as_chat = [
+        {"role": "system", "content": "Be brief."},
+        question,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "toolu_1", "content": "Noon."},
+    ]
+    answer = await say(engine, messages=as_chat, max_tokens=1, stream=False)
+    assert counted.json["input_tokens"] == answer.json["usage"]["prompt_tokens"]

@@ -1,6 +1,7 @@
 """Against real llama.cpp with the default models."""
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -72,11 +73,22 @@ def comes_in_pieces(times: list[float]) -> bool:
     return len(times) > 3 and times[-1] - times[0] > 0.05
 
 
+#: Pages whose examples are run.
+PAGES = ("streaming", "completions", "responses")
+
+
+def is_whole(body: str) -> bool:
+    """Whether a body that was printed ends as an answer does that has not failed."""
+    *_, last = body.rstrip().split("\n\n")
+    ends = ("data: [DONE]", "event: response.completed\n", "event: response.incomplete\n")
+    return last.startswith(ends)
+
+
 def all_examples() -> list[Any]:
     found: list[Any] = []
-    for language in ("python", "javascript", "bash"):
-        for number, code in enumerate(examples.of_page("streaming.md", language)):
-            found.append(pytest.param(language, code, id=f"page-{language}-{number}"))
+    for page, language in itertools.product(PAGES, ("python", "javascript", "bash")):
+        for number, code in enumerate(examples.of_page(f"{page}.md", language)):
+            found.append(pytest.param(language, code, id=f"{page}-{language}-{number}"))
     if examples.SEED.exists():
         for name, code in examples.of_seed().items():
             language = {"reasoning": "python", "curl": "bash"}.get(name, name)
@@ -92,7 +104,7 @@ def test_examples_run_as_they_stand(server: Process, language: str, code: str) -
         output, times = run([sys.executable, "-c", code])
     elif language == "bash":
         output, times = run(["bash", "-c", code])
-        assert output.rstrip().endswith("data: [DONE]")
+        assert is_whole(output)
     else:
         need_node()
         output, times = run(["node", "--input-type=module", "-e", code], cwd=JS)

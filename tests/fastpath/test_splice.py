@@ -34,10 +34,12 @@ def padded(events: list[bytes]) -> list[bytes]:
 
 STREAMS: dict[str, list[bytes]] = {
     "spaces before the last brace": padded(words(40)),
+    "a space behind the last brace": [each.replace(b"}\n\n", b"} \n\n") for each in words(40)],
     "words": words(40),
     "sizes of two, three and four digits": text(
         *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))
     ),
+    "what looks like a field's name": text(*(f"data: event: {each}" for each in range(40))),
     "escapes between": [*words(12), *text('"', "\\", "\n", "\t"), *words(12)],
     "other scripts": text(*("naïve", "東京", "👩‍🚀", " ", "\u2028", "é" * 90) * 3),
     "thoughts, then words": [
@@ -156,10 +158,24 @@ def test_each_chunk_with_a_time_of_its_own(taken: list[bytes]) -> None:
     assert len(taken) == 55
 
 
+def test_patterns_that_match_too_seldom_are_given_up(taken: list[bytes]) -> None:
+    """Each of them matches three events, which is one fewer than earn another try."""
+    events = [
+        each.replace(b"1700000000", b"%d" % (1700000000 + number // 4))
+        for number, each in enumerate(words(60))
+    ]
+    assert played(chunks([*events, *END])).frames.count(b"word") == 60
+    assert len(taken) == 4 * 3
+
+
 def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> None:
     events = padded(words(60))
     assert played(chunks([*events, *END])).frames.count(b"word") == 60
     assert len(taken) == 59
+
+
+#: The end of these events behind their text, but for its last brace.
+UNCLOSED = words(1)[0].partition(b"word0 ")[2].removesuffix(b"}\n\n")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +185,11 @@ def test_spaces_before_the_last_brace_are_no_difference(taken: list[bytes]) -> N
         b'"},"finish_reason":null}]}\n',
         b'"} }\n\n',
         b'" }}]}\n\n',
+        UNCLOSED + b", }\n\n",
+        UNCLOSED + b"]}\n\n",
+        UNCLOSED + b"X}\n\n",
+        UNCLOSED + b"\n}\n\n",
+        UNCLOSED + b" \n\n",
     ],
 )
 def test_what_only_looks_like_more_spaces_is_decoded(last: bytes, taken: list[bytes]) -> None:
@@ -262,6 +283,9 @@ AMONG: dict[str, bytes] = {
     "another event": chunks([event({"refusal": "no"})])[0],
     "an empty text": chunks(text(""))[0],
     "two events": chunks([b"".join(words(2))])[0],
+    "two lines, with a carriage return between": chunks(
+        [words(1)[0].replace(b', "choices"', b',\rdata: "choices"')]
+    )[0],
     "not JSON": chunks([event({"content": "~"}).replace(b"~", b"\\q")])[0],
     "white space in the place of a quote": chunks(
         [event({"content": "~"}).replace(b'"~"', b'\t"~"')]

@@ -65,6 +65,21 @@ def test_an_answer_byte_by_byte() -> None:
     )
 
 
+def test_what_starts_over_leaves_nothing_and_says_all_of_it_again() -> None:
+    """The second answer has a member that nobody knows in common with the first."""
+    extras = b',"service_tier":"default"'
+    collector = ChatAggregator()
+    collector.push(raw(choice({"content": "Once"}), extras=b',"first":1'))
+    collector.push(raw(choice({"content": " upon"}), extras=extras))
+    collector.start_over()
+    collector.push(raw(choice({"content": "Twice"}, "stop"), extras=extras))
+    collector.complete(USAGE, b"")
+    answer = json.loads(collector.answer(AnswerHead("chatcmpl-1", 7, "m")))
+    assert answer["choices"][0]["message"]["content"] == "Twice"
+    assert answer["service_tier"] == "default"
+    assert "first" not in answer
+
+
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{"}}
 MESSAGES: dict[str, tuple[list[Json], Json]] = {
     "text": ([{"content": "a"}, {"content": "b"}], {"content": "ab"}),

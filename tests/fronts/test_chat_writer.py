@@ -197,11 +197,11 @@ def check_body(body: bytes, *, wants_usage: bool = False) -> Body:
 class Sink:
     """Where a writer's bytes go."""
 
-    def __init__(self, *, wants_usage: bool = False, model: str = "public") -> None:
+    def __init__(self, *, wants_usage: bool = False, model: str = "public", **options: Any) -> None:
         self.sent: list[bytes] = []
         self.closed = 0
         head = AnswerHead("chatcmpl-1", 1_700_000_000, model)
-        self.writer = ChatWriter(head, WriterOptions(shows_usage=wants_usage), self)
+        self.writer = ChatWriter(head, WriterOptions(shows_usage=wants_usage, **options), self)
 
     @property
     def body(self) -> bytes:
@@ -302,8 +302,27 @@ def test_comments_go_out_at_once_behind_what_was_pushed() -> None:
     sink.writer.push(raw(CHOICE))
     sink.writer.heartbeat(None)
     sink.writer.heartbeat(0.42)
-    assert sink.sent == [HEAD + CHOICE_JSON + b"}\n\n" + KEEP_ALIVE, b": prefill 42%\n\n"]
+    sink.writer.heartbeat(1.0)
+    assert sink.sent == [
+        HEAD + CHOICE_JSON + b"}\n\n" + KEEP_ALIVE,
+        b": prefill 42%\n\n",
+        b": prefill 100%\n\n",
+    ]
     assert sink.writer.frames == 1
+
+
+@pytest.mark.parametrize(("wants_usage", "tail"), [(False, b"}"), (True, b',"usage":null}')])
+def test_a_heartbeat_that_is_a_chunk(wants_usage: bool, tail: bytes) -> None:
+    """It is a frame like any other, and counted as one."""
+    sink = Sink(wants_usage=wants_usage, heartbeat="chunk")
+    for progress in (None, 0.5):
+        sink.writer.heartbeat(progress)
+    silence = b'[{"index":0,"delta":{},"finish_reason":null}]'
+    assert sink.sent == [HEAD + silence + tail + b"\n\n"] * 2
+    sink.writer.push(raw(CHOICE))
+    sink.writer.flush()
+    assert sink.writer.frames == 3
+    assert sink.writer.size == len(sink.body)
 
 
 def test_a_models_name_cannot_break_a_frame() -> None:

@@ -1,9 +1,14 @@
 """Calls through the whole server, against the scripted upstream."""
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 
-from legato.mock.server import MockServer
-from tests.conftest import Running, until
+from legato.gateway import call
+from legato.mock.server import MockServer, Script, Step
+from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 TEXT = "Once upon a time, there was a stream."
@@ -92,6 +97,8 @@ async def test_a_failure_before_the_first_chunk_is_a_status(
     assert answer.error is not None
     assert (answer.status, answer.error["code"]) == BROKEN_BEFORE[name]
     assert set(answer.error) == {"message", "type", "param", "code"}
+    assert answer.headers["x-legato-deployment"] == f"at-{name}"
+    assert answer.headers["x-legato-attempts"] == "1"
     if name == "429":
         assert answer.headers["retry-after"] == "7"
 
@@ -141,11 +148,42 @@ async def test_silence_is_bridged_by_comments_and_ends_in_an_error(
     assert answer.error["code"] == "upstream_first_token_timeout"
 
 
+async def test_nothing_is_written_behind_an_end_that_a_timer_brings(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """A heartbeat is due in the same turn as the end of a stall: the connection stays in order."""
+    settings = settings_for(
+        tmp_path,
+        await scripted.start(),
+        ["stall", "happy"],
+        deploy={"stall_seconds": 0.2},
+        **{"streams.gate_seconds": 0.2, "streams.heartbeat_seconds": 0.2},
+    )
+    async with serving(settings) as legato, await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("stall", stream=True)))
+        answer = await wire.answer()
+        assert answer.error is not None
+        assert answer.error["code"] == "upstream_stalled"
+        wire.send(request(legato.key, chat("happy", stream=True)))
+        assert (await wire.answer()).text() == TEXT
+
+
 async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
     """Chunks that come apart leave apart: nothing is held back one frame."""
     answer = await ask(legato.port, legato.key, chat("slow", stream=True))
     assert answer.done
     assert len(answer.pieces) >= 10
+
+
+async def test_calls_that_are_under_way_are_in_the_ledger(legato: Running) -> None:
+    """Each of them, also where they begin at the same time: a server may die at any moment."""
+    async with await Wire.open(legato.port) as first, await Wire.open(legato.port) as second:
+        for wire in (first, second):
+            wire.send(request(legato.key, chat("slow", stream=True)))
+        for wire in (first, second):
+            await wire.head()
+        rows = await legato.rows()
+        assert [(row["route"], row["outcome"]) for row in rows] == [("slow", "open")] * 2
 
 
 async def test_a_client_that_leaves_takes_its_upstream_along(
@@ -187,6 +225,18 @@ async def test_connections_are_used_again(legato: Running, scripted: MockServer)
     assert scripted.open_connections == 1
 
 
+async def test_a_connection_is_kept_whose_body_ends_soon_after_the_answer(
+    legato: Running, scripted: MockServer
+) -> None:
+    steps = [*scripted.scripts["happy"].steps, Step(wait=0.2)]
+    scripted.scripts["happy"] = Script(steps=steps)
+    assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
+    (first,) = scripted.requests
+    assert not first.is_complete
+    await until(lambda: first.is_complete or first.is_disconnected)
+    assert not first.is_disconnected
+
+
 async def test_a_kept_connection_that_died_is_no_failure(
     legato: Running, scripted: MockServer
 ) -> None:
@@ -217,3 +267,16 @@ async def test_unknown_parameters_of_requests_survive(
     assert asked["stop"] == ["x"]
     assert asked["stream_options"] == {"include_usage": True}
     assert asked["model"] == "happy"
+
+
+def test_ids_are_cut_from_random_bytes_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[bytes] = []
+    urandom = os.urandom
+    monkeypatch.setattr(os, "urandom", lambda size: drawn.append(urandom(size)) or drawn[-1])
+    monkeypatch.setattr(call, "_ids", call._random())
+    ids = [call.new_request_id() for _ in range(200)]
+    assert all(re.fullmatch("req_[0-9a-f]{24}", each) for each in ids)
+    assert len(set(ids)) == 200
+    used = "".join(each[-16:] for each in ids)
+    assert b"".join(drawn).hex().startswith(used)
+    assert len(drawn) == 4

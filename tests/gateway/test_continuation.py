@@ -330,6 +330,32 @@ async def test_an_answer_behind_its_thoughts_goes_on(tmp_path: Path, scripted: M
         assert scripted.requests[-1].request["messages"] == [HELLO, begun]
 
 
+async def test_an_answer_that_has_begun_goes_on_without_what_led_to_it(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """The second one takes no reasoning: it is given the answer so far alone."""
+    scripted.scripts |= {"first": THOUGHT, "rest": says("-two", ".")}
+    deploy = {"rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
+        answer = await result(legato)
+        assert answer.done
+        assert answer.text(member="reasoning_content") == "Let me see."
+        assert answer.text() == "Forty-two."
+        begun = {"role": "assistant", "content": "Forty"}
+        assert scripted.requests[-1].request["messages"] == [HELLO, begun]
+
+
+async def test_thoughts_that_have_not_ended_are_not_left_out(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    scripted.scripts |= {"first": THINKING, "rest": says("Forty-two.")}
+    deploy = {"rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["first", "rest"], deploy=deploy) as legato:
+        answer = await result(legato)
+        honest(answer, "")
+        assert played(scripted) == ["first"]
+
+
 @pytest.mark.parametrize("reasoning", ["think-tags", "think-tags-open"])
 @pytest.mark.parametrize("both", [True, False])
 async def test_nobody_goes_on_with_thoughts_between_tags(
@@ -418,6 +444,19 @@ async def test_white_space_stays_where_a_last_message_is_enough(
 EARLY = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
 EARLY |= {"prompt_tokens_details": {"cached_tokens": 4}}
 BEGUN = Script(steps=[Step(say="Once"), Step(usage=EARLY), Step(say=" upon"), Step(cut=True)])
+WRITTEN = {
+    "prompt_tokens": 9,
+    "completion_tokens": 1,
+    "prompt_tokens_details": {"cached_tokens": 4, "cache_creation_tokens": 3},
+}
+WRITES = Script(steps=[Step(say="Once"), Step(usage=WRITTEN), Step(say=" upon"), Step(cut=True)])
+CALLS = Script(
+    steps=[
+        Step(say="Once"),
+        Step(tool={"index": 0, "id": "1", "function": {"name": "f", "arguments": "{"}}),
+        Step(cut=True),
+    ]
+)
 FREE: dict[str, Any] = {}
 
 
@@ -444,6 +483,19 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
         {},
         5 * 1 + 4 * 0.5,
     ),
+    "what the first one wrote to its cache": (
+        {
+            "writes": dollars(1, 0, cached=0.5, cache_write=2),
+            "rest": {"continue": "prefill"},
+        },
+        {},
+        2 * 1 + 4 * 0.5 + 3 * 2,
+    ),
+    "a cache write without a price of its own": (
+        {"writes": dollars(1, 0, cached=0.5), "rest": {"continue": "prefill"}},
+        {},
+        5 * 1 + 4 * 0.5,
+    ),
     "one of them is free": (
         {"cut": FREE, "rest": dollars(0, 2) | {"continue": "prefill"}},
         {},
@@ -454,6 +506,11 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
         {"cut": dollars(0, 1), "500": dollars(0, 2) | {"continue": "prefill"}},
         {},
         10 * 1,
+    ),
+    "nobody was asked to go on": (
+        {"calls": dollars(0, 1), "rest": dollars(0, 2) | {"continue": "prefill"}},
+        {},
+        2 * 1,
     ),
     "one that refuses costs nothing": (
         {"500": dollars(3, 3), "happy": dollars(1, 2)},
@@ -477,7 +534,7 @@ COSTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, Any], float | None]]
 @pytest.mark.parametrize("case", COSTS)
 async def test_every_part_has_its_price(tmp_path: Path, scripted: MockServer, case: str) -> None:
     deploy, more, expected = COSTS[case]
-    scripted.scripts |= {"rest": REST, "begun": BEGUN}
+    scripted.scripts |= {"rest": REST, "begun": BEGUN, "writes": WRITES, "calls": CALLS}
     route = {"attempts": len(deploy)}
     async with routed(tmp_path, scripted, deploy, deploy=deploy, route=route) as legato:
         await result(legato, **more)
@@ -511,16 +568,17 @@ async def test_a_replay_is_paid_for_in_full(tmp_path: Path, scripted: MockServer
 async def test_tokens_of_a_cache_are_not_forgotten(
     tmp_path: Path, scripted: MockServer, both: bool
 ) -> None:
-    scripted.scripts |= {"begun": BEGUN, "rest": REST}
+    scripted.scripts |= {"writes": WRITES, "rest": REST}
     deploy = {"rest": {"continue": "prefill"}}
     route = {"count_both_prompts": both}
-    names = ["begun", "rest"]
+    names = ["writes", "rest"]
     async with routed(tmp_path, scripted, names, deploy=deploy, route=route) as legato:
         answer = await result(legato)
         assert answer.text() == "Once upon And on."
         usage = answer.chunks[-1]["usage"]
         assert usage["prompt_tokens"] == (30 if both else 9)
         assert usage["completion_tokens"] == 4
-        assert usage["prompt_tokens_details"]["cached_tokens"] == 4
+        details = {"cached_tokens": 4, "cache_creation_tokens": 3}
+        assert usage["prompt_tokens_details"] == details
         (row,) = await legato.rows()
-        assert row["cached_tokens"] == 4
+        assert (row["cached_tokens"], row["cache_write_tokens"]) == (4, 3)

@@ -134,6 +134,30 @@ async def test_a_breaker_spares_the_one_that_fails(tmp_path: Path, scripted: Moc
         assert played(scripted).count("happy") == 5
 
 
+async def test_one_whose_breaker_has_opened_meanwhile_is_not_asked_again(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    names = ["500", "503"]
+    deploy = {name: {"open_after": 1, "open_seconds": 60.0} for name in names}
+    async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
+        answer = await result(legato)
+        assert answer.error is not None
+        assert answer.error["code"] == "upstream_503"
+        assert played(scripted) == names
+
+
+async def test_a_breaker_spares_one_that_breaks_and_is_gone_on_with(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """That another gave the rest does not make it any healthier."""
+    scripted.scripts["rest"] = REST
+    deploy = {"cut": {"open_after": 1, "open_seconds": 60.0}, "rest": {"continue": "prefill"}}
+    async with routed(tmp_path, scripted, ["cut", "rest"], deploy=deploy) as legato:
+        for _ in range(2):
+            assert (await result(legato)).done
+        assert played(scripted) == ["cut", "rest", "rest"]
+
+
 async def test_all_are_to_be_left_alone(tmp_path: Path, scripted: MockServer) -> None:
     deploy = {"429": {"open_after": 5}}
     async with routed(tmp_path, scripted, ["429"], deploy=deploy) as legato:
@@ -282,6 +306,25 @@ async def test_the_next_one_is_asked_where_the_first_to_go_on_cannot(
         assert row["errors"] == "upstream_cut,upstream_500,"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_that_is_to_be_left_alone_does_not_go_on(
+    tmp_path: Path, scripted: MockServer, stream: bool
+) -> None:
+    """Its breaker is open. The third one is asked instead."""
+    scripted.scripts["rest"] = REST
+    deploy = {name: {"continue": "prefill", "open_after": 1} for name in ("500", "rest")}
+    names = ["500", "cut", "rest"]
+    async with routed(tmp_path, scripted, names, deploy=deploy) as legato:
+        for asked in (["500", "cut", "rest"], ["cut", "rest"]):
+            scripted.requests.clear()
+            answer = await ask(legato.port, legato.key, chat("public", stream=stream))
+            if stream:
+                assert answer.text() == TEXT + " And on."
+            else:
+                assert answer.json["choices"][0]["message"]["content"] == TEXT + " And on."
+            assert played(scripted) == asked
+
+
 async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) -> None:
     scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
     scripted.scripts["rest"] = REST
@@ -295,17 +338,50 @@ async def test_it_goes_on_only_so_often(tmp_path: Path, scripted: MockServer) ->
     scripted.requests.clear()
 
 
-async def test_twice_where_twice_is_allowed(tmp_path: Path, scripted: MockServer) -> None:
-    scripted.scripts["cut-again"] = Script(steps=[Step(say=" And"), Step(cut=True)])
-    scripted.scripts["rest"] = Script(steps=[Step(say=" on."), Step(finish="stop")])
-    deploy = {name: {"continue": "prefill"} for name in ("cut-again", "rest")}
-    names = ["cut", "cut-again", "rest"]
-    route = {"max_continuations": 2}
+@pytest.mark.parametrize("breaks", [2, 3])
+async def test_twice_where_twice_is_allowed(
+    tmp_path: Path, scripted: MockServer, breaks: int
+) -> None:
+    scripted.scripts |= {
+        "cut-again": Script(steps=[Step(say=" And"), Step(cut=True)]),
+        "and-again": Script(steps=[Step(say=" on"), Step(cut=True)]),
+        "rest": Script(steps=[Step(say=" on."), Step(finish="stop")]),
+    }
+    names = ["cut", "cut-again", "and-again", "rest"]
+    if breaks == 2:
+        names.remove("and-again")
+    deploy = {name: {"continue": "prefill"} for name in names[1:]}
+    route = {"max_continuations": 2, "attempts": 4}
     async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
         answer = await result(legato)
+        (row,) = await legato.rows()
+    assert row["continuations"] == 2
+    assert played(scripted) == names[:3]
+    if breaks == 2:
         assert answer.done
         assert answer.text() == TEXT + " And on."
         assert answer.chunks[-1]["usage"]["completion_tokens"] == 12
+    else:
+        assert answer.text() == TEXT + " And on"
+        assert answer.error is not None
+
+
+@pytest.mark.parametrize("strategy", ["order", "least-busy", "fastest"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_goes_on_is_found_as_who_begins_is(
+    tmp_path: Path, scripted: MockServer, strategy: str, stream: bool
+) -> None:
+    """Whoever goes on, or starts over where nobody has seen anything."""
+    scripted.scripts["rest"] = REST
+    deploy = {"rest": {"continue": "prefill" if stream else "no"}}
+    route = {"strategy": strategy}
+    async with routed(tmp_path, scripted, ["cut", "rest"], route=route, deploy=deploy) as legato:
+        answer = await ask(legato.port, legato.key, chat("public", stream=stream))
+        if stream:
+            assert answer.text() == TEXT + " And on."
+        else:
+            assert answer.json["choices"][0]["message"]["content"] == " And on."
+        assert played(scripted) == ["cut", "rest"]
 
 
 async def test_an_answer_that_is_fixed_may_be_repeated(

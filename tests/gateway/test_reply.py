@@ -6,13 +6,13 @@ from typing import Any, Final, cast
 import pytest
 
 from legato.core.front import AnswerHead
-from legato.core.request import parse
 from legato.core.stream import Stream
 from legato.core.timers import Timers
 from legato.fronts.chat import CHAT
 from legato.gateway.reply import Reply
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
+from tests.fronts.test_chat_writer import CHOICE, raw
 
 STALL: Final = 10.0  # seconds for which a client may take nothing
 FULL: Final = 65_536  # bytes that wait for it then
@@ -54,7 +54,7 @@ class Client:
 class Watched:
     """A streamed reply whose timer rings when it is due, and whose time passes in `wait`."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat_seconds: float = 1e9) -> None:
         self.now = 0.0
         self.client = Client()
         services = Services(
@@ -65,12 +65,12 @@ class Watched:
             timers=Timers(),
             clock=lambda: self.now,
             on_bug=pytest.fail,
-            heartbeat_seconds=1e9,
+            heartbeat_seconds=heartbeat_seconds,
             stall_client_seconds=STALL,
         )
         self.stream = Stream(services.clock, 0.0)
         head = AnswerHead("chatcmpl-1", 0, "m")
-        self.reply = Reply(services, self.client, CHAT, self.stream, head, parse(REQUEST))
+        self.reply = Reply(services, self.client, CHAT, self.stream, head, CHAT.parse(REQUEST))
         self.reply.deliver(b"", lambda: None)
         self._due = self.reply.check(0.0, None)
 
@@ -104,7 +104,8 @@ def test_who_takes_nothing_is_cut() -> None:
     assert 100 + STALL <= watched.now <= 100 + 2 * STALL
     error = watched.stream.error
     assert error is not None
-    assert error.code == "client_stalled"
+    assert (error.status, error.code) == (408, "client_stalled")
+    assert error.message == "The client took nothing."
 
 
 @pytest.mark.parametrize("step", [0.1, 1.0, 3.0, STALL])
@@ -156,6 +157,23 @@ def test_a_client_of_a_silent_upstream_is_not_stalled() -> None:
     watched = Watched()
     watched.wait(100 * STALL)
     assert not watched.client.is_cut
+
+
+def test_the_progress_of_a_prompt_is_shown_until_the_answer_begins() -> None:
+    watched = Watched(heartbeat_seconds=2.0)
+    assert watched.reply.check(1.9, 0.25) == 2.0
+    assert watched.client.sent == b""
+    assert watched.reply.check(2.1, 0.25) == 2.1 + 2.0
+    assert watched.client.sent == b": prefill 25%\n\n"
+    watched.reply.check(4.2, None)
+    assert watched.client.sent.endswith(b": keep-alive\n\n")
+    watched.now = 5.0
+    watched.stream.push(raw(CHOICE))
+    watched.stream.flush()
+    assert watched.reply.check(6.9, 1.0) == 7.0, "an answer that goes on needs no heartbeat"
+    assert watched.client.sent.endswith(b"}\n\n")
+    watched.reply.check(7.1, 1.0)
+    assert watched.client.sent.endswith(b"}\n\n: keep-alive\n\n")
 
 
 def test_a_deployment_has_its_own_time() -> None:

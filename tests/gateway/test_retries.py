@@ -2,6 +2,8 @@
 that nobody has seen yet, and calls whose client has left."""
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +20,7 @@ from legato.mock.server import MockServer, Script, Step
 from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
 from legato.upstreams.upstream import DeploymentOptions, Upstream
-from tests.conftest import Running, until
+from tests.conftest import Running, serving, settings_for, until
 from tests.gateway.test_fallback import TEXT, played, result, routed
 from tests.support.wire import Wire, ask, chat, request
 
@@ -53,6 +55,16 @@ async def test_the_same_one_is_not_asked_again_after_retry_seconds(
     async with routed(tmp_path, scripted, ["500"], route={"retry_seconds": 0.1}) as legato:
         assert (await result(legato)).status == 502
         assert played(scripted) == ["500"]
+
+
+async def test_one_that_was_to_be_asked_again_is_not_where_another_took_that_long(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    names, route = ["500", "stall-early"], {"retry_seconds": 0.5}
+    deploy = {"stall-early": {"first_token_seconds": 0.6}}
+    async with routed(tmp_path, scripted, names, route=route, deploy=deploy) as legato:
+        assert (await result(legato)).status == 504
+        assert played(scripted) == names
 
 
 async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServer) -> None:
@@ -328,6 +340,17 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
     return {name: each for name, each in result.items() if name not in ("id", "created")}
 
 
+async def test_what_starts_over_takes_its_time(tmp_path: Path, scripted: MockServer) -> None:
+    """The first token of the second answer is not all of it."""
+    steps = SCRIPTS["happy"].steps
+    scripted.scripts["slowly"] = Script(steps=[*steps[:2], Step(wait=0.1), *steps[2:]])
+    async with routed(tmp_path, scripted, ["tools-cut", "slowly"]) as legato:
+        scripted.scripts |= BREAKS
+        answer = await ask(legato.port, legato.key, chat("public"))
+        assert answer.status == 200
+        assert answer.json["choices"][0]["message"]["content"] == TEXT
+
+
 async def test_one_that_could_be_gone_on_with_starts_over_where_nobody_may(
     tmp_path: Path, scripted: MockServer
 ) -> None:
@@ -444,6 +467,77 @@ async def test_a_drained_answer_that_breaks_is_over(tmp_path: Path, scripted: Mo
         assert played(scripted) == ["breaks"]
         (row,) = await legato.rows()
         assert (row["outcome"], row["completion_tokens"]) == ("cancelled", 2)
+
+
+# Connections that are closed when they are used again
+
+
+class Forgetful:
+    """An upstream that answers the first request of each connection, once as many are there as
+    it waits for, and closes the connection at the second."""
+
+    def __init__(self, waits_for: int, *texts: str) -> None:
+        steps = [{"delta": {"content": text}, "finish_reason": None} for text in texts]
+        steps.append({"delta": {}, "finish_reason": "stop"})
+        events = [json.dumps({"choices": [{"index": 0} | step]}) for step in steps]
+        body = "".join(f"data: {each}\n\n" for each in [*events, "[DONE]"])
+        head = f"content-type: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.requests = 0
+        self._answer = f"HTTP/1.1 200 OK\r\n{head}{body}".encode()
+        self._enough = asyncio.Barrier(waits_for)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_used = False
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                size = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(size))
+                self.requests += 1
+                if is_used:
+                    break
+                if self.requests <= self._enough.parties:
+                    await self._enough.wait()
+                writer.write(self._answer)
+                is_used = True
+        writer.close()
+
+
+# what goes before, how it is continued, what the request has in common with it
+AGAIN: dict[str, tuple[dict[str, Any] | None, tuple[str, ...], dict[str, Any]]] = {
+    "a call": (None, (TEXT,), {}),
+    "a continuation": ({"continue": "prefill"}, (" And on.",), {}),
+    "a replay": ({"continue": "replay"}, (TEXT, " And on."), {"seed": 1, "temperature": 0}),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+async def test_after_a_stale_connection_none_of_those_that_were_kept_is_tried(
+    tmp_path: Path, scripted: MockServer, case: str
+) -> None:
+    """They are as old as the first: with many of them a call would wait for each."""
+    deploy, texts, more = AGAIN[case]
+    upstream = Forgetful(3, *texts)
+    async with await asyncio.start_server(upstream.serve, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        deployments = [
+            {"name": "cut", "base_url": await scripted.start(), "model": "cut"},
+            {"name": "kept", "base_url": f"http://127.0.0.1:{port}/v1", "model": "cut"}
+            | (deploy or {}),
+        ]
+        names = ["cut", "kept"] if deploy else ["kept"]
+        routes = [
+            {"model": "kept", "deployments": ["kept"]},
+            {"model": "public", "deployments": names},
+        ]
+        settings = settings_for(tmp_path, None, deployments=deployments, routes=routes)
+        async with serving(settings) as legato:
+            first = [ask(legato.port, legato.key, chat("kept", stream=True)) for _ in range(3)]
+            assert [each.done for each in await asyncio.gather(*first)] == [True] * 3
+            await until(lambda: not legato.busy, "connections are kept")
+            answer = await result(legato, **more)
+            assert answer.done, answer.error
+            assert answer.text() == (TEXT + " And on." if deploy else TEXT)
+            assert upstream.requests == 3 + 2
 
 
 # Several calls for several choices

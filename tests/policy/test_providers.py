@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from legato import dialects
 from legato.configuration import load
@@ -38,7 +38,7 @@ def upstream(tmp_path: Path, **deployment: Any) -> Upstream:
 def test_there_are_at_least_fifteen_providers_and_each_row_is_one_that_can_be_used() -> None:
     assert len(PROVIDERS) >= 15
     for row in PROVIDERS.values():
-        assert row.dialect in dialects.NAMES, row.name
+        assert {row.dialect, *row.dialects} <= set(dialects.NAMES), row.name
         assert row.docs.startswith("https://"), row.name
         assert row.base_url is None or not row.base_url.endswith("/"), row.name
 
@@ -58,14 +58,33 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
     assert found.target.pool.endpoint.host in (row.base_url or HERE)
 
 
+@pytest.mark.parametrize("name", ["openai", "xai"])
+def test_responses_are_asked_for_at_the_same_address(tmp_path: Path, name: str) -> None:
+    found = upstream(tmp_path, provider=name, dialect="openai-responses")
+    assert found.dialect is dialects.named("openai-responses")
+    assert found.target is not None
+    assert found.target.pool.endpoint.target(found.dialect.path("m")) == "/v1/responses"
+    assert not found.quirks.has_n
+
+
 @pytest.mark.parametrize(
     ("fields", "quirks"),
     [
         ({}, Quirks()),
         ({"dialect": "openai"}, Quirks()),
-        ({"dialect": "anthropic"}, Quirks(has_n=False, continues="prefill")),
+        ({"dialect": "anthropic"}, PROVIDERS["anthropic"].quirks),
         ({"dialect": "gemini"}, Quirks(has_n=False)),
         ({"dialect": "ollama"}, Quirks(has_n=False, continues="prefill", fetches_images=False)),
+        ({"dialect": "openai-responses"}, Quirks(effort_style="effort", has_n=False)),
+        # A provider may speak two dialects at one address.
+        (
+            {"provider": "openai", "dialect": "openai-responses"},
+            PROVIDERS["openai"].dialects["openai-responses"],
+        ),
+        (
+            {"provider": "groq", "dialect": "openai-responses"},
+            Quirks(effort_style="effort", has_n=False),
+        ),
         # A provider's other door is another server.
         (
             {"provider": "deepseek", "dialect": "openai"},
@@ -73,10 +92,15 @@ def test_a_provider_fills_in_dialect_address_and_facts(tmp_path: Path, name: str
         ),
         (
             {"provider": "deepseek", "dialect": "anthropic"},
-            Quirks(has_n=False, continues="prefill"),
+            Quirks(has_n=False, continues="prefill", counts_tokens=True),
         ),
         # The operator knows better.
-        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False)),
+        ({"dialect": "anthropic", "continue": "no"}, Quirks(has_n=False, counts_tokens=True)),
+        ({"completions": "suffix"}, Quirks(completes="suffix")),
+        (
+            {"provider": "vllm", "completions": "no"},
+            replace(PROVIDERS["vllm"].quirks, completes="no"),
+        ),
         ({"provider": "groq", "n": "native"}, replace(PROVIDERS["groq"].quirks, has_n=True)),
     ],
 )
@@ -140,16 +164,19 @@ def test_a_price_is_that_of_the_model_and_of_its_dated_versions(
     ("fields", "expected"),
     [
         ({}, None),
-        ({"provider": "openai"}, (2.5, 15.0, 0.25)),
-        ({"provider": "openai", "price": {"prompt": 1, "completion": 2}}, (1, 2, 1)),
-        ({"price": {"prompt": 1, "completion": 2, "cached": 0.5}}, (1, 2, 0.5)),
+        ({"provider": "openai"}, (2.5, 15.0, 0.25, 2.5)),
+        ({"provider": "anthropic", "model": "claude-opus-5"}, (5.0, 25.0, 0.5, 6.25)),
+        ({"provider": "openai", "price": {"prompt": 1, "completion": 2}}, (1, 2, 1, 1)),
+        ({"price": {"prompt": 1, "completion": 2, "cached": 0.5}}, (1, 2, 0.5, 1)),
+        ({"price": {"prompt": 1, "completion": 2, "cache_write": 0}}, (1, 2, 1, 0)),
+        ({"price": {"prompt": 1, "cached": 0.1, "cache_write": 1.25}}, (1, 0, 0.1, 1.25)),
     ],
 )
 def test_what_the_operator_says_of_a_price_goes_before_the_list(
     tmp_path: Path, fields: dict[str, Any], expected: tuple[float, ...] | None
 ) -> None:
-    price = upstream(tmp_path, base_url=HERE, **fields | {"model": "gpt-5.4"}).options.price
-    assert (price and (price.prompt, price.completion, price.cached)) == expected
+    price = upstream(tmp_path, base_url=HERE, **{"model": "gpt-5.4"} | fields).options.price
+    assert (price and astuple(price)) == expected
 
 
 async def test_prices_are_listed_and_costs_are_added_up(
@@ -178,7 +205,7 @@ async def test_prices_are_listed_and_costs_are_added_up(
         async with legato.client() as client:
             listed = (await client.get("/v1/models")).json()["data"]
             one = (await client.get("/v1/models/both")).json()
-        price = {"prompt": 10.0, "completion": 100.0, "cached": 1.0}
+        price = {"prompt": 10.0, "completion": 100.0, "cached": 1.0, "cache_write": 10.0}
         assert [each.get("pricing") for each in listed] == [price, price, None]
         assert one == listed[0]
         await ask(legato.port, legato.key, chat("both"))  # the first of the two, which is free

@@ -14,6 +14,7 @@ from legato.engine.catalog import Catalog
 from legato.mock.dialects.anthropic import SIGNATURE
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
+from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for
 from tests.support.wire import ask, chat
 
@@ -129,6 +130,29 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
     assert played.headers["anthropic-version"] == "2023-06-01"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_cache_writes_have_their_price(
+    tmp_path: Path, scripted: MockServer, stream: bool
+) -> None:
+    details = {"cached_tokens": 300, "cache_creation_tokens": 200}
+    counts = {"prompt_tokens": 1000, "completion_tokens": 1, "prompt_tokens_details": details}
+    scripted.scripts["writes"] = Script(
+        steps=[Step(usage=counts), Step(say="Yes."), Step(finish="stop"), Step(done=True)]
+    )
+    origin = (await scripted.start()).removesuffix("/v1")
+    price = {"prompt": 4e6, "completion": 20e6, "cached": 0.4e6, "cache_write": 5e6}
+    deploy = {"dialect": "anthropic", "price": price}
+    async with serving(settings_for(tmp_path, origin, ["writes"], deploy=deploy)) as legato:
+        more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        answer = await ask(legato.port, legato.key, chat("writes", **more))
+        usage = answer.chunks[-1]["usage"] if stream else answer.json["usage"]
+        assert (usage["prompt_tokens"], usage["prompt_tokens_details"]) == (1000, details)
+        (row,) = await legato.rows()
+    assert (row["prompt_tokens"], row["cached_tokens"]) == (1000, 300)
+    assert row["cache_write_tokens"] == 200
+    assert row["cost"] == pytest.approx(500 * 4 + 300 * 0.4 + 200 * 5 + 1 * 20)
+
+
 async def test_an_answer_that_is_not_streamed_says_the_same(front: Running) -> None:
     answer = await ask(front.port, front.key, chat("thinking"))
     assert answer.json["choices"][0]["message"] == {
@@ -148,7 +172,7 @@ async def test_an_answer_that_is_not_streamed_says_the_same(front: Running) -> N
 
 # script, status, code; the status of what failed in mid-answer is 200
 FAULTS = {
-    "400": (400, "bad_param"),
+    "400": (400, "invalid_request"),  # the vendor has a type for each status, and no codes
     "too-long": (400, "context_length_exceeded"),
     "401": (502, "upstream_401"),
     "429": (429, "upstream_rate_limited"),

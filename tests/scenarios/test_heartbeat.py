@@ -8,7 +8,7 @@ import pytest
 from legato.mock.server import MockServer
 from legato.mock.steps import Script, Step
 from tests.conftest import serving, settings_for
-from tests.support.wire import Wire, chat, request
+from tests.support.wire import Wire, ask, chat, request
 
 SILENCE = {"index": 0, "delta": {}, "finish_reason": None}
 
@@ -67,3 +67,26 @@ async def test_a_heartbeat(
         assert each.items() >= head.items()
         assert ("usage" in each) is usage
         assert each.get("usage") is None
+
+
+async def test_the_progress_of_a_prompt_is_a_comment(tmp_path: Path, scripted: MockServer) -> None:
+    """As far as the upstream tells it, and until its answer begins."""
+    progress = {"choices": [], "prompt_progress": {"total": 8, "cache": 0, "processed": 2}}
+    steps = [
+        Step(chunk=progress),
+        Step(wait=0.2),
+        Step(say="Hello"),
+        Step(wait=0.2),
+        Step(finish="stop"),
+        Step(done=True),
+    ]
+    scripted.scripts["reads"] = Script(steps=steps)
+    timers = {"streams.gate_seconds": 0.05, "streams.heartbeat_seconds": 0.06}
+    settings = settings_for(tmp_path, await scripted.start(), ["reads"], **timers)
+    async with serving(settings) as running:
+        answer = await ask(running.port, running.key, chat("reads", stream=True))
+    assert answer.done
+    first = next(at for at, frame in enumerate(answer.frames) if frame.startswith(b"data:"))
+    assert b": prefill 25%" in answer.frames[:first]
+    behind = {frame for frame in answer.frames[first:] if frame.startswith(b":")}
+    assert behind == {b": keep-alive"}

@@ -141,7 +141,7 @@ def test_a_time_with_a_leading_zero(created: bytes) -> None:
             assert row["error"] == "upstream_malformed"
 
 
-@pytest.mark.parametrize("dialect", ["anthropic", "gemini", "openai"])
+@pytest.mark.parametrize("dialect", ["anthropic", "gemini", "openai", "openai-responses"])
 def test_text_is_escaped_alike(dialect: str) -> None:
     """Where an event is encoded anew, its text is, whatever escapes its upstream writes."""
     texts = [b'"word "'] * 4 + [
@@ -157,6 +157,7 @@ def test_text_is_escaped_alike(dialect: str) -> None:
         "gemini": b'data: {"candidates":[{"content":{"parts":[{"text":%b}]},"index":0}]}\n\n',
         "openai": b'data: {"choices":[{"index":0,"delta":{"content":'
         b'[{"type":"text","text":%b}]}}]}\n\n',
+        "openai-responses": b'data: {"type":"response.output_text.delta","delta":%b}\n\n',
     }
     check(
         spoken([forms[dialect] % each for each in texts], deployments=[Deployment(dialect=dialect)])

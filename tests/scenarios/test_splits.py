@@ -14,9 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from legato import dialects
 from tests.support.damage import DAMAGES, Damage, Damaged, damage, damaged, one_of_all
-from tests.support.pipeline import LONG, PIECES, Got, as_http, cut, letters, pin, play, table, ways
+from tests.support.pipeline import (
+    LONG,
+    PIECES,
+    SCRIPTED,
+    Got,
+    as_http,
+    cut,
+    letters,
+    pin,
+    play,
+    table,
+    ways,
+)
 from tests.support.stream_order import Heard, Json
 
 SPLITS = int(os.environ.get("TEST_SPLITS", "100000"))
@@ -60,7 +71,7 @@ def test_a_script_cut_anywhere_gives_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("script", LONG)
-@pytest.mark.parametrize("dialect", dialects.NAMES)
+@pytest.mark.parametrize("dialect", SCRIPTED)
 def test_long_answers_come_out_whole(dialect: str, script: str) -> None:
     upstream = TABLE[f"{dialect}, {script}"]
     heard = Heard(play(upstream, [upstream.body]).frames, "last")
@@ -69,7 +80,7 @@ def test_long_answers_come_out_whole(dialect: str, script: str) -> None:
 
 
 IN_HTTP = [
-    *(f"{dialect}, happy" for dialect in dialects.NAMES),
+    *(f"{dialect}, happy" for dialect in SCRIPTED),
     *(
         f"openai, {name}"
         for name in ("tools", "utf8-split", "crlf", "gzip", "no-done", "bad-json", "cut", "stall")

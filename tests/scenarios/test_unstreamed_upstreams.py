@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
 from legato.mock.steps import Script
 from tests.conftest import serving, settings_for
@@ -419,6 +421,7 @@ async def test_what_is_no_answer_is_the_upstreams_failure(
 async def test_one_that_streams_all_the_same_is_understood(
     tmp_path: Path, scripted: MockServer
 ) -> None:
+    scripted.scripts["happy"] = msgspec.structs.replace(SCRIPTS["happy"], streams="always")
     base = await scripted.start()
     settings = settings_for(tmp_path, base, ["happy"], deploy={"streams": False})
     async with serving(settings) as legato:

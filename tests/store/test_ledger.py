@@ -82,6 +82,23 @@ async def test_one_row_for_every_outcome(legato: Running, stream: bool) -> None:
     assert not ids, "rows are missing"
 
 
+async def test_who_asked_and_through_which_front(legato: Running) -> None:
+    programs = {"claude-cli/2.1.197 (external, cli)": "claude-code/2.1.197", "": None}
+    for user_agent in programs:
+        await ask(legato.port, legato.key, chat("happy"), user_agent=user_agent)
+    await ask(legato.port, legato.key, b"{", user_agent="curl/8.5.0")
+    rows = await rows_of(legato)
+    assert [row["agent"] for row in rows] == [*programs.values(), "curl/8.5.0"]
+    assert {row["front"] for row in rows} == {"chat"}
+    assert {(row["session"], row["stripped_reasoning"]) for row in rows} == {(None, 0)}
+    (by_agent, by_front) = [
+        await usage(legato.app.settings.data, "--by", each) for each in ("agent", "front")
+    ]
+    groups = [(row["agent"], row["calls"]) for row in by_agent["rows"]]
+    assert groups == [(None, 1), ("claude-code/2.1.197", 1), ("curl/8.5.0", 1)]
+    assert [(row["front"], row["calls"]) for row in by_front["rows"]] == [("chat", 3)]
+
+
 async def test_refused_calls_and_strangers(legato: Running) -> None:
     for body in (b"{", chat("nothing"), chat("happy", n=0)):
         await ask(legato.port, legato.key, body)
@@ -152,7 +169,13 @@ async def test_500_calls_of_every_kind_add_up(legato: Running, scripted: MockSer
             reasoned = sum(row["reasoning_tokens"] for row in of_kind)
             assert reasoned == sum(each.reasoning_tokens for each in played), name
     assert report["outcomes"]["cancelled"] == wanted.count("slow")
-    for column in ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens"):
+    for column in (
+        "prompt_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+    ):
         assert report["total"][column] == sum(row[column] for row in rows)
     by_route = await usage(legato.app.settings.data, "--by", "route")
     assert {row["route"]: row["calls"] for row in by_route["rows"]} == {

@@ -76,6 +76,7 @@ slots = 8                         # concurrent answers of one model
 # streams = false                 # the upstream does not stream: answers are requested unstreamed
 # reasoning = "think-tags"        # <think>...</think> in its text; "think-tags-open": begins inside
 # n = "native"                    # "fan-out": one request for each choice
+# completions = "prompt"          # it has /completions; "suffix": and fills in; "no"
 # unsupported = "drop"            # "error": parameters that the upstream does not support are a 400
 # fetch_images = "public"         # for Ollama: "any": also from private addresses; "no"
 # continue = "prefill"            # continues answers that broke elsewhere; "replay", "no"
@@ -92,7 +93,8 @@ slots = 8                         # concurrent answers of one model
 # [deployments.price]
 # prompt = 0.15                   # US dollars per million tokens
 # completion = 0.6
-# cached = 0.075
+# cached = 0.075                  # prompt tokens read from a cache; default: as prompt
+# cache_write = 0.1875            # prompt tokens written to a cache; default: as prompt
 
 # [[routes]]
 # model = "public-model-id"

@@ -113,10 +113,14 @@ class Api:
 
     def models(self) -> list[str]:
         """The ids of the server's models. Raises `ChatError`."""
+        return [each["id"] for each in self.listed()]
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The server's models with all that it tells of each. Raises `ChatError`."""
         with self._request("GET", "/models") as response:
             try:
                 listed = json.loads(response.read())
-                return [clean(each["id"]) for each in listed["data"]]
+                return [each | {"id": clean(each["id"])} for each in listed["data"]]
             except (ValueError, TypeError, KeyError, AttributeError):
                 problem = f"The server at {self._base} did not return a list of models."
                 raise ChatError("bad_answer", problem) from None

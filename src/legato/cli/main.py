@@ -13,6 +13,7 @@ from legato import __version__
 COMMANDS: Final = {
     "serve": "Start the server.",
     "chat": "Chat with a model in the terminal.",
+    "launch": "Start a coding agent against the server.",
     "keys": "Create, list and revoke API keys.",
     "models": "List, download and delete model files; check deployments.",
     "routes": "Show the health of a running server's deployments.",

@@ -30,7 +30,8 @@ def mock(
 ) -> None:
     """Run a mock upstream that sends scripted streams, faulty ones included.
 
-    The model of a request selects the script.
+    The model of a request selects the script, its path the format: Chat Completions, Messages,
+    Responses, Ollama's or Gemini's.
     """
     scripts, default = dict(SCRIPTS), script
     if script is not None and script not in scripts:

@@ -29,6 +29,9 @@ class By(StrEnum):
     key = "key"
     route = "route"
     outcome = "outcome"
+    front = "front"
+    session = "session"
+    agent = "agent"
 
 
 @app.command()
@@ -43,7 +46,8 @@ def usage(
 ) -> None:
     """Show calls, tokens and cost.
 
-    Without --by, the last 50 calls are listed. Cost is in US dollars.
+    Without --by, the last 50 calls are listed. Cost is in US dollars. Cached tokens were read from
+    a provider's cache, written ones were written to it; both are part of the prompt.
     Narrow terminals show fewer columns.
     """
     report = _read(settings(config, data=data).data_dir, _start(since), by)
@@ -140,15 +144,19 @@ def _print_totals(report: dict[str, Any], by: By) -> None:
         Column("calls", is_number=True),
         Column("prompt", is_number=True),
         Column("completion", is_number=True),
-        Column("reasoning", drop_order=2, is_number=True),
-        Column("cached", drop_order=1, is_number=True),
+        Column("reasoning", drop_order=3, is_number=True),
+        Column("cached", drop_order=2, is_number=True),
     ]
+    kinds: list[str] = list(_TOKEN_KINDS)
+    if report["total"]["cache_write_tokens"]:
+        columns.append(Column("written", drop_order=1, is_number=True))
+        kinds.append("cache_write")
     has_cost = report["total"]["cost"] is not None
     if has_cost:
         columns.append(Column("cost", is_number=True))
     rows: list[list[str]] = []
     for row in [*report["rows"], {by.value: "all", **report["total"]}]:
         cells = [row[by.value] or "-", str(row["calls"])]
-        cells += [str(row[f"{kind}_tokens"]) for kind in _TOKEN_KINDS]
+        cells += [str(row[f"{kind}_tokens"]) for kind in kinds]
         rows.append([*cells, _dollars(row["cost"])] if has_cost else cells)
     print_table(columns, rows)

@@ -10,8 +10,9 @@ from legato.core.merge import TextBuffer
 #: The code of an upstream that was to continue an answer, and gave another one.
 DIVERGED: Final = "upstream_diverged"
 
-#: Members of a delta that can be joined without a visible seam.
-_JOINED: Final = frozenset({"content", "reasoning_content", "role"})
+#: Members of a delta that can be joined without a visible seam. Signed reasoning is whole, and
+#: whoever continues the answer does not need it.
+_JOINED: Final = frozenset({"content", "reasoning_content", "reasoning_details", "role"})
 
 
 class DeliveredText:

@@ -17,6 +17,10 @@ from legato.core.span_edit import with_members
 #: vLLM's and SGLang's `chat_template_kwargs`; none: it has none.
 EffortStyle = Literal["effort", "thinking", "both", "llama", "openrouter", "template", "none"]
 
+#: Whether a server also has an endpoint for text completions. no: none that is known; prompt: one
+#: that goes on with a bare prompt; suffix: one that also fills in what comes before a suffix.
+Completes = Literal["no", "prompt", "suffix"]
+
 #: How a server is made to continue an answer that it did not begin. no: it cannot; prefill: a last
 #: message of the assistant is enough; final-message: it also takes `continue_final_message`;
 #: prefix: that message has `prefix: true`.
@@ -43,6 +47,10 @@ class Quirks(Struct, frozen=True):
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
     takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
+    completes: Completes = "no"
+    counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
+    encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
+    summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
 
 
 class Delivered(Struct, frozen=True):
@@ -55,11 +63,13 @@ class Delivered(Struct, frozen=True):
 class Source(Struct, frozen=True):
     """A client's request as it came, for upstreams that speak its format.
 
-    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it."""
+    `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it.
+    `goes_beyond`: it has what Chat Completions has no words for."""
 
     format: str
     body: bytes
     lines: bytes = b""
+    goes_beyond: bool = False
 
 
 #: Parameters without which an answer is not what was asked for: never dropped in silence.

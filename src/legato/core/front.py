@@ -19,7 +19,8 @@ class FrontRequest(Struct):
     `chat`, `body`: as Chat Completions, typed and as JSON, whatever the client's format: what
     dialects are given. `source`: the body as it came, for upstreams whose dialect has the same
     `format`; None where it came as Chat Completions. `echo`: what the front itself needs again to
-    write the answer.
+    write the answer. `beyond`: the refusal of what Chat Completions has no words for; it is raised
+    where the request does not go out as it came.
     """
 
     chat: ChatRequest
@@ -27,6 +28,7 @@ class FrontRequest(Struct):
     format: str = "chat"
     source: bytes | None = None
     echo: Any = None
+    beyond: ApiError | None = None
 
 
 class Refusal(Struct, frozen=True):

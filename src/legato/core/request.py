@@ -196,12 +196,8 @@ def parse(body: bytes) -> ChatRequest:
         raise invalid("The request body is empty: send a JSON object with `model` and `messages`.")
     try:
         request = _decode_request(body)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise invalid("The request body is nested too deeply.", code="invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error) from None
     _check_options(request)
     _check_messages(request.messages)
     _check_tools(request.tools or [])
@@ -273,9 +269,14 @@ def _wrong_value(param: str, reason: str) -> ApiError:
     return invalid(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
-def explain(problem: str) -> ApiError:
-    """The error for msgspec's words: `Expected `int`, got `str` - at `$.n``."""
-    what, _, path = problem.partition(" - at `")
+def explain(error: Exception) -> ApiError:
+    """The 400 for what msgspec's decoder of a request body has raised; it names the member."""
+    if isinstance(error, RecursionError):
+        return invalid("The request body is nested too deeply.", code="invalid_json")
+    if not isinstance(error, msgspec.ValidationError):
+        return invalid(f"The request body is not valid JSON: {error}", code="invalid_json")
+    # Its words: "Expected `int`, got `str` - at `$.n`".
+    what, _, path = str(error).partition(" - at `")
     param = path.rstrip("`").removeprefix("$").removeprefix(".") or None
     if what.startswith("Object missing required field `"):
         name = what.split("`")[1]

@@ -16,12 +16,14 @@ _MOST: Final = 2**40
 
 
 class Tokens(Struct, frozen=True, gc=False):
-    """Token counts of one call. `cached` is part of `prompt`, `reasoning` part of `completion`."""
+    """Token counts of one call. `cached` (read from a cache) and `cache_writes` are parts of
+    `prompt`, `reasoning` is part of `completion`."""
 
     prompt: int = 0
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    cache_writes: int = 0
 
 
 def count(usage: Usage) -> Tokens:
@@ -32,7 +34,22 @@ def count(usage: Usage) -> Tokens:
         _number(usage, "completion_tokens"),
         _number(thoughts, "reasoning_tokens") if thoughts else 0,
         _number(prompts, "cached_tokens") if prompts else 0,
+        _cache_writes(prompts) if prompts else 0,
     )
+
+
+def _cache_writes(details: Any) -> int:
+    """Tokens of the prompt that were written to a cache: as our Anthropic dialect names them, or as
+    OpenAI and OpenRouter do."""
+    return _number(details, "cache_creation_tokens") or _number(details, "cache_write_tokens")
+
+
+def prompt_details(cached: int, cache_writes: int) -> Usage:
+    """The object `prompt_tokens_details`; cache writes are in it only where there are any."""
+    details: Usage = {"cached_tokens": cached}
+    if cache_writes:
+        details["cache_creation_tokens"] = cache_writes
+    return details
 
 
 def tells_reasoning(usage: Usage) -> bool:
@@ -149,7 +166,9 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": min(first.cached, prompt)},
+        "prompt_tokens_details": prompt_details(
+            min(first.cached, prompt), min(first.cache_writes, prompt)
+        ),
         "completion_tokens_details": {"reasoning_tokens": first.reasoning + second.reasoning},
     }
 

@@ -69,7 +69,8 @@ class UsageTracker:
         observed = self.observed
         part = usage.running(self.reported, observed)
         part["completion_tokens_details"] = {"reasoning_tokens": observed.reasoning}
-        part["prompt_tokens_details"] = {"cached_tokens": usage.count(self.reported or {}).cached}
+        reported = usage.count(self.reported or {})
+        part["prompt_tokens_details"] = usage.prompt_details(reported.cached, reported.cache_writes)
         self.previous = part if self.previous is None else self._joined(self.previous, part)
         self._counted = (self._timings.pieces, self._timings.reasoning)
         self._parts = (self.previous, self._counted)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from legato.core.chunk import Usage, as_object
+from legato.core.usage import prompt_details
 
 
 def _count(usage: dict[str, Any], name: str) -> int:
@@ -25,12 +26,10 @@ def usage_of(counts: dict[str, Any]) -> Usage:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
-    if "cache_read_input_tokens" in counts:
-        cached = _count(counts, "cache_read_input_tokens")
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
-    if written := _count(counts, "cache_creation_input_tokens"):
-        read = usage.get("prompt_tokens_details") or {"cached_tokens": 0}
-        usage["prompt_tokens_details"] = read | {"cache_creation_tokens": written}
+    cached = _count(counts, "cache_read_input_tokens")
+    written = _count(counts, "cache_creation_input_tokens")
+    if written or "cache_read_input_tokens" in counts:
+        usage["prompt_tokens_details"] = prompt_details(cached, written)
     details = as_object(counts.get("output_tokens_details")) or {}
     if "thinking_tokens" in details:
         reasoning = _count(details, "thinking_tokens")

@@ -46,6 +46,8 @@ LLAMA: Final = Quirks(
     continues_reasoning=True,
     needs_alternatives=True,
     rejected_parameters=frozenset({"function_call", "functions"}),  # it ignores both
+    completes="prompt",
+    counts_tokens=True,
 )
 
 #: Bytes of an engine's log after which the next start truncates it.

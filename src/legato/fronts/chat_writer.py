@@ -16,11 +16,8 @@ from legato.core.subscriber import WriteText
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
-#: The choices of a chunk that says nothing.
-_SILENCE: Final = b'[{"index":0,"delta":{},"finish_reason":null}]'
-
-#: What each frame begins with: the answer's id as JSON, its time, its model as JSON.
-_HEAD: Final = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":'
+#: What each frame begins with: the answer's id as JSON, its kind, its time, its model as JSON.
+_HEAD: Final = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":'
 
 #: Models are few, and are named in each answer.
 _encoded: Final = lru_cache(256)(encoded)
@@ -48,9 +45,13 @@ class ChatWriter:
         "size",
     )
 
+    #: The `object` of each frame, and the choices of one that says nothing.
+    kind = b"chat.completion.chunk"
+    silence = b'[{"index":0,"delta":{},"finish_reason":null}]'
+
     def __init__(self, head: AnswerHead, options: WriterOptions, sink: Sink) -> None:
         identity, model = msgspec.json.encode(head.identity), _encoded(head.model)
-        self._head = _HEAD % (identity, head.created, model)
+        self._head = _HEAD % (identity, self.kind, head.created, model)
         self._tail = b',"usage":null}\n\n' if options.shows_usage else b"}\n\n"
         self._shows_usage = options.shows_usage
         self._shows_running_usage = options.shows_running_usage
@@ -132,7 +133,7 @@ class ChatWriter:
             return  # a line that is full needs none
         if self._heartbeat == "chunk":
             self.frames += 1
-            self._parts += self._frame(_SILENCE, b"", self._tail)
+            self._parts += self._frame(self.silence, b"", self._tail)
         elif progress is not None:
             self._parts.append(b": prefill %d%%\n\n" % round(progress * 100))
         else:

@@ -116,12 +116,8 @@ def _typed(body: bytes) -> MessagesRequest:
         )
     try:
         return _decode_request(body)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise invalid("The request body is nested too deeply.", code="invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise explain(error) from None
 
 
 def _messages(request: MessagesRequest) -> list[Fields]:

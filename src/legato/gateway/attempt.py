@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Final
+
+from msgspec.structs import replace
 
 from legato.core.continuation import Replay
 from legato.core.dialect import Delivered, Source
 from legato.core.errors import ApiError, UpstreamError, cannot_continue
 from legato.core.front import FrontRequest
 from legato.core.request import amended
+from legato.core.signatures import Owner, blames_signature
 from legato.core.stream import State, Stream
 from legato.core.token_counting import Tally
 from legato.gateway.services import Services
@@ -43,15 +47,17 @@ def _is_credentials_fault(error: UpstreamError) -> bool:
 class CallRequest:
     """What is asked of an upstream: the client's request, and what was delivered of its answer."""
 
-    __slots__ = ("body", "delivered", "request", "source")
+    __slots__ = ("beyond", "body", "delivered", "is_bare", "request", "source")
 
     def __init__(self, request: FrontRequest, passed: bytes) -> None:
         """`passed`: header lines that go to an upstream of the client's own format."""
         self.body = request.body
+        self.beyond = request.beyond
         self.request = request.chat
+        self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed)
+            self.source = Source(request.format, request.source, passed, request.beyond is not None)
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
@@ -59,18 +65,37 @@ class CallRequest:
         request = self.request
         if request.choices > 1 or request.wants_json or request.logprobs:
             return False
+        if upstream.completes(self.source):
+            return True
+        if self.beyond is not None:
+            return False
         if upstream.quirks.continues == "no":
             return self._can_replay(upstream, broken)
-        # Between tags nobody could tell where the reasoning ends that it continues.
-        fields = upstream.options.reasoning == "field"
-        takes_reasoning = upstream.quirks.continues_reasoning and fields
-        return takes_reasoning or self.delivered is None or not self.delivered.reasoning
+        delivered = self.delivered
+        if delivered is None or not delivered.reasoning or _takes_reasoning(upstream):
+            return True
+        # Once the answer itself has begun, what led to it is no longer needed to go on with it.
+        return bool(delivered.content) and upstream.options.reasoning == "field"
 
     def _can_replay(self, upstream: Upstream, broken: Upstream) -> bool:
         """Whether the same model gives the same answer again, as nothing is left to chance."""
         request = self.request
         fixed = request.seed is not None and request.temperature == 0
         return fixed and upstream.options.replays and upstream.model == broken.model
+
+    def owned(self, owner: Owner) -> tuple["CallRequest", int]:
+        """The request without reasoning that is another model's, and how much was left out."""
+        body, stripped = owner.of_chat(self.body)
+        source = self.source
+        if source is not None:
+            text, count = owner.of_source(source.format, source.body)
+            stripped = max(stripped, count)
+            source = replace(source, body=text)
+        if not stripped:
+            return self, 0
+        other = copy(self)
+        other.body, other.source = body, source
+        return other, stripped
 
     def take_over(self, stream: Stream) -> bool:
         """Makes this the request for the rest of the answer; False where it cannot be continued."""
@@ -93,6 +118,12 @@ class CallRequest:
         return amended(self.body, **changes) if changes else self.body
 
 
+def _takes_reasoning(upstream: Upstream) -> bool:
+    """Whether it can be given reasoning to go on with. Between tags nobody could tell where the
+    reasoning ends that it continues."""
+    return upstream.quirks.continues_reasoning and upstream.options.reasoning == "field"
+
+
 class Attempt:
     """One request to one deployment. Its health is told of the outcome exactly once."""
 
@@ -110,6 +141,7 @@ class Attempt:
         "is_over",
         "name",
         "response",
+        "stripped",
         "upstream",
     )
 
@@ -133,6 +165,7 @@ class Attempt:
         self.asked = services.clock()
         self.is_open = False
         self.is_charged = False  # its cost is in the call's row
+        self.stripped = 0  # reasoning that was left out of the request, being another model's
         self._health = services.router.health[name]
         self._is_probe = self._health.begin(self.asked)
 
@@ -141,6 +174,8 @@ class Attempt:
         if self.upstream.counter is not None:
             self._call = call
         fresh = recovered = False
+        whole = call
+        call, self.stripped = whole.owned(self.upstream.owner())
         spent = 0  # credentials
         while True:
             credential = self.upstream.credential
@@ -161,15 +196,30 @@ class Attempt:
                 await self.upstream.recover()
                 fresh = recovered = True
             except ApiError as error:
-                if not self.upstream.stop_adding(error):
-                    raise
+                call = self._amended(error, whole, call)
                 self.abort()
+
+    def _amended(self, error: ApiError, whole: CallRequest, call: CallRequest) -> CallRequest:
+        """The request that goes to the deployment in place of `call`, which it has refused. Raises
+        the refusal where there is none."""
+        if self.upstream.stop_adding(error):
+            return call
+        if call.is_bare or not blames_signature(error):
+            raise error
+        bare, self.stripped = whole.owned(self.upstream.owner(keeps_none=True))
+        if not self.stripped:
+            raise error
+        bare.is_bare = True
+        return bare
 
     async def _ask(self, call: CallRequest, *, fresh: bool) -> None:
         opened = self._opened = asyncio.get_running_loop().create_future()
         self.asked = self._services.clock()
         self.response = None
-        self._stream.ask(relays=self.upstream.takes(call.source, call.delivered))
+        passes = self.upstream.takes(call.source, call.delivered)
+        if call.beyond is not None and not (passes or self.upstream.completes(call.source)):
+            raise call.beyond
+        self._stream.ask(relays=passes)
         try:
             self.response = await self._send(call, fresh=fresh)
             error = await opened
@@ -186,7 +236,14 @@ class Attempt:
         if request.choices > 1 and not upstream.quirks.has_n:
             clock = self._services.clock
             return await fanout.send(
-                upstream, call.body, request, stream, self.on_fail, clock, fresh=fresh
+                upstream,
+                call.body,
+                request,
+                stream,
+                self.on_fail,
+                clock,
+                fresh=fresh,
+                source=call.source,
             )
         return await upstream.send(
             call.body, request, stream, self.on_fail, fresh=fresh, source=call.source
@@ -196,15 +253,23 @@ class Attempt:
         """Asks for what is missing of an answer. Raises `UpstreamError` where that cannot be
         joined without a visible seam."""
         upstream, request, stream = self.upstream, call.request, self._stream
-        if upstream.quirks.continues == "no":
+        if upstream.quirks.continues == "no" and not upstream.completes(call.source):
             stream.usage.expect_whole()
             return await upstream.send(
                 call.body, request, stream, self.on_fail, fresh=fresh, replay=Replay(delivered)
             )
+        if delivered.content and not _takes_reasoning(upstream):
+            delivered = Delivered(delivered.content)
         stream.usage.expect_rest()
         used = (stream.usage.previous or {}).get("completion_tokens", 0)
         return await upstream.send(
-            call.rest(used), request, stream, self.on_fail, fresh=fresh, delivered=delivered
+            call.rest(used),
+            request,
+            stream,
+            self.on_fail,
+            fresh=fresh,
+            delivered=delivered,
+            source=call.source,
         )
 
     @property

@@ -16,11 +16,13 @@ from typing import Any, Final
 from legato.core.errors import ApiError, internal, service_unavailable
 from legato.core.front import AnswerHead, Front, FrontRequest
 from legato.core.request import cleaned
-from legato.core.stream import Stream
+from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
+from legato.gateway.kept_responses import KeptCall
 from legato.gateway.reply import Reply, refuse
 from legato.gateway.services import Client, Services
+from legato.policy.agents import agent_of
 from legato.policy.keys import Key
 from legato.policy.ledger import Row, SettledCall
 
@@ -35,6 +37,7 @@ class Call:
         "_id",
         "_is_draining",
         "_is_gone",
+        "_kept",
         "_key",
         "_received",
         "_reply",
@@ -58,6 +61,7 @@ class Call:
         self._reply: Reply | None = None  # once the request has been parsed
         self._timer = Timer(self._check)
         self._row: Row | None = None
+        self._kept: KeptCall | None = None  # where its answer may be kept
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
         self._waiting: asyncio.Future[None] | None = None  # for the stream to close or to break
@@ -72,13 +76,16 @@ class Call:
 
     async def _run(self) -> None:
         try:
-            request = self._admit()
+            if self._client.is_encoded:
+                await self._client.decode()
+            request = await self._admit()
             await self._open(request)
             del request
             self._deliver()
             await self._until_over()
             if self._reply is not None:
                 self._reply.hand_over(self._dispatch.headers)
+            await self._keep()
         except ApiError as error:
             self._fail(error)
             error.__traceback__ = None  # refers to all frames that the error went through
@@ -124,16 +131,18 @@ class Call:
 
     # From top to bottom
 
-    def _admit(self) -> FrontRequest:
+    async def _admit(self) -> FrontRequest:
         services, client = self._services, self._client
         if services.ledger.is_full:
             raise service_unavailable(
                 "The server cannot keep account of more calls now.", code="busy"
             )
         row = self._row = Row(self._id, self._received, self._key.id)
+        row.front = self._front.name
+        row.agent = agent_of(client.user_agent)
         services.ledger.put(self._id, row)
         client.body = cleaned(client.body)
-        parsed = self._front.parse(client.body)
+        parsed = await self._read(client.body)
         client.body = b""
         request = parsed.chat
         row.route = request.model
@@ -146,6 +155,13 @@ class Call:
         head = AnswerHead(self._id, int(self._received), request.model)
         self._reply = Reply(services, client, self._front, self._stream, head, parsed)
         return parsed
+
+    async def _read(self, body: bytes) -> FrontRequest:
+        kept = self._services.kept_responses
+        if kept is None or self._front.name != "responses":
+            return self._front.parse(body)
+        self._kept = await kept.begin(self._id, self._key.id, body, self._front)
+        return self._kept.request
 
     async def _open(self, request: FrontRequest) -> None:
         """Returns when an upstream has begun to answer. Raises `ApiError` when none does."""
@@ -189,6 +205,16 @@ class Call:
         except (TimeoutError, asyncio.CancelledError):
             self._stream.cancel()
 
+    async def _keep(self) -> None:
+        """Writes down an answer that a later request may go on with."""
+        reply = self._reply
+        if self._kept is None or reply is None or self._stream.state is not State.COMPLETE:
+            return
+        try:
+            await self._kept.keep(reply.response)
+        except Exception as error:  # the client has its answer all the same
+            self._services.on_bug(error)
+
     def _fail(self, error: ApiError) -> None:
         """The call failed: as a status where that is still possible, else as the last frame."""
         self._stream.fail(error)
@@ -204,6 +230,8 @@ class Call:
         self._stream.release()
         if self._reply is not None:
             self._reply.release()
+        if self._kept is not None:
+            self._kept.settle()
         self._timer.check = None
         self._task = self._waiting = self._reply = None
 

@@ -177,6 +177,8 @@ class Dispatch:
             self._row.record_attempts(self.attempts)
         try:
             await attempt.open(call)
+            if self._row is not None:
+                self._row.stripped_reasoning = attempt.stripped
         except ApiError as error:
             self._note_failure(error)
             attempt.end(error)

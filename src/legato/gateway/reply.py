@@ -26,12 +26,14 @@ class Reply:
         "_aggregator",
         "_beat",
         "_client",
+        "_frames",
         "_front",
         "_head",
         "_on_full",
         "_options",
         "_request",
         "_services",
+        "_shown",
         "_stream",
         "_taken",
         "_unsent",
@@ -60,6 +62,8 @@ class Reply:
         self._on_full: Callable[[], None] | None = None
         self._options = self._writer_options(request.chat) if streams else None
         self._beat = client.begun  # when the last heartbeat went out
+        self._frames = 0  # that had been written when that was last looked at
+        self._shown = client.begun  # when the last chunk had come at that time
         self._taken = client.begun  # when a slow client last took something
         self._unsent = 0  # bytes, at that time
         self.stall_seconds = services.stall_client_seconds
@@ -115,6 +119,13 @@ class Reply:
             if self._client.is_full:  # of an earlier answer on the same connection
                 self.pause()
 
+    @property
+    def response(self) -> bytes:
+        """The whole answer, once the stream is complete; empty where its format repeats nothing."""
+        if self._aggregator is not None:
+            return self._aggregator.answer(self._head)
+        return getattr(self._writer, "response", b"")
+
     def hand_over(self, lines: bytes) -> None:
         """Sends the whole answer. Raises `ApiError` where the stream failed."""
         aggregator = self._aggregator
@@ -164,7 +175,9 @@ class Reply:
 
     def _heartbeat(self, writer: Writer, now: float, progress: float | None) -> float:
         seconds = self._services.heartbeat_seconds
-        silent_since = max(self._stream.timings.last, self._beat)
+        if writer.frames != self._frames:  # a chunk that is not shown keeps no line open
+            self._frames, self._shown = writer.frames, self._stream.timings.last
+        silent_since = max(self._shown, self._beat)
         if now >= silent_since + seconds:
             self._beat = silent_since = now
             writer.heartbeat(progress if self._stream.state is State.WAITING else None)

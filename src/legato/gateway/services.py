@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from legato.core.front import Heartbeat
 from legato.core.timers import Timers
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Router
@@ -27,6 +28,14 @@ class Client(Protocol):
     request_id: str
     user_agent: bytes | None
     passed: bytes
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the body is compressed: it is there after `decode`."""
+        ...
+
+    async def decode(self) -> None:
+        """Decodes the body. Raises `ApiError` 400 or 413."""
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         """Sends a whole answer. `lines`: further headers, as they are sent."""
@@ -84,3 +93,4 @@ class Services(Struct):
     stall_client_seconds: float = 120.0
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
+    kept_responses: KeptResponses | None = None  # None: nothing is kept

@@ -1,9 +1,9 @@
 """The built-in scripts: valid streams, unusual ones, and every fault of real upstreams."""
 
-import json
 from typing import Any, Final
 
-from legato.mock.server import Script, Step
+from legato.mock.format_scripts import FORMAT_SCRIPTS
+from legato.mock.steps import Script, Step
 
 _TEXT: Final = ("Once", " upon", " a", " time", ",", " there", " was", " a", " stream", ".")
 
@@ -34,14 +34,6 @@ def _error(message: str, code: str) -> Step:
 
 def _error_body(message: str, code: str) -> str:
     return f'{{"error": {{"message": "{message}", "type": "error", "code": "{code}"}}}}'
-
-
-def _completion(text: str, usage: dict[str, Any]) -> str:
-    """A complete answer that is not streamed."""
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    completion = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
-    return json.dumps(completion | {"choices": [choice], "usage": usage})
 
 
 def _part(kind: str, value: Any) -> Step:
@@ -200,18 +192,21 @@ SCRIPTS: Final[dict[str, Script]] = {
             *_say(_TEXT[1:]),
             *_end(),
         ],
+        streams="always",
+        dialects=["openai"],
     ),
     "huge-line": Script(
         "a chunk of one megabyte", steps=[Step(say="x" * 1_000_000), Step(say="."), *_end(2)]
     ),
     "whole": Script(
         "an answer that is not streamed",
-        headers={"content-type": "application/json"},
-        body=_completion("".join(_TEXT), _usage(len(_TEXT))),
+        steps=_VALID,
+        streams="never",
     ),
     "empty-event": Script(
         "events with empty data",
         steps=[Step(raw="data:\n\n"), *_say(), Step(raw="data:\n\n"), *_end()],
+        streams="always",
     ),
     "gzip": Script("a gzip-compressed stream", steps=_VALID, gzip=True),
     "odd-type": Script(
@@ -279,7 +274,10 @@ SCRIPTS: Final[dict[str, Script]] = {
     ),
     "usage-nowhere": Script("no usage", steps=[*_say(), Step(finish="stop"), Step(done=True)]),
     "no-blank-line": Script(
-        "no blank line after [DONE]", steps=[*_say(), *_end()[:2], Step(raw="data: [DONE]")]
+        "no blank line after [DONE]",
+        steps=[*_say(), *_end()[:2], Step(raw="data: [DONE]")],
+        streams="always",
+        dialects=["openai"],
     ),
     "reasoning-field": Script(
         "reasoning in the field `reasoning`",
@@ -331,4 +329,4 @@ SCRIPTS: Final[dict[str, Script]] = {
         ]
         + _end(),
     ),
-}
+} | FORMAT_SCRIPTS

@@ -6,42 +6,48 @@ same script sends the same bytes.
 """
 
 import asyncio
-import gzip
 import time
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
 from legato.core.chunk import as_object, decoded
 from legato.core.errors import ApiError, invalid
+from legato.mock import agent
 from legato.mock import dialects as mock_dialects
+from legato.mock.counting import count_words
+from legato.mock.response import RecordedRequest, ScriptedResponse
 from legato.mock.steps import Script, Step
 
+__all__ = ["MockServer", "RecordedRequest", "Script", "Step"]
 
-class RecordedRequest(Struct):
-    """One request and the progress of its response."""
-
-    model: str
-    path: str
-    request: dict[str, Any]
-    headers: dict[str, str]
-    content_tokens: int = 0  # deltas that were sent
-    reasoning_tokens: int = 0
-    is_complete: bool = False  # every step was sent
-    is_disconnected: bool = False  # the client closed the connection before that
-    received_at: float = 0.0  # seconds of the monotonic clock
+#: Where the Messages API counts tokens.
+_COUNT: Final = "/v1/messages/count_tokens"
 
 
 class MockServer:
-    """The server. `requests`: all requests so far, in order. `changed` is set, and replaced, when
-    one of them or a connection changes."""
+    """The server. `requests`: the last requests, in order, with their bytes as they were received.
+    `changed` is set, and replaced, when one of them or a connection changes."""
 
-    def __init__(self, scripts: dict[str, Script], *, default: str | None = None) -> None:
-        """`default`: the script for models without a script of that name."""
+    def __init__(
+        self,
+        scripts: dict[str, Script],
+        *,
+        default: str | None = None,
+        kept_requests: int = 10_000,
+        kept_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """`default`: the script for models without a script of that name. `kept_requests`,
+        `kept_bytes`: limits of `requests`, the latter on its bodies; past one, the oldest are
+        dropped. The latest is always kept."""
         self.scripts = dict(scripts)
         self.requests: list[RecordedRequest] = []
+        self._kept_requests = kept_requests
+        self._kept_bytes = kept_bytes
+        self._bytes = 0
+        self.origin = ""  # once it has started: its URL without a path
         self.open_connections = 0
         self._default = default
         self._next: dict[str, Script] = {}
@@ -53,25 +59,42 @@ class MockServer:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), host, port, ssl=ssl)
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"{'https' if ssl else 'http'}://{host}:{port}/v1"
+        self.origin = f"{'https' if ssl else 'http'}://{host}:{port}"
+        return f"{self.origin}/v1"
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
 
-    def next_script(self, model: str) -> Script:
-        """The script for the next request. Raises `ApiError` 404."""
+    def script(self, model: str) -> Script:
+        """The script for the next request of a model. Raises `ApiError` 404."""
         name = model if model in self.scripts else self._default
         if name is None:
             known = ", ".join(self.scripts)
             raise ApiError(
                 404, "model_not_found", f"There is no script `{model}`; the scripts are {known}"
             )
-        script = self._next.get(model) or self.scripts[name]
+        return self._next.get(model) or self.scripts[name]
+
+    def next_script(self, model: str, request: dict[str, Any]) -> Script:
+        """The same, and the next request gets what follows. Here `request`, the body, makes no
+        difference. Raises `ApiError` 404."""
+        script = self.script(model)
         if script.then is not None:
             self._next[model] = script.then
         return script
+
+    def record(self, request: RecordedRequest) -> None:
+        self.requests.append(request)
+        self._bytes += len(request.body)
+        if self._bytes > self._kept_bytes:  # others may have removed some
+            self._bytes = sum(len(each.body) for each in self.requests)
+        while len(self.requests) > 1 and (
+            len(self.requests) > self._kept_requests or self._bytes > self._kept_bytes
+        ):
+            self._bytes -= len(self.requests.pop(0).body)
+        self.notify()
 
     def notify(self) -> None:
         """Wakes up tests that wait for `changed`."""
@@ -85,8 +108,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
-        self._headers: dict[str, str] = {}
-        self._body = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = bytearray()
         self._url = b""
         self._writable = asyncio.Event()
         self._writable.set()
@@ -119,19 +142,20 @@ class _Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers.append((name, value))
 
     def on_body(self, data: bytes) -> None:
         self._body += data
 
     def on_message_complete(self) -> None:
-        headers, body, url = self._headers, self._body, self._url
-        self._headers, self._body, self._url = {}, b"", b""
+        headers, body, url = self._headers, bytes(self._body), self._url
+        self._headers, self._body, self._url = [], bytearray(), b""
         self._task = asyncio.create_task(self._answer(url, headers, body))
 
-    async def _answer(self, url: bytes, headers: dict[str, str], body: bytes) -> None:
+    async def _answer(self, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         path = url.decode("latin-1")
-        dialect = mock_dialects.for_path(path)
+        counts = path.partition("?")[0].endswith(_COUNT)
+        dialect = mock_dialects.for_path(path.replace(_COUNT, "/v1/messages") if counts else path)
         if dialect is None:
             models = mock_dialects.model_list(path, self._server.scripts)
             self._send_json(200, msgspec.json.encode(models))
@@ -139,25 +163,57 @@ class _Connection(asyncio.Protocol):
         request = as_object(decoded(body))
         if request is None:
             problem = invalid("The request body is not a JSON object.", code="invalid_json")
-            self._send_json(400, dialect(Script(), {}).encode_error(problem.as_object()["error"]))
+            self._refuse(dialect, problem)
             return
-        model = dialect.model(path, request)
-        recorded = RecordedRequest(model, path, request, headers, received_at=time.monotonic())
+        recorded = RecordedRequest(
+            dialect.model(path, request),
+            path,
+            request,
+            {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers},
+            body=body,
+            raw_headers=headers,
+            received_at=time.monotonic(),
+        )
         try:
-            script = self._server.next_script(model)
+            script = self._script(recorded, dialect, counts=counts)
         except ApiError as error:
-            encoded = dialect(Script(), request).encode_error(error.as_object()["error"])
-            self._send_json(404, encoded)
+            self._refuse(dialect, error)
             return
-        self._server.requests.append(recorded)
-        self._server.notify()
+        self._server.record(recorded)
+        if counts and script.status < 400:
+            count = {"input_tokens": count_words(request)}
+            self._send_json(200, msgspec.json.encode(count))
+            recorded.is_complete = True
+            return
         try:
-            await _ScriptedResponse(self, script, dialect(script, request), recorded).send()
+            await ScriptedResponse(self, script, dialect, recorded).send()
             recorded.is_complete = True
         except (asyncio.CancelledError, ConnectionError):
             recorded.is_disconnected = True
         finally:
             self._server.notify()
+
+    def _script(
+        self, recorded: RecordedRequest, dialect: type[mock_dialects.MockDialect], *, counts: bool
+    ) -> Script:
+        """The script of a request; one that counts tokens does not use it up. Raises `ApiError`."""
+        model, server = recorded.model, self._server
+        script = server.script(model) if counts else server.next_script(model, recorded.request)
+        name = mock_dialects.name_of(dialect)
+        if script.dialects and name not in script.dialects and not counts:
+            known = " and ".join(f"`{each}`" for each in script.dialects)
+            raise invalid(
+                f"The script `{model}` has bytes of {known} and cannot be played in `{name}`.",
+                code="script_of_another_dialect",
+            )
+        if script.agent:
+            return replace(script, steps=agent.steps(recorded.request))
+        return script
+
+    def _refuse(self, dialect: type[mock_dialects.MockDialect], error: ApiError) -> None:
+        described = error.as_object()["error"]
+        encoded = dialect(Script(status=error.status), {}).encode_error(described)
+        self._send_json(error.status, encoded)
 
     def _send_json(self, status: int, body: bytes) -> None:
         head = f"HTTP/1.1 {status} -\r\ncontent-type: application/json\r\n"
@@ -183,106 +239,3 @@ class _Connection(asyncio.Protocol):
                 self._transport.abort()
             else:
                 self._transport.close()
-
-
-class _ScriptedResponse:
-    """Sends the response that a script describes on one connection."""
-
-    def __init__(
-        self,
-        connection: _Connection,
-        script: Script,
-        dialect: mock_dialects.MockDialect,
-        recorded: RecordedRequest,
-    ) -> None:
-        self._connection = connection
-        self._script = script
-        self._dialect = dialect
-        self._recorded = recorded
-        self._uncompressed: list[bytes] = []  # with gzip: the body so far, sent as one member
-
-    async def send(self) -> None:
-        script = self._script
-        if script.head_after:
-            await asyncio.sleep(script.head_after)
-        if not script.no_head:
-            self._send_head()
-        if script.body is not None:
-            await self._send(mock_dialects.encode_body(self._dialect, script.body))
-        if script.bom:
-            await self._send(b"\xef\xbb\xbf")
-        for step in script.steps:
-            if await self._step(step):
-                return
-        await self._finish()
-
-    def _send_head(self) -> None:
-        script = self._script
-        is_stream = script.body is None
-        content_type = self._dialect.content_type if is_stream else "application/json"
-        headers = {"content-type": content_type} | script.headers
-        if script.gzip:
-            headers["content-encoding"] = "gzip"
-        if script.framing == "chunked":
-            headers["transfer-encoding"] = "chunked"
-        else:
-            headers["connection"] = "close"
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._connection.write(f"HTTP/1.1 {script.status} Scripted\r\n{lines}\r\n".encode())
-
-    async def _step(self, step: Step) -> bool:
-        """Performs a step; True if it ended the connection."""
-        if step.wait is not None:
-            await asyncio.sleep(step.wait)
-        elif step.stall:
-            await self._flush_gzip()
-            await asyncio.Event().wait()
-        elif step.cut or step.reset:
-            await self._flush_gzip()
-            self._connection.end(reset=step.reset)
-            return True
-        else:
-            for number in range(step.repeat):
-                if number and step.every:
-                    await asyncio.sleep(step.every)
-                await self._send(self._encode(step))
-        return False
-
-    def _encode(self, step: Step) -> bytes:
-        if step.raw is not None:
-            return step.raw.encode()
-        if step.raw_hex is not None:
-            return bytes.fromhex(step.raw_hex)
-        self._recorded.content_tokens += step.say is not None or step.tool is not None
-        self._recorded.reasoning_tokens += step.think is not None
-        return self._dialect.encode(step)
-
-    async def _send(self, data: bytes) -> None:
-        if self._script.gzip:
-            self._uncompressed.append(data)
-            return
-        size = self._script.pieces or len(data)
-        for start in range(0, len(data), size or 1):
-            self._write(data[start : start + size])
-            if self._script.pieces:
-                await asyncio.sleep(0)  # one iteration of the loop: the peer reads it separately
-            await self._connection.drained()
-
-    def _write(self, data: bytes) -> None:
-        if self._script.framing == "chunked":
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._connection.write(data)
-
-    async def _flush_gzip(self) -> None:
-        if self._uncompressed:
-            self._write(gzip.compress(b"".join(self._uncompressed), mtime=0))
-            self._uncompressed.clear()
-
-    async def _finish(self) -> None:
-        await self._flush_gzip()
-        if self._script.no_head:
-            self._connection.end()
-        elif self._script.framing == "chunked":
-            self._connection.write(b"0\r\n\r\n")
-        else:
-            self._connection.end()

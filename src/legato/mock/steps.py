@@ -11,9 +11,13 @@ class Step(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     say: str | None = None  # a delta of text
     think: str | None = None  # a delta of reasoning
+    sign: str | None = None  # the signature of the reasoning so far, which ends it
+    redacted: str | None = None  # reasoning that is withheld: its encrypted content
     tool: dict[str, Any] | None = None  # an entry of OpenAI's delta.tool_calls
+    item: dict[str, Any] | None = None  # a complete content block or output item, as it is
+    event: dict[str, Any] | None = None  # a complete event with its `type`, as it is
     delta: dict[str, Any] | None = None  # an OpenAI delta
-    finish: str | None = None  # a finish reason
+    finish: str | None = None  # a finish reason of OpenAI's chunks
     error: dict[str, Any] | None = None  # an error in the stream, as an OpenAI error object
     usage: dict[str, Any] | None = None  # an OpenAI usage object
     chunk: dict[str, Any] | None = None  # a complete OpenAI chunk
@@ -30,8 +34,16 @@ class Step(Struct, forbid_unknown_fields=True, omit_defaults=True):
     every: float = 0.0
 
 
+#: The formats that the mock speaks, by the names that deployments give them.
+Dialect = Literal["openai", "anthropic", "openai-responses", "gemini", "ollama"]
+
+
 class Script(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """The response to one request: `body`, or a stream of `steps`."""
+    """The response to one request: `body`, or a stream of `steps`.
+
+    A request that asks for no stream gets the same steps as one JSON object: a cut or a stall comes
+    after half of it, `raw` text replaces the other half, an error is a status of its own.
+    """
 
     description: str = ""
     status: int = 200
@@ -48,4 +60,13 @@ class Script(Struct, forbid_unknown_fields=True, omit_defaults=True):
     framing: Literal["chunked", "close"] = "chunked"
     changing_ids: bool = False  # another `id` and `created` in every chunk
     usage_always: bool = True  # False: usage only if the request asks for it
+    streams: Literal["asked", "always", "never"] = "asked"  # whatever the request says
+    dialects: list[Dialect] = field(
+        default_factory=list[Dialect]
+    )  # those it can be played in; empty: all
+    late_items: bool = False  # a content block or output item is announced after its deltas
+    # where Responses has an error of the stream: in an event `error`, in the response of
+    # `response.failed`, or beside that response
+    error_in: Literal["event", "response", "beside"] = "event"
+    agent: bool = False  # the steps depend on the request: see `legato.mock.agent`
     then: "Script | None" = None  # the response to the next request for the same model

@@ -55,6 +55,11 @@ class Row(Struct):
     errors: str = ""  # one code for each of `deployments`; empty for an attempt that succeeded
     continuations: int = 0
     cost: float | None = None  # US dollars; None: no price is known
+    cache_write_tokens: int = 0  # part of the prompt; their source is that of `cached_tokens`
+    front: str = "chat"  # the client format
+    session: str | None = None  # short text that the calls of one conversation share
+    agent: str | None = None  # name and version of the client's program (`policy.agents`)
+    stripped_reasoning: int = 0  # reasoning items of other models, left out of what was sent
 
     def record_attempts(self, attempts: Sequence[tuple[str, str]]) -> None:
         """Fills the columns `attempts`, `deployments` and `errors`.
@@ -124,6 +129,8 @@ class Price(Protocol):
     def completion(self) -> float: ...
     @property
     def cached(self) -> float: ...
+    @property
+    def cache_write(self) -> float: ...
 
 
 def complete(row: Row, stream: Stream, now: float, *, disconnected: bool = False) -> None:
@@ -149,15 +156,17 @@ def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
     if stream.usage.reported is not None:
         reported = count(stream.usage.reported)
         prompt, cached = reported.prompt, min(reported.cached, reported.prompt)
+        written = min(reported.cache_writes, prompt - cached)
         completion = reported.completion
         if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
             completion = max(completion, observed.completion)
     elif stream.timings.pieces:
-        prompt, cached, completion = observed.prompt, 0, observed.completion
+        prompt, completion, cached, written = observed.prompt, observed.completion, 0, 0
     else:
-        prompt = cached = completion = 0
-    dollars = ((prompt - cached) * price.prompt + cached * price.cached) * requests
-    row.cost = (row.cost or 0.0) + (dollars + completion * price.completion) / 1e6
+        prompt = completion = cached = written = 0
+    dollars = (prompt - cached - written) * price.prompt
+    dollars += cached * price.cached + written * price.cache_write
+    row.cost = (row.cost or 0.0) + (dollars * requests + completion * price.completion) / 1e6
 
 
 def _outcome(stream: Stream, attempts: int) -> Outcome:
@@ -193,6 +202,7 @@ def _fill_reported(row: Row, stream: Stream, usage: Usage) -> None:
     source: Provenance = "exact" if stream.state is State.COMPLETE else "partial"
     row.prompt_tokens, row.prompt_from = reported.prompt, source
     row.cached_tokens, row.cached_from = reported.cached, source
+    row.cache_write_tokens = reported.cache_writes
     row.completion_tokens, row.completion_from = reported.completion, source
     # An upstream's running total may lag behind what it has already sent.
     if source == "partial" and observed.completion > reported.completion:
@@ -213,3 +223,4 @@ def _fill_continued(row: Row, stream: Stream) -> None:
         number = getattr(tokens, kind)
         setattr(row, f"{kind}_tokens", number)
         setattr(row, f"{kind}_from", "counted" if number else "none")
+    row.cache_write_tokens = tokens.cache_writes

@@ -1,8 +1,9 @@
 """List prices of models, as rows of data, for deployments without a `price` setting.
 
-Prices are those of the standard tier. They leave out surcharges for very long prompts and for cache
-writes. Models whose price depends on the hour or ends on a known day are not listed. An operator
-may pay another price, and providers change theirs: the `price` of a deployment takes precedence.
+Prices are those of the standard tier. They leave out surcharges for very long prompts, and for
+cache writes that live longer than by default. Models whose price depends on the hour or ends on a
+known day are not listed. An operator may pay another price, and providers change theirs: the
+`price` of a deployment takes precedence.
 """
 
 import re
@@ -21,6 +22,16 @@ class ListPrice(Struct, frozen=True):
     cached: float
     as_of: str  # date on which the price was checked
     source: str  # the provider's page with the price
+
+    @property
+    def cache_write(self) -> float:
+        """The price of prompt tokens that were written to a cache."""
+        return self.prompt * _CACHE_WRITES.get(self.provider, 1.0)
+
+
+#: The price of a cache write as a multiple of the prompt's, for providers that charge more for it.
+#: Anthropic: that of its default, a cache of five minutes.
+_CACHE_WRITES: Final = {"anthropic": 1.25}
 
 
 _ANTHROPIC: Final = ("2026-10-10", "https://platform.claude.com/docs/en/about-claude/pricing")

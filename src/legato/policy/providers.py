@@ -19,6 +19,7 @@ class Provider(Struct, frozen=True):
     base_url: str | None
     dialect: str = "openai"
     quirks: Quirks = Quirks()
+    dialects: dict[str, Quirks] = {}  # others that it speaks at the same address
     reasoning: str | None = None  # where its deltas carry reasoning, in words
     bills_after_disconnect: bool | None = None  # it generates, and bills, to the end of the answer
     key_variable: str | None = None  # the environment variable that usually holds a key
@@ -54,6 +55,7 @@ _MISTRAL: Final = Quirks(
             "function_call",
             "modalities",
             "verbosity",
+            "prompt_cache_key",
         }
     ),
 )
@@ -72,6 +74,9 @@ _ROWS: Final = (
             pads=True,
             takes_extensions=False,
         ),
+        dialects={
+            "openai-responses": Quirks(effort_style="effort", most="max", has_n=False, pads=True)
+        },
         reasoning="not sent",
         bills_after_disconnect=False,
         key_variable="OPENAI_API_KEY",
@@ -82,7 +87,7 @@ _ROWS: Final = (
         "Anthropic",
         "https://api.anthropic.com",
         dialect="anthropic",
-        quirks=Quirks(has_n=False, continues="prefill"),
+        quirks=Quirks(has_n=False, continues="prefill", counts_tokens=True),
         reasoning="`thinking` blocks",
         bills_after_disconnect=False,
         key_variable="ANTHROPIC_API_KEY",
@@ -113,7 +118,12 @@ _ROWS: Final = (
         "vllm",
         "vLLM",
         None,
-        quirks=Quirks(effort_style="template", continues="final-message", running_usage=True),
+        quirks=Quirks(
+            effort_style="template",
+            continues="final-message",
+            running_usage=True,
+            completes="prompt",
+        ),
         reasoning="`reasoning`, before `reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.vllm.ai",
@@ -122,7 +132,7 @@ _ROWS: Final = (
         "sglang",
         "SGLang",
         None,
-        quirks=Quirks(effort_style="template", continues="final-message"),
+        quirks=Quirks(effort_style="template", continues="final-message", completes="prompt"),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         docs="https://docs.sglang.ai",
@@ -138,6 +148,8 @@ _ROWS: Final = (
             has_n=False,  # its stream reports the usage of one choice only
             reports_progress=True,
             needs_alternatives=True,
+            completes="prompt",
+            counts_tokens=True,
         ),
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
@@ -213,6 +225,13 @@ _ROWS: Final = (
         "xAI",
         "https://api.x.ai/v1",
         quirks=Quirks(effort_style="effort"),
+        dialects={
+            "openai-responses": Quirks(
+                effort_style="effort",
+                has_n=False,
+                rejected_parameters=frozenset({"logprobs", "top_logprobs"}),
+            )
+        },
         reasoning="`reasoning_content`",
         bills_after_disconnect=False,
         key_variable="XAI_API_KEY",
@@ -253,15 +272,17 @@ PROVIDERS: Final = {row.name: row for row in _ROWS}
 #: that use it differ too much.
 _DIALECT_QUIRKS: Final = {
     name: PROVIDERS[name].quirks for name in ("anthropic", "gemini", "ollama")
-}
+} | {"openai-responses": Quirks(effort_style="effort", has_n=False)}
 
 
 def quirks_of(provider: str | None, dialect: str | None) -> Quirks:
-    """Quirks of the provider; of the dialect if the deployment has no provider, or uses another
-    dialect than its provider's."""
+    """Quirks of the provider; of the dialect if the deployment has no provider, or uses a dialect
+    that is not known of its provider."""
     row = PROVIDERS.get(provider or "")
     if row is not None and dialect in (None, row.dialect):
         return row.quirks
+    if row is not None and dialect in row.dialects:
+        return row.dialects[dialect]
     return _DIALECT_QUIRKS.get(dialect or "", Quirks())
 
 
@@ -278,7 +299,7 @@ def _cells(row: Provider) -> list[str]:
     return [
         f"[`{row.name}`]({row.docs})",
         row.base_url or "yours",
-        row.dialect,
+        ", ".join((row.dialect, *row.dialects)),
         "native" if quirks.has_n else "fan-out",
         quirks.continues,
         row.reasoning or "unknown",

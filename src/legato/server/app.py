@@ -11,7 +11,9 @@ import structlog
 import uvicorn
 from filelock import FileLock, Timeout
 
+from legato.core.signatures import Makers
 from legato.core.timers import Timers
+from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
@@ -25,6 +27,7 @@ from legato.server.uvicorn_server import Server
 from legato.settings import Settings
 from legato.store import ledger as ledger_store
 from legato.store.database import Database, sqlite_url
+from legato.store.responses import ResponseStore
 
 #: Not the event loop's clock: uvloop's has a resolution of one millisecond.
 CLOCK: Final[Callable[[], float]] = time.monotonic
@@ -48,8 +51,10 @@ class App:
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
             self.upstreams[deployment.name] = assembly.upstream(deployment, CLOCK)
+        makers = Makers()
         for upstream in self.upstreams.values():
             upstream.fast_path = settings.streams.fast_path == "on"
+            upstream.makers = makers
         self.services = Services(
             keyring=Keyring(),
             router=Router(
@@ -67,10 +72,18 @@ class App:
             stall_client_seconds=settings.streams.stall_client_seconds,
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
+            kept_responses=self._kept_responses(),
         )
         self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
+
+    def _kept_responses(self) -> KeptResponses | None:
+        settings = self.settings.responses
+        if not settings.store:
+            return None
+        seconds = settings.keep_days * 86_400
+        return KeptResponses(ResponseStore(self.database), seconds, time.time)
 
     @property
     def first_key(self) -> str | None:
@@ -119,8 +132,11 @@ class App:
         asgi = application(
             keyring=self.services.keyring,
             router=self.services.router,
+            upstreams=self.upstreams,
             health=self,
             clock=self.clock,
+            kept=self.services.kept_responses,
+            body_limit=limits.body,
         )
         protocol: Any = protocols(self.services, limits)
         return Server(

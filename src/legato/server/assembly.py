@@ -118,6 +118,7 @@ def upstream(deployment: Deployment, clock: Clock) -> Upstream:
             quirks,
             streams=deployment.streams,
         ),
+        provider=deployment.provider or "",
     )
 
 
@@ -155,10 +156,15 @@ def _price(deployment: Deployment) -> Price | None:
     """The configured price, or else the list price if it is known."""
     configured = deployment.price
     if configured is not None:
-        cached = configured.prompt if configured.cached is None else configured.cached
-        return Price(configured.prompt, configured.completion, cached)
+        prompt, cached, written = configured.prompt, configured.cached, configured.cache_write
+        return Price(
+            prompt,
+            configured.completion,
+            prompt if cached is None else cached,
+            prompt if written is None else written,
+        )
     listed = prices.find(deployment.provider, deployment.model)
-    return listed and Price(listed.prompt, listed.completion, listed.cached)
+    return listed and Price(listed.prompt, listed.completion, listed.cached, listed.cache_write)
 
 
 def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:
@@ -193,6 +199,8 @@ def _quirks(deployment: Deployment) -> Quirks:
     quirks = quirks_of(deployment.provider, deployment.dialect)
     if deployment.n is not None:
         quirks = replace(quirks, has_n=deployment.n == "native")
+    if deployment.completions is not None:
+        quirks = replace(quirks, completes=deployment.completions)
     match deployment.continues:
         case "prefill" if quirks.continues != "no":
             return quirks  # the provider's own method
@@ -215,8 +223,9 @@ def routes(
     """The configured routes, and a route for each deployment that is in none of them."""
     now = int(time.time())
     models = {engine.model.name: engine.model for engine in engines}
-    contexts = {each.name: each.context_length for each in settings.deployments}
-    contexts |= {name: model.context for name, model in models.items()}
+    known = {each.name: each.context_length for each in settings.deployments}
+    known |= {name: model.context for name, model in models.items()}
+    contexts = {name: length for name, length in known.items() if length}
     found = [
         Route(
             each.model,
@@ -227,7 +236,8 @@ def routes(
             retry_seconds=each.retry_seconds,
             max_continuations=each.max_continuations,
             count_both_prompts=each.count_both_prompts,
-            contexts={name: length for name in each.deployments if (length := contexts.get(name))},
+            contexts={name: contexts[name] for name in each.deployments if name in contexts},
+            context_length=_longest(contexts, each.deployments),
             created=now,
             price=_first_price(each.deployments, upstreams),
         )
@@ -241,18 +251,23 @@ def routes(
         if name not in named:
             thinks = model is not None and model.thinking_budget >= 0
             capabilities = ("chat", "streaming", *(("reasoning",) if thinks else ()))
-            context = model.context if model else None
             found.append(
                 Route(
                     name,
                     (name,),
-                    context_length=context,
+                    context_length=contexts.get(name),
                     capabilities=capabilities,
                     created=now,
                     price=_first_price((name,), upstreams),
                 )
             )
     return found
+
+
+def _longest(contexts: Mapping[str, int], names: Sequence[str]) -> int | None:
+    """The longest context that is known of these deployments: a request that is too long for one
+    goes to the others."""
+    return max((contexts[name] for name in names if name in contexts), default=None)
 
 
 def _first_price(

@@ -7,7 +7,9 @@ from uvicorn.server import ServerState
 
 from legato.core.front import Front
 from legato.fronts.chat import CHAT
+from legato.fronts.completions import COMPLETIONS
 from legato.fronts.messages import MESSAGES
+from legato.fronts.responses import RESPONSES
 from legato.gateway.services import Services
 from legato.server.cors import Cors, Headers
 from legato.server.limits import Limits
@@ -16,12 +18,18 @@ from legato.server.limits import Limits
 NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
     (b"POST", b"/v1/chat/completions"): CHAT,
     (b"POST", b"/v1/messages"): MESSAGES,
+    (b"POST", b"/v1/completions"): COMPLETIONS,
+    (b"POST", b"/v1/responses"): RESPONSES,
 }
 
 
 def front_at(path: bytes) -> Front:
-    """The client format of errors at `path`: that of its native endpoint, else OpenAI's."""
-    return next((front for (_, native), front in NATIVE.items() if native == path), CHAT)
+    """The client format of errors at `path`: that of its native endpoint, or of the one that it is
+    below, else OpenAI's."""
+    return next(
+        (front for (_, at), front in NATIVE.items() if path == at or path.startswith(at + b"/")),
+        CHAT,
+    )
 
 
 class ServerContext(Struct):

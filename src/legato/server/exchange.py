@@ -8,6 +8,7 @@ from legato.core.front import Front
 from legato.gateway.call import Call, new_request_id
 from legato.policy.keys import Key
 from legato.server.context import ServerContext
+from legato.server.encoded_body import EncodedBody, encoding_of
 from legato.server.reader import RequestHead
 
 #: Statuses without a name in the standard library: Anthropic's for an overload.
@@ -70,7 +71,7 @@ class Exchange(Protocol):
         """It is its turn to be answered; its body may not have come yet."""
 
     def append(self, data: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body. Raises `ApiError` 413 where it is too large once it is decoded."""
 
     def end(self) -> None:
         """The body is complete."""
@@ -115,6 +116,7 @@ class NativeExchange:
         "_call",
         "_chunked",
         "_connection",
+        "_encoded",
         "_expects_continue",
         "_forwarded",
         "_front",
@@ -152,6 +154,7 @@ class NativeExchange:
         self.body = b""
         self.is_read = False
         self._pieces: list[bytes] | None = None
+        self._encoded = _encoded(connection, head) if b"content-encoding" in fields else None
         self._call: Call | None = None
         self._head = b""  # of an answer, as long as nothing of its body has come
         self._origin = fields.get(b"origin")
@@ -177,6 +180,9 @@ class NativeExchange:
             self._connection.transport.write(_CONTINUE)
 
     def append(self, data: bytes) -> None:
+        if self._encoded is not None:
+            self._encoded.append(data)
+            return
         # Nearly every body comes in one piece; a list is made only for the second.
         if self._pieces is not None:
             self._pieces.append(data)
@@ -208,7 +214,7 @@ class NativeExchange:
 
     def refused(self) -> bool:
         self._is_complete = True
-        self.body, self._pieces = b"", None
+        self.body, self._pieces, self._encoded = b"", None, None
         return True
 
     def pause(self) -> None:
@@ -220,6 +226,15 @@ class NativeExchange:
             self._call.resume()
 
     # The client of the call
+
+    @property
+    def is_encoded(self) -> bool:
+        return self._encoded is not None
+
+    async def decode(self) -> None:
+        encoded, self._encoded = self._encoded, None
+        if encoded is not None:
+            self.body = await encoded.finish()
 
     def answer(self, status: int, lines: bytes, body: bytes) -> None:
         if self.is_over:
@@ -293,3 +308,9 @@ class NativeExchange:
 def _passed(head: RequestHead, prefix: bytes) -> bytes:
     """The lines of the headers whose names begin with `prefix`."""
     return b"".join([b"%b: %b\r\n" % each for each in head.headers if each[0].startswith(prefix)])
+
+
+def _encoded(connection: Connection, head: RequestHead) -> EncodedBody | None:
+    """For a body that is compressed."""
+    encoding = encoding_of(head.headers)
+    return EncodedBody(encoding, connection.context.limits.body) if encoding else None

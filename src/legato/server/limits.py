@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from legato.core.errors import ApiError
+
 
 class Limits(Struct, frozen=True):
     """What a peer may do. Sizes in bytes, times in seconds."""
@@ -13,3 +15,8 @@ class Limits(Struct, frozen=True):
     idle_seconds: float = 75.0
     cors_origins: frozenset[bytes] = frozenset()
     trusted_proxies: frozenset[str] = frozenset()
+
+
+def too_large(limit: int) -> ApiError:
+    """`limit`: bytes of a body, decoded."""
+    return ApiError(413, "request_too_large", f"The request body is over {limit} bytes.")

@@ -22,14 +22,13 @@ from uvicorn.server import ServerState
 from legato.core.errors import ApiError, internal
 from legato.core.timers import Timer
 from legato.gateway.services import Services
-from legato.server.admission import admit, too_large
-from legato.server.asgi import AsgiExchange
-from legato.server.context import NATIVE, ServerContext, front_at
+from legato.server.context import ServerContext, front_at
 from legato.server.cors import Cors
-from legato.server.exchange import DISCARD_BYTES, Exchange, NativeExchange
-from legato.server.limits import Limits
+from legato.server.exchange import DISCARD_BYTES, Exchange
+from legato.server.limits import Limits, too_large
 from legato.server.pipelining import Pipeline
 from legato.server.reader import RequestHead, RequestReader, not_http
+from legato.server.selection import exchange_for
 from legato.server.static import StaticExchange
 
 #: Bytes of requests that may wait behind a running answer before reading stops.
@@ -197,25 +196,11 @@ class LegatoProtocol(asyncio.Protocol):
             return
         self._body_size = self._discarded = 0
         self._discard_limit = DISCARD_BYTES
-        exchange = self._reading = self._exchange(head)
+        exchange = self._reading = exchange_for(self, head)
         if self._new is None:
             self._new = [exchange]
         else:
             self._new.append(exchange)
-
-    def _exchange(self, head: RequestHead) -> Exchange:
-        origin = head.fields.get(b"origin")
-        front = NATIVE.get((head.method, head.path))
-        if front is not None:
-            try:
-                return NativeExchange(self, front, admit(self.context, head), head)
-            except ApiError as error:
-                return StaticExchange.refusal(self, front, error, origin=origin, head=head)
-        if head.method == b"OPTIONS":
-            headers = self.context.cors.preflight(head.fields)
-            if headers is not None:
-                return StaticExchange(self, 204, headers, origin=origin, head=head)
-        return AsgiExchange(self, head)
 
     def read_body(self, data: bytes) -> None:
         exchange = self._reading
@@ -230,8 +215,11 @@ class LegatoProtocol(asyncio.Protocol):
         self._body_size += len(data)
         if self._body_size > self.context.limits.body:
             self.refuse(too_large(self.context.limits.body))
-        else:
+            return
+        try:
             exchange.append(data)
+        except ApiError as error:
+            self.refuse(error)
 
     def read_end(self) -> None:
         exchange = self._reading

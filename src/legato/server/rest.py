@@ -1,7 +1,7 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -12,10 +12,29 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
 from legato.core.errors import ApiError, internal
+from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
+from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
+from legato.server.count_tokens import PATH as COUNT_TOKENS
+from legato.server.count_tokens import TokenCounts
+from legato.server.kept import paths as kept_paths
+from legato.server.model_lists import (
+    anthropic_list,
+    anthropic_model,
+    codex_models,
+    openai_list,
+    openai_model,
+)
+from legato.upstreams.upstream import Upstream
+
+#: A parameter that Codex alone sends with its request for the models.
+_CODEX_QUERY: Final = "client_version"
+
+#: The endpoint of the client format in which Anthropic's clients get errors, whatever the path.
+_ANTHROPIC_PATH: Final = b"/v1/messages"
 
 
 class Health(Protocol):
@@ -37,25 +56,37 @@ def application(
     *,
     keyring: Keyring,
     router: Router,
+    upstreams: Mapping[str, Upstream],
     health: Health,
     clock: Callable[[], float],
+    body_limit: int,
+    kept: KeptResponses | None = None,
 ) -> ASGIApp:
-    """`clock`: the one that the router's health goes by."""
+    """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
+    `body_limit`: bytes, decoded."""
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        routes = [_model(route) for route in router.routes if _wanted(route, request)]
-        return _Json({"object": "list", "data": routes})
+        found = [openai_model(route) for route in router.routes if _wanted(route, request)]
+        if _speaks_anthropic(request):
+            return _Json(anthropic_list(found))
+        codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
+        return _Json(openai_list(found) | codex)
 
     async def model(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        return _Json(_model(router.find(request.path_params["model"])))
+        found = openai_model(router.find(request.path_params["model"]))
+        return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
         now = clock()
         found = [_route(route, router.health, now) for route in router.routes]
         return _Json({"object": "list", "data": found})
+
+    async def hello(_: Request) -> Response:
+        # Claude Code asks HEAD / and this before its first request; any answer will do.
+        return _Json({"name": "legato"})
 
     async def healthz(_: Request) -> Response:
         return _Json({"status": "ok"})
@@ -68,12 +99,20 @@ def application(
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
+    counts = TokenCounts(keyring, router, upstreams, clock)
+
+    async def count_tokens(request: Request) -> Response:
+        return await counts(request)
+
     paths = [
+        Path("/api/hello", hello, methods=["GET"]),
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),
+        Path(COUNT_TOKENS, count_tokens, methods=["POST"]),
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
+        *kept_paths(keyring, kept),
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
@@ -81,7 +120,7 @@ def application(
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _bug},
     )
     app.router.redirect_slashes = False
-    return app
+    return DecodedRequests(app, body_limit)
 
 
 def _wanted(route: Route, request: Request) -> bool:
@@ -92,16 +131,8 @@ def _wanted(route: Route, request: Request) -> bool:
     )
 
 
-def _model(route: Route) -> dict[str, Any]:
-    pricing = {"pricing": route.price} if route.price is not None else {}
-    return {
-        "id": route.model,
-        "object": "model",
-        "created": route.created,
-        "owned_by": route.owned_by,
-        "context_length": route.context_length,
-        "capabilities": list(route.capabilities),
-    } | pricing
+def _speaks_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
 
 
 def _route(route: Route, health: Mapping[str, DeploymentHealth], now: float) -> dict[str, Any]:
@@ -132,7 +163,8 @@ def _state(health: DeploymentHealth, now: float) -> dict[str, Any]:
 def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
-    refusal = front_at(request.scope["path"].encode()).refusal(error, "")
+    path = _ANTHROPIC_PATH if _speaks_anthropic(request) else request.scope["path"].encode()
+    refusal = front_at(path).refusal(error, "")
     more = {name.decode(): value.decode() for name, value in refusal.headers}
     return Response(
         refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"

@@ -72,14 +72,15 @@ class StaticExchange:
         *,
         origin: bytes | None,
         head: RequestHead | None = None,
+        headers: Headers | None = None,
     ) -> "StaticExchange":
-        """Answers with an error."""
+        """Answers with an error. `headers`: further ones."""
         request_id = new_request_id()
         refusal = front.refusal(error, request_id)
         return cls(
             connection,
             refusal.status,
-            [(b"content-type", b"application/json"), *refusal.headers],
+            [(b"content-type", b"application/json"), *refusal.headers, *(headers or ())],
             refusal.body,
             origin=origin,
             head=head,

@@ -1,4 +1,4 @@
-"""The SQLite database (WAL mode) and its tables: API keys and the ledger.
+"""The SQLite database (WAL mode) and its tables: API keys, the ledger, kept responses.
 
 The migrations in `migrations/` create the tables. Alembic is imported only if there is something to
 migrate, so that it does not slow down every start.
@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 #: The newest migration; a test compares it with the files in `migrations/versions`.
-HEAD: Final = "0003"
+HEAD: Final = "0005"
 
+#: Token counts in the ledger that have a column with their source.
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
 
 metadata = sa.MetaData()
@@ -59,8 +60,26 @@ calls = sa.Table(
     sa.Column("errors", sa.String(1000), nullable=False),
     sa.Column("continuations", sa.Integer, nullable=False),
     sa.Column("cost", sa.Float, nullable=True),
+    sa.Column("cache_write_tokens", sa.Integer, nullable=False),
+    sa.Column("front", sa.String(16), nullable=False),
+    sa.Column("session", sa.String(200), nullable=True),
+    sa.Column("agent", sa.String(64), nullable=True),
+    sa.Column("stripped_reasoning", sa.Integer, nullable=False),
     sa.Index("calls_received", "received"),
     sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
+)
+
+#: Responses that are kept (`store.responses`).
+responses = sa.Table(
+    "responses",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(32), nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("inputs", sa.Integer, nullable=False),
+    sa.Column("items", sa.LargeBinary, nullable=False),
+    sa.Column("response", sa.LargeBinary, nullable=False),
+    sa.Index("responses_expires", "expires"),
 )
 
 #: A change counter for each subject: a running server detects changes without reading all rows.

@@ -42,7 +42,7 @@ _ROW_ERRORS: Final = (
     UnicodeError,
 )
 
-By = Literal["key", "route", "outcome"]
+By = Literal["key", "route", "outcome", "front", "session", "agent"]
 
 
 class Entry(Protocol):
@@ -161,7 +161,7 @@ async def summary(database: Database, since: float, by: By | None = None) -> dic
     numbers = [sa.func.count().label("calls")]
     numbers += [
         sa.func.coalesce(sa.func.sum(calls.c[f"{kind}_tokens"]), 0).label(f"{kind}_tokens")
-        for kind in TOKENS
+        for kind in (*TOKENS, "cache_write")
     ]
     numbers.append(sa.func.sum(calls.c.cost).label("cost"))  # NULL where no call has a price
     in_period = calls.c.received >= since

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from legato.core.dialect import OutgoingRequest
+from legato.core.dialect import OutgoingRequest, Source
 from legato.core.errors import ApiError
 from legato.core.fanout import Fanout
 from legato.core.request import LEAST_INT, ChatRequest, amended
@@ -25,11 +25,14 @@ async def send(
     clock: Callable[[], float],
     *,
     fresh: bool = False,
+    source: Source | None = None,
 ) -> "FannedResponse":
     """As `Upstream.send`, for `request.choices` choices. The first request that fails fails them
     all."""
     one_choice = replace(request, n=None)
     outgoing = await upstream.prepare(amended(body, n=None), one_choice)
+    if upstream.completes(source):
+        outgoing.source = source
     fan = Fanout(stream, request.choices, clock)
     fanned = FannedResponse()
 

@@ -153,7 +153,7 @@ class Response:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status != 200 or kind in ("application/json", "text/html"):
             self._refusal = bytearray()
-            self._retry_after = _seconds(headers.get("retry-after"))
+            self._retry_after = seconds_of(headers.get("retry-after"))
         elif encoding not in ("identity", "gzip", "deflate", ""):
             self._fail(bad_gateway(f"The upstream's answer is encoded as `{encoding}`."))
 
@@ -299,7 +299,7 @@ class Response:
                 self._fail(self._dialect.no_stream(bytes(body)))
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def seconds_of(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds from now, from either of its forms (RFC 9110, section 10.2.3)."""
     if retry_after is None:
         return None

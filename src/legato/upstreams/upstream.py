@@ -13,10 +13,11 @@ from legato.core.dialect import Delivered, Dialect, OutgoingRequest, Quirks, Sou
 from legato.core.errors import ApiError, bad_gateway, blames_parameter
 from legato.core.logprobs import NoAlternatives
 from legato.core.request import ChatRequest
+from legato.core.signatures import Makers, Owner, SignatureNotes, maker
 from legato.core.stream import Stream
 from legato.core.think_tags import ClosingTagFilter, TagSplitter, ThinkTags
 from legato.core.token_counting import Counter
-from legato.dialects import openai
+from legato.dialects import named, openai
 from legato.upstreams import images
 from legato.upstreams.connection import Connection
 from legato.upstreams.endpoint import Endpoint
@@ -28,16 +29,21 @@ from legato.upstreams.response import ChunkTransform, ChunkTransforms, Response
 Reasoning = Literal["field", "think-tags", "think-tags-open"]
 
 
+#: How servers with `Quirks.completes` complete a bare prompt.
+_COMPLETIONS: Final = named("_openai_completions")
+
 #: The `accept` header, by whether the upstream streams.
 _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 
 class Price(Struct, frozen=True):
-    """US dollars for a million tokens; `cached`: of the prompt, read from a cache."""
+    """US dollars for a million tokens; `cached` and `cache_write`: of the prompt, read from a cache
+    or written to it."""
 
     prompt: float
     completion: float
     cached: float
+    cache_write: float
 
 
 class DeploymentOptions(Struct, frozen=True):
@@ -70,6 +76,8 @@ class Target(Struct):
     pool: Pool
     heads: tuple[bytes, ...]  # one a credential: request line and headers, up to the content length
     continuing: tuple[bytes, ...]  # the same, of requests that go on with an answer
+    completing: tuple[bytes, ...] = ()  # the same, of requests to complete a bare prompt
+    counting: tuple[bytes, ...] = ()  # the same, of requests to count the tokens of a prompt
 
     @classmethod
     def of(
@@ -83,18 +91,28 @@ class Target(Struct):
         streams: bool = True,
     ) -> "Target":
         path, accepts = dialect.path(model, streams=streams), _ACCEPTS[streams]
+        headers = [dialect.headers(each) for each in credentials]
+
+        def heads(endpoint: Endpoint, path: str, accepts: str = accepts) -> tuple[bytes, ...]:
+            return tuple(cls._head(endpoint, path, accepts, each) for each in headers)
+
         usual = pool.endpoint
-        heads = tuple(
-            cls._head(usual, path, accepts, dialect.headers(each)) for each in credentials
-        )
-        under = quirks.continues_under
-        if under is None:
-            return cls(pool, heads, heads)
-        other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
-        continuing = (
-            cls._head(other, path, accepts, dialect.headers(each)) for each in credentials
-        )
-        return cls(pool, heads, tuple(continuing))
+        target = cls(pool, heads(usual, path), heads(usual, path))
+        if (under := quirks.continues_under) is not None:
+            other = replace(usual, path=usual.path.removesuffix("/v1").removesuffix(under) + under)
+            target.continuing = heads(other, path)
+        if quirks.completes != "no":
+            target.completing = heads(usual, _COMPLETIONS.path(model, streams=streams))
+        if quirks.counts_tokens:
+            version = "/v1" if dialect.client_format == "messages" else ""
+            target.counting = heads(usual, f"{version}/messages/count_tokens", _ACCEPTS[False])
+        return target
+
+    def counting_request(self, credential: int, lines: bytes, payload: bytes) -> bytes:
+        """A request to count tokens. `lines`: the client's header lines."""
+        head = self.counting[credential % len(self.counting)]
+        head = _with_lines(head, lines) if lines else head
+        return b"%b%d\r\n\r\n%b" % (head, len(payload), payload)
 
     @staticmethod
     def _head(endpoint: Endpoint, path: str, accepts: str, headers: list[tuple[str, str]]) -> bytes:
@@ -134,8 +152,15 @@ async def _fresh(pool: Pool) -> Connection:
         raise
 
 
-#: Parameters that are our own addition to a request, and the quirk that adds each.
-_ADDED: Final = {"stream_options": "includes_usage", "return_progress": "reports_progress"}
+#: What is our own addition to a request, as refusals name it, and the quirk that adds each.
+_ADDED: Final = {
+    "stream_options": "includes_usage",
+    "return_progress": "reports_progress",
+    "Encrypted content": "encrypts_reasoning",
+    "reasoning.encrypted_content": "encrypts_reasoning",
+    "reasoning.summary": "summarizes_reasoning",
+    "reasoning summaries": "summarizes_reasoning",
+}
 
 
 class Upstream:
@@ -155,8 +180,11 @@ class Upstream:
         options: DeploymentOptions | None = None,
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        provider: str = "",
     ) -> None:
+        """`provider`: whose models these are; the deployment's own name where that is not known."""
         self.name = name
+        self.maker = maker(provider or name, model)
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
@@ -176,6 +204,8 @@ class Upstream:
         """Where set: counts tokens that the upstream does not tell."""
         self.amend: Callable[[OutgoingRequest], bytes] | None = None
         """Where set: gives the body that this upstream is to have in place of the client's."""
+        self.makers = Makers()
+        """Who signed what; shared by all upstreams of a server."""
 
     @property
     def credentials(self) -> int:
@@ -202,6 +232,18 @@ class Upstream:
             and self.amend is None
         )
 
+    def completes(self, source: Source | None) -> bool:
+        """Whether a request for a text completion goes to the upstream as one."""
+        if source is None or source.format != _COMPLETIONS.client_format:
+            return False
+        completes = self.quirks.completes
+        return completes == "suffix" or (completes == "prompt" and not source.goes_beyond)
+
+    def owner(self, *, keeps_none: bool = False) -> Owner:
+        """Tells which of a client's signed reasoning is this upstream's. `keeps_none`: it has
+        refused what it was sent."""
+        return Owner(self.makers, self.maker, self.dialect.client_format, keeps_none=keeps_none)
+
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
         once, the first one says so."""
@@ -227,7 +269,7 @@ class Upstream:
         `replay`: the same, where it is to answer from the start. `source`: the client's request as
         it came, which is sent where the upstream takes it (`takes`)."""
         outgoing = await self.prepare(body, request, delivered)
-        if self.takes(source, delivered):
+        if self.takes(source, delivered) or self.completes(source):
             outgoing.source = source
         return await self.send_prepared(outgoing, stream, on_fail, fresh=fresh, replay=replay)
 
@@ -262,7 +304,12 @@ class Upstream:
     ) -> Response:
         """As `send`. `outgoing` may be sent several times."""
         source = outgoing.source
-        payload = outgoing.passed_through(source) if source else self.dialect.encode(outgoing)
+        completes = self.completes(source)
+        dialect = _COMPLETIONS if completes else self.dialect
+        if source is None or completes:
+            payload = dialect.encode(outgoing)
+        else:
+            payload = outgoing.passed_through(source)
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
@@ -273,9 +320,12 @@ class Upstream:
             connection = await _fresh(target.pool)
         transforms = self._transforms(outgoing, replay)
         answer = Response(
-            connection, stream, on_fail, self.dialect, transforms, fast_path=self.fast_path
+            connection, stream, on_fail, dialect, transforms, fast_path=self.fast_path
         )
-        heads = target.heads if outgoing.delivered is None else target.continuing
+        if completes:
+            heads = target.completing
+        else:
+            heads = target.heads if outgoing.delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
         if source is not None and source.lines:
             head = _with_lines(head, source.lines)
@@ -284,7 +334,11 @@ class Upstream:
 
     def _transforms(self, outgoing: OutgoingRequest, replay: Replay | None) -> ChunkTransforms:
         """What changes the chunks of an answer."""
+        if self.completes(outgoing.source):
+            return ()
         transforms: list[ChunkTransform] = []
+        if self.dialect.client_format != "chat" or self.quirks.effort_style == "openrouter":
+            transforms.append(SignatureNotes(self.makers, self.maker))
         delivered = outgoing.delivered
         if outgoing.hides_alternatives:
             transforms.append(NoAlternatives())

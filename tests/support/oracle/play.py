@@ -42,7 +42,7 @@ _SOON: Final = 0.005
 _PATIENCE: Final = 4000.0
 
 _KEY: Final = Key("key_1", "oracle", b"", 0.0)
-_PRICE: Final = Price(1.0, 2.0, 0.5)
+_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25)
 
 
 def decode_everything(upstreams: dict[str, Upstream]) -> None:
@@ -106,6 +106,8 @@ class _Counter:
 class _Client:
     """The client's side of one call (`gateway.services.Client`)."""
 
+    is_encoded = False
+
     def __init__(self, player: "_Player", exchange: Exchange, number: int) -> None:
         self._player = player
         self.body = exchange.body
@@ -118,6 +120,8 @@ class _Client:
         self.unsent = 0
         self.is_over = False  # it has its answer, or is gone
         self.sent: list[tuple[int, bytes]] = []
+
+    async def decode(self) -> None: ...
 
     def _take(self, data: bytes) -> None:
         step = self._player.step

@@ -18,7 +18,9 @@ from legato.mock.steps import Script, Step
 #: Dialects by the end of the request's path, without the query.
 PATHS: Final = {
     "/chat/completions": "openai",
+    "/completions": "completions",  # behind the longer path
     "/v1/messages": "anthropic",
+    "/responses": "openai_responses",
     "/api/chat": "ollama",
     ":streamGenerateContent": "gemini",
     ":generateContent": "gemini",
@@ -48,6 +50,11 @@ class MockDialect(Protocol):
         """
         ...
 
+    def whole(self) -> bytes | None:
+        """The steps so far as an answer that is not streamed; None where the dialect has only
+        streams."""
+        ...
+
     def encode_error(self, error: dict[str, Any]) -> bytes:
         """The body of an error response. `error`: an OpenAI error object."""
         ...
@@ -61,6 +68,11 @@ def for_path(path: str) -> type[MockDialect] | None:
                 "type[MockDialect]", importlib.import_module(f"{__name__}.{name}").MockDialect
             )
     return None
+
+
+def name_of(dialect: type[MockDialect]) -> str:
+    """The name of a dialect, as scripts and deployments have it."""
+    return dialect.__module__.rpartition(".")[2].replace("_", "-")
 
 
 def model_list(path: str, names: Iterable[str]) -> dict[str, Any]:
@@ -108,6 +120,8 @@ def simple_steps(step: Step) -> list[Step]:
         steps += _delta_steps(choice.get("delta") or {}, index)
         if choice.get("finish_reason"):
             steps.append(Step(finish=choice["finish_reason"], choice=index))
+        if choice.get("usage"):
+            steps.append(Step(usage=choice["usage"]))
     if step.chunk.get("usage"):
         steps.append(Step(usage=step.chunk["usage"]))
     return steps
@@ -122,6 +136,19 @@ def usages(script: Script) -> list[dict[str, Any]]:
 def _delta_steps(delta: dict[str, Any], choice: int) -> list[Step]:
     reasoning = delta.get("reasoning_content") or delta.get("reasoning")
     steps = [Step(think=reasoning, choice=choice)] if reasoning else []
-    if delta.get("content"):
-        steps.append(Step(say=delta["content"], choice=choice))
-    return steps + [Step(tool=call, choice=choice) for call in delta.get("tool_calls") or ()]
+    content = delta.get("content") or []
+    for part in [content] if isinstance(content, str) else content:
+        steps += _part_steps(part, choice)
+    calls: list[dict[str, Any]] = list(delta.get("tool_calls") or ())
+    if delta.get("function_call"):
+        calls.append({"function": delta["function_call"]})
+    return steps + [Step(tool=call, choice=choice) for call in calls]
+
+
+def _part_steps(part: Any, choice: int) -> list[Step]:
+    """A delta's text, or one part of it: text, or reasoning that has parts itself."""
+    if isinstance(part, str):
+        return [Step(say=part, choice=choice)]
+    if part.get("type") == "thinking":
+        return [Step(think=each["text"], choice=choice) for each in part["thinking"]]
+    return [Step(say=part["text"], choice=choice)] if part.get("type") == "text" else []

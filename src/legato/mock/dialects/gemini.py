@@ -40,6 +40,9 @@ class MockDialect:
     def encode(self, step: Step) -> bytes:
         return b"".join(self._encode(each) for each in simple_steps(step))
 
+    def whole(self) -> bytes | None:
+        return None
+
     def encode_error(self, error: dict[str, Any]) -> bytes:
         status = self._status if self._status >= 400 else 404
         return msgspec.json.encode(_error(error, status))
@@ -57,6 +60,8 @@ class MockDialect:
             return calls  # Gemini has no end marker
         if step.usage is not None:
             return calls if self._finished else calls + self._response(None, step.usage)
+        if step.finish is None and step.say is None and step.think is None:
+            return calls  # what other dialects have
         usage = self._last_usage if step.finish else None
         return calls + self._response(self._candidate(step), usage)
 

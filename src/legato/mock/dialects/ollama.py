@@ -26,6 +26,9 @@ class MockDialect:
     def encode(self, step: Step) -> bytes:
         return b"".join(self._encode(each) for each in simple_steps(step) if not each.choice)
 
+    def whole(self) -> bytes | None:
+        return None
+
     def encode_error(self, error: dict[str, Any]) -> bytes:
         return msgspec.json.encode({"error": error.get("message")})
 

@@ -1,0 +1,300 @@
+"""Coding agents that `legato launch` starts, as data: what each needs to use a server of ours.
+
+An agent gets environment variables and, where it reads a configuration, files in a folder of its
+own. No file has the API key: an agent finds it in its environment.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct
+
+#: The variable with the API key for agents that are told where to look.
+KEY_VARIABLE: Final = "LEGATO_API_KEY"
+
+
+class ServedModel(Struct, frozen=True):
+    """A model of the server. `context_length` is in tokens, None if it is unknown."""
+
+    name: str
+    context_length: int | None = None
+    reasons: bool = False
+
+
+class Target(Struct, frozen=True):
+    """What an agent is started against. `base_url` ends with `/v1`, `root_url` does not.
+
+    `model`: the one that is used at first; `models`: all of the server, that one included.
+    `folder`: the agent's own, where its files are.
+    """
+
+    root_url: str
+    key: str
+    model: str
+    models: tuple[ServedModel, ...]
+    folder: str
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.root_url}/v1"
+
+
+class Agent(Struct, frozen=True):
+    """`program` is its name on PATH, `install` the command that installs it.
+
+    `environment` and `files` (text by name) are what it is given; `removed` are variables of the
+    user's environment that would lead it elsewhere, or send credentials for another server.
+    `certificate`: the variable with a PEM file of authorities to trust.
+    """
+
+    title: str
+    program: str
+    install: str
+    environment: Callable[[Target], dict[str, str]]
+    files: Callable[[Target], dict[str, str]]
+    removed: tuple[str, ...]
+    certificate: str
+
+
+# Codex: a configuration folder with a provider, and a catalog of models. Without the catalog it
+# warns of an unknown model, and assumes a context length.
+
+_CODEX_INSTRUCTIONS: Final = """\
+You are a coding agent in a terminal. You work in the user's folder until the task is done.
+
+- Look before you change: read the files that matter, search with `rg` or `grep`.
+- Run commands with the tool for it; write files with a tool for patches if there is one, else with
+  a command. Never print a change as text in place of making it.
+- Change as little as the task needs, in the style of the code around it.
+- Check your work where the project has a way to: its tests, its linter, a run of the program.
+- Do not commit, and do not undo changes of others, unless you are asked to.
+- End with a short summary: what you changed, what you checked, what is left.
+"""
+
+_CODEX_EFFORTS: Final = {
+    "low": "Answers soon, thinks little",
+    "medium": "Balances speed and thought",
+    "high": "Thinks longest",
+}
+
+
+def _codex_environment(target: Target) -> dict[str, str]:
+    return {"CODEX_HOME": target.folder, KEY_VARIABLE: target.key}
+
+
+def _codex_files(target: Target) -> dict[str, str]:
+    catalog = f"{target.folder}/models.json"
+    settings = f"""\
+model = {_text(target.model)}
+model_provider = "legato"
+model_catalog_json = {_text(catalog)}
+check_for_update_on_startup = false
+
+[analytics]
+enabled = false
+
+[model_providers.legato]
+name = "Legato"
+base_url = {_text(target.base_url)}
+wire_api = "responses"
+env_key = "{KEY_VARIABLE}"
+"""
+    models = [_codex_model(number, each) for number, each in enumerate(target.models)]
+    return {"config.toml": settings, "models.json": _json({"models": models})}
+
+
+def _codex_model(number: int, model: ServedModel) -> dict[str, Any]:
+    """An entry of Codex's catalog of models (Codex 0.171)."""
+    efforts = _CODEX_EFFORTS if model.reasons else {}
+    levels = [{"effort": name, "description": text} for name, text in efforts.items()]
+    entry: dict[str, Any] = {
+        "slug": model.name,
+        "display_name": model.name,
+        "supported_reasoning_levels": levels,
+        "shell_type": "unified_exec",
+        "visibility": "list",
+        "supported_in_api": True,
+        "priority": number,
+        "base_instructions": _CODEX_INSTRUCTIONS,
+        "supports_reasoning_summaries": model.reasons,
+        "support_verbosity": False,
+        "default_verbosity": None,
+        "apply_patch_tool_type": None,  # as for each model that Codex does not know
+        "truncation_policy": {"mode": "tokens", "limit": 10_000},
+        "supports_parallel_tool_calls": True,
+        "experimental_supported_tools": [],
+    }
+    if model.reasons:
+        entry["default_reasoning_level"] = "medium"
+    if model.context_length is not None:
+        entry["context_window"] = model.context_length
+    return entry
+
+
+# Claude Code
+
+
+def _claude_environment(target: Target) -> dict[str, str]:
+    models = ("MODEL", "SMALL_FAST_MODEL")
+    defaults = [f"DEFAULT_{family}_MODEL" for family in ("HAIKU", "SONNET", "OPUS")]
+    return {
+        "ANTHROPIC_BASE_URL": target.root_url,
+        "ANTHROPIC_AUTH_TOKEN": target.key,
+        **{f"ANTHROPIC_{name}": target.model for name in (*models, *defaults)},
+        "CLAUDE_CONFIG_DIR": target.folder,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_ERROR_REPORTING": "1",
+        "DISABLE_TELEMETRY": "1",
+    }
+
+
+def _claude_files(_: Target) -> dict[str, str]:
+    # Without it Claude Code begins with its questions for new users, a login among them.
+    return {".claude.json": _json({"hasCompletedOnboarding": True})}
+
+
+# OpenCode: its own configuration files stay in force. A project's file is stronger than ours, so
+# the choice of the model stands in the environment, which is stronger still.
+
+
+def _opencode_environment(target: Target) -> dict[str, str]:
+    model = f"legato/{target.model}"
+    choice = {"model": model, "small_model": model}
+    return {
+        KEY_VARIABLE: target.key,
+        "OPENCODE_CONFIG": f"{target.folder}/opencode.json",
+        "OPENCODE_CONFIG_CONTENT": json.dumps(choice, ensure_ascii=False),
+    }
+
+
+def _opencode_files(target: Target) -> dict[str, str]:
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "Legato",
+        "options": {"baseURL": target.base_url, "apiKey": f"{{env:{KEY_VARIABLE}}}"},
+        "models": {each.name: _opencode_model(each) for each in target.models},
+    }
+    settings = {
+        "$schema": "https://opencode.ai/config.json",
+        "autoupdate": False,
+        "share": "disabled",
+        "provider": {"legato": provider},
+    }
+    return {"opencode.json": _json(settings)}
+
+
+def _opencode_model(model: ServedModel) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": model.name, "tool_call": True, "reasoning": model.reasons}
+    if (context := model.context_length) is not None:
+        # Both limits are required. A quarter for the answer leaves the rest to the prompt.
+        entry["limit"] = {"context": context, "output": max(1, min(32_000, context // 4))}
+    return entry
+
+
+# Qwen Code
+
+
+def _qwen_environment(target: Target) -> dict[str, str]:
+    return {
+        "OPENAI_BASE_URL": target.base_url,
+        "OPENAI_API_KEY": target.key,
+        "OPENAI_MODEL": target.model,
+        "QWEN_HOME": target.folder,
+    }
+
+
+def _qwen_files(target: Target) -> dict[str, str]:
+    settings = {
+        "security": {"auth": {"selectedType": "openai"}},
+        "model": {"name": target.model},
+        "general": {"enableAutoUpdate": False},
+        "privacy": {"usageStatisticsEnabled": False},
+    }
+    return {"settings.json": _json(settings)}
+
+
+# aider takes each of its options from the environment, as `AIDER_…`. Its own files stay in force.
+
+
+def _aider_environment(target: Target) -> dict[str, str]:
+    model = f"openai/{target.model}"
+    return {
+        "OPENAI_API_BASE": target.base_url,
+        "OPENAI_API_KEY": target.key,
+        "AIDER_MODEL": model,
+        "AIDER_WEAK_MODEL": model,
+        "AIDER_ANALYTICS": "false",
+        "AIDER_CHECK_UPDATE": "false",
+        "AIDER_SHOW_MODEL_WARNINGS": "false",
+    }
+
+
+def _no_files(_: Target) -> dict[str, str]:
+    return {}
+
+
+def _text(value: str) -> str:
+    """A string in TOML. JSON's escapes are valid in it."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+AGENTS: Final = {
+    "codex": Agent(
+        "Codex",
+        "codex",
+        "npm i -g @openai/codex",
+        _codex_environment,
+        _codex_files,
+        ("CODEX_SQLITE_HOME",),
+        "CODEX_CA_CERTIFICATE",
+    ),
+    "claude": Agent(
+        "Claude Code",
+        "claude",
+        "npm i -g @anthropic-ai/claude-code",
+        _claude_environment,
+        _claude_files,
+        (
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_CUSTOM_HEADERS",
+            "CLAUDE_CODE_OAUTH_TOKEN",
+            "CLAUDE_CODE_USE_BEDROCK",
+            "CLAUDE_CODE_USE_FOUNDRY",
+            "CLAUDE_CODE_USE_VERTEX",
+        ),
+        "NODE_EXTRA_CA_CERTS",
+    ),
+    "opencode": Agent(
+        "OpenCode",
+        "opencode",
+        "npm i -g opencode-ai",
+        _opencode_environment,
+        _opencode_files,
+        (),
+        "NODE_EXTRA_CA_CERTS",
+    ),
+    "qwen": Agent(
+        "Qwen Code",
+        "qwen",
+        "npm i -g @qwen-code/qwen-code",
+        _qwen_environment,
+        _qwen_files,
+        ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "QWEN_MODEL", "QWEN_DEFAULT_AUTH_TYPE"),
+        "NODE_EXTRA_CA_CERTS",
+    ),
+    "aider": Agent(
+        "aider",
+        "aider",
+        "pipx install aider-chat",
+        _aider_environment,
+        _no_files,
+        ("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
+        "SSL_CERT_FILE",
+    ),
+}

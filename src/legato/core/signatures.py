@@ -1,0 +1,224 @@
+"""Whose reasoning a request carries: signed and encrypted reasoning goes back to its maker alone.
+
+Vendors sign what their models thought (Anthropic's `signature`, Gemini's `thought_signature`), or
+encrypt it (OpenAI's `encrypted_content`). A client sends it back with its next turn, and another
+vendor's server refuses it. So it is noted who made which signature, and what is another's is left
+out of a request, so that a fallback or a change of model does not break the turn.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, Final, cast
+
+import msgspec
+
+from legato.core.chunk import Chunk, as_object
+from legato.core.errors import ApiError
+
+#: Signatures that are remembered at most; each takes about 200 bytes.
+REMEMBERED: Final = 50_000
+
+#: The first word of a model's name that begins with a digit, and all behind it: a version.
+_VERSION: Final = re.compile(r"[-_.:@ ]?v?\d.*$")
+
+#: Client formats, and the types of reasoning that belong to each.
+_SHAPES: Final = {"thinking": "messages", "redacted_thinking": "messages"}
+_RESPONSES: Final = "openai-responses-v1"
+_GOOGLE: Final = "google"
+
+#: What a chunk or a request has in it where there may be a signature.
+_MARKS: Final = (b'"reasoning_details"', b'"thought_signature"')
+
+Json = dict[str, Any]
+
+
+def maker(provider: str, model: str) -> str:
+    """Who signs: a provider and a family of its models: `anthropic/claude-sonnet`."""
+    name = model.rpartition("/")[2].lower()
+    return f"{provider}/{_VERSION.sub('', name) or name}"
+
+
+def shape_of(detail: Json) -> str | None:
+    """The client format that an entry of `reasoning_details` belongs to; None: a chat server's."""
+    if detail.get("format") == _RESPONSES:
+        return "responses"
+    return _SHAPES.get(str(detail.get("type")))
+
+
+#: How a vendor's server refuses reasoning that it did not sign, or whose tokens it cannot read.
+_BLAME: Final = re.compile(r"signature|encrypted[ _]content", re.IGNORECASE)
+
+
+def blames_signature(error: ApiError) -> bool:
+    """Whether an upstream refused a request for the reasoning in it."""
+    return error.status == 400 and bool(_BLAME.search(f"{error.code} {error.message}"))
+
+
+class Makers:
+    """Who made the signatures that went by, the newest of them. It is not needed to be right: one
+    that is not known here is judged by its shape, and a refusal by its words."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+
+    def note(self, signature: str, maker: str) -> None:
+        known, key = self._known, _key(signature)
+        known[key] = maker
+        known.move_to_end(key)
+        if len(known) > REMEMBERED:
+            known.popitem(last=False)
+
+    def maker(self, signature: str) -> str | None:
+        return self._known.get(_key(signature))
+
+
+def _key(signature: str) -> bytes:
+    return blake2b(signature.encode("utf-8", "replace"), digest_size=16).digest()
+
+
+class SignatureNotes:
+    """A chunk transform that changes nothing: it notes the signatures of one answer."""
+
+    __slots__ = ("_maker", "_makers")
+
+    def __init__(self, makers: Makers, maker: str) -> None:
+        self._makers = makers
+        self._maker = maker
+
+    def passes(self, index: int) -> bool:
+        return True
+
+    def transform(self, chunk: Chunk) -> Chunk:
+        if chunk.raw is not None and not any(mark in chunk.raw for mark in _MARKS):
+            return chunk
+        if chunk.raw is not None or chunk.fields is not None:
+            for member in chunk.members():
+                self._note(as_object(member.get("delta")) or {})
+        return chunk
+
+    def _note(self, delta: Json) -> None:
+        owners = [delta, *_objects(delta.get("tool_calls"))]
+        signatures = [signature_of(each) for each in _objects(delta.get("reasoning_details"))]
+        signatures += [_google(each) for each in owners]
+        for signature in signatures:
+            if signature:
+                self._makers.note(signature, self._maker)
+
+
+def signature_of(detail: Json) -> str | None:
+    """Of an entry of `reasoning_details`, or of a block of thinking."""
+    value = detail.get("signature") or detail.get("data") or detail.get("encrypted_content")
+    return value if isinstance(value, str) and value else None
+
+
+def _google(owner: Json) -> str | None:
+    google = as_object((as_object(owner.get("extra_content")) or {}).get("google")) or {}
+    value = google.get("thought_signature")
+    return value if isinstance(value, str) else None
+
+
+def _objects(value: Any) -> list[Json]:
+    found = cast("list[Any]", value) if isinstance(value, list) else []
+    return [each for each in found if isinstance(each, dict)]
+
+
+class Owner:
+    """Tells what of a request's reasoning a deployment may be sent.
+
+    `client_format`: the format that its dialect is (`core.dialect.Dialect`). `keeps_none`: it has
+    refused what it was sent.
+    """
+
+    __slots__ = ("_format", "_keeps_none", "_maker", "_makers")
+
+    def __init__(
+        self, makers: Makers, maker: str, client_format: str, *, keeps_none: bool = False
+    ) -> None:
+        self._makers = makers
+        self._maker = maker
+        self._format = client_format
+        self._keeps_none = keeps_none
+
+    def keeps(self, signature: str | None, shape: str | None) -> bool:
+        """Whether reasoning with this signature goes to the deployment. One whose maker is not
+        known does where its shape (`shape_of`) is that of the deployment's own format."""
+        if self._keeps_none:
+            return False
+        known = self._makers.maker(signature) if signature else None
+        if known is not None:
+            return known == self._maker
+        if shape == _GOOGLE:
+            return self._format in ("", "chat")  # its own API, and its copy of OpenAI's
+        return (shape or "chat") == self._format
+
+    def of_chat(self, body: bytes) -> tuple[bytes, int]:
+        """A request of Chat Completions without what is another's, and how much was left out."""
+        if not any(mark in body for mark in _MARKS):
+            return body, 0
+        return _edited(body, "messages", self._strip_message)
+
+    def of_source(self, client_format: str, body: bytes) -> tuple[bytes, int]:
+        """The same for a request as it came in another format. The same bytes where nothing is
+        left out."""
+        if client_format == "messages" and b"thinking" in body:
+            return _edited(body, "messages", self._strip_blocks)
+        if client_format == "responses" and b"encrypted_content" in body:
+            return _edited(body, "input", self._strip_item)
+        return body, 0
+
+    def _strip_message(self, message: Json) -> tuple[Json | None, int]:
+        details = _objects(message.get("reasoning_details"))
+        kept = [each for each in details if self.keeps(signature_of(each), shape_of(each))]
+        count = len(details) - len(kept)
+        if count:
+            rest = {"reasoning_details": kept} if kept else {}
+            message = {k: v for k, v in message.items() if k != "reasoning_details"} | rest
+        calls: list[Any] = []
+        for owner in (message, *_objects(message.get("tool_calls"))):
+            signature = _google(owner)
+            if signature and not self.keeps(signature, _GOOGLE):
+                owner["extra_content"]["google"].pop("thought_signature")
+                calls.append(owner)
+        return message, count + len(calls)
+
+    def _strip_blocks(self, message: Json) -> tuple[Json | None, int]:
+        content = message.get("content")
+        if message.get("role") != "assistant" or not isinstance(content, list):
+            return message, 0
+        blocks = cast("list[Any]", content)
+        kept = [each for each in blocks if not self._is_foreign(each)]
+        count = len(blocks) - len(kept)
+        if not count:
+            return message, 0
+        return (message | {"content": kept} if kept else None), count
+
+    def _is_foreign(self, block: Any) -> bool:
+        fields = as_object(block) or {}
+        shape = _SHAPES.get(str(fields.get("type")))
+        return shape is not None and not self.keeps(signature_of(fields), shape)
+
+    def _strip_item(self, item: Json) -> tuple[Json | None, int]:
+        if item.get("type") != "reasoning" or not item.get("encrypted_content"):
+            return item, 0
+        return (item, 0) if self.keeps(signature_of(item), "responses") else (None, 1)
+
+
+def _edited(
+    body: bytes, name: str, strip: Callable[[Json], tuple[Json | None, int]]
+) -> tuple[bytes, int]:
+    fields = msgspec.json.decode(body)
+    entries: Any = fields.get(name)
+    if not isinstance(entries, list):
+        return body, 0
+    kept: list[Any] = []
+    count = 0
+    for entry in cast("list[Any]", entries):
+        left, stripped = strip(found) if (found := as_object(entry)) is not None else (entry, 0)
+        count += stripped
+        if left is not None:
+            kept.append(left)
+    return (msgspec.json.encode(fields | {name: kept}), count) if count else (body, 0)

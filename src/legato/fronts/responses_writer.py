@@ -1,0 +1,229 @@
+"""Writes a stream as server-sent events of OpenAI's Responses API."""
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from legato.core import padding
+from legato.core.chunk import Chunk, Usage
+from legato.core.coalesce import Coalescer
+from legato.core.errors import ApiError
+from legato.core.front import AnswerHead, Sink, WriterOptions
+from legato.core.json_text import encoded, one_line
+from legato.core.span_edit import with_members
+from legato.core.subscriber import WriteText
+from legato.fronts.responses_body import ResponseBody
+from legato.fronts.responses_errors import failure
+from legato.fronts.responses_events import OutputItems
+from legato.fronts.responses_relay import CREATED, RelayedEvent, RelayedEvents
+from legato.fronts.responses_request import Echo
+
+#: What each event begins with.
+_HEAD: Final = b'event: %b\ndata: {"type":"%b","sequence_number":'
+
+_IN_PROGRESS: Final = "response.in_progress"
+
+#: What the events that the fast path takes over begin with.
+_TEXT: Final = b"response.output_text.delta"
+_TEXT_HEAD: Final = b"event: %b\ndata: " % _TEXT
+
+_decode_text: Final = msgspec.json.Decoder(str).decode
+
+
+class ResponsesWriter:
+    """A subscriber that writes events. All frames of one turn of the event loop leave in one
+    `write`.
+
+    `response`: the whole response object as JSON, once it is complete.
+    """
+
+    __slots__ = (
+        "_body",
+        "_coalescer",
+        "_has_begun",
+        "_items",
+        "_limit",
+        "_number",
+        "_pads",
+        "_parts",
+        "_relayed",
+        "_sink",
+        "_waiting",
+        "frames",
+        "response",
+        "size",
+    )
+
+    def __init__(self, head: AnswerHead, options: WriterOptions, sink: Sink, echo: Echo) -> None:
+        self._body = ResponseBody(head, echo)
+        self._items = OutputItems(echo.names, self._emit)
+        self._relayed = RelayedEvents(self._items, self._emit)
+        self._limit = options.limit
+        self._pads = options.pads
+        self._sink = sink
+        self._parts: list[bytes] = []
+        self._coalescer: Coalescer | None = None  # there while the client takes no more
+        self._waiting = 0  # bytes of relayed events that wait for a slow client
+        self._has_begun = False
+        self._number = 0  # of the next event
+        self.frames = 0
+        self.size = 0
+        self.response = b""
+
+    # Events
+
+    def _emit(self, kind: str, members: bytes) -> None:
+        name = kind.encode()
+        parts = [_HEAD % (name, name), b"%d," % self._take_number(), members, b"}\n\n"]
+        if self._pads and kind.endswith(".delta"):
+            parts.insert(3, padding.member(sum(map(len, parts))))
+        self._parts += parts
+
+    def _take_number(self) -> int:
+        self.frames += 1
+        self._number += 1
+        return self._number - 1
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._emit_response(CREATED, self._body.render("in_progress"))
+            self._emit_response(_IN_PROGRESS, self._body.render("in_progress"))
+
+    def _emit_response(self, kind: str, response: bytes) -> None:
+        self._emit(kind, b'"response":%b' % response)
+
+    # From the stream
+
+    def push(self, chunk: Chunk) -> None:
+        coalescer = self._coalescer
+        if coalescer is not None:
+            coalescer.add(chunk)
+            if coalescer.size > self._limit:
+                self._sink.on_full()
+            return
+        self._begin()
+        self._relayed.terminal = None  # another upstream goes on with the answer
+        self._items.push(chunk)
+
+    def relay(self, name: bytes, data: bytes) -> None:
+        event = self._relayed.read(name, data)
+        if event is None or (event.kind == CREATED and self._has_begun):
+            return
+        if event.kind == CREATED:
+            self._has_begun = True
+        self._begin()
+        frame = self._frame(event)
+        self._parts.append(frame)
+        if self._coalescer is not None:
+            self._waiting += len(frame)
+            if self._waiting > self._limit:
+                self._sink.on_full()
+
+    def _frame(self, event: RelayedEvent, usage: Usage | None = None) -> bytes:
+        """An event of the upstream with our id, the model's public name and our number."""
+        number = self._take_number()
+        data = event.data
+        if event.response:
+            response = self._body.amended(event.response, usage)
+            if usage is not None:
+                self.response = response
+            data = with_members(data, {"response": Raw(response)})
+        if event.number != number:
+            data = with_members(data, {"sequence_number": number})
+        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), one_line(data))
+
+    def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
+        found = self._items.open_part(chunk.is_reasoning)
+        if found is None or chunk.text_choice != 0 or self._coalescer is not None:
+            return None
+        item, part = found
+        parts, pads, text = self._parts, self._pads, part.text
+        kind, before, after = item.delta_head(part)
+        name = kind.encode()
+        head, before = _HEAD % (name, name), b"," + before
+
+        def write(quoted: bytes) -> None:
+            if b"\\" in quoted:  # the upstream may escape more than we do
+                quoted = encoded(_decode_text(quoted))
+            text.extend(quoted[1:-1])
+            number = b"%d" % self._take_number()
+            if pads:
+                size = len(head) + len(number) + len(before) + len(quoted) + len(after) + 3
+                parts.extend((head, number, before, quoted, after, padding.member(size), b"}\n\n"))
+            else:
+                parts.extend((head, number, before, quoted, after, b"}\n\n"))
+
+        return write
+
+    def event_writer(self, head: bytes) -> WriteText | None:
+        if not head.startswith(_TEXT_HEAD) or self._coalescer is not None:
+            return None
+        begin = len(_TEXT_HEAD)
+
+        def write(event: bytes) -> None:
+            self.relay(_TEXT, event[begin:-2])
+
+        return write
+
+    @property
+    def is_paused(self) -> bool:
+        return self._coalescer is not None
+
+    def pause(self) -> None:
+        if self._coalescer is None:
+            self._coalescer = Coalescer()
+
+    def resume(self) -> None:
+        coalescer, self._coalescer = self._coalescer, None
+        self._waiting = 0
+        if coalescer is not None:
+            for chunk in coalescer.take():
+                self.push(chunk)
+            self.flush()
+
+    def flush(self) -> None:
+        if self._parts and self._coalescer is None:
+            data = self._taken()
+            self._sink.write(data)
+
+    def _taken(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self.size += len(data)
+        return data
+
+    def heartbeat(self, progress: float | None) -> None:
+        """A whole event: the timers of some clients do not see comments."""
+        if self._coalescer is not None:
+            return  # a line that is full needs none
+        if self._has_begun:
+            output = self._items.output()
+            self._emit_response(_IN_PROGRESS, self._body.render("in_progress", output))
+        self._begin()
+        self.flush()
+
+    def complete(self, usage: Usage, extras: bytes) -> None:
+        self.resume()
+        self._begin()
+        terminal = self._relayed.terminal
+        if terminal is not None:
+            self._parts.append(self._frame(terminal, usage))
+        else:
+            self._items.end()
+            status, incomplete = self._items.status
+            self.response = self._body.render(
+                status, self._items.output(), incomplete=incomplete, usage=usage
+            )
+            self._emit_response(f"response.{status}", self.response)
+        self._sink.finish(self._taken())
+
+    def fail(self, error: ApiError) -> None:
+        """Ends a stream that broke: what is open stays open."""
+        self.resume()
+        self._begin()
+        output = self._items.output()
+        response = self._body.render("failed", output, error=failure(error))
+        self._emit_response("response.failed", response)
+        self._sink.finish(self._taken())

@@ -1,0 +1,126 @@
+"""Keeps the answers of the Responses API, so that a later request can go on with one of them.
+
+Nothing is kept unless the operator has turned it on: it is the text of prompts and answers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from legato.core.errors import ApiError, invalid
+from legato.core.front import Front, FrontRequest
+from legato.fronts.responses_history import Turn, continued, echoed, read
+from legato.store.responses import StoredResponse
+
+#: After how many kept responses those that have expired are deleted.
+PURGE_EVERY: Final = 256
+
+#: Seconds for which a request waits for the response that it goes on with to be written.
+WAIT_SECONDS: Final = 10.0
+
+
+class Store(Protocol):
+    async def find(self, identity: str, key: str, now: float) -> StoredResponse | None: ...
+    async def put(self, response: StoredResponse) -> None: ...
+    async def delete(self, identity: str, key: str) -> bool: ...
+    async def purge(self, now: float) -> None: ...
+
+
+class KeptResponses:
+    """The kept responses of one server. `clock` gives Unix seconds."""
+
+    def __init__(self, store: Store, keep_seconds: float, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._keep_seconds = keep_seconds
+        self._clock = clock
+        self._under_way: dict[str, asyncio.Future[None]] = {}  # calls whose answer will be kept
+        self._puts = 0
+
+    async def find(self, identity: str, key: str) -> StoredResponse:
+        """Raises `ApiError` 404 where it is not there, or is another key's."""
+        response = await self._find(identity, key)
+        if response is None:
+            raise ApiError(404, "response_not_found", f"There is no response `{identity[:100]}`.")
+        return response
+
+    async def _find(self, identity: str, key: str) -> StoredResponse | None:
+        writing = self._under_way.get(identity)
+        if writing is not None:
+            await asyncio.wait([writing], timeout=WAIT_SECONDS)
+        return await self._store.find(identity, key, self._clock())
+
+    async def delete(self, identity: str, key: str) -> None:
+        """Raises `ApiError` 404."""
+        await self.find(identity, key)
+        await self._store.delete(identity, key)
+
+    async def begin(self, identity: str, key: str, body: bytes, front: Front) -> "KeptCall":
+        """Reads a request whose answer has the id `identity`. Raises `ApiError` 400 for an earlier
+        response that is not there, and for what the front refuses."""
+        turn = read(body)
+        if turn is None:
+            return KeptCall(self, identity, key, Turn(None, False, []), front.parse(body))
+        history: list[Any] = []
+        if turn.previous is not None:
+            earlier = await self._find(turn.previous, key)
+            if earlier is None:
+                raise invalid(
+                    f"There is no response `{turn.previous[:100]}`: it was not kept, has expired,"
+                    " or belongs to another key.",
+                    param="previous_response_id",
+                    code="previous_response_not_found",
+                )
+            history = msgspec.json.decode(earlier.items)
+            body = continued(body, history + turn.items)
+        request = echoed(front.parse(body), turn)
+        turn = Turn(turn.previous, turn.is_kept, history + turn.items)
+        call = KeptCall(self, identity, key, turn, request)
+        if turn.is_kept:
+            self._under_way[identity] = asyncio.get_running_loop().create_future()
+        return call
+
+    async def put(self, call: "KeptCall", response: bytes) -> None:
+        items, output = call.turn.items, msgspec.json.decode(response)["output"]
+        row = StoredResponse(
+            call.identity,
+            call.key,
+            self._clock() + self._keep_seconds,
+            len(items),
+            msgspec.json.encode(items + output),
+            response,
+        )
+        await self._store.put(row)
+        self._puts += 1
+        if self._puts % PURGE_EVERY == 1:
+            await self._store.purge(self._clock())
+
+    def over(self, identity: str) -> None:
+        """A call is settled: who waits for its answer need not wait longer."""
+        writing = self._under_way.pop(identity, None)
+        if writing is not None:
+            writing.set_result(None)
+
+
+class KeptCall:
+    """One call whose answer may be kept."""
+
+    __slots__ = ("_kept", "identity", "key", "request", "turn")
+
+    def __init__(
+        self, kept: KeptResponses, identity: str, key: str, turn: Turn, request: FrontRequest
+    ) -> None:
+        self._kept = kept
+        self.identity = identity
+        self.key = key
+        self.turn = turn
+        self.request = request
+
+    async def keep(self, response: bytes) -> None:
+        """The answer is complete. `response`: the object as the client has it."""
+        if self.turn.is_kept and response:
+            await self._kept.put(self, response)
+
+    def settle(self) -> None:
+        self._kept.over(self.identity)

@@ -1,0 +1,182 @@
+"""Signed reasoning goes back to its maker alone."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.errors import ApiError, bad_gateway, invalid
+from legato.core.json_text import encoded
+from legato.core.signatures import (
+    REMEMBERED,
+    Makers,
+    Owner,
+    SignatureNotes,
+    blames_signature,
+    maker,
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("claude-sonnet-4-5-20250929", "claude-sonnet"),
+        ("claude-3-5-sonnet-20241022", "claude"),
+        ("anthropic/claude-opus-4.1", "claude-opus"),
+        ("gpt-5-mini", "gpt"),
+        ("gpt-4o", "gpt"),
+        ("o3", "o"),
+        ("gemini-2.5-pro", "gemini"),
+        ("grok-4", "grok"),
+        ("deepseek-reasoner", "deepseek-reasoner"),
+        ("7b", "7b"),
+    ],
+)
+def test_versions_of_a_model_are_one_family(model: str, family: str) -> None:
+    assert maker("vendor", model) == f"vendor/{family}"
+
+
+HERE, THERE = "anthropic/claude-sonnet", "other/claude"
+THINKING = {"type": "thinking", "thinking": "hm", "signature": "S1"}
+REDACTED = {"type": "redacted_thinking", "data": "S2"}
+ENCRYPTED = {
+    "type": "reasoning.encrypted",
+    "id": "rs_1",
+    "data": "S3",
+    "format": "openai-responses-v1",
+}
+ROUTED = {"type": "reasoning.text", "text": "hm", "signature": "S4", "format": "x"}
+GOOGLE = {"extra_content": {"google": {"thought_signature": "S5"}}}
+
+
+def owner(form: str = "messages", known: dict[str, str] | None = None, **options: Any) -> Owner:
+    makers = Makers()
+    for signature, who in (known or {}).items():
+        makers.note(signature, who)
+    return Owner(makers, HERE, form, **options)
+
+
+@pytest.mark.parametrize(
+    ("detail", "formats"),
+    [
+        (THINKING, {"messages"}),
+        (REDACTED, {"messages"}),
+        (ENCRYPTED, {"responses"}),
+        (ROUTED, {"chat"}),
+    ],
+)
+@pytest.mark.parametrize("form", ["messages", "responses", "chat", ""])
+@pytest.mark.parametrize("known", [None, HERE, THERE])
+def test_an_entry_goes_to_who_made_it(
+    detail: dict[str, Any], formats: set[str], form: str, known: str | None
+) -> None:
+    """Where nobody knows who that was, its shape decides."""
+    signature = str(detail.get("signature") or detail.get("data"))
+    message = {"role": "assistant", "content": "x", "reasoning_details": [detail]}
+    body = msgspec.json.encode({"model": "m", "messages": [message]})
+    left, count = owner(form, {signature: known} if known else None).of_chat(body)
+    keeps = known == HERE or (known is None and form in formats)
+    assert (count, left == body) == (0, True) if keeps else (1, False)
+    if not keeps:
+        (stripped,) = msgspec.json.decode(left)["messages"]
+        assert stripped == {"role": "assistant", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("form", "known", "keeps"),
+    [
+        ("", None, True),
+        ("chat", None, True),
+        ("messages", None, False),
+        ("", THERE, False),
+        ("", HERE, True),
+    ],
+)
+def test_a_signature_of_a_tool_call(form: str, known: str | None, keeps: bool) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}} | GOOGLE
+    messages = [{"role": "assistant", "tool_calls": [call]}]
+    body = msgspec.json.encode({"messages": messages})
+    left, count = owner(form, {"S5": known} if known else None).of_chat(body)
+    assert count == (0 if keeps else 1)
+    assert (b"S5" in left) is keeps
+    assert b'"name":"f"' in left
+
+
+def test_what_is_left_out_of_messages_as_they_came() -> None:
+    content = [THINKING, REDACTED, {"type": "text", "text": "x"}]
+    messages = [
+        {"role": "user", "content": [THINKING]},
+        {"role": "assistant", "content": content},
+        {"role": "assistant", "content": [THINKING]},
+        {"role": "assistant", "content": "thinking"},
+    ]
+    body = encoded({"messages": messages, "x": 1})
+    assert owner().of_source("messages", body) == (body, 0)
+    left, count = owner(known={"S1": THERE}).of_source("messages", body)
+    assert count == 2
+    assert msgspec.json.decode(left) == {
+        "messages": [
+            messages[0],
+            {"role": "assistant", "content": content[1:]},
+            messages[3],
+        ],
+        "x": 1,
+    }
+
+
+def test_what_is_left_out_of_responses_as_they_came() -> None:
+    items = [
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "S3"},
+        {"type": "reasoning", "id": "rs_2", "summary": []},
+        {"role": "user", "content": "encrypted_content"},
+    ]
+    body = encoded({"input": items})
+    assert owner("responses").of_source("responses", body) == (body, 0)
+    left, count = owner("responses", {"S3": THERE}).of_source("responses", body)
+    assert (count, msgspec.json.decode(left)) == (1, {"input": items[1:]})
+    assert (
+        owner("responses").of_source("responses", encoded({"input": "encrypted_content"}))[1] == 0
+    )
+
+
+def test_who_has_refused_it_gets_none_of_it() -> None:
+    turn: dict[str, Any] = {"role": "assistant", "content": [THINKING]}
+    bare = owner(known={"S1": HERE}, keeps_none=True)
+    assert bare.of_source("messages", encoded({"messages": [turn]}))[1] == 1
+    turn = {"role": "assistant", "content": "x", "reasoning_details": [THINKING]}
+    assert bare.of_chat(encoded({"messages": [turn]}))[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "blames"),
+    [
+        (invalid("messages.1.content.0: Invalid `signature` in `thinking` block"), True),
+        (invalid("The encrypted content gAAA could not be verified."), True),
+        (ApiError(400, "invalid_encrypted_content", "No."), True),
+        (invalid("max_tokens: too large"), False),
+        (bad_gateway("The upstream sent a signature."), False),
+    ],
+)
+def test_a_refusal_that_is_about_signatures(error: ApiError, blames: bool) -> None:
+    assert blames_signature(error) is blames
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_signatures_of_an_answer_are_noted(raw: bool) -> None:
+    makers = Makers()
+    notes = SignatureNotes(makers, HERE)
+    call = {"index": 0, "function": {"arguments": ""}} | GOOGLE
+    delta = {"reasoning_details": [THINKING, REDACTED], "tool_calls": [call]}
+    members = [{"index": 0, "delta": delta, "finish_reason": None}]
+    chunk = Chunk([], raw=encoded(members)) if raw else Chunk([], fields=members)
+    assert notes.transform(chunk) is chunk
+    assert [makers.maker(each) for each in ("S1", "S2", "S5", "S3")] == [HERE, HERE, HERE, None]
+
+
+def test_the_oldest_signatures_are_forgotten() -> None:
+    makers = Makers()
+    for number in range(REMEMBERED + 10):
+        makers.note(f"{number}", HERE)
+    assert makers.maker("9") is None
+    assert makers.maker("10") == HERE

@@ -1,0 +1,532 @@
+"""Frames of the Responses front: heartbeats, padding, slow clients, the fast path, and events of an
+upstream that speaks the format itself."""
+
+import json
+from typing import Any
+
+import pytest
+
+from legato.core.chunk import Chunk
+from legato.core.errors import bad_gateway
+from legato.core.front import AnswerHead
+from legato.core.stream import Stream
+from legato.dialects import openai
+from legato.fastpath.splice import Splice
+from legato.fronts.responses import RESPONSES
+from legato.upstreams.connection import Connection
+from legato.upstreams.response import Response
+from tests.support import relay as wire
+from tests.support.responses_order import Told, check_event, split
+from tests.support.responses_pipe import HEAD, Pipe, same_ids
+
+Json = dict[str, Any]
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+
+def text(content: str, name: str = "content") -> Chunk:
+    member = {"index": 0, "delta": {name: content}, "finish_reason": None}
+    return Chunk([], fields=[member])
+
+
+def finish(reason: str = "stop") -> Chunk:
+    return Chunk([], fields=[{"index": 0, "delta": {}, "finish_reason": reason}])
+
+
+# Frames
+
+
+def test_a_frame_byte_by_byte() -> None:
+    pipe = Pipe()
+    pipe.writer.push(text("a"))
+    pipe.writer.flush()
+    *_, last = pipe.body.removesuffix(b"\n\n").split(b"\n\n")
+    item = pipe.writer and split(pipe.body)[-1]["item_id"]
+    assert last.decode() == (
+        "event: response.output_text.delta\n"
+        'data: {"type":"response.output_text.delta","sequence_number":4,'
+        f'"item_id":"{item}","output_index":0,"content_index":0,"delta":"a","logprobs":[]}}'
+    )
+
+
+def test_frames_of_one_turn_leave_together() -> None:
+    pipe = Pipe()
+    pipe.writer.push(text("a"))
+    pipe.writer.push(text("b"))
+    assert pipe.sent == []
+    pipe.writer.flush()
+    pipe.writer.flush()
+    assert len(pipe.sent) == 1
+    assert (pipe.writer.frames, pipe.writer.size) == (6, len(pipe.body))
+
+
+def test_a_heartbeat_is_a_whole_event() -> None:
+    pipe = Pipe()
+    pipe.writer.heartbeat(None)
+    assert [each["type"] for each in split(pipe.body)] == [
+        *("response.created", "response.in_progress"),
+    ]
+    pipe.writer.heartbeat(0.4)
+    pipe.writer.push(text("a", "reasoning_content"))
+    pipe.writer.push(text("b"))
+    pipe.writer.heartbeat(None)
+    events = split(pipe.body)
+    for event in events:
+        check_event(event)
+    assert events[2]["type"] == events[-1]["type"] == "response.in_progress"
+    assert [each["type"] for each in events[-1]["response"]["output"]] == ["reasoning"]
+    pipe.writer.complete(USAGE, b"")
+    assert Told(pipe.body).text == "b"
+
+
+def test_clients_get_no_other_heartbeat() -> None:
+    assert RESPONSES.heartbeat("comment", b"curl") == "chunk"
+    assert RESPONSES.heartbeat(None, None) == "chunk"
+
+
+def test_padding_evens_out_the_sizes_of_deltas() -> None:
+    pipe = Pipe(pads=True)
+    for size in range(1, 60):
+        pipe.writer.push(text("x" * size))
+    pipe.writer.push(finish())
+    pipe.writer.complete(USAGE, b"")
+    assert Told(pipe.body).text == "x" * (59 * 60 // 2)
+    frames = [each for each in pipe.body.split(b"\n\n") if b"text.delta" in each]
+    assert {(len(each) + 2) % 128 for each in frames} == {0}
+    assert all("obfuscation" in json.loads(each.split(b"\ndata: ")[1]) for each in frames)
+
+
+def test_the_answers_id_is_of_its_request() -> None:
+    assert RESPONSES.identity("req_41f") == "resp_41f"
+
+
+# Slow clients
+
+
+def test_what_comes_for_a_slow_client_is_merged() -> None:
+    pipe = Pipe(limit=100)
+    pipe.writer.push(text("a"))
+    pipe.writer.flush()
+    pipe.writer.pause()
+    sent = len(pipe.sent)
+    for _ in range(20):
+        piece = text("b")
+        piece.raw = b"x" * 10
+        pipe.writer.push(piece)
+        pipe.writer.flush()
+        pipe.writer.heartbeat(None)
+    assert len(pipe.sent) == sent
+    assert pipe.full > 0
+    pipe.writer.resume()
+    pipe.writer.push(finish())
+    pipe.writer.complete(USAGE, b"")
+    assert [text for _, text in Told(pipe.body).deltas] == ["a", "b" * 20]
+
+
+# The fast path
+
+
+def streamed(events: list[bytes], *, fast_path: bool, pads: bool = False) -> tuple[str, str]:
+    """(the body, what failed) of an answer in these events of a chat upstream."""
+    pipe = Pipe(pads=pads)
+    stream = Stream(lambda: 0.0, 0.0)
+    connection = Connection(wire.Side())  # type: ignore[arg-type]
+    connection.transport = wire.Side()  # type: ignore[assignment]
+    failures: list[Exception] = []
+    response = Response(connection, stream, failures.append, openai, (), fast_path=fast_path)
+    connection.send(b"", response)
+    connection.data_received(wire.HEAD)
+    stream.subscribe(pipe.writer)
+    for each in wire.chunks(events):
+        connection.data_received(each)
+    Told(pipe.body)
+    return same_ids(pipe.body), str(failures)
+
+
+def escaped(events: list[bytes]) -> list[bytes]:
+    return [
+        b"data: " + json.dumps(json.loads(each[6:])).encode() + b"\n\n" if b"{" in each else each
+        for each in events
+    ]
+
+
+MANY = [f"word{each} " for each in range(24)]
+STREAMS: dict[str, list[bytes]] = {
+    "words": wire.words(40),
+    "escapes": wire.text(*('"', "\\", "\n", "a\tb", "ž", "🐎", "x") * 5),
+    "escapes that nobody needs": escaped(wire.text(*("naïve", "東京", "👩‍🚀", "a") * 8)),
+    "line ends of Unicode": wire.text(*MANY, "a\u2028b", *MANY, "\x85", *MANY),
+    "thoughts, then words": [
+        *(wire.event({"reasoning_content": each}) for each in MANY),
+        *wire.text(*MANY),
+    ],
+    "a refusal between": [*wire.text(*MANY), wire.event({"refusal": "No."}), *wire.text(*MANY)],
+    "a call between": [
+        *wire.text(*MANY),
+        wire.event({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f"}}]}),
+        *wire.text(*MANY),
+    ],
+    "another choice's": [
+        *wire.text(*MANY),
+        wire.second({"content": "x"}),
+        *wire.text(*MANY),
+        wire.second({}, "stop"),
+    ],
+}
+
+
+@pytest.mark.parametrize("pads", [False, True])
+@pytest.mark.parametrize("case", STREAMS)
+def test_the_fast_path_gives_the_same_bytes(
+    case: str, pads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [*STREAMS[case], *wire.END]
+    wanted = streamed(events, fast_path=False, pads=pads)
+    taken: list[bytes] = []
+    take = Splice.take
+
+    def watched(self: Splice, event: bytes) -> bool:
+        is_taken = take(self, event)
+        taken.extend([event] if is_taken else [])
+        return is_taken
+
+    monkeypatch.setattr(Splice, "take", watched)
+    assert streamed(events, fast_path=True, pads=pads) == wanted
+    assert len(taken) > 10
+
+
+# An upstream that speaks the format itself
+
+
+class Upstream:
+    """Makes events as OpenAI sends them. `events`: (name, data) each."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[bytes, bytes]] = []
+
+    def say(self, kind: str, **fields: Any) -> "Upstream":
+        event = {"type": f"response.{kind}", "sequence_number": len(self.events)} | fields
+        self.events.append((event["type"].encode(), json.dumps(event).encode()))
+        return self
+
+    def lifecycle(self, kind: str, **fields: Any) -> "Upstream":
+        response = {
+            "id": "resp_theirs",
+            "object": "response",
+            "created_at": 1_700_000_000,
+            "status": kind.replace("created", "in_progress"),
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "model": "theirs-2026",
+            "tools": [],
+            "output": [],
+            "parallel_tool_calls": True,
+            "metadata": {},
+            "tool_choice": "auto",
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
+        return self.say(kind, response=response | fields)
+
+    def begin(self) -> "Upstream":
+        return self.lifecycle("created").lifecycle("in_progress")
+
+    def thought(self, words: str, *, done: bool = True) -> "Upstream":
+        place = {"item_id": "rs_1", "output_index": 0, "summary_index": 0}
+        item: Json = {"id": "rs_1", "type": "reasoning", "summary": []}
+        part = {"type": "summary_text", "text": ""}
+        self.say("output_item.added", output_index=0, item=item)
+        self.say("reasoning_summary_part.added", **place, part=part)
+        self.say("reasoning_summary_text.delta", **place, delta=words)
+        if done:
+            part = part | {"text": words}
+            self.say("reasoning_summary_text.done", **place, text=words)
+            self.say("reasoning_summary_part.done", **place, part=part)
+            item = item | {"summary": [part], "encrypted_content": "gAAAA"}
+            self.say("output_item.done", output_index=0, item=item)
+        return self
+
+    def message(self, *words: str, index: int = 0, until: str = "") -> "Upstream":
+        """`until`: the event that does not come any more."""
+        place = {"item_id": "msg_1", "output_index": index, "content_index": 0}
+        item: Json = {"id": "msg_1", "type": "message", "role": "assistant"}
+        part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        self.say("output_item.added", output_index=index, item=self._item(item, "in_progress"))
+        self.say("content_part.added", **place, part=part)
+        for word in words:
+            self.say("output_text.delta", **place, delta=word, logprobs=[], obfuscation="xyz")
+        whole = "".join(words)
+        part = part | {"text": whole}
+        ending: dict[str, Json] = {
+            "output_text.done": {**place, "text": whole, "logprobs": []},
+            "content_part.done": {**place, "part": part},
+            "output_item.done": {
+                "output_index": index,
+                "item": self._item(item, "completed", part),
+            },
+        }
+        for kind, fields in ending.items():
+            if kind == until:
+                break
+            self.say(kind, **fields)
+        return self
+
+    def _item(self, item: Json, status: str, *parts: Json) -> Json:
+        return item | {"status": status, "content": list(parts)}
+
+    def end(self, kind: str = "completed", **fields: Any) -> "Upstream":
+        found = [json.loads(data) for name, data in self.events if name.endswith(b"item.done")]
+        usage = {
+            "input_tokens": 5,
+            "input_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 0},
+            "output_tokens": 6,
+            "output_tokens_details": {"reasoning_tokens": 2},
+            "total_tokens": 11,
+        }
+        output = [each["item"] for each in found]
+        return self.lifecycle(kind, **{"output": output, "usage": usage} | fields)
+
+
+def whole() -> Upstream:
+    return Upstream().begin().thought("hm").message("One", " two", index=1).end()
+
+
+def relayed(upstream: Upstream, pipe: Pipe | None = None) -> Pipe:
+    pipe = pipe or Pipe()
+    for name, data in upstream.events:
+        for each in (pipe.writer, pipe.aggregator):
+            each.relay(name, data)
+        pipe.writer.flush()
+    return pipe
+
+
+def completed(pipe: Pipe) -> Told:
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    return pipe.checked()
+
+
+def test_events_are_relayed_as_they_came_but_for_id_and_model() -> None:
+    pipe = relayed(whole())
+    completed(pipe)
+    wanted = b"".join(
+        b"event: %b\ndata: %b\n\n"
+        % (name, data.replace(b'"resp_theirs"', b'"resp_1"').replace(b'"theirs-2026"', b'"public"'))
+        for name, data in whole().events
+    )
+    assert pipe.body == wanted
+
+
+def test_the_last_event_waits_until_the_answer_is_complete() -> None:
+    pipe = relayed(whole())
+    assert split(pipe.body)[-1]["type"] == "response.output_item.done"
+    pipe.writer.fail(bad_gateway("It broke."))
+    assert split(pipe.body)[-1]["type"] == "response.failed"
+
+
+def test_an_incomplete_answer_stays_one() -> None:
+    upstream = Upstream().begin().message("One")
+    details = {"reason": "max_output_tokens"}
+    pipe = relayed(upstream.end("incomplete", incomplete_details=details))
+    found = completed(pipe)
+    assert found.response["status"] == "incomplete"
+    assert found.response["incomplete_details"] == details
+
+
+def test_numbers_go_on_behind_heartbeats() -> None:
+    pipe = Pipe()
+    pipe.writer.heartbeat(None)
+    pipe.writer.heartbeat(None)
+    relayed(whole(), pipe)
+    found = completed(pipe)
+    assert found.kinds[:5] == [
+        *("created", "in_progress", "in_progress", "in_progress", "output_item.added"),
+    ]
+
+
+def test_numbers_that_are_missing_are_added() -> None:
+    upstream = whole()
+    for index, (name, data) in enumerate(upstream.events):
+        event = json.loads(data)
+        del event["sequence_number"]
+        upstream.events[index] = (name, json.dumps(event).encode())
+    assert completed(relayed(upstream)).text == "One two"
+
+
+def test_an_upstream_without_a_beginning_gets_one() -> None:
+    upstream = whole()
+    del upstream.events[:2]
+    assert completed(relayed(upstream)).text == "One two"
+
+
+@pytest.mark.parametrize("data", [b"[DONE]", b"null", b"[]", b"{}"])
+def test_what_is_no_event_is_not_relayed(data: bytes) -> None:
+    upstream = whole()
+    upstream.events.insert(3, (b"", data))
+    assert completed(relayed(upstream)).text == "One two"
+
+
+def test_events_that_nobody_knows_are_relayed() -> None:
+    pipe = relayed(Upstream().begin())
+    pipe.writer.relay(b"", b'{"type": "response.new",\n"sequence_number": 2, "x": "\xe2\x80\xa8"}')
+    pipe.writer.relay(b"response.odd", b'{"sequence_number": 3}')
+    pipe.writer.relay(b"", b'{"type": "response.nan", "x": NaN, "output_index": "?"}')
+    pipe.writer.flush()
+    *_, new, odd, nan = pipe.body.removesuffix(b"\n\n").split(b"\n\n")
+    assert new == (
+        b"event: response.new\n"
+        rb'data: {"type":"response.new","sequence_number":2,"x":"\u2028"}'
+    )
+    assert odd == b'event: response.odd\ndata: {"sequence_number": 3}'
+    assert json.loads(nan.split(b"data: ")[1]) == {
+        "type": "response.nan",
+        "x": None,
+        "output_index": "?",
+        "sequence_number": 4,
+    }
+
+
+USAGES: dict[str, Any] = {
+    "none": None,
+    "empty": {},
+    "without details": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+    "with empty details": {
+        "input_tokens": 1,
+        "input_tokens_details": {},
+        "output_tokens": 2,
+        "output_tokens_details": {},
+        "total_tokens": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("case", USAGES)
+def test_usage_that_is_not_whole_is_ours(case: str) -> None:
+    upstream = Upstream().begin().message("One").end(usage=USAGES[case])
+    usage = completed(relayed(upstream)).response["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (10, 4)
+    assert usage["input_tokens_details"]["cached_tokens"] == 0
+
+
+def test_the_end_is_ours_where_the_upstream_has_none() -> None:
+    found = completed(relayed(Upstream().begin().thought("hm").message("One", index=1)))
+    assert [each["id"] for each in found.response["output"]] == ["rs_1", "msg_1"]
+    assert found.response["output"][0]["encrypted_content"] == "gAAAA"
+    assert found.response["usage"]["total_tokens"] == 14
+
+
+# Another upstream goes on
+
+BREAKS: dict[str, tuple[Upstream, list[str], str]] = {
+    "in the text": (
+        Upstream().begin().thought("hm").message("One", index=1, until="output_text.done"),
+        ["rs_1", "msg_1"],
+        "One two",
+    ),
+    "before the text": (
+        Upstream().begin().message(until="output_text.done"),
+        ["msg_1"],
+        " two",
+    ),
+    "behind the text": (
+        Upstream().begin().message("One", until="content_part.done"),
+        ["msg_1"],
+        "One two",
+    ),
+    "behind the part": (
+        Upstream().begin().message("One", until="output_item.done"),
+        ["msg_1"],
+        "One two",
+    ),
+    "behind the item": (Upstream().begin().message("One"), ["msg_1", ""], "One two"),
+    "in the reasoning": (Upstream().begin().thought("hm", done=False), ["rs_1", ""], " two"),
+    "behind the reasoning": (Upstream().begin().thought("hm"), ["rs_1", ""], " two"),
+    "behind the end": (whole(), ["rs_1", "msg_1", ""], "One two two"),
+    "behind the beginning": (Upstream().begin(), [""], " two"),
+}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_another_upstream_goes_on(case: str) -> None:
+    upstream, identities, wanted = BREAKS[case]
+    pipe = relayed(upstream)
+    for chunk in (text(" two"), finish()):
+        for each in (pipe.writer, pipe.aggregator):
+            each.push(chunk)
+    found = completed(pipe)
+    assert found.text == wanted
+    for item, identity in zip(found.response["output"], identities, strict=True):
+        assert item["id"] == identity or not identity
+    assert found.response["usage"]["total_tokens"] == 14
+
+
+def test_another_one_goes_on_with_reasoning() -> None:
+    pipe = relayed(Upstream().begin().thought("hm", done=False))
+    for chunk in (text(", well", "reasoning_content"), text("One"), finish()):
+        for each in (pipe.writer, pipe.aggregator):
+            each.push(chunk)
+    found = completed(pipe)
+    assert (found.reasoning, found.text) == ("hm, well", "One")
+    assert found.response["output"][0]["id"] == "rs_1"
+
+
+def test_a_failure_leaves_open_what_the_upstream_began() -> None:
+    pipe = relayed(
+        Upstream().begin().thought("hm").message("One", index=1, until="output_text.done")
+    )
+    pipe.writer.fail(bad_gateway("It broke."))
+    found = pipe.told
+    assert found.has_open
+    assert [each["id"] for each in found.response["output"]] == ["rs_1"]
+
+
+# Slow clients, and the fast path
+
+
+def test_relayed_events_wait_for_a_slow_client_in_order() -> None:
+    pipe = Pipe(limit=500)
+    pipe.writer.pause()
+    relayed(Upstream().begin().message("One", until="output_text.done"), pipe)
+    pipe.writer.push(text(" two"))
+    assert pipe.sent == []
+    assert pipe.full > 0
+    pipe.writer.resume()
+    pipe.writer.push(finish())
+    pipe.writer.complete(USAGE, b"")
+    assert pipe.told.text == "One two"
+
+
+def test_the_fast_path_relays_the_same() -> None:
+    upstream = whole()
+    wanted = relayed(upstream)
+    pipe = Pipe()
+    head = b"event: response.output_text.delta\ndata: "
+    assert pipe.writer.event_writer(b"event: response.refusal.delta\ndata: ") is None
+    for name, data in upstream.events:
+        write = pipe.writer.event_writer(head + b'{"type"')
+        if name == b"response.output_text.delta":
+            assert write is not None
+            write(head + data + b"\n\n")
+        else:
+            pipe.writer.relay(name, data)
+        pipe.writer.flush()
+    assert pipe.body == wanted.body
+    pipe.writer.pause()
+    assert pipe.writer.event_writer(head) is None
+    pipe.writer.push(text(" three"))
+    pipe.writer.complete(USAGE, b"")
+    assert pipe.told.text == "One two three"
+
+
+def test_a_fold_that_starts_over_keeps_nothing() -> None:
+    pipe = relayed(Upstream().begin().message("One", until="output_text.done"))
+    fold = pipe.aggregator
+    fold.start_over()
+    for chunk in (text("two"), finish()):
+        fold.push(chunk)
+    fold.complete(USAGE, b"")
+    answer = json.loads(fold.answer(AnswerHead("resp_2", 1, "m")))
+    assert [each["content"][0]["text"] for each in answer["output"]] == ["two"]
+    assert (answer["id"], answer["model"]) == ("resp_2", "m")
+    assert HEAD.identity == "resp_1"

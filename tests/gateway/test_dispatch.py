@@ -1,0 +1,168 @@
+"""The upstream's half of a call: its timers, with a clock that the test sets, and its pauses."""
+
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import pytest
+
+from legato.core.state import State
+from legato.core.stream import Stream
+from legato.core.timers import Timers
+from legato.dialects import gemini, openai
+from legato.gateway.attempt import Attempt
+from legato.gateway.dispatch import LINGER, Dispatch
+from legato.gateway.services import Services
+from legato.policy.health import Health
+from legato.policy.keys import Keyring
+from legato.upstreams.upstream import DeploymentOptions
+from tests.fronts.test_chat_writer import CHOICE, raw
+
+STALL: Final = 10.0
+TOTAL: Final = 1000.0
+FINISH: Final = {"index": 0, "delta": {}, "finish_reason": "stop"}
+
+
+class Response:
+    """What an upstream sends: how often it was paused, and whether it was aborted."""
+
+    requests = 1
+    prompt_tokens = 0
+    progress = upstream_id = None
+    is_over = False
+
+    def __init__(self) -> None:
+        self.pauses: list[str] = []
+        self.is_aborted = False
+
+    def pause(self) -> None:
+        self.pauses.append("pause")
+
+    def resume(self) -> None:
+        self.pauses.append("resume")
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+class Watched:
+    """A dispatch with one attempt under way, and its timer."""
+
+    def __init__(self, dialect: Any = openai) -> None:
+        self.now = 0.0
+        options = DeploymentOptions(stall_seconds=STALL, total_seconds=TOTAL)
+        upstream = SimpleNamespace(
+            options=options, dialect=dialect, counter=None, header=b"", soonest=STALL
+        )
+        health = Health()
+        services = Services(
+            keyring=Keyring(),
+            router=cast(Any, SimpleNamespace(health={"one": health})),
+            ledger=cast(Any, None),
+            upstreams=cast(Any, {"one": upstream}),
+            timers=Timers(),
+            clock=lambda: self.now,
+            on_bug=lambda error: pytest.fail(str(error)),
+        )
+        self.timers = services.timers
+        self.stream = Stream(services.clock, 0.0, self)
+        self.dispatch = Dispatch(services, self.stream, self)
+        self.response = Response()
+        self.attempt = Attempt(services, self.stream, "one", self.stream.fail)
+        self.attempt.response = cast(Any, self.response)
+
+    def begin(self) -> None:
+        """The attempt is the one in hand, and has its first token."""
+        self.dispatch._attempt = self.attempt
+        self.push(CHOICE)
+
+    def push(self, *members: Any) -> None:
+        self.stream.push(raw(*members))
+        self.stream.flush()
+
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.25)
+            self.timers.advance(self.now)
+
+    # As the call
+
+    def stream_opened(self) -> None:
+        self.dispatch.stream_opened()
+
+    def stream_finished(self) -> None:
+        self.dispatch.stream_finished()
+
+    def stream_closed(self) -> None: ...
+    def wake(self) -> None: ...
+    def watch_attempt(self, seconds: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("dialect", "seconds"), [(openai, LINGER), (gemini, STALL)], ids=["openai", "gemini"]
+)
+def test_the_end_of_the_body_is_waited_for(dialect: Any, seconds: float) -> None:
+    """From the finish, or from what still came behind it."""
+    watched = Watched(dialect)
+    watched.begin()
+    watched.wait(5 * STALL)
+    watched.push(FINISH)
+    watched.wait(seconds - 0.25)
+    assert watched.stream.state is State.FINISHED
+    watched.push(CHOICE)
+    watched.wait(seconds - 0.25)
+    assert watched.stream.state is State.FINISHED
+    watched.wait(0.5)
+    assert watched.stream.state is State.COMPLETE
+
+
+def test_the_end_of_a_body_that_is_not_read_is_not_late() -> None:
+    watched = Watched()
+    watched.begin()
+    watched.push(FINISH)
+    watched.dispatch.hold()
+    watched.wait(20 * LINGER)
+    assert watched.stream.state is State.FINISHED
+    watched.dispatch.resume()
+    watched.wait(2 * LINGER + 0.25)
+    assert watched.stream.state is State.COMPLETE
+
+
+def test_who_is_silent_for_too_long_is_given_up() -> None:
+    watched = Watched()
+    watched.begin()
+    watched.now = 3.0
+    watched.push(CHOICE)
+    assert watched.dispatch.check(3.0 + STALL - 0.1) == 3.0 + STALL
+    assert not watched.response.is_aborted
+    watched.dispatch.check(3.0 + STALL)
+    assert watched.response.is_aborted
+    assert watched.stream.error is not None
+    assert watched.stream.error.code == "upstream_stalled"
+
+
+def test_who_is_not_read_is_not_silent() -> None:
+    """For as long as its client is slow; its time begins anew with the first byte that is read."""
+    watched = Watched()
+    watched.begin()
+    watched.dispatch.hold()
+    assert watched.dispatch.check(5 * STALL) == TOTAL
+    watched.now = 5 * STALL
+    watched.dispatch.resume()
+    assert watched.dispatch.check(6 * STALL - 0.1) == 6 * STALL
+    assert not watched.response.is_aborted
+    watched.dispatch.check(6 * STALL)
+    assert watched.response.is_aborted
+
+
+def test_an_upstream_is_paused_once_and_resumed_once() -> None:
+    watched = Watched()
+    for deed in (watched.dispatch.hold, watched.dispatch.resume):
+        deed()  # nobody is asked yet
+    watched.begin()
+    assert watched.response.pauses == []
+    for _ in range(2):
+        for deed in (watched.dispatch.hold, watched.dispatch.resume):
+            deed()
+            deed()
+    assert watched.response.pauses == ["pause", "resume"] * 2
