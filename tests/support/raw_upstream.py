@@ -28,7 +28,8 @@ def response(name: str) -> bytes:
 class RawUpstream:
     """Answers a request whose path begins with `/NAME/` with the response that is set for NAME.
 
-    `requests`, `bodies`, `heads`: what came, by name: JSON bodies, the same as bytes, heads.
+    `requests`: the JSON bodies that came, by name; `bodies`: the same as bytes; `heads`: of the
+    requests, up to the blank line.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,6 @@ class RawUpstream:
                 name = head.split(b"/", 2)[1].decode()
                 length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
                 body = await reader.readexactly(int(length))
-                self.heads.setdefault(name, []).append(head)
                 self.requests.setdefault(name, []).append(json.loads(body))
                 self.bodies.setdefault(name, []).append(body)
                 played = self.responses[name]

@@ -46,11 +46,11 @@ class Quirks(Struct, frozen=True):
     needs_alternatives: bool = False  # gives logprobs only together with some `top_logprobs`
     names: dict[str, str] = {}  # parameters for which it has other names
     pads: bool = False  # pads its chunks unless it is asked not to
-    takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
     completes: Completes = "no"
     counts_tokens: bool = False  # counts those of a prompt in Anthropic's format
     encrypts_reasoning: bool = True  # gives its reasoning encrypted, to be sent back (Responses)
     summarizes_reasoning: bool = True  # gives a summary of its reasoning (Responses)
+    takes_extensions: bool = True  # members of messages and tools that OpenAI's API does not have
 
 
 class Delivered(Struct, frozen=True):

@@ -54,15 +54,9 @@ class ResponseBody:
             "incomplete_details": {"reason": incomplete} if incomplete else None,
             "model": head.model,
         }
-        return one_line(
-            b'%b,"output":%b,"usage":%b%b}'
-            % (
-                msgspec.json.encode(first)[:-1],
-                output,
-                _NULL if usage is None else msgspec.json.encode(responses_usage(usage)),
-                self._echo.settings,
-            )
-        )
+        told = b"" if usage is None else b',"usage":%b' % encoded(responses_usage(usage))
+        parts = (encoded(first)[:-1], b',"output":', output, told, self._echo.settings, b"}")
+        return one_line(b"".join(parts))
 
     def amended(self, response: bytes, usage: Usage | None = None) -> bytes:
         """An upstream's response object with our id, the model's public name, and what is said of

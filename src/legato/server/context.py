@@ -17,9 +17,9 @@ from legato.server.limits import Limits
 #: The endpoints that are answered without ASGI: (method, path) and the client format of each.
 NATIVE: Final[dict[tuple[bytes, bytes], Front]] = {
     (b"POST", b"/v1/chat/completions"): CHAT,
-    (b"POST", b"/v1/messages"): MESSAGES,
     (b"POST", b"/v1/completions"): COMPLETIONS,
     (b"POST", b"/v1/responses"): RESPONSES,
+    (b"POST", b"/v1/messages"): MESSAGES,
 }
 
 
