@@ -291,6 +291,25 @@ def test_a_start_behind_a_heartbeat_is_ours_with_their_usage_at_the_end() -> Non
     assert (counts["input_tokens"], counts["output_tokens"]) == (5, 4)
 
 
+FILLED: dict[str, tuple[Json, int]] = {
+    "text": ({"type": "text", "text": "a"}, 1),
+    "thinking": ({"type": "thinking", "thinking": "a", "signature": "c2ln"}, 2),
+    "a call": ({"type": "tool_use", "id": "t", "name": "sum", "input": {"a": 1}}, 1),
+    "nothing": ({"type": "text", "text": ""}, 0),
+    "another block": ({"type": "redacted_thinking", "data": "x"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_a_block_that_begins_with_its_content_is_told_in_deltas(name: str) -> None:
+    """Clients that read the deltas alone would lose it."""
+    block, deltas = FILLED[name]
+    start = event("content_block_start", index=0, content_block=block)
+    body = MessagesBody(relay(START, start, STOP, DELTA, END))
+    assert body.content == [block]
+    assert body.types.count("content_block_delta") == deltas
+
+
 HALVES = [
     rb'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a\ud83d"}}',
     rb'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\ude00b"}}',

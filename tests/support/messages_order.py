@@ -79,7 +79,7 @@ class MessagesBody:
         assert not self.message, "a second start"
         self.message = event["message"]
         assert self.message["content"] == []
-        assert self.message["stop_reason"] is None
+        assert self.message.get("stop_reason") is None
 
     def _content_block_start(self, event: Json) -> None:
         assert self.message, "a block before the start"

@@ -56,6 +56,7 @@ class RawUpstream:
                 body = await reader.readexactly(int(length))
                 self.requests.setdefault(name, []).append(json.loads(body))
                 self.bodies.setdefault(name, []).append(body)
+                self.heads.setdefault(name, []).append(head)
                 played = self.responses[name]
                 answer = played(self.requests[name][-1]) if callable(played) else played
                 writer.write(answer)

@@ -19,6 +19,7 @@ from legato.fronts.messages_blocks import (
     THINKING,
     BlockSequence,
     Event,
+    block_delta,
     block_start,
     empty_block,
 )
@@ -30,6 +31,15 @@ Sent = tuple[str, bytes]
 
 class _Block(Struct, gc=False):
     type: str = ""
+    text: Any = None
+    thinking: Any = None
+    signature: Any = None
+    input: Any = None
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has more than a block that deltas follow."""
+        return any((self.text, self.thinking, self.signature, self.input))
 
 
 class _Delta(Struct, gc=False):
@@ -51,6 +61,18 @@ _decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _TEXTS: Final = ("text", "thinking", "partial_json")
 _PATHS: Final = frozenset({("delta", name) for name in _TEXTS})
 _HALVES: Final = re.compile("[\ud800-\udfff]")
+
+#: Members without which clients cannot read a message that is begun.
+_REQUIRED: Final[dict[str, Any]] = {"type": "message", "role": "assistant", "content": []}
+
+#: Members of a block that come whole with its start from servers that do not stream; clients read
+#: them in deltas: the type of the delta and its member.
+_WHOLE: Final = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "signature": ("signature_delta", "signature"),
+    "input": ("input_json_delta", "partial_json"),
+}
 
 #: The kind of block that a delta belongs to, where its block was not begun.
 _KINDS: Final = {
@@ -152,6 +174,7 @@ class RelayedEvents:
             changes = {"id": self._head.identity, "model": self._head.model}
         if usage is None:
             changes["usage"] = messages_usage({})
+        changes |= {k: v for k, v in _REQUIRED.items() if k not in members}
         if not members:
             return [encoded_event(message_start(self._head or AnswerHead("", 0, "")))]
         edited = Raw(with_members(bytes(message), changes))
@@ -166,6 +189,8 @@ class RelayedEvents:
                 before = self._closed()
                 kind = event.content_block.type if event.content_block is not None else ""
                 blocks.opened(event.index, kind)
+                if event.content_block is not None and event.content_block.is_filled:
+                    return before + self._unfolded(event.index, line)
             case "content_block_delta":
                 kind = event.delta.type if event.delta is not None else ""
                 if not is_open:
@@ -184,6 +209,21 @@ class RelayedEvents:
             case _:
                 pass
         return [*before, (event.type, line)]
+
+    def _unfolded(self, index: int, line: bytes) -> list[Sent]:
+        """The start of a block that has its content, as a start without it and deltas."""
+        event = msgspec.json.decode(line)
+        block: dict[str, Any] = event["content_block"]
+        deltas: list[Event] = []
+        for name, (kind, member) in _WHOLE.items():
+            if value := block.get(name):
+                is_text = isinstance(value, str)
+                block[name] = "" if is_text else {}
+                text = value if is_text else msgspec.json.encode(value).decode()
+                deltas.append(block_delta(index, {"type": kind, member: text}))
+        if deltas[-1]["delta"]["type"] == "signature_delta":
+            self._blocks.opened(index, "signed thinking")
+        return [encoded_event(each) for each in (event, *deltas)]
 
     def _closed(self) -> list[Sent]:
         events: list[Event] = []
