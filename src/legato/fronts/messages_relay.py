@@ -91,7 +91,7 @@ class RelayedEvents:
     """The state of the events of one answer that are relayed; `blocks`: that of its blocks,
     so that an upstream of another format can go on with it."""
 
-    __slots__ = ("_blocks", "_half", "_head", "_held", "_is_started", "_start_usage")
+    __slots__ = ("_blocks", "_early_usage", "_half", "_head", "_held", "_is_started")
 
     def __init__(self, blocks: BlockSequence, head: AnswerHead | None) -> None:
         """`head` None: id and model stay as they came."""
@@ -99,7 +99,7 @@ class RelayedEvents:
         self._head = head
         self._is_started = False
         self._held: list[Sent] | None = None  # the end, until the answer is known to be whole
-        self._start_usage: dict[str, Any] | None = None  # of a start that was not sent
+        self._early_usage: dict[str, Any] | None = None  # that was not sent when it came
         self._half = ""  # of a surrogate pair, at the end of the last text
 
     @property
@@ -153,8 +153,8 @@ class RelayedEvents:
         if event.type == "message_start":
             return self._started(line)
         before = self.start() if event.type != "ping" or self._is_started else []
-        if event.type == "message_delta" and event.delta and event.delta.stop_reason is not None:
-            self._held = [(event.type, line)]
+        if event.type == "message_delta":
+            self._ended(event, line)
             return before
         if event.type == "message_stop":
             self._held = []
@@ -166,7 +166,7 @@ class RelayedEvents:
         members = as_object(msgspec.json.decode(message)) or {}
         usage = as_object(members.get("usage"))
         if self._is_started:
-            self._start_usage = usage
+            self._early_usage = (usage or {}) | (self._early_usage or {})
             return []
         self._is_started = True
         changes: dict[str, Any] = {}
@@ -180,12 +180,22 @@ class RelayedEvents:
         edited = Raw(with_members(bytes(message), changes))
         return [("message_start", one_line(with_members(line, {"message": edited})))]
 
+    def _ended(self, event: _Event, line: bytes) -> None:
+        """The end of the answer, or only its usage so far: that waits for the end."""
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._held = [(event.type, line)]
+        else:
+            counts = as_object(msgspec.json.decode(line).get("usage")) or {}
+            self._early_usage = (self._early_usage or {}) | counts
+
     def _in_order(self, event: _Event, line: bytes) -> list[Sent]:
         blocks = self._blocks
         is_open = blocks.is_open and blocks.index == event.index
         before: list[Sent] = []
         match event.type:
             case "content_block_start":
+                if is_open:
+                    return []  # a delta came first, and began it
                 before = self._closed()
                 kind = event.content_block.type if event.content_block is not None else ""
                 blocks.opened(event.index, kind)
@@ -237,9 +247,9 @@ class RelayedEvents:
         counts = as_object(msgspec.json.decode(data).get("usage"))
         if counts is None:
             return with_members(data, {"usage": messages_usage(usage)})
-        if self._start_usage is not None:
-            return with_members(data, {"usage": self._start_usage | counts})
-        return data
+        told = (self._early_usage or {}) | counts
+        told = {name: each for name, each in told.items() if each != {}}
+        return data if told == counts else with_members(data, {"usage": told})
 
     def _mended(self, data: bytes) -> tuple[_Event, bytes]:
         """An event that strict decoding refuses, or that goes on with half of a surrogate pair."""
