@@ -74,7 +74,12 @@ class Relayed:
         )
         self.connection.send(b"", response)
         self.connection.data_received(HTTP_HEAD)
-        self.stream.subscribe(self.writer)
+        self.fold: MessagesAggregator | None = None
+        if fast_path:  # which serves one subscriber alone
+            self.stream.subscribe(self.writer)
+        else:
+            self.fold = MessagesAggregator()
+            self.stream.subscribe(self.writer, self.fold)
 
     @property
     def told(self) -> tuple[Any, ...]:
@@ -529,7 +534,13 @@ def answered(upstream: Sent, *, relays: bool, fast_path: bool, size: int) -> Mes
     if not stream.done:
         stream.fail(relayed.failures[0] if relayed.failures else CUT)  # type: ignore[arg-type]
     assert relayed.sink.closed == 1
-    return MessagesBody(relayed.sink.body)
+    answer = MessagesBody(relayed.sink.body)
+    fold = relayed.fold
+    if fold is not None and answer.is_whole:
+        assert json.loads(fold.answer(HEAD)) == answer.message
+    elif fold is not None:
+        assert fold.error is not None
+    return answer
 
 
 @pytest.mark.parametrize("name", SENT)
