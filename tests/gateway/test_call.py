@@ -256,6 +256,27 @@ async def test_unknown_members_of_chunks_survive(legato: Running) -> None:
     assert first["choices"][0]["delta"]["annotations"] == [{"n": 1}]
 
 
+@pytest.mark.parametrize("usage", [False, True])
+async def test_unknown_members_beside_the_usage_survive(
+    legato: Running, scripted: MockServer, usage: bool
+) -> None:
+    """Also where the client does not see the usage itself."""
+    steps = [
+        each for each in scripted.scripts["happy"].steps if each.usage is None and not each.done
+    ]
+    result = {
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 10},
+        "citations": [7],
+    }
+    scripted.scripts["happy"] = Script(steps=[*steps, Step(chunk=result), Step(done=True)])
+    body = chat("happy", stream=True, stream_options={"include_usage": usage})
+    answer = await ask(legato.port, legato.key, body)
+    assert answer.done
+    assert answer.body.count(b'"citations":[7]') == 1
+    assert bool(answer.chunks[-1].get("usage")) is usage
+
+
 async def test_unknown_parameters_of_requests_survive(
     legato: Running, scripted: MockServer
 ) -> None:
