@@ -355,6 +355,13 @@ def test_what_is_final_is_final() -> None:
         stream._to(State.OPEN)
 
 
+def test_many_choices_begin_each_with_its_role() -> None:
+    body = b"".join(text(f"{index}", index) for index in range(9))
+    body += b"".join(finish(index=index) for index in range(9)) + DONE
+    choices = whole(body).choices
+    assert [choices[index]["content"] for index in range(9)] == list("012345678")
+
+
 def test_several_subscribers_get_the_same() -> None:
     for late in (False, True):
         stream = Stream(still, 0.0)
@@ -800,6 +807,10 @@ PARTED: dict[str, tuple[list[Json], list[Json]]] = {
         [{"content": HIGH}, {"content": HIGH}, {"content": "a"}],
         [{"content": "\ufffd"}, {"content": "\ufffda"}],
     ),
+    "a text behind half of a pair": (
+        [{"content": "a"}, {"content": HIGH}, {"content": "b"}, {"content": "c"}],
+        [{"content": "a"}, {"content": "\ufffdb"}, {"content": "c"}],
+    ),
     "a second half alone": ([{"content": LOW}], [{"content": "\ufffd"}]),
 }
 
@@ -829,6 +840,16 @@ ALONE: dict[str, Json] = {
     "a refusal": {"refusal": "no"},
     "a member that nobody knows": {"annotations": [1]},
 }
+
+
+@pytest.mark.parametrize("case", ALONE)
+@pytest.mark.parametrize("reason", [None, "stop"])
+def test_unknown_members_of_a_choice_are_sent_once(case: str, reason: str | None) -> None:
+    """Beside what they came with; with its finish, where that came with it."""
+    events = [text("a"), say(choice(ALONE[case], reason, native=7))]
+    events += [] if reason else [finish()]
+    members = [each["choices"][0] for each in whole(b"".join([*events, DONE])).chunks]
+    assert [bool(each["finish_reason"]) for each in members if "native" in each] == [bool(reason)]
 
 
 @pytest.mark.parametrize("case", ALONE)
