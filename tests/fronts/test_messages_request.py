@@ -481,3 +481,39 @@ def test_a_damaged_block_of_ours_is_left_out() -> None:
         "role": "assistant",
         "content": "a",
     }
+
+
+def test_a_request_of_an_agents_shape() -> None:
+    """As Claude Code sends it: instructions and tools that are cached, hints, a turn with a call."""
+    tools = [
+        {"name": f"Tool{number}", "description": "x" * 2_000, "input_schema": SCHEMA}
+        for number in range(25)
+    ]
+    tools[-1] |= CACHE
+    fields = request(
+        user(text("<system-reminder>Be careful.</system-reminder>"), text("Fix it.", **CACHE)),
+        assistant(SIGNED, text("I look."), CALL, CALL | {"id": "t2"}),
+        user(result("3"), result("4", tool_use_id="t2", is_error=False), text("Go on.", **CACHE)),
+        {"role": "system", "content": "The date changed."},
+        model="claude-sonnet-4-5",
+        max_tokens=32_000,
+        stream=True,
+        system=[text("You are an agent."), text("Rules.", **CACHE)],
+        thinking={"type": "adaptive"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        output_config={"effort": "high"},
+        metadata={"user_id": '{"device_id":"d","session_id":"s"}'},
+        temperature=1,
+        tools=[*tools, SEARCH],
+    )
+    read = MESSAGES.parse(json.dumps(fields).encode())
+    chat = read.chat
+    assert (chat.model, chat.max_tokens, chat.stream) == ("claude-sonnet-4-5", 32_000, True)
+    assert chat.reasoning_effort == "high"
+    assert chat.user == '{"device_id":"d","session_id":"s"}'
+    assert [each.role for each in chat.messages] == [
+        *("system", "user", "assistant", "tool", "tool", "user", "system")
+    ]
+    assert len(chat.tools or []) == 25
+    assert read.source is not None
+    assert len(read.source) > 50_000

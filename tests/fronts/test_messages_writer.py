@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import secrets
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from legato.core.chunk import Chunk
 from legato.core.dialect import Dialect
 from legato.core.errors import bad_gateway
 from legato.core.front import AnswerHead, WriterOptions
+from legato.core.state import State
 from legato.core.stream import Stream
 from legato.dialects import anthropic, openai
 from legato.fastpath.splice import Splice
@@ -18,11 +20,11 @@ from legato.fronts.messages_writer import PING, MessagesWriter
 from legato.mock import dialects as mock_dialects
 from legato.mock.scripts import SCRIPTS
 from legato.mock.steps import Script, Step
-from legato.upstreams.connection import Connection
+from legato.upstreams.connection import SHARE, Connection
 from legato.upstreams.response import Response
 from tests.fronts.test_messages_events import SIGNED, Sink, call, member, text_chunk
 from tests.support.messages_order import MessagesBody, frames
-from tests.support.pipeline import LONG
+from tests.support.pipeline import LONG, Sent, table
 from tests.support.relay import HEAD as HTTP_HEAD
 from tests.support.relay import WAYS, Side
 
@@ -72,7 +74,12 @@ class Relayed:
         )
         self.connection.send(b"", response)
         self.connection.data_received(HTTP_HEAD)
-        self.stream.subscribe(self.writer)
+        self.fold: MessagesAggregator | None = None
+        if fast_path:  # which serves one subscriber alone
+            self.stream.subscribe(self.writer)
+        else:
+            self.fold = MessagesAggregator()
+            self.stream.subscribe(self.writer, self.fold)
 
     @property
     def told(self) -> tuple[Any, ...]:
@@ -291,6 +298,25 @@ def test_a_start_behind_a_heartbeat_is_ours_with_their_usage_at_the_end() -> Non
     assert (counts["input_tokens"], counts["output_tokens"]) == (5, 4)
 
 
+FILLED: dict[str, tuple[Json, int]] = {
+    "text": ({"type": "text", "text": "a"}, 1),
+    "thinking": ({"type": "thinking", "thinking": "a", "signature": "c2ln"}, 2),
+    "a call": ({"type": "tool_use", "id": "t", "name": "sum", "input": {"a": 1}}, 1),
+    "nothing": ({"type": "text", "text": ""}, 0),
+    "another block": ({"type": "redacted_thinking", "data": "x"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_a_block_that_begins_with_its_content_is_told_in_deltas(name: str) -> None:
+    """Clients that read the deltas alone would lose it."""
+    block, deltas = FILLED[name]
+    start = event("content_block_start", index=0, content_block=block)
+    body = MessagesBody(relay(START, start, STOP, DELTA, END))
+    assert body.content == [block]
+    assert body.types.count("content_block_delta") == deltas
+
+
 HALVES = [
     rb'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a\ud83d"}}',
     rb'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\ude00b"}}',
@@ -480,3 +506,56 @@ def test_another_upstream_answers_from_the_start() -> None:
         aggregator.push(each)
     aggregator.complete(USAGE, b"")
     assert json.loads(aggregator.answer(HEAD))["content"] == [{"type": "text", "text": "b"}]
+
+
+# Whatever upstreams send
+
+SENT = {
+    name: each
+    for name, each in table().items()
+    if each.status == 200
+    and each.headers.get("content-type") == "text/event-stream"
+    and "content-encoding" not in each.headers
+    and len(each.body) < SHARE  # more is read in several turns of an event loop
+}
+
+
+def answered(upstream: Sent, *, relays: bool, fast_path: bool, size: int) -> MessagesBody:
+    relayed = Relayed(upstream.dialect, fast_path=fast_path, relays=relays)
+    body = upstream.body
+    for at in range(0, len(body), size):
+        piece = body[at : at + size]
+        relayed.connection.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
+    if upstream.end == "whole":
+        relayed.connection.data_received(b"0\r\n\r\n")
+    stream = relayed.stream
+    if not stream.done and not relayed.failures and stream.state is State.FINISHED:
+        stream.end()
+    if not stream.done:
+        stream.fail(relayed.failures[0] if relayed.failures else CUT)  # type: ignore[arg-type]
+    assert relayed.sink.closed == 1
+    answer = MessagesBody(relayed.sink.body)
+    fold = relayed.fold
+    if fold is not None and answer.is_whole:
+        assert json.loads(fold.answer(HEAD)) == answer.message
+    elif fold is not None:
+        assert fold.error is not None
+    return answer
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_every_script_gives_a_legal_stream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * size)  # of ids that are made up
+    upstream = SENT[name]
+    ways = itertools.product((True, False), (1 << 20, 100))
+    bodies = [answered(upstream, relays=False, fast_path=f, size=s) for f, s in ways]
+    if upstream.dialect is anthropic:
+        ways = itertools.product((True, False), (1 << 20, 100))
+        bodies += [answered(upstream, relays=True, fast_path=f, size=s) for f, s in ways]
+    first, *rest = [(each.is_whole, each.error, blocks(each)) for each in bodies]
+    for each in rest:
+        assert each == first
+
+
+def blocks(body: MessagesBody) -> list[Json]:
+    return body.content if body.message else []

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Running, serving, settings_for
+from tests.support.messages_order import MessagesBody
 from tests.support.raw_upstream import RawUpstream
 
 Json = dict[str, Any]
@@ -43,14 +44,19 @@ async def legato(
         None,
         deployments=[
             {
-                "name": "at-anthropic",
+                "name": name,
                 "dialect": "anthropic",
                 "base_url": f"{url}/a",
                 "model": "claude-upstream",
                 "open_after": 0,
+                **more,
             }
+            for name, more in (("at-anthropic", {}), ("whole", {"streams": False}))
         ],
-        routes=[{"model": "public", "deployments": ["at-anthropic"], "attempts": 1}],
+        routes=[
+            {"model": "public", "deployments": ["at-anthropic"], "attempts": 1},
+            {"model": "whole", "deployments": ["whole"], "attempts": 1},
+        ],
     )
     async with serving(settings) as running:
         yield running
@@ -201,6 +207,37 @@ async def test_an_answer_that_is_not_streamed_is_the_fold_of_a_stream(
     assert "x_message" in message
     sent = upstream.bodies["a"][-1]
     assert sent == b'{"stream":true,' + body[1:].replace(b'"public"', b'"claude-upstream"')
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_upstream_that_does_not_stream(
+    legato: Running, upstream: RawUpstream, stream: bool
+) -> None:
+    """It is not asked to, and its answer in one piece becomes the events of one that did."""
+    message = {
+        "id": "msg_theirs",
+        "type": "message",
+        "role": "assistant",
+        "model": "theirs",
+        "content": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+            {"type": "text", "text": "Hello"},
+            {"type": "tool_use", "id": "t", "name": "sum", "input": {"a": 1}},
+        ],
+        "stop_reason": "tool_use",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 2},
+    }
+    upstream.responses["a"] = http(json.dumps(message).encode(), b"application/json")
+    said = [{"role": "user", "content": "hi"}]
+    body = {"model": "whole", "max_tokens": 8, "stream": stream, "messages": said}
+    async with legato.client() as client:
+        got = await client.post("/v1/messages", json=body)
+    assert upstream.requests["a"][-1]["stream"] is False
+    answer = MessagesBody(got.content).message if stream else got.json()
+    assert answer["content"] == message["content"]
+    assert answer["stop_reason"] == "tool_use"
+    assert answer["usage"]["output_tokens"] == 2
 
 
 ERROR = b'{ "type":"error",\n"error":{"type":"overloaded_error","message":"Overloaded","x":1.0} }'

@@ -21,6 +21,15 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "message_stop": types.RawMessageStopEvent,
 }
 
+#: Types of blocks and deltas that are put to the SDK's types.
+_KNOWN: Final = frozenset(
+    {
+        *("text", "thinking", "redacted_thinking", "tool_use", "server_tool_use"),
+        *("text_delta", "thinking_delta", "signature_delta", "citations_delta"),
+        "input_json_delta",
+    }
+)
+
 #: The types of deltas that a block of each type has.
 _DELTAS: Final = {
     "text": {"text_delta", "citations_delta"},
@@ -46,6 +55,13 @@ def frames(body: bytes) -> list[tuple[str, Json]]:
     return found
 
 
+def _is_known(event: Json) -> bool:
+    """Whether the SDK has a type for the block or the delta in an event."""
+    block, delta = event.get("content_block") or {}, event.get("delta") or {}
+    kind = block.get("type") or delta.get("type")
+    return kind is None or kind in _KNOWN
+
+
 class MessagesBody:
     """A whole streamed body that has been checked. `message`: what a client makes of it, as far as
     it came; `is_whole`: it ended with `message_stop`; `open`: the index of a block that was not
@@ -65,8 +81,10 @@ class MessagesBody:
             if kind == "ping":
                 assert event == {"type": "ping"}
                 continue
+            if kind not in (*MODELS, "error"):
+                continue  # clients skip what they do not know
             self.types.append(kind)
-            if kind in MODELS:
+            if kind in MODELS and _is_known(event):
                 MODELS[kind].model_validate(event)
             getattr(self, f"_{kind}")(event)
         assert self.is_whole is (self.error is None), "an end and an error exclude each other"
@@ -79,7 +97,7 @@ class MessagesBody:
         assert not self.message, "a second start"
         self.message = event["message"]
         assert self.message["content"] == []
-        assert self.message["stop_reason"] is None
+        assert self.message.get("stop_reason") is None
 
     def _content_block_start(self, event: Json) -> None:
         assert self.message, "a block before the start"

@@ -98,10 +98,10 @@ class OutgoingRequest(Struct):
 
     def passed_through(self, source: Source) -> bytes:
         """The client's request as it came, but for the model's name, and `stream`: an answer that
-        is not streamed to the client is, from the upstream, so that it fails as early."""
+        is not streamed to the client is, from an upstream that can, so that it fails as early."""
         changes: dict[str, Any] = {"model": self.model}
-        if self.streams and not self.request.stream:
-            changes["stream"] = True
+        if self.streams is not bool(self.request.stream):
+            changes["stream"] = self.streams
         return with_members(source.body, changes)
 
     def parameters(self, taken: Set[str], defaults: dict[str, Any]) -> dict[str, Any]:

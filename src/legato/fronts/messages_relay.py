@@ -19,6 +19,7 @@ from legato.fronts.messages_blocks import (
     THINKING,
     BlockSequence,
     Event,
+    block_delta,
     block_start,
     empty_block,
 )
@@ -30,6 +31,15 @@ Sent = tuple[str, bytes]
 
 class _Block(Struct, gc=False):
     type: str = ""
+    text: Any = None
+    thinking: Any = None
+    signature: Any = None
+    input: Any = None
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it has more than a block that deltas follow."""
+        return any((self.text, self.thinking, self.signature, self.input))
 
 
 class _Delta(Struct, gc=False):
@@ -52,6 +62,18 @@ _TEXTS: Final = ("text", "thinking", "partial_json")
 _PATHS: Final = frozenset({("delta", name) for name in _TEXTS})
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 
+#: Members without which clients cannot read a message that is begun.
+_REQUIRED: Final[dict[str, Any]] = {"type": "message", "role": "assistant", "content": []}
+
+#: Members of a block that come whole with its start from servers that do not stream; clients read
+#: them in deltas: the type of the delta and its member.
+_WHOLE: Final = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "signature": ("signature_delta", "signature"),
+    "input": ("input_json_delta", "partial_json"),
+}
+
 #: The kind of block that a delta belongs to, where its block was not begun.
 _KINDS: Final = {
     "text_delta": TEXT,
@@ -69,7 +91,7 @@ class RelayedEvents:
     """The state of the events of one answer that are relayed; `blocks`: that of its blocks,
     so that an upstream of another format can go on with it."""
 
-    __slots__ = ("_blocks", "_half", "_head", "_held", "_is_started", "_start_usage")
+    __slots__ = ("_blocks", "_early_usage", "_half", "_head", "_held", "_is_started")
 
     def __init__(self, blocks: BlockSequence, head: AnswerHead | None) -> None:
         """`head` None: id and model stay as they came."""
@@ -77,7 +99,7 @@ class RelayedEvents:
         self._head = head
         self._is_started = False
         self._held: list[Sent] | None = None  # the end, until the answer is known to be whole
-        self._start_usage: dict[str, Any] | None = None  # of a start that was not sent
+        self._early_usage: dict[str, Any] | None = None  # that was not sent when it came
         self._half = ""  # of a surrogate pair, at the end of the last text
 
     @property
@@ -131,8 +153,8 @@ class RelayedEvents:
         if event.type == "message_start":
             return self._started(line)
         before = self.start() if event.type != "ping" or self._is_started else []
-        if event.type == "message_delta" and event.delta and event.delta.stop_reason is not None:
-            self._held = [(event.type, line)]
+        if event.type == "message_delta":
+            self._ended(event, line)
             return before
         if event.type == "message_stop":
             self._held = []
@@ -144,7 +166,7 @@ class RelayedEvents:
         members = as_object(msgspec.json.decode(message)) or {}
         usage = as_object(members.get("usage"))
         if self._is_started:
-            self._start_usage = usage
+            self._early_usage = (usage or {}) | (self._early_usage or {})
             return []
         self._is_started = True
         changes: dict[str, Any] = {}
@@ -152,10 +174,19 @@ class RelayedEvents:
             changes = {"id": self._head.identity, "model": self._head.model}
         if usage is None:
             changes["usage"] = messages_usage({})
+        changes |= {k: v for k, v in _REQUIRED.items() if k not in members}
         if not members:
             return [encoded_event(message_start(self._head or AnswerHead("", 0, "")))]
         edited = Raw(with_members(bytes(message), changes))
         return [("message_start", one_line(with_members(line, {"message": edited})))]
+
+    def _ended(self, event: _Event, line: bytes) -> None:
+        """The end of the answer, or only its usage so far: that waits for the end."""
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._held = [(event.type, line)]
+        else:
+            counts = as_object(msgspec.json.decode(line).get("usage")) or {}
+            self._early_usage = (self._early_usage or {}) | counts
 
     def _in_order(self, event: _Event, line: bytes) -> list[Sent]:
         blocks = self._blocks
@@ -163,9 +194,13 @@ class RelayedEvents:
         before: list[Sent] = []
         match event.type:
             case "content_block_start":
+                if is_open:
+                    return []  # a delta came first, and began it
                 before = self._closed()
                 kind = event.content_block.type if event.content_block is not None else ""
                 blocks.opened(event.index, kind)
+                if event.content_block is not None and event.content_block.is_filled:
+                    return before + self._unfolded(event.index, line)
             case "content_block_delta":
                 kind = event.delta.type if event.delta is not None else ""
                 if not is_open:
@@ -185,6 +220,21 @@ class RelayedEvents:
                 pass
         return [*before, (event.type, line)]
 
+    def _unfolded(self, index: int, line: bytes) -> list[Sent]:
+        """The start of a block that has its content, as a start without it and deltas."""
+        event = msgspec.json.decode(line)
+        block: dict[str, Any] = event["content_block"]
+        deltas: list[Event] = []
+        for name, (kind, member) in _WHOLE.items():
+            if value := block.get(name):
+                is_text = isinstance(value, str)
+                block[name] = "" if is_text else {}
+                text = value if is_text else msgspec.json.encode(value).decode()
+                deltas.append(block_delta(index, {"type": kind, member: text}))
+        if deltas[-1]["delta"]["type"] == "signature_delta":
+            self._blocks.opened(index, "signed thinking")
+        return [encoded_event(each) for each in (event, *deltas)]
+
     def _closed(self) -> list[Sent]:
         events: list[Event] = []
         self._blocks.close(events)
@@ -197,9 +247,9 @@ class RelayedEvents:
         counts = as_object(msgspec.json.decode(data).get("usage"))
         if counts is None:
             return with_members(data, {"usage": messages_usage(usage)})
-        if self._start_usage is not None:
-            return with_members(data, {"usage": self._start_usage | counts})
-        return data
+        told = (self._early_usage or {}) | counts
+        told = {name: each for name, each in told.items() if each != {}}
+        return data if told == counts else with_members(data, {"usage": told})
 
     def _mended(self, data: bytes) -> tuple[_Event, bytes]:
         """An event that strict decoding refuses, or that goes on with half of a surrogate pair."""
