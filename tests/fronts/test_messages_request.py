@@ -484,7 +484,7 @@ def test_a_damaged_block_of_ours_is_left_out() -> None:
 
 
 def test_a_request_of_an_agents_shape() -> None:
-    """As Claude Code sends it: instructions and tools that are cached, hints, a turn with a call."""
+    """As Claude Code sends it: what is to be cached, hints, a turn with calls."""
     tools = [
         {"name": f"Tool{number}", "description": "x" * 2_000, "input_schema": SCHEMA}
         for number in range(25)
