@@ -12,13 +12,16 @@ import platformdirs
 from msgspec import Meta, Struct, field
 
 from legato import dialects
+from legato.policy.model_names import ANY_MODEL, Patterns, is_pattern, normalized, resolved
 from legato.policy.providers import PROVIDERS
 from legato.upstreams.endpoint import Endpoint
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")]
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z"
+Name = Annotated[str, Meta(pattern=_NAME)]
+NameOrPattern = Annotated[str, Meta(pattern=r"^[A-Za-z0-9*][A-Za-z0-9._:/@+*-]*\Z")]
 
 DEFAULT_MODELS: Final = ("smollm2-135m", "smollm2-135m-thinking")
 
@@ -117,9 +120,10 @@ class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
-    model: Name
+    model: NameOrPattern
     deployments: Annotated[tuple[str, ...], Meta(min_length=1)]
     strategy: Literal["order", "least-busy", "fastest"] = "order"
+    affinity: Literal["none", "session"] = "none"
     weights: dict[str, Annotated[float, Meta(gt=0)]] = {}
     attempts: Count = 3
     retry_seconds: Seconds = 30.0
@@ -158,6 +162,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     responses: Responses = Responses()
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
+    aliases: dict[str, str] = {}
     data: str = field(default_factory=lambda: platformdirs.user_data_dir("legato"))
     models: str = field(
         default_factory=lambda: str(Path(platformdirs.user_cache_dir("legato")) / "models")
@@ -185,11 +190,14 @@ def check(settings: Settings, path: str) -> None:
     messages. Raises `SettingsError`."""
     names = [each.name for each in (*settings.deployments, *settings.engine_models)]
     _check_unique(path, "deployments.name", names)
-    _check_unique(path, "routes.model", [each.model for each in settings.routes])
+    _check_unique(path, "routes.model", [normalized(each.model) for each in settings.routes])
     for route in settings.routes:
         _check_route(path, route, names)
+    routed = {name for route in settings.routes for name in route.deployments}
     for deployment in settings.deployments:
-        _check_deployment(path, deployment)
+        _check_deployment(path, deployment, is_routed=deployment.name in routed)
+    own = [name for name in names if name not in routed]
+    _check_aliases(path, settings.aliases, [*(each.model for each in settings.routes), *own])
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
 
@@ -213,8 +221,44 @@ def _check_route(path: str, route: Route, names: list[str]) -> None:
             raise SettingsError(f"{where}: weights: `{name}` is not one of the route's deployments")
 
 
-def _check_deployment(path: str, deployment: Deployment) -> None:
+def _check_aliases(path: str, aliases: dict[str, str], models: list[str]) -> None:
+    """`models`: all public names, patterns included."""
+    for name in (*aliases, *aliases.values()):
+        if not re.fullmatch(_NAME, name):
+            raise SettingsError(
+                f"{path}: aliases: `{name}` is not a name: letters, digits and any of ._:/@+- "
+                "are allowed"
+            )
+    try:
+        targets = resolved(aliases)
+    except ValueError as error:
+        raise SettingsError(f"{path}: aliases: {error}") from None
+    patterns = Patterns(filter(is_pattern, models))
+    for alias, target in targets.items():
+        if alias in models:
+            raise SettingsError(
+                f"{path}: aliases: `{alias}` is a model already: rename the alias or the route"
+            )
+        if target not in models and patterns.find(target) is None:
+            known = ", ".join(models) or "none"
+            raise SettingsError(
+                f"{path}: aliases: `{alias}` stands for `{target}`, which does not exist; "
+                f"the models are: {known}"
+            )
+
+
+def _check_deployment(path: str, deployment: Deployment, *, is_routed: bool) -> None:
     where = f"{path}: deployments `{deployment.name}`"
+    if is_pattern(deployment.model) and deployment.model != ANY_MODEL:
+        raise SettingsError(
+            f"{where}: model: `{deployment.model}` is not a name; "
+            'only "*" alone stands for the name that the client asks for'
+        )
+    if deployment.model == ANY_MODEL and not is_routed:
+        raise SettingsError(
+            f'{where}: model: "*" needs a route with this deployment: '
+            "without one there is no name to ask for"
+        )
     provider = deployment.provider
     if provider is not None and provider not in PROVIDERS:
         known = ", ".join(PROVIDERS)

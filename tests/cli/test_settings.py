@@ -201,6 +201,80 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         {},
         ["FILE", "routes `x`: deployment `b` does not exist; the deployments are: a"],
     ),
+    "a pattern twice": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'x-*'\ndeployments = ['a']\n"
+        "[[routes]]\nmodel = 'x-**'\ndeployments = ['a']\n",
+        {},
+        {},
+        ["FILE: routes.model: `x-*` is used twice"],
+    ),
+    "a pattern with a space": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'x *'\ndeployments = ['a']\n",
+        {},
+        {},
+        ["FILE:6: routes[0].model: "],
+    ),
+    "a pattern as a deployment's model": (
+        DEPLOYMENT.replace('"m"', '"m-*"'),
+        {},
+        {},
+        ["FILE: deployments `a`: model: `m-*` is not a name"],
+    ),
+    "any model without a route": (
+        DEPLOYMENT.replace('"m"', '"*"'),
+        {},
+        {},
+        ['FILE: deployments `a`: model: "*" needs a route'],
+    ),
+    "alias to nothing": (
+        DEPLOYMENT + "[aliases]\nb = 'c'\n",
+        {},
+        {},
+        ["FILE: aliases: `b` stands for `c`, which does not exist; the models are: a"],
+    ),
+    "alias to a deployment of a route": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'm'\ndeployments = ['a']\n[aliases]\nb = 'a'\n",
+        {},
+        {},
+        ["FILE: aliases: `b` stands for `a`, which does not exist; the models are: m"],
+    ),
+    "alias to a pattern": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'x-*'\ndeployments = ['a']\n[aliases]\nb = 'x-*'\n",
+        {},
+        {},
+        ["FILE: aliases: `x-*` is not a name"],
+    ),
+    "an alias with a space": (
+        DEPLOYMENT + "[aliases]\n'b c' = 'a'\n",
+        {},
+        {},
+        ["FILE: aliases: `b c` is not a name"],
+    ),
+    "an alias of another type": (
+        DEPLOYMENT + "[aliases]\nb = ['a']\n",
+        {},
+        {},
+        ["FILE", "aliases[...]: expected `str`"],
+    ),
+    "aliases in a loop": (
+        DEPLOYMENT + "[aliases]\nb = 'c'\nc = 'd'\nd = 'b'\n",
+        {},
+        {},
+        ["FILE: aliases: b -> c -> d -> b is a loop"],
+    ),
+    "alias of itself": (DEPLOYMENT + "[aliases]\nb = 'b'\n", {}, {}, ["b -> b is a loop"]),
+    "alias with the name of a model": (
+        DEPLOYMENT + "[aliases]\na = 'a'\n",
+        {},
+        {},
+        ["aliases: a -> a is a loop"],
+    ),
+    "alias in the way of a model": (
+        DEPLOYMENT + DEPLOYMENT.replace('"a"', '"b"') + "[aliases]\na = 'b'\n",
+        {},
+        {},
+        ["FILE: aliases: `a` is a model already"],
+    ),
     "tls half": (
         "[server]\ntls_cert = 'x'\n",
         {},
@@ -264,7 +338,8 @@ def test_secrets_are_hidden_and_all_else_is_shown(file: Path) -> None:
     "folder", ["/d", '/a"b\\c', "/ž", "/🐎"], ids=["plain", "quote", "bmp", "beyond"]
 )
 def test_what_is_shown_is_a_file_that_says_the_same(file: Path, folder: str) -> None:
-    settings = read(file, DEPLOYMENT + "[engine]\nslots = 2\n", {"data": folder})
+    text = DEPLOYMENT + "[engine]\nslots = 2\n[aliases]\n'gpt-4.1' = 'a'\nb = 'a'\n"
+    settings = read(file, text, {"data": folder})
     shown = _toml(show(settings))
     again = read(file, shown)
     assert again.data == folder

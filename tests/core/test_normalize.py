@@ -419,6 +419,11 @@ def test_members_that_nobody_knows_survive() -> None:
     assert checked.chunks[3]["choices"][0]["delta"] == {"extra": "only"}
 
 
+def test_null_logprobs_stay_beside_the_finish() -> None:
+    checked = whole(text("a") + say(choice(finish="stop", logprobs=None)) + DONE)
+    assert checked.chunks[-1]["choices"] == [choice(finish="stop", logprobs=None)]
+
+
 def test_logprobs_stay_beside_their_content_and_are_not_doubled() -> None:
     logprobs = {"content": [{"token": "b", "logprob": -1, "bytes": None, "top_logprobs": []}]}
     logprobs |= {"refusal": None}

@@ -72,6 +72,8 @@ ACCEPTED: dict[str, list[Any]] = {
     "thinking": [{"type": "enabled", "budget_tokens": 0}, {"type": "disabled"}],
     "thinking_budget_tokens": [-1, 0, 100],
     "user": ["", "me"],
+    "prompt_cache_key": ["", "session"],
+    "metadata": [{}, {"user_id": "me", "more": [1]}],
 }
 
 
@@ -112,6 +114,8 @@ REFUSED: dict[str, list[Any]] = {
     "thinking": [True, "enabled", []],
     "thinking_budget_tokens": [-2, "1", 0.5],
     "user": [7, {}],
+    "prompt_cache_key": [7, {}],
+    "metadata": ["x", [], 7],
 }
 
 

@@ -14,7 +14,10 @@ from legato.core.signatures import (
     Owner,
     SignatureNotes,
     blames_signature,
+    carried,
+    is_carried,
     maker,
+    uncarried,
 )
 
 
@@ -180,3 +183,40 @@ def test_the_oldest_signatures_are_forgotten() -> None:
         makers.note(f"{number}", HERE)
     assert makers.maker("9") is None
     assert makers.maker("10") == HERE
+
+
+def test_blocks_that_are_carried_come_back() -> None:
+    blocks = [THINKING, REDACTED, {"type": "thinking", "thinking": "ž\u2028" * 5_000}]
+    content = carried(blocks)
+    assert is_carried(content)
+    assert content.isascii()
+    assert uncarried(content) == blocks
+    assert len(content) < 1_000, "compressed"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "gAAAAAB",
+        "legato-1.",
+        "legato-1.!!!",
+        "legato-1.AAAA",
+        carried([THINKING])[:-8],
+        carried([]).replace("legato-1.", "legato-1.x"),
+        carried([{"x": "a" * (8 * 1024 * 1024)}]),
+    ],
+    ids=["OpenAI's", "empty", "no Base64", "no zlib", "cut", "changed", "a bomb"],
+)
+def test_what_is_not_carried_is_nothing(content: str) -> None:
+    assert uncarried(content) == []
+
+
+def test_carried_blocks_do_not_go_to_an_upstream_of_responses() -> None:
+    items = [
+        {"type": "reasoning", "id": "rs_1", "encrypted_content": carried([THINKING])},
+        {"type": "reasoning", "id": "rs_2", "encrypted_content": "S3"},
+    ]
+    body = msgspec.json.encode({"input": items})
+    left, count = owner("responses").of_source("responses", body)
+    assert count == 1
+    assert [each["id"] for each in msgspec.json.decode(left)["input"]] == ["rs_2"]

@@ -355,6 +355,13 @@ def test_what_is_final_is_final() -> None:
         stream._to(State.OPEN)
 
 
+def test_many_choices_begin_each_with_its_role() -> None:
+    body = b"".join(text(f"{index}", index) for index in range(9))
+    body += b"".join(finish(index=index) for index in range(9)) + DONE
+    choices = whole(body).choices
+    assert [choices[index]["content"] for index in range(9)] == list("012345678")
+
+
 def test_several_subscribers_get_the_same() -> None:
     for late in (False, True):
         stream = Stream(still, 0.0)
@@ -762,3 +769,90 @@ def test_halves_of_surrogate_pairs_wherever_text_is(case: str) -> None:
     message = collected([*events, finish(), DONE])["choices"][0]["message"]
     assert {name: message[name] for name in wanted} == wanted
     assert play([*events, finish(), DONE]).endswith(DONE)
+
+
+HIGH, LOW = "\ud83d", "\ude00"
+# deltas, and what comes out of them
+PARTED: dict[str, tuple[list[Json], list[Json]]] = {
+    "behind a text": (
+        [{"content": "a" + HIGH}, {"content": LOW + "b"}],
+        [{"content": "a"}, {"content": "\U0001f600b"}],
+    ),
+    "alone": ([{"content": HIGH}, {"content": LOW}], [{"content": "\U0001f600"}]),
+    "the first of all pairs": (
+        [{"content": "\ud800"}, {"content": "\udc00"}],
+        [{"content": "\U00010000"}],
+    ),
+    "the last of all pairs": (
+        [{"content": "\udbff"}, {"content": "\udfff"}],
+        [{"content": "\U0010ffff"}],
+    ),
+    "of reasoning": (
+        [{"reasoning_content": "a" + HIGH}, {"reasoning_content": LOW}],
+        [{"reasoning_content": "a"}, {"reasoning_content": "\U0001f600"}],
+    ),
+    "of a refusal": (
+        [{"refusal": HIGH}, {"refusal": LOW + "b"}],
+        [{"refusal": "\U0001f600b"}],
+    ),
+    "of a refusal, behind other texts": (
+        [{"content": "a", "refusal": HIGH}, {"refusal": LOW}],
+        [{"content": "a"}, {"refusal": "\U0001f600"}],
+    ),
+    "of two texts at once": (
+        [{"content": HIGH, "refusal": HIGH}, {"content": LOW, "refusal": LOW}],
+        [{"content": "\U0001f600", "refusal": "\U0001f600"}],
+    ),
+    "two halves that are no pair": (
+        [{"content": HIGH}, {"content": HIGH}, {"content": "a"}],
+        [{"content": "\ufffd"}, {"content": "\ufffda"}],
+    ),
+    "a text behind half of a pair": (
+        [{"content": "a"}, {"content": HIGH}, {"content": "b"}, {"content": "c"}],
+        [{"content": "a"}, {"content": "\ufffdb"}, {"content": "c"}],
+    ),
+    "a second half alone": ([{"content": LOW}], [{"content": "\ufffd"}]),
+}
+
+
+@pytest.mark.parametrize("case", PARTED)
+def test_surrogate_pairs_that_two_chunks_share(case: str) -> None:
+    """Half of one waits for the other, and nothing comes in its place meanwhile."""
+    deltas, wanted = PARTED[case]
+    checked = whole(b"".join([*(delta(**each) for each in deltas), finish(), DONE]))
+    seen = [each["delta"] for chunk in checked.chunks[1:-1] for each in chunk["choices"]]
+    assert seen == wanted
+
+
+def test_the_arguments_of_a_call_are_there_while_half_of_a_pair_waits() -> None:
+    function = {"name": "f", "arguments": HIGH}
+    calls = [{"index": 0, "id": "c", "type": "function", "function": function}]
+    more = [{"index": 0, "function": {"arguments": LOW}}]
+    body = delta(tool_calls=calls) + delta(tool_calls=more) + finish() + DONE
+    first, second = [each["choices"][0]["delta"] for each in whole(body).chunks[1:-1]]
+    assert first["tool_calls"][0]["function"] == {"name": "f", "arguments": ""}
+    assert second["tool_calls"][0]["function"] == {"arguments": "\U0001f600"}
+
+
+# members of the choices of events without a text, and what stands beside them
+ALONE: dict[str, Json] = {
+    "a call": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+    "a refusal": {"refusal": "no"},
+    "a member that nobody knows": {"annotations": [1]},
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+@pytest.mark.parametrize("reason", [None, "stop"])
+def test_unknown_members_of_a_choice_are_sent_once(case: str, reason: str | None) -> None:
+    """Beside what they came with; with its finish, where that came with it."""
+    events = [text("a"), say(choice(ALONE[case], reason, native=7))]
+    events += [] if reason else [finish()]
+    members = [each["choices"][0] for each in whole(b"".join([*events, DONE])).chunks]
+    assert [bool(each["finish_reason"]) for each in members if "native" in each] == [bool(reason)]
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_members_beside_what_is_normalized_are_sent_once(case: str) -> None:
+    events = [text("a"), say(choice(ALONE[case]), x=[1]), text("b"), finish(), DONE]
+    assert play(events).count(b'"x":[1]') == 1

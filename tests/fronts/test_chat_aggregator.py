@@ -187,12 +187,12 @@ def test_choices_are_folded_apart_and_come_in_order() -> None:
 
 def test_members_that_nobody_knows_survive() -> None:
     answer = checked(
-        say(choice({"content": "a"}, native={"x": 1}), provider="one"),
+        say(choice({"content": "a"}, native={"x": 1}), provider="one", region="here"),
         say(choice({"content": "b"}), provider="two", cost=1.5),
         finish() + DONE,
     )
     assert answer["choices"][0]["native"] == {"x": 1}
-    assert (answer["provider"], answer["cost"]) == ("two", 1.5)
+    assert (answer["provider"], answer["cost"], answer["region"]) == ("two", 1.5, "here")
 
 
 class Counted(str):

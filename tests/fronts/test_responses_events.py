@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from legato.core.chunk import Chunk
 from legato.core.errors import bad_gateway
+from legato.core.signatures import uncarried
 from legato.core.sse import Decoder
 from legato.dialects.openai import Reader
 from tests.core.test_stream import choice as member
@@ -284,6 +285,23 @@ def test_encrypted_reasoning_keeps_its_id(case: str) -> None:
     assert [each.get("encrypted_content") for each in thoughts] == [data for _, data in wanted]
     for item, (identity, _) in zip(thoughts, wanted, strict=True):
         assert item["id"] == identity or identity is None
+
+
+THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
+REDACTED = {"type": "redacted_thinking", "data": "r"}
+
+
+def test_signed_reasoning_is_carried_for_who_sends_it_back() -> None:
+    found = told(
+        *({"reasoning_content": "hm"}, {"reasoning_details": [THINKING]}),
+        *({"reasoning_details": [REDACTED]}, {"reasoning_content": "well"}),
+        {"content": "a"},
+        include=["reasoning.encrypted_content"],
+    )
+    signed, redacted, unsigned, _ = found.done
+    assert uncarried(signed["encrypted_content"]) == [THINKING]
+    assert (uncarried(redacted["encrypted_content"]), redacted["summary"]) == ([REDACTED], [])
+    assert "encrypted_content" not in unsigned
 
 
 FINISHES = {

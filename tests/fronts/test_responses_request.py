@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from legato.core.errors import ApiError
+from legato.core.signatures import carried
 from legato.fronts.responses import RESPONSES
 
 Json = dict[str, Any]
@@ -66,7 +67,11 @@ def thought(summary: str = "", text: str = "", encrypted: str | None = None) -> 
 
 NOT_GIVEN = "The result of this call was not given."
 PNG = "data:image/png;base64,AAAA"
+IMAGE = {"type": "input_image", "image_url": PNG}
+CHAT_IMAGE = {"type": "image_url", "image_url": {"url": PNG}}
 PDF = "data:application/pdf;base64,AAAA"
+
+SIGNED = {"type": "thinking", "thinking": "hm", "signature": "s"}
 
 ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
     "an item without a type": ([USER], [USER]),
@@ -208,27 +213,28 @@ ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
         ],
         [USER, chat_calls(chat_call("c1")), chat_result("c1", "a\nb")],
     ),
-    "a result with an image": (
+    "results with images": (
         [
-            *(USER, call("c1")),
-            result(
-                "c1",
-                [
-                    {"type": "input_text", "text": "a"},
-                    {"type": "input_image", "image_url": PNG},
-                ],
-            ),
+            *(USER, call("c1"), call("c2"), call("c3")),
+            result("c1", [{"type": "input_text", "text": "a"}, IMAGE]),
+            result("c2", [IMAGE]),
+            result("c3"),
         ],
         [
             USER,
-            chat_calls(chat_call("c1")),
-            chat_result(
-                "c1",
-                [
-                    {"type": "text", "text": "a"},
-                    {"type": "image_url", "image_url": {"url": PNG}},
+            chat_calls(chat_call("c1"), chat_call("c2"), chat_call("c3")),
+            chat_result("c1", "a"),
+            chat_result("c2", "The result is in the next message."),
+            chat_result("c3"),
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Content of the result of the tool call c1:"},
+                    CHAT_IMAGE,
+                    {"type": "text", "text": "Content of the result of the tool call c2:"},
+                    CHAT_IMAGE,
                 ],
-            ),
+            },
         ],
     ),
     "a call of a custom tool": (
@@ -269,6 +275,22 @@ ITEMS: dict[str, tuple[list[Any], list[Json]]] = {
                 ],
             },
         ],
+    ),
+    "signed reasoning of another format": (
+        [USER, thought("hm", encrypted=carried([SIGNED])), answer("Hi")],
+        [
+            USER,
+            {
+                "role": "assistant",
+                "content": "Hi",
+                "reasoning_content": "hm",
+                "reasoning_details": [SIGNED],
+            },
+        ],
+    ),
+    "signed reasoning that was changed": (
+        [USER, thought("hm", encrypted="legato-1.AAAA"), answer("Hi")],
+        [USER, {"role": "assistant", "content": "Hi", "reasoning_content": "hm"}],
     ),
     "reasoning that led to nothing": ([USER, thought("Why?"), USER], [USER, USER]),
     "reasoning at the end": ([USER, thought("Why?")], [USER]),

@@ -345,6 +345,15 @@ def test_numbers_go_on_behind_heartbeats() -> None:
     ]
 
 
+def test_heartbeats_between_relayed_events() -> None:
+    pipe = relayed(Upstream().begin().thought("hm"))
+    pipe.writer.heartbeat(None)
+    assert split(pipe.body)[-1]["type"] == "response.in_progress"
+    upstream = whole()
+    upstream.events = upstream.events[len(split(pipe.body)) - 1 :]
+    assert completed(relayed(upstream, pipe)).text == "One two"
+
+
 def test_numbers_that_are_missing_are_added() -> None:
     upstream = whole()
     for index, (name, data) in enumerate(upstream.events):
@@ -409,6 +418,24 @@ def test_usage_that_is_not_whole_is_ours(case: str) -> None:
     assert usage["input_tokens_details"]["cached_tokens"] == 0
 
 
+def test_an_item_that_the_upstream_does_not_end_ends() -> None:
+    """A client may take the text from the end of its item alone."""
+    upstream = Upstream().begin().message("One", until="output_text.done").end(output=[])
+    found = completed(relayed(upstream))
+    assert [each["content"][0]["text"] for each in found.done] == ["One"]
+    assert found.response["output"] == found.done
+
+
+def test_an_end_without_its_response_is_ours() -> None:
+    found = completed(relayed(Upstream().begin().message("One").say("completed")))
+    assert found.response["usage"]["total_tokens"] == 14
+
+
+def test_an_output_that_is_missing_is_that_of_the_events() -> None:
+    found = completed(relayed(Upstream().begin().message("One").end(output=[])))
+    assert [each["id"] for each in found.response["output"]] == ["msg_1"]
+
+
 def test_the_end_is_ours_where_the_upstream_has_none() -> None:
     found = completed(relayed(Upstream().begin().thought("hm").message("One", index=1)))
     assert [each["id"] for each in found.response["output"]] == ["rs_1", "msg_1"]
@@ -459,6 +486,33 @@ def test_another_upstream_goes_on(case: str) -> None:
     for item, identity in zip(found.response["output"], identities, strict=True):
         assert item["id"] == identity or not identity
     assert found.response["usage"]["total_tokens"] == 14
+
+
+def first(count: int, *, alive: int = 0) -> Pipe:
+    """A client that has been sent so many events of a whole answer, behind `alive` heartbeats."""
+    upstream, pipe = whole(), Pipe()
+    for _ in range(alive):
+        pipe.writer.heartbeat(None)
+    upstream.events = upstream.events[:count]
+    return relayed(upstream, pipe)
+
+
+@pytest.mark.parametrize("alive", [0, 2])
+@pytest.mark.parametrize("count", range(len(whole().events) + 1))
+def test_a_break_behind_any_event_is_legal(count: int, alive: int) -> None:
+    """Whether another upstream goes on with text or with reasoning, nobody does, or the upstream
+    just ends."""
+    for name in ("content", "reasoning_content"):
+        pipe = first(count, alive=alive)
+        for chunk in (text(" end", name), finish("length")):
+            for each in (pipe.writer, pipe.aggregator):
+                each.push(chunk)
+        assert completed(pipe).response["status"] == "incomplete"
+    completed(first(count, alive=alive))
+    pipe = first(count, alive=alive)
+    for each in (pipe.writer, pipe.aggregator):
+        each.fail(bad_gateway("It broke."))
+    pipe.checked()
 
 
 def test_another_one_goes_on_with_reasoning() -> None:

@@ -237,6 +237,28 @@ async def test_a_connection_is_kept_whose_body_ends_soon_after_the_answer(
     assert not first.is_disconnected
 
 
+async def test_a_body_that_does_not_end_is_given_up_behind_the_answer(
+    legato: Running, scripted: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legato.gateway.dispatch.LINGER", 0.1)
+    steps = [*scripted.scripts["happy"].steps, Step(stall=True)]
+    scripted.scripts["happy"] = Script(steps=steps)
+    assert (await ask(legato.port, legato.key, chat("happy", stream=True))).done
+    await until(lambda: scripted.requests[0].is_disconnected, "the upstream sees its peer gone")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_call_begins_that_nobody_could_keep_account_of(
+    legato: Running, scripted: MockServer, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("legato.store.ledger.MAX_QUEUE", 0)
+    answer = await ask(legato.port, legato.key, chat("happy", stream=stream))
+    assert answer.error is not None
+    assert (answer.status, answer.error["code"]) == (503, "busy")
+    assert answer.error["message"].startswith("The server cannot keep account of more calls now.")
+    assert scripted.requests == []
+
+
 async def test_a_kept_connection_that_died_is_no_failure(
     legato: Running, scripted: MockServer
 ) -> None:
@@ -254,6 +276,28 @@ async def test_unknown_members_of_chunks_survive(legato: Running) -> None:
     assert first["provider"] == "Somebody"
     assert first["choices"][0]["native"] is True
     assert first["choices"][0]["delta"]["annotations"] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("usage", [False, True])
+async def test_unknown_members_beside_the_usage_survive(
+    legato: Running, scripted: MockServer, usage: bool
+) -> None:
+    """Also where the client does not see the usage itself."""
+    steps = [
+        each for each in scripted.scripts["happy"].steps if each.usage is None and not each.done
+    ]
+    result = {
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 10},
+        "citations": [7],
+    }
+    scripted.scripts["happy"] = Script(steps=[*steps, Step(chunk=result), Step(done=True)])
+    body = chat("happy", stream=True, stream_options={"include_usage": usage})
+    answer = await ask(legato.port, legato.key, body)
+    assert answer.done
+    assert answer.body.count(b'"citations":[7]') == 1
+    assert bool(answer.chunks[-1].get("usage")) is usage
+    assert answer.chunks[-1]["citations"] == [7]
 
 
 async def test_unknown_parameters_of_requests_survive(

@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 import pytest
 
+from legato.core.errors import bad_gateway
 from legato.core.state import State
 from legato.core.stream import Stream
 from legato.core.timers import Timers
@@ -47,16 +48,16 @@ class Response:
 class Watched:
     """A dispatch with one attempt under way, and its timer."""
 
-    def __init__(self, dialect: Any = openai) -> None:
+    def __init__(self, dialect: Any = openai, health: Health | None = None) -> None:
         self.now = 0.0
+        self.health = health or Health()
         options = DeploymentOptions(stall_seconds=STALL, total_seconds=TOTAL)
         upstream = SimpleNamespace(
             options=options, dialect=dialect, counter=None, header=b"", soonest=STALL
         )
-        health = Health()
         services = Services(
             keyring=Keyring(),
-            router=cast(Any, SimpleNamespace(health={"one": health})),
+            router=cast(Any, SimpleNamespace(health={"one": self.health})),
             ledger=cast(Any, None),
             upstreams=cast(Any, {"one": upstream}),
             timers=Timers(),
@@ -67,8 +68,13 @@ class Watched:
         self.stream = Stream(services.clock, 0.0, self)
         self.dispatch = Dispatch(services, self.stream, self)
         self.response = Response()
-        self.attempt = Attempt(services, self.stream, "one", self.stream.fail)
-        self.attempt.response = cast(Any, self.response)
+        self.services = services
+        self.attempt = self.asked()
+
+    def asked(self) -> Attempt:
+        attempt = Attempt(self.services, self.stream, "one", self.stream.fail)
+        attempt.response = cast(Any, self.response)
+        return attempt
 
     def begin(self) -> None:
         """The attempt is the one in hand, and has its first token."""
@@ -166,3 +172,45 @@ def test_an_upstream_is_paused_once_and_resumed_once() -> None:
             deed()
             deed()
     assert watched.response.pauses == ["pause", "resume"] * 2
+
+
+def test_health_is_told_how_long_the_first_token_took() -> None:
+    watched = Watched()
+    watched.now = 4.0
+    watched.attempt = watched.asked()
+    watched.now = 7.0
+    watched.begin()
+    assert (watched.health.ttft, watched.health.measured_at) == (3.0, 7.0)
+
+
+def failing() -> Health:
+    """Its breaker has just opened."""
+    health = Health(open_after=1, open_seconds=10.0)
+    health.record_failure(0.0)
+    assert health.state(0.0) == "open"
+    return health
+
+
+def test_a_probe_that_begins_to_answer_closes_the_breaker() -> None:
+    watched = Watched(health=failing())
+    watched.now = 10.0
+    watched.attempt = watched.asked()
+    watched.begin()
+    assert watched.health.state(10.0) == "closed"
+
+
+def test_a_probe_that_fails_makes_way_for_the_next() -> None:
+    watched = Watched(health=failing())
+    watched.now = 10.0
+    attempt = watched.asked()
+    assert not watched.health.allows(10.0), "there is one probe at a time"
+    attempt.end(bad_gateway("no"))
+    assert not watched.health.allows(29.0)
+    assert watched.health.allows(30.0)
+
+
+def test_an_attempt_is_over_once() -> None:
+    watched = Watched()
+    for _ in range(2):
+        watched.attempt.end(bad_gateway("no"))
+    assert (watched.health.busy, watched.health.failures) == (0, 1)

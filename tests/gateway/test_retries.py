@@ -67,6 +67,17 @@ async def test_one_that_was_to_be_asked_again_is_not_where_another_took_that_lon
         assert played(scripted) == names
 
 
+async def test_each_is_asked_again_as_often_as_it_may_be(
+    tmp_path: Path, scripted: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others have failed does not count."""
+    monkeypatch.setattr("legato.policy.retry.BACKOFF", 0.01)
+    names, route = ["500", "503"], {"attempts": 9}
+    async with routed(tmp_path, scripted, names, route=route) as legato:
+        assert (await result(legato)).status in (502, 503)
+        assert sorted(played(scripted)) == sorted(names * 3)
+
+
 async def test_attempts_limit_the_others_too(tmp_path: Path, scripted: MockServer) -> None:
     names, route = ["stall-early", "happy"], {"retry_seconds": 0.1, "attempts": 1}
     async with routed(tmp_path, scripted, names, route=route) as legato:

@@ -128,9 +128,8 @@ async def test_before_the_first_token_another_answers(
 
 
 async def test_heartbeats_come_before(tmp_path: Path, scripted: MockServer) -> None:
-    flags = {"streams.gate_seconds": 0.02, "streams.heartbeat_seconds": 0.03}
-    more = {"first_token_seconds": 5.0}
-    deploy = {"late-token": SAME | more}
+    flags: Json = {"streams.gate_seconds": 0.02, "streams.heartbeat_seconds": 0.03}
+    deploy = {"late-token": SAME | {"first_token_seconds": 5.0}}
     async with routed(tmp_path, scripted, ["late-token"], deploy=deploy, **flags) as legato:
         told = Told((await asked(legato)).body)
         assert told.text == TEXT

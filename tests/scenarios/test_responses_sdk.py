@@ -1,8 +1,10 @@
 """The Responses front as OpenAI's SDK uses it, before upstreams of all dialects: equal meaning
 whatever the upstream speaks, and whatever the way in which the SDK is used."""
 
+import asyncio
 import gc
 import json
+import shutil
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -11,10 +13,12 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
+from legato.mock.format_scripts import FORMAT_SCRIPTS
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.responses_order import Told, check_response
+from tests.support.sdks import JS
 from tests.support.wire import ask
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,6 +57,7 @@ OWN_SCRIPTS = {
     "refusal": Script(steps=[Step(delta={"refusal": "I will not."}), *SCRIPTS["happy"].steps[-3:]]),
 }
 PLAYED = ("happy", "thinking", "tools")
+SIGNED = ("signed-thinking", "redacted-thinking")
 
 
 class Seen(BaseModel):
@@ -123,7 +128,17 @@ class House:
 async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     scripted = MockServer(SCRIPTS | OWN_SCRIPTS)
     base = await scripted.start()
-    names = (*PLAYED, *OWN_SCRIPTS, "cut", "error-in-band", "400", "429", "too-long")
+    names = (
+        *PLAYED,
+        *OWN_SCRIPTS,
+        "signed-thinking",
+        "redacted-thinking",
+        "cut",
+        "error-in-band",
+        "400",
+        "429",
+        "too-long",
+    )
     deployments = [
         {
             "name": f"{dialect}/{name}",
@@ -301,6 +316,73 @@ async def test_a_conversation_before_anthropics(house: House) -> None:
     assert [each["type"] for each in assistant["content"]] == ["text", "tool_use", "tool_use"]
     assert [each["tool_use_id"] for each in results["content"]] == ["call_1", "call_2"]
     assert [each["name"] for each in asked["tools"]] == ["sum", "now", "apply_patch", "mail__send"]
+
+
+@pytest.mark.parametrize("name", SIGNED)
+@pytest.mark.parametrize("way", ["create", "stream"])
+async def test_signed_thoughts_go_back_to_anthropics(house: House, name: str, way: Way) -> None:
+    """To the letter, as a client sends all of its items back."""
+    include = ["reasoning.encrypted_content"]
+    first = await answer(house, way, f"anthropic/{name}", include=include)
+    items = [{"role": "user", "content": "Hello"}, *(each.to_dict() for each in first.output)]
+    items.append({"role": "user", "content": "Go on."})
+    await answer(house, "create", f"anthropic/{name}", input=items, include=include)
+    _, assistant, _ = house.scripted.requests[-1].request["messages"]
+    thought = assistant["content"][0]
+    (step,) = [each for each in FORMAT_SCRIPTS[name].steps if each.sign or each.redacted]
+    if step.sign:
+        wanted = {"type": "thinking", "thinking": "Let me think.", "signature": step.sign}
+    else:
+        wanted = {"type": "redacted_thinking", "data": step.redacted}
+    assert thought == wanted
+
+
+# Node
+
+TOLD: dict[str, Json] = {
+    "happy": {"text": TEXT, "finish": "completed", "usage": [7, 10, 0, 3]},
+    "thinking": {"text": " Forty-two.", "thoughts": "Let me think.", "finish": "completed"},
+    "tools": {
+        "calls": [["call_1", "sum", {"a": 1, "b": 2}], ["call_2", "now", {}]],
+        "finish": "completed",
+    },
+    "length": {"text": "Once", "finish": "max_output_tokens"},
+    "cut": {"error": "The upstream closed the connection. Try again later."},
+}
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "openai-responses"])
+async def test_nodes_sdk_sees_the_same(house: House, dialect: str) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    if not (JS / "node_modules" / "openai").is_dir():
+        pytest.skip("the npm package openai is not installed")
+    legato = house.legato
+    node = await asyncio.create_subprocess_exec(
+        *("node", "responses.mjs", f"http://127.0.0.1:{legato.port}/v1", legato.key),
+        *(f"{dialect}/{name}" for name in TOLD),
+        cwd=JS,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await node.communicate()
+    assert node.returncode == 0
+    told = json.loads(output)
+    for name, wanted in TOLD.items():
+        for way, found in told[f"{dialect}/{name}"].items():
+            check_node(found, wanted, way)
+
+
+def check_node(found: Json, wanted: Json, way: str) -> None:
+    if "error" in wanted:
+        assert found["error"].endswith(wanted["error"])
+        assert found["status"] == (502 if way == "create" else None)
+        return
+    assert "error" not in found, found
+    assert "".join(found["text"]) == wanted.get("text", "")
+    assert "".join(found["thoughts"]) == wanted.get("thoughts", "")
+    assert found["calls"] == wanted.get("calls", [])
+    assert found["finish"] == wanted["finish"]
+    assert found["usage"] == wanted.get("usage", found["usage"])
 
 
 # Failure, as the SDK has it

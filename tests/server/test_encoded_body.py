@@ -225,6 +225,28 @@ async def test_a_compressed_request(running: Running, name: str) -> None:
     assert len(await running.rows()) == 2
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
+async def test_endpoints_of_other_formats(running: Running, path: str) -> None:
+    """The last one is the application's."""
+    text: dict[str, Any] = {"input": "Hello"} if "responses" in path else chat("happy")
+    body = json.dumps(text | {"model": "happy"} | ({} if "input" in text else {"max_tokens": 9}))
+    for data, status in ((_zstd(body.encode()), 200), (_zstd(body.encode())[:-1], 400)):
+        answer = await ask(
+            running.port, running.key, data, path=path, **{"content-encoding": "zstd"}
+        )
+        assert answer.status == status, answer.body
+        answer = await ask(
+            running.port,
+            None,
+            data,
+            path=path,
+            **{"x-api-key": running.key} | {"content-encoding": "zstd"},
+        )
+        assert answer.status == status, answer.body
+    answer = await ask(running.port, running.key, b"{}", path=path, **{"content-encoding": "br"})
+    assert answer.status == 415
+
+
 async def test_a_large_one_byte_by_byte_and_one_behind_it(running: Running) -> None:
     """Much of it is decoded in a thread; requests are answered in their order all the same."""
     large = chat("happy") | {"user": "u" * (8 * STEP_BYTES)}
@@ -327,16 +349,18 @@ async def test_the_application_reads_plain_bodies(encoding: str | None) -> None:
     assert (await _asked([b"ab", b"c"], encoding))[0] == b"abc"
 
 
-@pytest.mark.parametrize(
-    ("data", "encoding", "status"),
-    [
-        (BODY, "gzip", 400),
-        (gzip.compress(BODY)[:-1], "gzip", 400),
-        (BODY, "br", 415),
-        (gzip.compress(b"\0" * (LIMIT + 1)), "gzip", 413),
-    ],
-)
-async def test_what_the_application_refuses(data: bytes, encoding: str, status: int) -> None:
+#: (body, encoding, status) of what the application may not read.
+UNREAD: Final = {
+    "damaged": (BODY, "gzip", 400),
+    "cut": (gzip.compress(BODY)[:-1], "gzip", 400),
+    "another encoding": (BODY, "br", 415),
+    "a bomb": (gzip.compress(b"\0" * (LIMIT + 1)), "gzip", 413),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+async def test_what_the_application_refuses(name: str) -> None:
+    data, encoding, status = UNREAD[name]
     found, _ = await _asked([data], encoding)
     assert isinstance(found, ApiError)
     assert found.status == status

@@ -21,6 +21,7 @@ from legato.core.stream import Stream
 from legato.core.usage import count
 from legato.fronts.chat_aggregator import ChatAggregator
 from legato.gateway.attempt import SPENT
+from legato.policy.model_names import ANY_MODEL
 from legato.server import assembly
 from legato.settings import Deployment, SettingsError
 from legato.upstreams.upstream import Upstream
@@ -102,7 +103,10 @@ async def check_one(deployment: Deployment, seconds: float) -> CheckResult:
     upstream = assembly.upstream(deployment, time.monotonic)
     try:
         await _check_model_list(deployment, upstream.dialect, result, seconds)
-        if result.reachable is not False:
+        if deployment.model == ANY_MODEL:
+            # Which model to ask for is not known.
+            result.ok = result.reachable is True and result.auth is not False
+        elif result.reachable is not False:
             await _check_stream(upstream, result, seconds)
     finally:
         if upstream.target is not None:
@@ -140,7 +144,8 @@ async def _check_model_list(
                 result.problems.append(f"{which} is refused ({response.status_code})")
             elif response.status_code == 200:
                 result.auth = result.auth is not False
-                result.listed = _is_listed(deployment.model, dialect, response.content)
+                if deployment.model != ANY_MODEL:
+                    result.listed = _is_listed(deployment.model, dialect, response.content)
 
 
 def _client(deployment: Deployment, seconds: float) -> httpx.AsyncClient:

@@ -1,5 +1,6 @@
 """`legato config`: prints the effective settings, or writes a commented settings file."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -65,7 +66,7 @@ slots = 8                         # concurrent answers of one model
 # dialect = "openai"              # "anthropic", "gemini", "ollama"
 # base_url = "http://127.0.0.1:9000/v1"
 # api_key = "${UPSTREAM_KEY}"
-# model = "upstream-model-id"
+# model = "upstream-model-id"     # "*": the name that the client asks for
 # connect_seconds = 10.0
 # first_token_seconds = 120.0     # from the request to the first token
 # stall_seconds = 60.0            # longest time without progress
@@ -97,14 +98,19 @@ slots = 8                         # concurrent answers of one model
 # cache_write = 0.1875            # prompt tokens written to a cache; default: as prompt
 
 # [[routes]]
-# model = "public-model-id"
+# model = "public-model-id"       # or a pattern: "claude-*"
 # deployments = ["primary"]
 # strategy = "order"              # "least-busy", "fastest"
+# affinity = "none"               # "session": calls of one session go to one deployment
 # weights = { primary = 1.0 }     # shares of the calls
 # attempts = 3                    # requests for one call before its first token
 # retry_seconds = 30.0            # time for them
 # max_continuations = 1           # times that another deployment continues a broken stream
 # count_both_prompts = false      # usage of a continued answer includes the prompts of both
+
+# Names that clients insist on, and the models that they stand for.
+# [aliases]
+# other-model-id = "public-model-id"
 """
 
 
@@ -133,7 +139,7 @@ def init(
 
 def _toml(tree: dict[str, Any], prefix: str = "") -> str:
     """`tree` as TOML: values first, then tables and arrays of tables, as TOML requires."""
-    lines = [f"{k} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    lines = [f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
     text = "\n".join(lines) + ("\n" if lines else "")
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -148,6 +154,10 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict) or (
         isinstance(value, list) and bool(value) and isinstance(value[0], dict)
     )
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
 
 
 def _value(value: Any) -> str:

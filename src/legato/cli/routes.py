@@ -33,6 +33,8 @@ class Route(Struct):
     model: str
     strategy: str
     deployments: list[Deployment]
+    aliases: list[str] = []
+    affinity: str = "none"
 
 
 class _Response(Struct):
@@ -114,7 +116,12 @@ def _print_routes(found: list[Route]) -> None:
 
 
 def _model(route: Route) -> str:
-    return f"{route.model} ({route.strategy})" if len(route.deployments) > 1 else route.model
+    notes = [route.strategy] if len(route.deployments) > 1 else []
+    if notes and route.affinity != "none":
+        notes = [f"by {route.affinity}"]
+    if route.aliases:
+        notes.append(f"also {', '.join(route.aliases)}")
+    return f"{route.model} ({'; '.join(notes)})" if notes else route.model
 
 
 def _state(deployment: Deployment) -> tuple[str, str]:

@@ -101,6 +101,8 @@ class ChatRequest(Struct, gc=False):
     thinking: Thinking | None = None
     thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
     user: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, Any] | None = None
 
     @property
     def choices(self) -> int:

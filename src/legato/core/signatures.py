@@ -6,7 +6,9 @@ vendor's server refuses it. So it is noted who made which signature, and what is
 out of a request, so that a fallback or a change of model does not break the turn.
 """
 
+import base64
 import re
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
@@ -45,6 +47,40 @@ def shape_of(detail: Json) -> str | None:
     if detail.get("format") == _RESPONSES:
         return "responses"
     return _SHAPES.get(str(detail.get("type")))
+
+
+# Clients of the Responses API send nothing back of reasoning but its `encrypted_content`. So signed
+# blocks of Anthropic's are carried in one: as compressed JSON behind a mark of ours.
+
+#: What a carried one begins with.
+_CARRIED: Final = "legato-1."
+
+#: Bytes of JSON that are read of one at most.
+_MOST_CARRIED: Final = 8 * 1024 * 1024
+
+
+def carried(details: list[Json]) -> str:
+    """Entries of `reasoning_details` as one `encrypted_content`."""
+    packed = zlib.compress(msgspec.json.encode(details))
+    return _CARRIED + base64.urlsafe_b64encode(packed).decode()
+
+
+def is_carried(content: str) -> bool:
+    """Whether an `encrypted_content` is one that `carried` has made, or looks like it."""
+    return content.startswith(_CARRIED)
+
+
+def uncarried(content: str) -> list[Json]:
+    """The entries again. Empty where it is not `carried`, or has been changed."""
+    if not is_carried(content):
+        return []
+    try:
+        packed = base64.urlsafe_b64decode(content.removeprefix(_CARRIED))
+        unpacked = zlib.decompressobj()
+        text = unpacked.decompress(packed, _MOST_CARRIED)
+        return _objects(msgspec.json.decode(text)) if unpacked.eof else []
+    except (ValueError, zlib.error):
+        return []
 
 
 #: How a vendor's server refuses reasoning that it did not sign, or whose tokens it cannot read.
@@ -204,7 +240,10 @@ class Owner:
     def _strip_item(self, item: Json) -> tuple[Json | None, int]:
         if item.get("type") != "reasoning" or not item.get("encrypted_content"):
             return item, 0
-        return (item, 0) if self.keeps(signature_of(item), "responses") else (None, 1)
+        signature = signature_of(item)
+        if signature is not None and is_carried(signature):
+            return None, 1
+        return (item, 0) if self.keeps(signature, "responses") else (None, 1)
 
 
 def _edited(

@@ -30,7 +30,8 @@ class ResponsesAggregator:
         return False
 
     def start_over(self) -> None:
-        self._items = OutputItems(self._echo.names, _ignore)
+        echo = self._echo
+        self._items = OutputItems(echo.names, _ignore, carries=echo.carries)
         self._relayed = RelayedEvents(self._items, _ignore)
 
     def push(self, chunk: Chunk) -> None:
@@ -51,8 +52,7 @@ class ResponsesAggregator:
 
     def complete(self, usage: Usage, extras: bytes) -> None:
         self.usage = usage
-        if self._relayed.terminal is None:
-            self._items.end()
+        self._items.end()
 
     def fail(self, error: ApiError) -> None:
         self.error = error
@@ -61,6 +61,6 @@ class ResponsesAggregator:
         """The body of a 200: OpenAI's Response."""
         body, terminal = ResponseBody(head, self._echo), self._relayed.terminal
         if terminal is not None:
-            return body.amended(terminal.response, self.usage)
+            return body.amended(terminal.response, self.usage, self._items.output())
         status, incomplete = self._items.status
         return body.render(status, self._items.output(), incomplete=incomplete, usage=self.usage)

@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from legato.core.chunk import NOT_JSON, Usage, as_object, decoded
 from legato.core.front import AnswerHead
-from legato.core.json_text import one_line
+from legato.core.json_text import encoded, one_line
 from legato.core.span_edit import with_members
 from legato.core.usage import count
 from legato.fronts.responses_request import Echo
@@ -58,18 +58,22 @@ class ResponseBody:
         parts = (encoded(first)[:-1], b',"output":', output, told, self._echo.settings, b"}")
         return one_line(b"".join(parts))
 
-    def amended(self, response: bytes, usage: Usage | None = None) -> bytes:
+    def amended(self, response: bytes, usage: Usage | None = None, output: bytes = b"[]") -> bytes:
         """An upstream's response object with our id, the model's public name, and what is said of
-        responses that are kept: they are kept here or nowhere. `usage`: where the upstream has sent
-        none that is whole."""
+        responses that are kept: they are kept here or nowhere. `usage`, `output`: of the whole
+        answer, where the upstream's response has no usage that is whole, or no output."""
         changes: Fields = {"id": self._head.identity, "model": self._head.model}
         changes |= self._time(response)
         if b'"store"' in response:
             changes["store"] = self._echo.is_kept
         if self._echo.previous is not None:
             changes["previous_response_id"] = self._echo.previous
-        if usage is not None and not _has_usage(response):
-            changes["usage"] = responses_usage(usage)
+        if usage is not None:
+            theirs = as_object(decoded(response)) or {}
+            if not _is_whole(as_object(theirs.get("usage")) or {}):
+                changes["usage"] = responses_usage(usage)
+            if not theirs.get("output"):
+                changes["output"] = Raw(output)
         return one_line(with_members(response, changes))
 
     def _time(self, response: bytes) -> Fields:
@@ -101,10 +105,8 @@ def responses_usage(usage: Usage) -> Fields:
     }
 
 
-def _has_usage(response: bytes) -> bool:
-    """Whether a response has the numbers that clients rely on: one fails without them."""
-    fields = as_object(decoded(response)) or {}
-    usage = as_object(fields.get("usage")) or {}
+def _is_whole(usage: Fields) -> bool:
+    """Whether a usage has the numbers that clients rely on: one fails without them."""
     cached = as_object(usage.get("input_tokens_details")) or {}
     thought = as_object(usage.get("output_tokens_details")) or {}
     numbers = (

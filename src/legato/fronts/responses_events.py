@@ -9,6 +9,7 @@ from typing import Any, Final
 from legato.core.chunk import Chunk, as_object
 from legato.core.finish import known_finish
 from legato.core.media_types import parse_data_url
+from legato.core.signatures import carried, shape_of
 from legato.fronts.responses_content import objects
 from legato.fronts.responses_input import REASONING_FORMAT
 from legato.fronts.responses_items import (
@@ -48,10 +49,12 @@ class OutputItems:
     the end, because their pieces may come in any order.
     """
 
-    __slots__ = ("_calls", "_current", "_done", "_emit", "_finish", "_names", "_next")
+    __slots__ = ("_calls", "_carries", "_current", "_done", "_emit", "_finish", "_names", "_next")
 
-    def __init__(self, names: ToolNames, emit: Emit) -> None:
+    def __init__(self, names: ToolNames, emit: Emit, *, carries: bool = False) -> None:
+        """`carries`: the client has asked for reasoning in a form in which it can be sent back."""
         self._names = names
+        self._carries = carries
         self._emit = emit
         self._done: dict[int, bytes] = {}  # whole items as JSON, by their index
         self._calls: dict[int, CallItem] = {}  # by the index of the call
@@ -133,13 +136,16 @@ class OutputItems:
             self._finish = known_finish(reason)
 
     def _keep_encrypted(self, detail: Fields) -> None:
-        """Reasoning that its upstream wants back as it is, with the id that belongs to it."""
+        """Reasoning that its upstream wants back as it is. Encrypted by an upstream of this format,
+        it has an id that belongs to it; signed by Anthropic's, it is carried."""
         data, identity = detail.get("data"), detail.get("id")
-        if detail.get("format") != REASONING_FORMAT or not isinstance(data, str):
-            return
-        item = self._reasoning(identity if isinstance(identity, str) else None)
-        item.encrypted = data
-        self._end_current()
+        if detail.get("format") == REASONING_FORMAT and isinstance(data, str):
+            item = self._reasoning(identity if isinstance(identity, str) else None)
+            item.encrypted = data
+            self._end_current()
+        elif self._carries and shape_of(detail) == "messages":
+            self._reasoning().encrypted = carried([detail])
+            self._end_current()
 
     def _cite(self, annotation: Fields) -> None:
         """The citation of an address; Chat Completions has its members in an object."""

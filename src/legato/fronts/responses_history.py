@@ -5,6 +5,7 @@ from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from legato.core.chunk import NOT_JSON, as_object
 from legato.core.front import FrontRequest
@@ -76,5 +77,5 @@ def echoed(request: FrontRequest, turn: Turn) -> FrontRequest:
     settings = msgspec.json.decode(b"{%b}" % echo.settings[1:])
     settings |= {"previous_response_id": turn.previous, "store": turn.is_kept}
     repeated = b"," + msgspec.json.encode(settings)[1:-1]
-    request.echo = Echo(repeated, echo.names, turn.is_kept, turn.previous)
+    request.echo = replace(echo, settings=repeated, is_kept=turn.is_kept, previous=turn.previous)
     return request

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from legato.core.errors import invalid
+from legato.core.signatures import is_carried, uncarried
 from legato.fronts.responses_content import TEXTS, Content, an_object, objects, parts, string
 from legato.fronts.responses_tools import INPUT, ToolName, ToolNames
 
@@ -122,11 +123,14 @@ class _Conversation:
                 self._content.refuse(part, where)
 
     def _reasoning(self, item: Fields) -> None:
-        if isinstance(item.get("encrypted_content"), str) and item["encrypted_content"]:
+        encrypted = item.get("encrypted_content")
+        if isinstance(encrypted, str) and is_carried(encrypted):
+            self._turn.details += uncarried(encrypted)  # what it says follows, for other upstreams
+        elif isinstance(encrypted, str) and encrypted:
             detail = {
                 "type": "reasoning.encrypted",
                 "id": item.get("id"),
-                "data": item["encrypted_content"],
+                "data": encrypted,
                 "summary": item.get("summary") or [],
                 "format": REASONING_FORMAT,
             }
@@ -163,11 +167,16 @@ class _Conversation:
             self._turn = turn  # its reasoning waits for what it led to
             return
         self.messages.append(message)
+        said: list[Fields] = []
         for call, place in zip(turn.calls, turn.places, strict=True):
-            result = self._result(call["id"], place)
-            self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            identity = call["id"]
+            result, more = _split(self._result(identity, place), identity)
+            self.messages.append({"role": "tool", "tool_call_id": identity, "content": result})
+            said += more
+        if said:
+            self.messages.append({"role": "user", "content": said})
 
-    def _result(self, identity: str, place: int) -> Any:
+    def _result(self, identity: str, place: int) -> str | list[Fields]:
         """The first result behind a call that no other call has taken."""
         waiting = self._results.get(identity, [])
         while waiting:
@@ -175,6 +184,17 @@ class _Conversation:
             if at > place:
                 return self._content.joined(item.get("output"), f"input[{at}].output", "\n")
         return _NO_RESULT
+
+
+def _split(result: str | list[Fields], identity: str) -> tuple[str, list[Fields]]:
+    """(the text of a result, parts of it for a message of the user): Chat Completions takes nothing
+    but text in the message of a tool."""
+    if isinstance(result, str):
+        return result, []
+    texts = [each["text"] for each in result if each["type"] == "text"]
+    others = [each for each in result if each["type"] != "text"]
+    name = {"type": "text", "text": f"Content of the result of the tool call {identity}:"}
+    return "\n".join(texts) or "The result is in the next message.", [name, *others]
 
 
 def _results(items: list[Fields]) -> dict[str, list[tuple[int, Fields]]]:

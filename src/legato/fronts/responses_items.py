@@ -38,7 +38,7 @@ class Part:
     """A part of an item whose text is under way. `text`: the inside of a JSON string.
     `is_told`: the event with the whole text has gone out."""
 
-    __slots__ = ("_names", "annotations", "index", "is_told", "kind", "logprobs", "text")
+    __slots__ = ("_names", "annotations", "head", "index", "is_told", "kind", "logprobs", "text")
 
     def __init__(self, kind: Kind, index: int) -> None:
         self.kind = kind
@@ -47,6 +47,7 @@ class Part:
         self.annotations: list[Fields] = []
         self.logprobs: list[Any] = []
         self.is_told = False
+        self.head = b""  # members of its deltas, once there are any
         self._names = "summary_index" if kind is SUMMARY else "content_index"
 
     def place(self, item: "Item") -> Fields:
@@ -118,8 +119,9 @@ class PartedItem(Item):
     def delta_head(self, part: Part) -> tuple[str, bytes, bytes]:
         """Of the event with a text of `part`: its type, and its members before and after the JSON
         string of the text."""
-        head = members(**part.place(self)) + b',"delta":'
-        return f"{part.kind[0]}.delta", head, b',"logprobs":[]' if part.kind is TEXT else b""
+        if not part.head:
+            part.head = members(**part.place(self)) + b',"delta":'
+        return f"{part.kind[0]}.delta", part.head, b',"logprobs":[]' if part.kind is TEXT else b""
 
     def add(self, kind: Kind, text: str, logprobs: list[Any] | None = None) -> None:
         part = self.part(kind)

@@ -93,7 +93,7 @@ class RelayedEvents:
             return None
         event = RelayedEvent(kind, data, fields.sequence_number, bytes(fields.response))
         if kind in _TERMINAL:
-            self.terminal = event
+            self.terminal = event if event.response else None  # without it, its client fails
             return None
         self._note(kind, fields)
         return event

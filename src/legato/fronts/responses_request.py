@@ -20,6 +20,8 @@ FORMAT: Final = "responses"
 
 #: What is asked for in `include` to get the probabilities of tokens.
 _LOGPROBS: Final = "message.output_text.logprobs"
+#: And to get reasoning in a form in which it can be sent back.
+_ENCRYPTED: Final = "reasoning.encrypted_content"
 
 
 class _Reasoning(Struct, gc=False):
@@ -71,11 +73,13 @@ class ResponsesRequest(Struct, gc=False):
 
 class Echo(Struct, frozen=True):
     """What the answer needs of its request. `settings`: members of the response that repeat it, as
-    JSON, each with its leading comma. `is_kept`, `previous`: whether the response is kept here, and
-    the id of the kept one that it goes on with; they are in `settings` too."""
+    JSON, each with its leading comma. `carries`: reasoning is wanted in a form in which it can be
+    sent back. `is_kept`, `previous`: whether the response is kept here, and the id of the kept one
+    that it goes on with; they are in `settings` too."""
 
     settings: bytes
     names: ToolNames
+    carries: bool = False
     is_kept: bool = False
     previous: str | None = None
 
@@ -109,7 +113,7 @@ def parse(body: bytes) -> FrontRequest:
         translated,
         format=FORMAT,
         source=body,
-        echo=Echo(_settings(request), tools.names),
+        echo=Echo(_settings(request), tools.names, _ENCRYPTED in (request.include or ())),
         beyond=content.beyond or tools.beyond,
     )
 

@@ -24,6 +24,9 @@ _HEAD: Final = b'event: %b\ndata: {"type":"%b","sequence_number":'
 
 _IN_PROGRESS: Final = "response.in_progress"
 
+#: The events that each answer begins with.
+_FIRST: Final = (CREATED, _IN_PROGRESS)
+
 #: What the events that the fast path takes over begin with.
 _TEXT: Final = b"response.output_text.delta"
 _TEXT_HEAD: Final = b"event: %b\ndata: " % _TEXT
@@ -39,9 +42,9 @@ class ResponsesWriter:
     """
 
     __slots__ = (
+        "_begun",
         "_body",
         "_coalescer",
-        "_has_begun",
         "_items",
         "_limit",
         "_number",
@@ -57,7 +60,7 @@ class ResponsesWriter:
 
     def __init__(self, head: AnswerHead, options: WriterOptions, sink: Sink, echo: Echo) -> None:
         self._body = ResponseBody(head, echo)
-        self._items = OutputItems(echo.names, self._emit)
+        self._items = OutputItems(echo.names, self._emit, carries=echo.carries)
         self._relayed = RelayedEvents(self._items, self._emit)
         self._limit = options.limit
         self._pads = options.pads
@@ -65,7 +68,7 @@ class ResponsesWriter:
         self._parts: list[bytes] = []
         self._coalescer: Coalescer | None = None  # there while the client takes no more
         self._waiting = 0  # bytes of relayed events that wait for a slow client
-        self._has_begun = False
+        self._begun = 0  # how many of the first events have gone out
         self._number = 0  # of the next event
         self.frames = 0
         self.size = 0
@@ -85,11 +88,12 @@ class ResponsesWriter:
         self._number += 1
         return self._number - 1
 
-    def _begin(self) -> None:
-        if not self._has_begun:
-            self._has_begun = True
-            self._emit_response(CREATED, self._body.render("in_progress"))
-            self._emit_response(_IN_PROGRESS, self._body.render("in_progress"))
+    def _begin(self, events: int = len(_FIRST)) -> None:
+        """Emits what is missing of the first `events` that each answer has."""
+        while self._begun < events:
+            kind = _FIRST[self._begun]
+            self._begun += 1
+            self._emit_response(kind, self._body.render("in_progress"))
 
     def _emit_response(self, kind: str, response: bytes) -> None:
         self._emit(kind, b'"response":%b' % response)
@@ -109,11 +113,12 @@ class ResponsesWriter:
 
     def relay(self, name: bytes, data: bytes) -> None:
         event = self._relayed.read(name, data)
-        if event is None or (event.kind == CREATED and self._has_begun):
+        if event is None or (event.kind == CREATED and self._begun):
             return
-        if event.kind == CREATED:
-            self._has_begun = True
-        self._begin()
+        # The upstream's own beginning stands for ours.
+        place = _FIRST.index(event.kind) if event.kind in _FIRST else len(_FIRST)
+        self._begin(place)
+        self._begun = max(self._begun, min(place + 1, len(_FIRST)))
         frame = self._frame(event)
         self._parts.append(frame)
         if self._coalescer is not None:
@@ -126,7 +131,7 @@ class ResponsesWriter:
         number = self._take_number()
         data = event.data
         if event.response:
-            response = self._body.amended(event.response, usage)
+            response = self._body.amended(event.response, usage, self._items.output())
             if usage is not None:
                 self.response = response
             data = with_members(data, {"response": Raw(response)})
@@ -142,18 +147,20 @@ class ResponsesWriter:
         parts, pads, text = self._parts, self._pads, part.text
         kind, before, after = item.delta_head(part)
         name = kind.encode()
-        head, before = _HEAD % (name, name), b"," + before
+        fixed = (_HEAD % (name, name), b"," + before, after)
+        head, before, after = [each.replace(b"%", b"%%") for each in fixed]
+        frame = b"%b%%d%b%%b%b%%b}\n\n" % (head, before, after)
+        size = sum(map(len, fixed)) + len(b"}\n\n")
 
         def write(quoted: bytes) -> None:
             if b"\\" in quoted:  # the upstream may escape more than we do
                 quoted = encoded(_decode_text(quoted))
             text.extend(quoted[1:-1])
-            number = b"%d" % self._take_number()
-            if pads:
-                size = len(head) + len(number) + len(before) + len(quoted) + len(after) + 3
-                parts.extend((head, number, before, quoted, after, padding.member(size), b"}\n\n"))
-            else:
-                parts.extend((head, number, before, quoted, after, b"}\n\n"))
+            number = self._number
+            self._number = number + 1
+            self.frames += 1
+            pad = padding.member(size + len(quoted) + len(str(number))) if pads else b""
+            parts.append(frame % (number, quoted, pad))
 
         return write
 
@@ -198,7 +205,7 @@ class ResponsesWriter:
         """A whole event: the timers of some clients do not see comments."""
         if self._coalescer is not None:
             return  # a line that is full needs none
-        if self._has_begun:
+        if self._begun == len(_FIRST):
             output = self._items.output()
             self._emit_response(_IN_PROGRESS, self._body.render("in_progress", output))
         self._begin()
@@ -208,10 +215,10 @@ class ResponsesWriter:
         self.resume()
         self._begin()
         terminal = self._relayed.terminal
+        self._items.end()
         if terminal is not None:
             self._parts.append(self._frame(terminal, usage))
         else:
-            self._items.end()
             status, incomplete = self._items.status
             self.response = self._body.render(
                 status, self._items.output(), incomplete=incomplete, usage=usage

@@ -175,7 +175,7 @@ class Attempt:
             self._call = call
         fresh = recovered = False
         whole = call
-        call, self.stripped = whole.owned(self.upstream.owner())
+        call, self.stripped = whole.owned(self.upstream.owner(whole.request.model))
         spent = 0  # credentials
         while True:
             credential = self.upstream.credential
@@ -206,7 +206,8 @@ class Attempt:
             return call
         if call.is_bare or not blames_signature(error):
             raise error
-        bare, self.stripped = whole.owned(self.upstream.owner(keeps_none=True))
+        owner = self.upstream.owner(whole.request.model, keeps_none=True)
+        bare, self.stripped = whole.owned(owner)
         if not self.stripped:
             raise error
         bare.is_bare = True

@@ -2,41 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from legato.core.errors import ApiError, UpstreamError, gateway_timeout
 from legato.core.front import FrontRequest
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.attempt import Attempt, CallRequest
+from legato.gateway.owner import NOBODY, Owner
 from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
+from legato.policy.sessions import NO_HEADERS, session_key
 from legato.upstreams.upstream import DeploymentOptions
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
 LINGER: Final = 1.0
-
-
-class Owner(Protocol):
-    """The call."""
-
-    def wake(self) -> None:
-        """A stream broke that another deployment may continue: see `Dispatch.problem`."""
-
-    def watch_attempt(self, seconds: float) -> None:
-        """Another deployment is asked; the first of its timers is due after so many seconds."""
-
-
-class _Nobody:
-    """The owner of a dispatch whose call is settled."""
-
-    def wake(self) -> None: ...
-    def watch_attempt(self, seconds: float) -> None: ...
-
-
-_NOBODY: Final = _Nobody()
 
 
 class Dispatch:
@@ -51,11 +33,13 @@ class Dispatch:
         "_finished_at",
         "_is_held",
         "_linger",
+        "_model",
         "_owner",
         "_request",
         "_resumed_at",
         "_row",
         "_services",
+        "_session",
         "_soonest",
         "_start_over",
         "_stream",
@@ -72,6 +56,8 @@ class Dispatch:
         self._attempt: Attempt | None = None  # the one in hand
         self._request: CallRequest | None = None  # kept where another deployment may be asked
         self._row: Row | None = None
+        self._model = ""  # the client's, without an alias
+        self._session: str | None = None  # where the route has affinity
         self._start_over: Callable[[], None] | None = None
         self._soonest = services.heartbeat_seconds
         self._is_held = False  # the upstream is paused for a slow client
@@ -86,7 +72,9 @@ class Dispatch:
     def find(self, model: str) -> float:
         """Looks up the route of `model`; the seconds after which the first timer of its deployments
         may be due. Raises `ApiError` 404 where there is no such route."""
-        route = self.route = self._services.router.find(model)
+        router = self._services.router
+        route = self.route = router.find(model)
+        self._model = router.resolve(model)
         upstreams = self._services.upstreams
         self._soonest = min([upstreams[name].soonest for name in route.deployments])
         return self._soonest
@@ -108,10 +96,15 @@ class Dispatch:
         self._row = row
         self._start_over = start_over
         call = CallRequest(request, client.passed)
+        # The answer names the model that the client asked for; upstreams do not know aliases.
+        call.request.model = self._model
         if len(route.deployments) > 1:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
-        names = services.router.plan(route, services.clock())
+        if route.affinity == "session":
+            self._session = session_key(client.session_headers, call.request)
+        client.session_headers = NO_HEADERS  # they need not be held while the answer streams
+        names = services.router.plan(route, services.clock(), self._session)
         problem: ApiError | None = None
         again_at: dict[str, float] = {}  # deployments that are asked again, and when
         while names:
@@ -197,9 +190,13 @@ class Dispatch:
         upstreams = self._services.upstreams
         return [
             each
-            for each in self._services.router.ordered(self.route, self._services.clock())
+            for each in self._ordered(self.route)
             if each != name and call.can_continue(upstreams[each], upstreams[name])
         ]
+
+    def _ordered(self, route: Route) -> tuple[str, ...]:
+        services = self._services
+        return services.router.ordered(route, services.clock(), self._session)
 
     async def continue_elsewhere(self) -> None:
         """The upstream broke in the middle of its answer: another continues it, or answers from the
@@ -234,7 +231,7 @@ class Dispatch:
             return False
         call.delivered = None
         asked = {name for name, code in self.attempts if code != "cannot_continue"}
-        for name in self._services.router.ordered(route, self._services.clock()):
+        for name in self._ordered(route):
             if name in asked or len(self.attempts) >= route.attempts:
                 continue
             self._start_over()
@@ -314,7 +311,7 @@ class Dispatch:
     def settle(self) -> None:
         """The call is over: the connection is given back or given up."""
         self._start_over = self._request = None
-        self._owner = _NOBODY  # the call, which refers to this
+        self._owner = NOBODY  # the call, which refers to this
         if self._linger is not None:
             self._linger.check = None
         attempt, self._attempt = self._attempt, None
@@ -335,7 +332,7 @@ class Dispatch:
         if attempt is None or row is None or attempt.is_charged:
             return
         attempt.is_charged = True
-        if (price := attempt.upstream.options.price) is not None:
+        if (price := attempt.upstream.price_of(self._model)) is not None:
             charge(row, self._stream, price, attempt.requests)
 
     def _on_broken(self, error: ApiError) -> None:

@@ -1,6 +1,6 @@
 """What a call is given: its client, and what all calls share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -28,6 +28,8 @@ class Client(Protocol):
     request_id: str
     user_agent: bytes | None
     passed: bytes
+    session_headers: Mapping[bytes, bytes]
+    """Those that tell which session a call belongs to (`policy.sessions`)."""
 
     @property
     def is_encoded(self) -> bool:

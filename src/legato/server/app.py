@@ -60,6 +60,7 @@ class App:
             router=Router(
                 assembly.routes(settings, self.upstreams, self.engines),
                 assembly.health(settings),
+                aliases=settings.aliases,
             ),
             ledger=self.ledger,
             upstreams=self.upstreams,

@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import asdict, replace
 
@@ -14,6 +15,7 @@ from legato.engine.catalog import KNOWN
 from legato.engine.supervisor import Engine, EngineModel, cache_mib
 from legato.policy import prices
 from legato.policy.health import Health
+from legato.policy.model_names import ANY_MODEL
 from legato.policy.providers import PROVIDERS, quirks_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
@@ -25,6 +27,9 @@ from legato.upstreams.tokenizers import Tokenizer, TokenizerError, load
 from legato.upstreams.upstream import DeploymentOptions, Price, Target, Upstream
 
 Clock = Callable[[], float]
+
+#: Models whose request heads are kept, of a deployment that takes any.
+_KNOWN_MODELS: Final = 64
 
 
 def engines(
@@ -104,22 +109,27 @@ def upstream(deployment: Deployment, clock: Clock) -> Upstream:
         idle_seconds=deployment.idle_seconds,
         max_connections=deployment.max_connections,
     )
-    return Upstream(
+
+    def target_of(model: str) -> Target:
+        return Target.of(
+            pool, dialect, model, deployment.credentials, quirks, streams=deployment.streams
+        )
+
+    takes_any = deployment.model == ANY_MODEL
+    found = Upstream(
         deployment.name,
         deployment.model,
         dialect=dialect,
         quirks=quirks,
         options=_options(deployment),
-        target=Target.of(
-            pool,
-            dialect,
-            deployment.model,
-            deployment.credentials,
-            quirks,
-            streams=deployment.streams,
-        ),
+        target=target_of(deployment.model),
+        # The model may be in the path, and so in the head of each request.
+        target_of=lru_cache(maxsize=_KNOWN_MODELS)(target_of) if takes_any else None,
         provider=deployment.provider or "",
     )
+    if takes_any:
+        found.listed_price = lambda model: _price(replace(deployment, model=model))
+    return found
 
 
 def load_tokenizers(
@@ -231,6 +241,7 @@ def routes(
             each.model,
             each.deployments,
             strategy=each.strategy,
+            affinity=each.affinity,
             weights=each.weights,
             attempts=each.attempts,
             retry_seconds=each.retry_seconds,

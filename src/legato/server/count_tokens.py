@@ -40,12 +40,12 @@ class TokenCounts:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         self._keyring.identify(headers)
         body = cleaned(await request.body())
-        route = self._router.find(_model(body))
-        router, now = self._router, self._clock()
+        model, router, now = _model(body), self._router, self._clock()
+        route = router.find(model)
         names = router.ordered(route, now)
         name = next((each for each in names if router.allows(each, now)), names[0])
         lines = [b"%b: %b\r\n" % each for each in headers if each[0].startswith(_PASSED)]
-        found = await count(self._upstreams[name], body, b"".join(lines))
+        found = await count(self._upstreams[name], body, router.resolve(model), b"".join(lines))
         shown = {"x-legato-deployment": name}
         if isinstance(found, Count):
             if not found.is_exact:

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from legato.core.front import Front
 from legato.gateway.call import Call, new_request_id
 from legato.policy.keys import Key
+from legato.policy.sessions import session_headers
 from legato.server.context import ServerContext
 from legato.server.encoded_body import EncodedBody, encoding_of
 from legato.server.reader import RequestHead
@@ -134,6 +135,7 @@ class NativeExchange:
         "passed",
         "received",
         "request_id",
+        "session_headers",
         "user_agent",
     )
 
@@ -150,6 +152,7 @@ class NativeExchange:
         self.received = self.begun = head.received
         self.request_id = new_request_id()
         self.user_agent = fields.get(b"user-agent")
+        self.session_headers = session_headers(fields)
         self.passed = _passed(head, front.passed_headers) if front.passed_headers else b""
         self.body = b""
         self.is_read = False

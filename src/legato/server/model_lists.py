@@ -35,11 +35,11 @@ _CODEX_EFFORTS: Final = {
 _CODEX_OUTPUT_TOKENS: Final = 10_000
 
 
-def openai_model(route: Route, name: str | None = None) -> dict[str, Any]:
-    """`name`: an alias under which the route is listed."""
+def openai_model(name: str, route: Route) -> dict[str, Any]:
+    """`name`: what the client calls it: an alias, or what the route's pattern matches."""
     pricing = {"pricing": route.price} if route.price is not None else {}
     return {
-        "id": name or route.model,
+        "id": name,
         "object": "model",
         "created": route.created,
         "owned_by": route.owned_by,

@@ -67,7 +67,7 @@ def application(
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        found = [openai_model(route) for route in router.routes if _wanted(route, request)]
+        found = [openai_model(*each) for each in router.models if _wanted(each[1], request)]
         if _speaks_anthropic(request):
             return _Json(anthropic_list(found))
         codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
@@ -75,13 +75,14 @@ def application(
 
     async def model(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        found = openai_model(router.find(request.path_params["model"]))
+        name = request.path_params["model"]
+        found = openai_model(name, router.find(name))
         return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
         now = clock()
-        found = [_route(route, router.health, now) for route in router.routes]
+        found = [_route(route, router, now) for route in router.routes]
         return _Json({"object": "list", "data": found})
 
     async def hello(_: Request) -> Response:
@@ -135,11 +136,14 @@ def _speaks_anthropic(request: Request) -> bool:
     return "anthropic-version" in request.headers
 
 
-def _route(route: Route, health: Mapping[str, DeploymentHealth], now: float) -> dict[str, Any]:
+def _route(route: Route, router: Router, now: float) -> dict[str, Any]:
     """A route as `legato routes` shows it."""
+    health = router.health
     return {
         "model": route.model,
+        "aliases": router.aliases_of(route),
         "strategy": route.strategy,
+        "affinity": route.affinity,
         "deployments": [
             {"name": name, "weight": route.weights.get(name)} | _state(health[name], now)
             for name in route.deployments

@@ -26,15 +26,16 @@ class Count(Struct, frozen=True):
     is_exact: bool
 
 
-async def count(upstream: Upstream, body: bytes, lines: bytes = b"") -> Count | Fetched:
+async def count(upstream: Upstream, body: bytes, asked: str, lines: bytes = b"") -> Count | Fetched:
     """The tokens of a request's prompt: as the upstream counts them, else as the tokenizer of its
     deployment does, else estimated by its size. Or the refusal of an upstream of the same format.
 
-    `body`: the request, a JSON object with `messages`. `lines`: header lines for an upstream of the
-    same format. Raises `ApiError` where our own credential is refused.
+    `body`: the request, a JSON object with `messages`. `asked`: its model, without an alias.
+    `lines`: header lines for an upstream of the same format. Raises `ApiError` where our own
+    credential is refused.
     """
     is_same_format = upstream.dialect.client_format == "messages"
-    fetched = await _ask(upstream, body, lines if is_same_format else b"")
+    fetched = await _ask(upstream, body, asked, lines if is_same_format else b"")
     if fetched is not None and fetched.status == 200:
         tokens = (as_object(decoded(fetched.body)) or {}).get("input_tokens")
         if isinstance(tokens, int):
@@ -47,13 +48,13 @@ async def count(upstream: Upstream, body: bytes, lines: bytes = b"") -> Count | 
     return await _count_here(upstream, body)
 
 
-async def _ask(upstream: Upstream, body: bytes, lines: bytes) -> Fetched | None:
+async def _ask(upstream: Upstream, body: bytes, asked: str, lines: bytes) -> Fetched | None:
     """What the upstream answers; None where it is not asked, or cannot be reached."""
     target = upstream.target
     if target is None or not target.counting:
         return None
-    payload, _ = upstream.owner().of_source("messages", body)
-    payload = with_members(payload, {"model": upstream.model})
+    payload, _ = upstream.owner(asked).of_source("messages", body)
+    payload = with_members(payload, {"model": upstream.model_of(asked)})
     request = target.counting_request(upstream.credential, lines, payload)
     try:
         return await fetch(target.pool, request, PATIENCE)

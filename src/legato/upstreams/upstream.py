@@ -181,10 +181,14 @@ class Upstream:
         target: Target | None = None,
         wait: Callable[[], Coroutine[Any, Any, None]] | None = None,
         provider: str = "",
+        target_of: Callable[[str], Target] | None = None,
     ) -> None:
-        """`provider`: whose models these are; the deployment's own name where that is not known."""
+        """`provider`: whose models these are; the deployment's own name where that is not known.
+        `target_of`: the target for a model, of a deployment that takes the client's (`model` is
+        `*`)."""
         self.name = name
-        self.maker = maker(provider or name, model)
+        self._provider = provider or name
+        self.maker = maker(self._provider, model)
         self.header = f"x-legato-deployment: {name}\r\n".encode("latin-1", "replace")
         self.model = model
         self.dialect = dialect
@@ -194,6 +198,7 @@ class Upstream:
         if not self.quirks.fetches_images:
             images.load_client()
         self.target = target
+        self._target_of = target_of
         self._wait = wait
         self.fast_path = True
         """Relays text events without decoding them."""
@@ -206,11 +211,26 @@ class Upstream:
         """Where set: gives the body that this upstream is to have in place of the client's."""
         self.makers = Makers()
         """Who signed what; shared by all upstreams of a server."""
+        self.listed_price: Callable[[str], Price | None] | None = None
+        """Where set: the price of a model, of a deployment that takes the client's."""
 
     @property
     def credentials(self) -> int:
         """How many there are to use in turn."""
         return len(self.target.heads) if self.target is not None else 1
+
+    def model_of(self, asked: str) -> str:
+        """The model's name at the upstream. `asked`: what the client calls it, without an alias."""
+        return self.model if self._target_of is None else asked
+
+    def _maker(self, asked: str) -> str:
+        return self.maker if self._target_of is None else maker(self._provider, asked)
+
+    def price_of(self, model: str) -> Price | None:
+        """`model`: the client's name, without an alias."""
+        if self.options.price is None and self.listed_price is not None:
+            return self.listed_price(model)
+        return self.options.price
 
     def stop_adding(self, refusal: ApiError) -> bool:
         """Whether the upstream has refused a parameter that we add to each request, so that it may
@@ -239,10 +259,11 @@ class Upstream:
         completes = self.quirks.completes
         return completes == "suffix" or (completes == "prompt" and not source.goes_beyond)
 
-    def owner(self, *, keeps_none: bool = False) -> Owner:
-        """Tells which of a client's signed reasoning is this upstream's. `keeps_none`: it has
-        refused what it was sent."""
-        return Owner(self.makers, self.maker, self.dialect.client_format, keeps_none=keeps_none)
+    def owner(self, asked: str, *, keeps_none: bool = False) -> Owner:
+        """Tells which of a client's signed reasoning is this upstream's. `asked`: as in `model_of`;
+        `keeps_none`: it has refused what it was sent."""
+        made_by, format_ = self._maker(asked), self.dialect.client_format
+        return Owner(self.makers, made_by, format_, keeps_none=keeps_none)
 
     def rotate(self, used: int) -> None:
         """The credential `used` is used up: the next one. Of several calls that find it out at
@@ -281,7 +302,7 @@ class Upstream:
         outgoing = OutgoingRequest(
             body,
             request,
-            self.model,
+            self.model_of(request.model),
             self.quirks,
             options.unsupported,
             delivered,
@@ -313,6 +334,8 @@ class Upstream:
         if self.target is None and self._wait is not None:
             await asyncio.ensure_future(self._wait())
         target = self.target
+        if target is not None and self._target_of is not None:
+            target = self._target_of(outgoing.model)
         if target is None:
             raise bad_gateway("The upstream is not running.", code="upstream_unreachable")
         connection = None if fresh else target.pool.idle()
@@ -338,7 +361,7 @@ class Upstream:
             return ()
         transforms: list[ChunkTransform] = []
         if self.dialect.client_format != "chat" or self.quirks.effort_style == "openrouter":
-            transforms.append(SignatureNotes(self.makers, self.maker))
+            transforms.append(SignatureNotes(self.makers, self._maker(outgoing.model)))
         delivered = outgoing.delivered
         if outgoing.hides_alternatives:
             transforms.append(NoAlternatives())

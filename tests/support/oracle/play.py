@@ -15,6 +15,7 @@ from legato.policy.keys import Key, Keyring
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.providers import quirks_of
 from legato.policy.routing import Route, Router
+from legato.policy.sessions import NO_HEADERS
 from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import DeploymentOptions, Price, Target, Upstream
@@ -114,6 +115,7 @@ class _Client:
         self.received = self.begun = player.clock()
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
+        self.session_headers = NO_HEADERS
         self.passed = b""
         self.is_secure = exchange.is_secure
         self.is_full = False
