@@ -257,6 +257,22 @@ async def test_refusals(sdk: anthropic.AsyncAnthropic, name: str) -> None:
     assert body["request_id"] == caught.value.response.headers["x-request-id"]
 
 
+async def test_what_only_anthropic_takes_goes_there(
+    sdk: anthropic.AsyncAnthropic, upstream: MockServer
+) -> None:
+    said = {
+        "role": "user",
+        "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}],
+    }
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    more: Any = {"tools": [search], "tool_choice": {"type": "any"}}
+    await sdk.messages.create(**request("anthropic/happy", said, **more))
+    asked = upstream.requests[-1].request
+    assert (asked["messages"], asked["tools"]) == ([said], [search])
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\].source"):
+        await sdk.messages.create(**request("openai/happy", said, **more))
+
+
 async def test_a_wrong_key(legato: Running) -> None:
     async with anthropic.AsyncAnthropic(
         base_url=legato.url, api_key="wrong", max_retries=0

@@ -6,6 +6,7 @@ import msgspec
 
 from legato.core.chunk import as_object
 from legato.fronts.messages_parts import (
+    Beyond,
     Fields,
     cached,
     content_of,
@@ -50,7 +51,7 @@ def system_message(system: str | list[Fields], where: str) -> list[Fields]:
     return [{"role": "system", "content": content_of(parts)}] if parts else []
 
 
-def user_messages(content: str | list[Fields], where: str) -> list[Fields]:
+def user_messages(content: str | list[Fields], where: str, beyond: Beyond) -> list[Fields]:
     """A turn of the user: results of tools first, then what the user says. Chat Completions takes
     nothing but text in a result: its images and files are said by the user."""
     if isinstance(content, str):
@@ -59,24 +60,26 @@ def user_messages(content: str | list[Fields], where: str) -> list[Fields]:
     parts: list[Fields] = []
     for index, block in enumerate(content):
         place = f"{where}[{index}]"
-        if block.get("type") == "tool_result":
-            result, more = _tool_result(block, place)
-            results.append(result)
-            parts += more
-        else:
-            parts += user_parts(block, place)
+        with beyond.noted():
+            if block.get("type") == "tool_result":
+                result, more = _tool_result(block, place)
+                results.append(result)
+                parts += more
+            else:
+                parts += user_parts(block, place)
     said = [{"role": "user", "content": content_of(parts)}] if parts or not results else []
     return results + said
 
 
-def assistant_message(content: str | list[Fields], where: str) -> Fields:
+def assistant_message(content: str | list[Fields], where: str, beyond: Beyond) -> Fields:
     """A turn of the assistant. Thinking goes back with the signature of who thought it; without one
     it was shown, and is nobody's."""
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
     turn = _AssistantTurn()
     for index, block in enumerate(content):
-        turn.add(block, f"{where}[{index}]")
+        with beyond.noted():
+            turn.add(block, f"{where}[{index}]")
     return turn.message()
 
 

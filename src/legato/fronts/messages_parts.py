@@ -1,12 +1,16 @@
 """Parts of a message of Chat Completions for the blocks that a user, a document or the result of a
 tool has in Anthropic's Messages API."""
 
-from typing import Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, cast
 
 from legato.core.chunk import as_object
 from legato.core.errors import ApiError, invalid
 
 Fields = dict[str, Any]
+
+_UNSUPPORTED: Final = "unsupported_parameter"
 
 
 def missing(param: str) -> ApiError:
@@ -17,8 +21,28 @@ def wrong(param: str, reason: str) -> ApiError:
     return invalid(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
+class Beyond:
+    """`error`: the 400 for the first of what Chat Completions has no words for. An upstream of this
+    format may take it all the same, so it is raised only where another one is asked."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: ApiError | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """What is beyond inside is noted and left out; other errors are raised."""
+        try:
+            yield
+        except ApiError as error:
+            if error.code != _UNSUPPORTED:
+                raise
+            self.error = self.error or error
+
+
 def unsupported(param: str, reason: str) -> ApiError:
-    return invalid(f"`{param}` {reason}.", param=param, code="unsupported_parameter")
+    return invalid(f"`{param}` {reason}.", param=param, code=_UNSUPPORTED)
 
 
 def user_parts(block: Fields, place: str) -> list[Fields]:

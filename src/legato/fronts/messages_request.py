@@ -16,7 +16,7 @@ from legato.core.front import FrontRequest
 from legato.core.request import Fraction, Positive, explain
 from legato.core.span_edit import with_members
 from legato.fronts.messages_content import assistant_message, system_message, user_messages
-from legato.fronts.messages_parts import Fields, missing, unsupported, wrong
+from legato.fronts.messages_parts import Beyond, Fields, missing, unsupported, wrong
 from legato.fronts.messages_thoughts import is_packed
 
 
@@ -85,10 +85,10 @@ _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 def parse(body: bytes) -> FrontRequest:
     """Reads and checks a request body (`core.front.Front.parse`)."""
-    request = _typed(body)
+    request, beyond = _typed(body), Beyond()
     fields: Fields = {
         "model": request.model,
-        "messages": _messages(request),
+        "messages": _messages(request, beyond),
         "max_tokens": request.max_tokens,
         "stream": request.stream,
         "stop": request.stop_sequences or None,
@@ -97,7 +97,7 @@ def parse(body: bytes) -> FrontRequest:
         "top_k": request.top_k,
         "user": request.metadata.user_id if request.metadata is not None else None,
     }
-    fields |= _tools(request) | _reasoning(request) | _format(request)
+    fields |= _tools(request, beyond) | _reasoning(request) | _format(request)
     chat = msgspec.json.encode({name: each for name, each in fields.items() if each is not None})
     return FrontRequest(
         chat_request.parse(chat),
@@ -105,6 +105,7 @@ def parse(body: bytes) -> FrontRequest:
         "messages",
         _for_anthropic(body, request),
         Echo(tuple(request.stop_sequences or ())),
+        beyond.error,
     )
 
 
@@ -120,7 +121,7 @@ def _typed(body: bytes) -> MessagesRequest:
         raise explain(error) from None
 
 
-def _messages(request: MessagesRequest) -> list[Fields]:
+def _messages(request: MessagesRequest, beyond: Beyond) -> list[Fields]:
     messages: list[Fields] = []
     if request.system is not None:
         messages += system_message(request.system, "system")
@@ -128,9 +129,9 @@ def _messages(request: MessagesRequest) -> list[Fields]:
         where = f"messages[{index}].content"
         match message.role:
             case "user":
-                messages += user_messages(message.content, where)
+                messages += user_messages(message.content, where, beyond)
             case "assistant":
-                messages.append(assistant_message(message.content, where))
+                messages.append(assistant_message(message.content, where, beyond))
             case "system":
                 messages += system_message(message.content, where)
     if not messages:
@@ -141,7 +142,7 @@ def _messages(request: MessagesRequest) -> list[Fields]:
 # Tools
 
 
-def _tools(request: MessagesRequest) -> Fields:
+def _tools(request: MessagesRequest, beyond: Beyond) -> Fields:
     """Tools that only Anthropic's models or servers know are left out, unless one is demanded."""
     taken: list[Fields] = []
     others: dict[str, str] = {}  # their types, by name
@@ -154,7 +155,8 @@ def _tools(request: MessagesRequest) -> Fields:
     choice = request.tool_choice
     if not taken:
         if choice is not None and choice.type in ("any", "tool"):
-            raise _demanded(choice, others)
+            with beyond.noted():
+                raise _demanded(choice, others)
         return {}
     fields: Fields = {"tools": taken}
     if choice is None:
@@ -164,7 +166,9 @@ def _tools(request: MessagesRequest) -> Fields:
     if choice.type != "tool":
         return fields | {"tool_choice": _CHOICES[choice.type]}
     if choice.name not in [each["function"]["name"] for each in taken]:
-        raise _demanded(choice, others)
+        with beyond.noted():
+            raise _demanded(choice, others)
+        return fields
     return fields | {"tool_choice": {"type": "function", "function": {"name": choice.name}}}
 
 

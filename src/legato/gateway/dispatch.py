@@ -14,7 +14,6 @@ from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
-from legato.policy.sessions import NO_HEADERS, session_key
 from legato.upstreams.upstream import DeploymentOptions
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
@@ -102,8 +101,7 @@ class Dispatch:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
         if route.affinity == "session":
-            self._session = session_key(client.session_headers, call.request)
-        client.session_headers = NO_HEADERS  # they need not be held while the answer streams
+            self._session = row.session
         names = services.router.plan(route, services.clock(), self._session)
         problem: ApiError | None = None
         again_at: dict[str, float] = {}  # deployments that are asked again, and when
