@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from legato.server.model_lists import codex_models
+
 #: The variable with the API key for agents that are told where to look.
 KEY_VARIABLE: Final = "LEGATO_API_KEY"
 
@@ -60,24 +62,6 @@ class Agent(Struct, frozen=True):
 # Codex: a configuration folder with a provider, and a catalog of models. Without the catalog it
 # warns of an unknown model, and assumes a context length.
 
-_CODEX_INSTRUCTIONS: Final = """\
-You are a coding agent in a terminal. You work in the user's folder until the task is done.
-
-- Look before you change: read the files that matter, search with `rg` or `grep`.
-- Run commands with the tool for it; write files with a tool for patches if there is one, else with
-  a command. Never print a change as text in place of making it.
-- Change as little as the task needs, in the style of the code around it.
-- Check your work where the project has a way to: its tests, its linter, a run of the program.
-- Do not commit, and do not undo changes of others, unless you are asked to.
-- End with a short summary: what you changed, what you checked, what is left.
-"""
-
-_CODEX_EFFORTS: Final = {
-    "low": "Answers soon, thinks little",
-    "medium": "Balances speed and thought",
-    "high": "Thinks longest",
-}
-
 
 def _codex_environment(target: Target) -> dict[str, str]:
     return {"CODEX_HOME": target.folder, KEY_VARIABLE: target.key}
@@ -100,36 +84,17 @@ base_url = {_text(target.base_url)}
 wire_api = "responses"
 env_key = "{KEY_VARIABLE}"
 """
-    models = [_codex_model(number, each) for number, each in enumerate(target.models)]
+    models = codex_models(_listed(each) for each in target.models)
     return {"config.toml": settings, "models.json": _json({"models": models})}
 
 
-def _codex_model(number: int, model: ServedModel) -> dict[str, Any]:
-    """An entry of Codex's catalog of models (Codex 0.171)."""
-    efforts = _CODEX_EFFORTS if model.reasons else {}
-    levels = [{"effort": name, "description": text} for name, text in efforts.items()]
-    entry: dict[str, Any] = {
-        "slug": model.name,
-        "display_name": model.name,
-        "supported_reasoning_levels": levels,
-        "shell_type": "unified_exec",
-        "visibility": "list",
-        "supported_in_api": True,
-        "priority": number,
-        "base_instructions": _CODEX_INSTRUCTIONS,
-        "supports_reasoning_summaries": model.reasons,
-        "support_verbosity": False,
-        "default_verbosity": None,
-        "apply_patch_tool_type": None,  # as for each model that Codex does not know
-        "truncation_policy": {"mode": "tokens", "limit": 10_000},
-        "supports_parallel_tool_calls": True,
-        "experimental_supported_tools": [],
+def _listed(model: ServedModel) -> dict[str, Any]:
+    """A model as `GET /v1/models` lists it, as far as Codex is told of it."""
+    return {
+        "id": model.name,
+        "capabilities": ["reasoning"] if model.reasons else [],
+        "context_length": model.context_length,
     }
-    if model.reasons:
-        entry["default_reasoning_level"] = "medium"
-    if model.context_length is not None:
-        entry["context_window"] = model.context_length
-    return entry
 
 
 # Claude Code

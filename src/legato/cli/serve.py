@@ -115,7 +115,7 @@ async def _print_greeting(app: "object", server: "object") -> None:
     assert isinstance(server, Server)
     while not server.started or not app.ready()["ready"]:
         await asyncio.sleep(0.02)
-    models = [route.model for route in app.services.router.routes]
+    models = [name for name, _ in app.services.router.models]
     key_file = app.settings.data_dir / FIRST_KEY_FILE
     chat = _chat_command(server.url, app.settings)
     print(greeting(server.url, models, app.first_key, key_file, chat), flush=True)
