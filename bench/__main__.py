@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import agents, comparison, continuation, engine, growth, padding
+from bench import affinity, agents, comparison, continuation, engine, growth, padding
 from bench.gateways import BenchError
 
 #: The benches that have a name of their own.
 BENCHES: Final[dict[str, Callable[[], int]]] = {
+    "affinity": affinity.main,
     "agents": agents.main,
     "continuation": continuation.main,
     "engine": engine.main,

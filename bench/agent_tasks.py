@@ -62,7 +62,7 @@ TASKS: Final = {
             "20 s of silence",
             (Script(steps=[Step(wait=20.0), *_GOOD.steps]),),
         ),
-        Task("cut", "cut", (SCRIPTS["cut"],), "error", seconds=150.0),
+        Task("cut", "cut", (SCRIPTS["cut"],), "error", seconds=300.0),
         Task("cut-once", "cut once", (SCRIPTS["cut"], _GOOD)),
         Task(
             "continued",
@@ -70,8 +70,8 @@ TASKS: Final = {
             (SCRIPTS["cut"], Script(steps=[Step(say=" The end."), *_GOOD.steps[-3:]])),
             continues=True,
         ),
-        Task("error", "error in the stream", (SCRIPTS["error-in-band"],), "error", seconds=150.0),
-        Task("no-finish", "no finish", (SCRIPTS["no-finish"],), "error", seconds=150.0),
+        Task("error", "error in the stream", (SCRIPTS["error-in-band"],), "error", seconds=300.0),
+        Task("no-finish", "no finish", (SCRIPTS["no-finish"],), "error", seconds=300.0),
         Task("429", "429 once", (SCRIPTS["429"], _GOOD)),
         Task("too-long", "too long once", (SCRIPTS["too-long"], _GOOD), "shown", seconds=150.0),
     )

@@ -1,5 +1,6 @@
 """Which session a call belongs to, and which deployments it prefers."""
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -27,6 +28,13 @@ def asked(**members: Any) -> ChatRequest:
     return parse(json.dumps(body).encode())
 
 
+def hashed(user: str) -> str:
+    """The session of a user who names none: nobody can read from it who that is."""
+    data = user.encode()
+    digest = hashlib.blake2b(b"%d:%b" % (len(data), data), digest_size=8)
+    return f"user-{digest.hexdigest()}"
+
+
 #: The headers and the members of a request, and its session.
 KEYS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "Claude Code": ({"x-claude-code-session-id": "a", "session-id": "b"}, {}, "a"),
@@ -35,17 +43,17 @@ KEYS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "another": ({"x-session-id": " e "}, {}, "e"),
     "an empty header": ({"session-id": " ", "x-session-id": "e"}, {}, "e"),
     "a cache key": ({}, {"prompt_cache_key": "c", "user": "u"}, "c"),
-    "an empty cache key": ({}, {"prompt_cache_key": "", "user": "u"}, "u"),
-    "a user id that is no text": ({}, {"metadata": {"user_id": 7}, "user": "u"}, "u"),
-    "a user": ({}, {"metadata": {"user_id": "u"}, "user": "v"}, "u"),
+    "an empty cache key": ({}, {"prompt_cache_key": "", "user": "u"}, hashed("u")),
+    "a user id that is no text": ({}, {"metadata": {"user_id": 7}, "user": "u"}, hashed("u")),
+    "a user": ({}, {"metadata": {"user_id": "u"}, "user": "v"}, hashed("u")),
     "a user with a session": ({}, {"metadata": {"user_id": CLAUDE_USER}}, "s-1"),
     "OpenAI's name for it": ({}, {"user": CLAUDE_USER}, "s-1"),
-    "a user that is no object": ({}, {"metadata": {"user_id": "{u"}}, "{u"),
-    "a user without a session": ({}, {"metadata": {"user_id": "{}"}}, "{}"),
+    "a user that is no object": ({}, {"metadata": {"user_id": "{u"}}, hashed("{u")),
+    "a user without a session": ({}, {"metadata": {"user_id": "{}"}}, hashed("{}")),
     "a user with another session": (
         {},
         {"metadata": {"user_id": '{"session_id": 7}'}},
-        '{"session_id": 7}',
+        hashed('{"session_id": 7}'),
     ),
 }
 

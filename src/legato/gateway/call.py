@@ -25,7 +25,7 @@ from legato.gateway.services import Client, Services
 from legato.policy.agents import agent_of
 from legato.policy.keys import Key
 from legato.policy.ledger import Row, SettledCall
-from legato.policy.sessions import NO_HEADERS, session_key
+from legato.policy.sessions import NO_HEADERS, named_session
 
 
 class Call:
@@ -148,7 +148,7 @@ class Call:
         request = parsed.chat
         row.route = request.model
         row.streamed = bool(request.stream)
-        row.session = session_key(client.session_headers, request)
+        row.session = named_session(client.session_headers, request)
         client.session_headers = NO_HEADERS  # they need not be held while the answer streams
         self._stream.expect(
             request.choices,

@@ -14,6 +14,7 @@ from legato.gateway.services import Client, Services
 from legato.policy.ledger import Row, charge
 from legato.policy.retry import RetryBudget
 from legato.policy.routing import Route
+from legato.policy.sessions import session_key
 from legato.upstreams.upstream import DeploymentOptions
 
 #: Seconds that an upstream may take to end its body after the answer's finish, or after `[DONE]`.
@@ -101,7 +102,7 @@ class Dispatch:
             self._keep_request(call, route)
         budget: RetryBudget | None = None  # once one has failed
         if route.affinity == "session":
-            self._session = row.session
+            self._session = row.session or session_key({}, call.request)
         names = services.router.plan(route, services.clock(), self._session)
         problem: ApiError | None = None
         again_at: dict[str, float] = {}  # deployments that are asked again, and when

@@ -39,10 +39,16 @@ def session_headers(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
 def session_key(headers: Mapping[bytes, bytes], request: ChatRequest) -> str | None:
     """The session that a request belongs to: at most `MAX_LENGTH` printable characters.
 
-    From the first of these that says something: the headers of agents, `prompt_cache_key`,
-    `metadata.user_id` (Anthropic's) or `user` (OpenAI's name for it), and the first system and user
-    messages, which are the same in all calls of a session. Of messages only a hash is returned.
-    None for a request without any of these. `headers`: names are in lower case.
+    That which the client names, else a hash of the first system and user messages, which are the
+    same in all calls of a session. None for a request without messages of either.
+    """
+    return named_session(headers, request) or _prompt_hash(request.messages)
+
+
+def named_session(headers: Mapping[bytes, bytes], request: ChatRequest) -> str | None:
+    """The session that the client names, in the first of these that says something: the headers of
+    agents, `prompt_cache_key`, `metadata.user_id` (Anthropic's) or `user` (OpenAI's name for it).
+    Of what names a person only a hash is returned. `headers`: names are in lower case.
     """
     for name in HEADERS:
         if key := _key(headers.get(name, b"").decode("latin-1")):
@@ -51,7 +57,6 @@ def session_key(headers: Mapping[bytes, bytes], request: ChatRequest) -> str | N
         _key(request.prompt_cache_key)
         or _user_session((request.metadata or {}).get("user_id"))
         or _user_session(request.user)
-        or _prompt_hash(request.messages)
     )
 
 
@@ -76,7 +81,7 @@ def _user_session(value: Any) -> str | None:
             found = {}
         if key := _key(found.get("session_id")):
             return key
-    return _key(value)
+    return f"user-{_hash([value])}" if value.strip() else None
 
 
 def _prompt_hash(messages: list[Message]) -> str | None:
