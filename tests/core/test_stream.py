@@ -831,6 +831,18 @@ def test_surrogate_pairs_that_two_chunks_share(case: str) -> None:
     assert seen == wanted
 
 
+def test_surrogate_pairs_that_typed_chunks_share() -> None:
+    """Of a dialect that has no `choices` as JSON, which could not be written with half of one."""
+    sink = Sink()
+    stream = Stream(still, 0.0)
+    stream.subscribe(sink.writer)
+    for piece in ("a", HIGH, LOW, "b"):
+        stream.push(Chunk([Choice(Delta(content=piece), 0, None)]))
+    _finish()(stream)
+    stream.end()
+    assert check_body(sink.body).choices[0]["content"] == "a\U0001f600b"
+
+
 def test_the_arguments_of_a_call_are_there_while_half_of_a_pair_waits() -> None:
     function = {"name": "f", "arguments": HIGH}
     calls = [{"index": 0, "id": "c", "type": "function", "function": function}]
