@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,10 @@ async def test_calls_that_are_under_way_are_in_the_ledger(legato: Running) -> No
             await wire.head()
         rows = await legato.rows()
         assert [(row["route"], row["outcome"]) for row in rows] == [("slow", "open")] * 2
+        (key,) = legato.app.services.keyring
+        for row in rows:
+            assert row["key"] == key.id
+            assert time.time() - 10 < row["received"] <= time.time()
 
 
 async def test_a_client_that_leaves_takes_its_upstream_along(
