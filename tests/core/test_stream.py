@@ -713,6 +713,14 @@ def test_unknown_members_of_a_choice_wait_for_its_first_text() -> None:
     assert [each.get("more") for each in seen] == [[7], None]
 
 
+def test_members_beside_every_finish_of_a_choice_are_kept() -> None:
+    """The last finish counts, and says what earlier ones had beside them."""
+    events = [text("a"), say(choice(finish="stop"), x=[1]), say(choice(finish="length"), y=2)]
+    *_, last = whole(b"".join([*events, DONE])).chunks
+    assert last["choices"] == [choice(finish="length")]
+    assert (last["x"], last["y"]) == ([1], 2)
+
+
 def test_members_without_a_choice_join_those_of_the_next_event() -> None:
     events = [X, data({"y": 1}), say(choice({"content": "a"}), z={"n": 1}), finish(), DONE]
     first, *_ = whole(b"".join(events)).chunks

@@ -1,5 +1,6 @@
 """Calls through the whole server, against the scripted upstream."""
 
+import asyncio
 import os
 import re
 import time
@@ -167,6 +168,19 @@ async def test_nothing_is_written_behind_an_end_that_a_timer_brings(
         assert answer.error["code"] == "upstream_stalled"
         wire.send(request(legato.key, chat("happy", stream=True)))
         assert (await wire.answer()).text() == TEXT
+
+
+async def test_the_gate_opens_in_time_where_nothing_else_is_due(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """Heartbeats and all other timers are far off."""
+    timers = {"streams.gate_seconds": 0.1, "streams.heartbeat_seconds": 60.0}
+    settings = settings_for(tmp_path, await scripted.start(), ["stall-early"], **timers)
+    async with serving(settings) as legato, await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("stall-early", stream=True)))
+        async with asyncio.timeout(5):
+            status, _ = await wire.head()
+    assert status == 200
 
 
 async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
