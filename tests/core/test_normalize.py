@@ -419,6 +419,17 @@ def test_members_that_nobody_knows_survive() -> None:
     assert checked.chunks[3]["choices"][0]["delta"] == {"extra": "only"}
 
 
+@pytest.mark.parametrize("reason", [None, "stop"])
+def test_logprobs_without_a_text_are_not_lost(reason: str | None) -> None:
+    """Those of a token that ends the answer, or that is half a character."""
+    token = {"token": "", "logprob": -0.5, "bytes": [240], "top_logprobs": []}
+    result = {"content": [token], "refusal": None}
+    body = text("a") + say(choice(finish=reason, logprobs=result)) + finish() + DONE
+    members = [each["choices"][0] for each in whole(body).chunks]
+    seen = [each for each in members if each.get("logprobs")]
+    assert seen == [choice(logprobs=result)]
+
+
 def test_null_logprobs_stay_beside_the_finish() -> None:
     checked = whole(text("a") + say(choice(finish="stop", logprobs=None)) + DONE)
     assert checked.chunks[-1]["choices"] == [choice(finish="stop", logprobs=None)]

@@ -705,11 +705,26 @@ def test_members_without_a_choice_are_sent_once(case: str) -> None:
 def test_unknown_members_of_a_choice_wait_for_its_first_text() -> None:
     """Also where another choice begins before it."""
     events = [say(choice(index=index, native=index + 7)) for index in (1, 0)]
-    events += [text("a"), finish(), text("b", 1), finish(index=1), DONE]
+    events += [say(choice(more=[7])), text("a"), finish(), text("b", 1), finish(index=1), DONE]
     checked = whole(b"".join(events))
     seen = [each for chunk in checked.chunks for each in chunk["choices"] if "native" in each]
     assert [(each["index"], each["native"]) for each in seen] == [(0, 7), (1, 8)]
     assert [each["delta"]["content"] for each in seen] == ["a", "b"]
+    assert [each.get("more") for each in seen] == [[7], None]
+
+
+def test_members_beside_every_finish_of_a_choice_are_kept() -> None:
+    """The last finish counts, and says what earlier ones had beside them."""
+    events = [text("a"), say(choice(finish="stop"), x=[1]), say(choice(finish="length"), y=2)]
+    *_, last = whole(b"".join([*events, DONE])).chunks
+    assert last["choices"] == [choice(finish="length")]
+    assert (last["x"], last["y"]) == ([1], 2)
+
+
+def test_members_without_a_choice_join_those_of_the_next_event() -> None:
+    events = [X, data({"y": 1}), say(choice({"content": "a"}), z={"n": 1}), finish(), DONE]
+    first, *_ = whole(b"".join(events)).chunks
+    assert {name: first[name] for name in "xyz"} == {"x": [1], "y": 1, "z": {"n": 1}}
 
 
 def delta(**members: Any) -> bytes:
@@ -824,6 +839,18 @@ def test_surrogate_pairs_that_two_chunks_share(case: str) -> None:
     assert seen == wanted
 
 
+def test_surrogate_pairs_that_typed_chunks_share() -> None:
+    """Of a dialect that has no `choices` as JSON, which could not be written with half of one."""
+    sink = Sink()
+    stream = Stream(still, 0.0)
+    stream.subscribe(sink.writer)
+    for piece in ("a", HIGH, LOW, "b"):
+        stream.push(Chunk([Choice(Delta(content=piece), 0, None)]))
+    _finish()(stream)
+    stream.end()
+    assert check_body(sink.body).choices[0]["content"] == "a\U0001f600b"
+
+
 def test_the_arguments_of_a_call_are_there_while_half_of_a_pair_waits() -> None:
     function = {"name": "f", "arguments": HIGH}
     calls = [{"index": 0, "id": "c", "type": "function", "function": function}]
@@ -839,6 +866,7 @@ ALONE: dict[str, Json] = {
     "a call": {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
     "a refusal": {"refusal": "no"},
     "a member that nobody knows": {"annotations": [1]},
+    "nothing": {},
 }
 
 

@@ -80,6 +80,21 @@ def test_a_pattern_is_what_stands_around_the_text(case: str) -> None:
     assert bool(name) is event.startswith(b"event: ")
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        text("m")[0],
+        text("content")[0],
+        text("H")[0].replace(b'"H"', rb'"\u0048"'),
+        event({"refusal": "Hi"}),
+        event({}, "stop"),
+    ],
+    ids=["a text that is there twice", "like a name", "escaped", "no text", "a finish"],
+)
+def test_a_text_that_cannot_be_found_for_sure_is_none(event: bytes) -> None:
+    assert not has_text(event, decoded(event, plain()))
+
+
 # events that say as much as one that is learnt, in another way
 NEVER: dict[str, bytes] = {
     "another field in front": b"id: 7\n" + TEXT,

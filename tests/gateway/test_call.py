@@ -1,7 +1,9 @@
 """Calls through the whole server, against the scripted upstream."""
 
+import asyncio
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,19 @@ async def test_nothing_is_written_behind_an_end_that_a_timer_brings(
         assert (await wire.answer()).text() == TEXT
 
 
+async def test_the_gate_opens_in_time_where_nothing_else_is_due(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """Heartbeats and all other timers are far off."""
+    timers = {"streams.gate_seconds": 0.1, "streams.heartbeat_seconds": 60.0}
+    settings = settings_for(tmp_path, await scripted.start(), ["stall-early"], **timers)
+    async with serving(settings) as legato, await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("stall-early", stream=True)))
+        async with asyncio.timeout(5):
+            status, _ = await wire.head()
+    assert status == 200
+
+
 async def test_a_chunk_goes_out_when_it_arrives(legato: Running) -> None:
     """Chunks that come apart leave apart: nothing is held back one frame."""
     answer = await ask(legato.port, legato.key, chat("slow", stream=True))
@@ -184,6 +199,10 @@ async def test_calls_that_are_under_way_are_in_the_ledger(legato: Running) -> No
             await wire.head()
         rows = await legato.rows()
         assert [(row["route"], row["outcome"]) for row in rows] == [("slow", "open")] * 2
+        (key,) = legato.app.services.keyring
+        for row in rows:
+            assert row["key"] == key.id
+            assert time.time() - 10 < row["received"] <= time.time()
 
 
 async def test_a_client_that_leaves_takes_its_upstream_along(

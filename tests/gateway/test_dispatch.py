@@ -1,16 +1,19 @@
 """The upstream's half of a call: its timers, with a clock that the test sets, and its pauses."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import pytest
 
+from legato.core.dialect import Delivered
 from legato.core.errors import bad_gateway
+from legato.core.request import parse
 from legato.core.state import State
 from legato.core.stream import Stream
 from legato.core.timers import Timers
 from legato.dialects import gemini, openai
-from legato.gateway.attempt import Attempt
+from legato.gateway.attempt import Attempt, CallRequest
 from legato.gateway.dispatch import LINGER, Dispatch
 from legato.gateway.services import Services
 from legato.policy.health import Health
@@ -48,12 +51,14 @@ class Response:
 class Watched:
     """A dispatch with one attempt under way, and its timer."""
 
-    def __init__(self, dialect: Any = openai, health: Health | None = None) -> None:
+    def __init__(
+        self, dialect: Any = openai, health: Health | None = None, counter: Any = None
+    ) -> None:
         self.now = 0.0
         self.health = health or Health()
         options = DeploymentOptions(stall_seconds=STALL, total_seconds=TOTAL)
         upstream = SimpleNamespace(
-            options=options, dialect=dialect, counter=None, header=b"", soonest=STALL
+            options=options, dialect=dialect, counter=counter, header=b"", soonest=STALL
         )
         services = Services(
             keyring=Keyring(),
@@ -214,3 +219,39 @@ def test_an_attempt_is_over_once() -> None:
     for _ in range(2):
         watched.attempt.end(bad_gateway("no"))
     assert (watched.health.busy, watched.health.failures) == (0, 1)
+
+
+class Letters:
+    """Counts letters, and keeps the texts of prompts."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def count(self, text: str) -> int:
+        return len(text)
+
+    def begin(self, texts: list[str]) -> Callable[[], int]:
+        self.texts = texts
+        return lambda: sum(map(len, texts))
+
+
+BODY: Final = b'{"model": "m", "messages": [{"role": "user", "content": "Hello"}]}'
+
+
+@pytest.mark.parametrize("told", [0, 99])
+def test_a_prompt_is_counted_where_the_upstream_has_not_told_its_tokens(told: int) -> None:
+    """With what was delivered of the answer before, which is in the prompt of a continuation."""
+    counter = Letters()
+    watched = Watched(counter=counter)
+    call = CallRequest(BODY, parse(BODY))
+    call.delivered = Delivered(content="Once upon", reasoning="")
+    watched.response.prompt_tokens = told
+    watched.attempt._call = call
+    watched.begin()
+    tally = watched.stream.usage.tally
+    assert tally is not None
+    if told:
+        assert (tally.prompt, counter.texts) == (99, [])
+    else:
+        assert counter.texts == ["Hello", "Once upon"]
+        assert tally.prompt > len("HelloOnce upon")
