@@ -8,11 +8,11 @@ import pytest
 
 from legato.core.dialect import Delivered
 from legato.core.errors import bad_gateway
-from legato.core.request import parse
 from legato.core.state import State
 from legato.core.stream import Stream
 from legato.core.timers import Timers
 from legato.dialects import gemini, openai
+from legato.fronts.chat import CHAT
 from legato.gateway.attempt import Attempt, CallRequest
 from legato.gateway.dispatch import LINGER, Dispatch
 from legato.gateway.services import Services
@@ -243,7 +243,7 @@ def test_a_prompt_is_counted_where_the_upstream_has_not_told_its_tokens(told: in
     """With what was delivered of the answer before, which is in the prompt of a continuation."""
     counter = Letters()
     watched = Watched(counter=counter)
-    call = CallRequest(BODY, parse(BODY))
+    call = CallRequest(CHAT.parse(BODY), b"")
     call.delivered = Delivered(content="Once upon", reasoning="")
     watched.response.prompt_tokens = told
     watched.attempt._call = call

@@ -30,7 +30,7 @@ from tests.support.pipeline import (
 )
 from tests.support.stream_order import Heard, Json
 
-SPLITS = int(os.environ.get("TEST_SPLITS", "100000"))
+SPLITS = int(os.environ.get("TEST_SPLITS", "60000"))
 TABLE = table()
 BYTES = sum(len(each.body) for each in TABLE.values() if len(each.body) < 100_000)
 
