@@ -68,14 +68,26 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return None
 
 
+#: Groups that take longest, in the order to begin with: what is left at the end is then short, and
+#: no worker is idle while another has minutes to go.
+LONGEST = ("engines", "bench/test_bench.py", "oracle 0", "oracle 1", "oracle 2", "oracle 3")
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker gets: a file, or all that runs an engine; unless a test says otherwise."""
+    """What one worker gets: a file, or all that runs an engine; unless a test says otherwise. Then
+    the order in which groups are handed out (`--no-loadscope-reorder`): the longest first."""
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("xdist_group") is not None:
-            continue
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
-        item.add_marker(pytest.mark.xdist_group("engines" if name in ENGINES else name))
+        marker = item.get_closest_marker("xdist_group")
+        if marker is None:
+            name = item.path.relative_to(Path(__file__).parent).as_posix()
+            marker = pytest.mark.xdist_group("engines" if name in ENGINES else name).mark
+            item.add_marker(pytest.mark.xdist_group(*marker.args))
+        groups.setdefault(str(marker.args[0]), []).append(item)
+    if len(groups) > 1:
+        order = sorted(groups, key=lambda name: (name not in LONGEST, -len(groups[name])))
+        items[:] = [item for name in order for item in groups[name]]
 
 
 def pytest_collection_finish(session: Any) -> None:
