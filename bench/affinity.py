@@ -20,8 +20,8 @@ from bench.gateways import BenchError, Child, Legato
 from bench.workloads import W1, Workload
 
 TURNS: Final = 20
-SESSIONS: Final = 3
-TOKENS: Final = 24
+SESSIONS: Final = 2
+TOKENS: Final = 8
 #: What a user says in a turn, after its number.
 SAID: Final = "Tell me one more thing about the city by the sea, its streets and its people."
 
