@@ -1,13 +1,29 @@
 // One question put to the Vercel AI SDK, and what its stream of parts says of the answer.
 import { jsonSchema, streamText, tool } from "ai";
-import { fail, tools } from "./report.mjs";
+import { fail, results, tools } from "./report.mjs";
 
-const toolSet = Object.fromEntries(
-  tools.map(({ function: { name, description, parameters } }) => [
-    name,
-    tool({ description, inputSchema: jsonSchema(parameters) }),
-  ]),
-);
+globalThis.AI_SDK_LOG_WARNINGS = false; // they go to stdout
+
+const toolsThat = (execute) =>
+  Object.fromEntries(
+    tools.map(({ function: { name, description, parameters } }) => [
+      name,
+      tool({ description, inputSchema: jsonSchema(parameters), ...execute(name) }),
+    ]),
+  );
+const shown = toolsThat(() => ({}));
+const executed = toolsThat((name) => ({ execute: () => results[name] }));
+
+const ask = (model, messages, more) =>
+  streamText({
+    model,
+    messages,
+    tools: shown,
+    maxRetries: 0,
+    onError: () => {}, // else they are printed
+    ...more,
+  });
+const question = { role: "user", content: "Hello" };
 
 const counted = ({ inputTokens, outputTokens, inputTokenDetails, outputTokenDetails }) =>
   inputTokens === undefined
@@ -34,14 +50,12 @@ const take = {
 };
 
 // `model` is a language model of one of the SDK's providers; `more` are further options.
-export async function follow(model, seen, more = {}) {
-  const { fullStream } = streamText({
-    model,
-    prompt: "Hello",
-    tools: toolSet,
-    maxRetries: 0,
-    ...more,
-    onError: () => {}, // else they are printed
-  });
-  for await (const part of fullStream) take[part.type]?.(part, seen);
+export async function follow(model, seen, more = {}, messages = [question]) {
+  for await (const part of ask(model, messages, more).fullStream) take[part.type]?.(part, seen);
+}
+
+// The answer of `next` to a turn in which the calls of `model` were executed.
+export async function followTurn(model, next, seen, more = {}) {
+  const first = ask(model, [question], { ...more, tools: executed });
+  await follow(next, seen, more, [question, ...(await first.response).messages]);
 }

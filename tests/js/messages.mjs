@@ -1,15 +1,16 @@
 // The Messages API as Anthropic's SDK for Node has it: not streamed, streamed, and with its helper.
 // The finish is the stop reason.
 import Anthropic from "@anthropic-ai/sdk";
-import { apiKey, baseURL, report, tools } from "./report.mjs";
+import { apiKey, baseURL, nextOf, report, results, tools } from "./report.mjs";
 
 // The SDK adds the version to the path itself.
 const client = new Anthropic({ baseURL: baseURL.replace(/\/v1$/, ""), apiKey, maxRetries: 0 });
 
-const asked = (model) => ({
+const question = { role: "user", content: "Hello" };
+const asked = (model, messages = [question]) => ({
   model,
   max_tokens: 100,
-  messages: [{ role: "user", content: "Hello" }],
+  messages,
   tools: tools.map(({ function: { name, description, parameters } }) => ({
     name,
     description,
@@ -75,4 +76,18 @@ async function helper(model, seen) {
   take(await stream.finalMessage(), seen);
 }
 
-await report({ create, stream, helper });
+// The calls of `model` with their results, put to the next one.
+async function turn(model, seen) {
+  const next = nextOf(model);
+  if (!next) return;
+  const { content } = await client.messages.stream(asked(model)).finalMessage();
+  const given = content
+    .filter(({ type }) => type === "tool_use")
+    .map(({ id, name }) => ({ type: "tool_result", tool_use_id: id, content: results[name] }));
+  const messages = [question, { role: "assistant", content }, { role: "user", content: given }];
+  const events = client.messages.stream(asked(next, messages));
+  events.on("text", (delta) => seen.text.push(delta));
+  take(await events.finalMessage(), seen);
+}
+
+await report({ create, stream, helper, "helper, turn": turn });

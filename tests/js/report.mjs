@@ -6,6 +6,11 @@ const [baseURL, apiKey, ...models] = process.argv.slice(2);
 
 export { apiKey, baseURL };
 export const tools = JSON.parse(readFileSync(new URL("tools.json", import.meta.url), "utf8"));
+// What the tools give, for the ways that go on with it.
+export const results = { sum: "The sum is 3.", now: "The time is noon." };
+// The model that answers a second turn, or null where `model` has none.
+export const nextOf = (model) =>
+  model.endsWith("/agent") ? model.replace(/agent$/, "happy") : null;
 
 // A way is an async function (model, seen) that fills `seen`; what it throws is seen too.
 export async function report(ways) {

@@ -35,6 +35,14 @@ _ONE_CALL: Json = {
 }
 _END = SCRIPTS["happy"].steps[-2:]
 OWN_SCRIPTS = {
+    "agent": Script(
+        steps=[
+            *(Step(think=each) for each in ("Two", " calls", " will", " do.")),
+            Step(say="One moment."),
+            *SCRIPTS["tools"].steps[:-2],
+            *SCRIPTS["thinking"].steps[-2:],  # with as many thoughts
+        ]
+    ),
     "one-tool": Script(steps=[Step(tool=_ONE_CALL), Step(finish="tool_calls"), *_END]),
     "length": Script(steps=[Step(say="Once"), Step(finish="length"), *_END]),
 }
@@ -53,6 +61,13 @@ ANSWERS = {
     ),
     "one-tool": Seen(calls=CALLS[:1], finish="tool_calls", usage=[7, 10, 0, 3]),
     "tools": Seen(calls=CALLS, finish="tool_calls", usage=[7, 4, 0, 3]),
+    "agent": Seen(
+        text=["One moment."],
+        thoughts=["Two", " calls", " will", " do."],
+        calls=CALLS,
+        finish="tool_calls",
+        usage=[7, 7, 4, 3],
+    ),
     "length": Seen(text=["Once"], finish="length", usage=[7, 10, 0, 3]),
     "cut": Seen(text=WORDS, error="The upstream closed the connection. Try again later."),
 }
@@ -94,8 +109,17 @@ def no_garbage() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+async def upstream() -> AsyncIterator[MockServer]:
     upstream = MockServer(SCRIPTS | OWN_SCRIPTS)
+    yield upstream
+    await until(lambda: upstream.open_connections == 0, "no connection to the upstream is left")
+    await upstream.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(
+    upstream: MockServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Running]:
     base = await upstream.start()
     origin = base.removesuffix("/v1")
     deployments = [
@@ -115,8 +139,6 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
     data = tmp_path_factory.mktemp("front-sdks")
     async with serving(settings_for(data, None, deployments=deployments, routes=routes)) as running:
         yield running
-    await until(lambda: upstream.open_connections == 0, "no connection to the upstream is left")
-    await upstream.stop()
 
 
 class Node:
@@ -124,14 +146,17 @@ class Node:
 
     def __init__(self, server: Running) -> None:
         self._server = server
-        self._told: dict[str, Json] = {}
+        self._runs: dict[str, asyncio.Task[Json]] = {}
 
-    async def look(self, name: str, model: str) -> Seen:
+    async def look(self, name: str, model: str, what: str = "") -> Seen:
+        """`what`: as the programs call what a way does besides."""
         way = WAYS[name]
         need_node(way.package)
-        if way.program not in self._told:
-            self._told[way.program] = await asyncio.to_thread(self._run, way.program)
-        return Seen(**self._told[way.program][model][name])
+        if way.program not in self._runs:
+            run = asyncio.to_thread(self._run, way.program)
+            self._runs[way.program] = asyncio.create_task(run)
+        told = await self._runs[way.program]
+        return Seen(**told[model][name + what])
 
     def _run(self, program: str) -> Json:
         done = subprocess.run(
@@ -165,6 +190,47 @@ async def test_equal_meaning_whatever_the_pair(
     """Text, thoughts, calls, finish and usage, every delta by itself; an error behind what was
     said, with nothing that looks like a normal end."""
     assert await node.look(name, f"{dialect}/{script}") == expected(name, dialect, script)
+
+
+PATHS = {
+    "openai": "/v1/chat/completions",
+    "openai-responses": "/v1/responses",
+    "anthropic": "/v1/messages",
+    "gemini": "/v1beta/models/",
+    "ollama": "/api/chat",
+}
+TURNS = ("helper", "ai-sdk-anthropic", "ai-sdk-openai")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", TURNS)
+async def test_a_turn_with_results(
+    node: Node, upstream: MockServer, name: str, dialect: str
+) -> None:
+    """What the SDK makes of an answer with thoughts, text and calls can be sent back."""
+    seen = await node.look(name, f"{dialect}/agent", ", turn")
+    assert seen == expected(name, dialect, "happy")
+    asked = [
+        str(each.request)
+        for each in upstream.requests
+        if each.path.startswith(PATHS[dialect]) and "The sum is 3." in str(each.request)
+    ]
+    assert asked
+    said = ("Hello", "One moment.", "'sum'", "The sum is 3.", "The time is noon.")
+    for each in asked:
+        places = [each.find(part) for part in said]
+        assert -1 not in places
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_ids_of_items_in_place_of_items_are_refused(node: Node, dialect: str) -> None:
+    """The Vercel AI SDK sends them where it is not told to leave `store` off."""
+    seen = await node.look("ai-sdk-openai", f"{dialect}/agent", ", turn by ids")
+    assert (seen.status, seen.text, seen.finish) == (400, [], None)
+    assert seen.error is not None
+    assert seen.error.startswith("unsupported_parameter: `input[1]` refers to an item by its id")
+    assert "`store: false`" in seen.error
 
 
 def expected(name: str, dialect: str, script: str) -> Seen:

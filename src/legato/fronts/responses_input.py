@@ -83,8 +83,8 @@ class _Conversation:
                 self._end_turn()  # which takes the result, if one of its calls is waiting for it
             case "item_reference":
                 raise invalid(
-                    f"`{where}` refers to an item by its id, but nothing is stored here: send the"
-                    " item itself.",
+                    f"`{where}` refers to an item by its id, but items are not stored here: send"
+                    " the item itself, as clients do that are set to `store: false`.",
                     param=where,
                     code="unsupported_parameter",
                 )
