@@ -1,5 +1,7 @@
 """Signed reasoning goes back to its maker alone."""
 
+import base64
+import zlib
 from typing import Any
 
 import msgspec
@@ -201,11 +203,12 @@ def test_blocks_that_are_carried_come_back() -> None:
         "legato-1.",
         "legato-1.!!!",
         "legato-1.AAAA",
+        "legato-1." + base64.urlsafe_b64encode(zlib.compress(b"[" * 100_000)).decode(),
         carried([THINKING])[:-8],
         carried([]).replace("legato-1.", "legato-1.x"),
         carried([{"x": "a" * (8 * 1024 * 1024)}]),
     ],
-    ids=["OpenAI's", "empty", "no Base64", "no zlib", "cut", "changed", "a bomb"],
+    ids=["OpenAI's", "empty", "no Base64", "no zlib", "nested", "cut", "changed", "a bomb"],
 )
 def test_what_is_not_carried_is_nothing(content: str) -> None:
     assert uncarried(content) == []

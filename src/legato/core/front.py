@@ -82,6 +82,11 @@ class Writer(Subscriber, Protocol):
     frames: int
     size: int
 
+    @property
+    def response(self) -> bytes:
+        """The whole answer, once it is complete; empty where the format does not repeat it."""
+        ...
+
     def pause(self) -> None:
         """The client takes no more for now: what comes is coalesced."""
 

@@ -52,7 +52,7 @@ def shape_of(detail: Json) -> str | None:
 # Clients of the Responses API send nothing back of reasoning but its `encrypted_content`. So signed
 # blocks of Anthropic's are carried in one: as compressed JSON behind a mark of ours.
 
-#: What a carried one begins with.
+#: What a carried one begins with; a vendor's own is base64, which has no dots.
 _CARRIED: Final = "legato-1."
 
 #: Bytes of JSON that are read of one at most.
@@ -60,18 +60,19 @@ _MOST_CARRIED: Final = 8 * 1024 * 1024
 
 
 def carried(details: list[Json]) -> str:
-    """Entries of `reasoning_details` as one `encrypted_content`."""
+    """Entries of `reasoning_details` as one string, for a member of another format that clients
+    send back as it came."""
     packed = zlib.compress(msgspec.json.encode(details))
     return _CARRIED + base64.urlsafe_b64encode(packed).decode()
 
 
 def is_carried(content: str) -> bool:
-    """Whether an `encrypted_content` is one that `carried` has made, or looks like it."""
+    """Whether such a member holds what `carried` has made, or what looks like it."""
     return content.startswith(_CARRIED)
 
 
 def uncarried(content: str) -> list[Json]:
-    """The entries again. Empty where it is not `carried`, or has been changed."""
+    """The entries in what `carried` has made; none where it is anything else, or damaged."""
     if not is_carried(content):
         return []
     try:
@@ -79,7 +80,7 @@ def uncarried(content: str) -> list[Json]:
         unpacked = zlib.decompressobj()
         text = unpacked.decompress(packed, _MOST_CARRIED)
         return _objects(msgspec.json.decode(text)) if unpacked.eof else []
-    except (ValueError, zlib.error):
+    except (ValueError, RecursionError, zlib.error):
         return []
 
 

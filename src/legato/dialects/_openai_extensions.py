@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from legato.core.chunk import as_object
 
-#: Their names. The members that they stand in: a message, its parts and tool calls, a tool.
+#: The names of the extensions, and the members of a message whose entries may have them too.
 _EXTENSIONS: Final = ("cache_control", "reasoning_details", "extra_content")
 _MARKS: Final = tuple([f'"{name}"'.encode() for name in _EXTENSIONS])
 _OWNERS: Final = ("content", "tool_calls")

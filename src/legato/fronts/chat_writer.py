@@ -45,6 +45,9 @@ class ChatWriter:
         "size",
     )
 
+    #: The format does not repeat the answer at its end.
+    response = b""
+
     #: The `object` of each frame, and the choices of one that says nothing.
     kind = b"chat.completion.chunk"
     silence = b'[{"index":0,"delta":{},"finish_reason":null}]'

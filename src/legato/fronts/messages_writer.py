@@ -52,6 +52,9 @@ class MessagesWriter:
         "size",
     )
 
+    #: The format does not repeat the answer at its end.
+    response = b""
+
     def __init__(
         self,
         head: AnswerHead,

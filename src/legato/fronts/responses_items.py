@@ -3,6 +3,7 @@
 Texts are kept as the inside of a JSON string, in bytes: the fast path adds what it has not decoded.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ class Part:
         return part
 
 
-class Item:
+class Item(ABC):
     """An item that is under way."""
 
     __slots__ = ("emit", "identity", "index")
@@ -81,9 +82,9 @@ class Item:
     def place(self) -> Fields:
         return {"item_id": self.identity, "output_index": self.index}
 
+    @abstractmethod
     def whole(self, status: str) -> Fields:
         """The item as it is now."""
-        raise NotImplementedError
 
     def begin(self) -> None:
         item = self.whole("in_progress")

@@ -62,7 +62,7 @@ class Call:
         self._reply: Reply | None = None  # once the request has been parsed
         self._timer = Timer(self._check)
         self._row: Row | None = None
-        self._kept: KeptCall | None = None  # where its answer may be kept
+        self._kept: KeptCall | None = None  # where its answer is kept
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
         self._waiting: asyncio.Future[None] | None = None  # for the stream to close or to break
@@ -163,8 +163,8 @@ class Call:
         kept = self._services.kept_responses
         if kept is None or self._front.name != "responses":
             return self._front.parse(body)
-        self._kept = await kept.begin(self._id, self._key.id, body, self._front)
-        return self._kept.request
+        request, self._kept = await kept.begin(self._id, self._key.id, body, self._front)
+        return request
 
     async def _open(self, request: FrontRequest) -> None:
         """Returns when an upstream has begun to answer. Raises `ApiError` when none does."""

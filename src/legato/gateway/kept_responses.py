@@ -11,7 +11,7 @@ import msgspec
 
 from legato.core.errors import ApiError, invalid
 from legato.core.front import Front, FrontRequest
-from legato.fronts.responses_history import Turn, continued, echoed, read
+from legato.fronts.responses_history import continued, echoed, read
 from legato.store.responses import StoredResponse
 
 #: After how many kept responses those that have expired are deleted.
@@ -56,12 +56,14 @@ class KeptResponses:
         await self.find(identity, key)
         await self._store.delete(identity, key)
 
-    async def begin(self, identity: str, key: str, body: bytes, front: Front) -> "KeptCall":
-        """Reads a request whose answer has the id `identity`. Raises `ApiError` 400 for an earlier
-        response that is not there, and for what the front refuses."""
+    async def begin(
+        self, identity: str, key: str, body: bytes, front: Front
+    ) -> tuple[FrontRequest, "KeptCall | None"]:
+        """Reads a request whose answer has the id `identity`; None where it is not kept. Raises
+        `ApiError` 400 for an earlier response that is not there, and for what the front refuses."""
         turn = read(body)
         if turn is None:
-            return KeptCall(self, identity, key, Turn(None, False, []), front.parse(body))
+            return front.parse(body), None
         history: list[Any] = []
         if turn.previous is not None:
             earlier = await self._find(turn.previous, key)
@@ -75,14 +77,13 @@ class KeptResponses:
             history = msgspec.json.decode(earlier.items)
             body = continued(body, history + turn.items)
         request = echoed(front.parse(body), turn)
-        turn = Turn(turn.previous, turn.is_kept, history + turn.items)
-        call = KeptCall(self, identity, key, turn, request)
-        if turn.is_kept:
-            self._under_way[identity] = asyncio.get_running_loop().create_future()
-        return call
+        if not turn.is_kept:
+            return request, None
+        self._under_way[identity] = asyncio.get_running_loop().create_future()
+        return request, KeptCall(self, identity, key, history + turn.items)
 
     async def put(self, call: "KeptCall", response: bytes) -> None:
-        items, output = call.turn.items, msgspec.json.decode(response)["output"]
+        items, output = call.items, msgspec.json.decode(response)["output"]
         row = StoredResponse(
             call.identity,
             call.key,
@@ -104,23 +105,19 @@ class KeptResponses:
 
 
 class KeptCall:
-    """One call whose answer may be kept."""
+    """One call whose answer is kept. `items`: the conversation up to it."""
 
-    __slots__ = ("_kept", "identity", "key", "request", "turn")
+    __slots__ = ("_kept", "identity", "items", "key")
 
-    def __init__(
-        self, kept: KeptResponses, identity: str, key: str, turn: Turn, request: FrontRequest
-    ) -> None:
+    def __init__(self, kept: KeptResponses, identity: str, key: str, items: list[Any]) -> None:
         self._kept = kept
         self.identity = identity
         self.key = key
-        self.turn = turn
-        self.request = request
+        self.items = items
 
     async def keep(self, response: bytes) -> None:
         """The answer is complete. `response`: the object as the client has it."""
-        if self.turn.is_kept and response:
-            await self._kept.put(self, response)
+        await self._kept.put(self, response)
 
     def settle(self) -> None:
         self._kept.over(self.identity)

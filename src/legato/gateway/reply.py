@@ -24,6 +24,7 @@ class Reply:
 
     __slots__ = (
         "_aggregator",
+        "_answer",
         "_beat",
         "_client",
         "_frames",
@@ -56,6 +57,7 @@ class Reply:
         self._stream = stream
         self._head = head
         self._writer: Writer | None = None
+        self._answer = b""  # one that is not streamed
         streams = request.chat.stream
         self._aggregator: Aggregator | None = None if streams else front.aggregator(request)
         self._request: FrontRequest | None = request if streams else None  # until it is written
@@ -121,10 +123,9 @@ class Reply:
 
     @property
     def response(self) -> bytes:
-        """The whole answer, once the stream is complete; empty where its format repeats nothing."""
-        if self._aggregator is not None:
-            return self._aggregator.answer(self._head)
-        return getattr(self._writer, "response", b"")
+        """The whole answer as its client has it, once it is complete; empty where the format of a
+        stream does not repeat it."""
+        return self._answer if self._writer is None else self._writer.response
 
     def hand_over(self, lines: bytes) -> None:
         """Sends the whole answer. Raises `ApiError` where the stream failed."""
@@ -132,7 +133,8 @@ class Reply:
         if aggregator is not None:
             if aggregator.error is not None:
                 raise aggregator.error
-            self._client.answer(200, lines, aggregator.answer(self._head))
+            self._answer = aggregator.answer(self._head)
+            self._client.answer(200, lines, self._answer)
 
     def pause(self) -> None:
         """The client reads slower than the upstream writes: what comes is coalesced."""
@@ -147,6 +149,7 @@ class Reply:
     def release(self) -> None:
         """Lets go of what refers back to the reply, once the call is settled."""
         self._writer = None
+        self._answer = b""
         self._on_full = None
 
     # The sink of the writer

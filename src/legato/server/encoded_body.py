@@ -70,7 +70,7 @@ class _Inflater:
             decoded = inflate.decompress(data, limit)
             rest = inflate.unconsumed_tail or inflate.unused_data
             if not rest and not inflate.eof and len(decoded) >= limit:
-                # All of the data is read, but what its last bits stand for had no room.
+                # All input has been read, but the end of its output was over the limit of one step.
                 decoded += inflate.decompress(b"", _LAST_BYTES)
         except zlib.error:
             raise Damaged from None
