@@ -23,6 +23,12 @@ from tests.support.hostile_peers import Stranger, nobody
 #: Seconds after which a 200 is committed, and between comments, where a fault comes late.
 GATE: Final = 0.01
 
+#: Seconds that nobody waits for, however busy the machine is.
+PATIENT: Final = 5.0
+
+#: Seconds of silence after which an impatient deployment is given up.
+IMPATIENT: Final = 0.2
+
 #: Bytes that may wait for a slow client.
 BACKLOG: Final = 65_536
 
@@ -108,6 +114,8 @@ class Matrix:
         fault, late = cell.fault, cell.moment == "after"
         # No race between gate and fault: it is far off, or over long before.
         self.legato.app.services.gate_seconds = GATE if late else HELD
+        # Waited out where the end of the body never comes, and nowhere else.
+        asking.LINGER = LATE if fault.name == "finish-hang" else PATIENT  # type: ignore[misc]
         if cell.script is not None:
             self.scripted.scripts["fault"] = cell.script
             return "impatient" if fault.timer and cell.client != "leaves" else "patient"
@@ -174,8 +182,8 @@ class Matrix:
 @asynccontextmanager
 async def staged(data: Path) -> AsyncIterator[Matrix]:
     scripted, stranger = MockServer({}, default="fault"), Stranger()
-    patient = {"first_token_seconds": 5.0, "stall_seconds": 5.0, "connect_seconds": 5.0}
-    impatient = dict.fromkeys(patient, 0.1)
+    patient = dict.fromkeys(("first_token_seconds", "stall_seconds", "connect_seconds"), PATIENT)
+    impatient = dict.fromkeys(patient, IMPATIENT)
     base, elsewhere = await scripted.start(), await stranger.start()
     with nobody() as refuses, pytest.MonkeyPatch.context() as patch:
         addresses = {
