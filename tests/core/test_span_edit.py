@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legato.core.span_edit import with_members
+from legato.core.span_edit import with_members, with_number, with_padding
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,36 @@ def test_all_else_stays(
     assert msgspec.json.decode(edited) == fields | {"model": "other"}
     marked = json.dumps(fields | {"model": "other"}, indent=indent, ensure_ascii=escapes)
     assert edited == marked
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (b'{"sequence_number":7,"a":1}', b'{"sequence_number":12,"a":1}'),
+        (b'{"a":1,"sequence_number":0}', b'{"a":1,"sequence_number":12}'),
+        (
+            b'{"sequence_number":7,"sequence_number":8}',
+            b'{"sequence_number":12,"sequence_number":12}',
+        ),
+        (rb'{"a":"\"sequence_number\":7,"}', rb'{"a":"\"sequence_number\":7,"}'),
+        (b'{"sequence_number":"7"}', b'{"sequence_number":"7"}'),
+        (b'{"sequence_number":7.0}', b'{"sequence_number":7.0}'),
+        (b'{"sequence_number":07}', b'{"sequence_number":07}'),
+    ],
+)
+def test_another_number(event: bytes, wanted: bytes) -> None:
+    assert with_number(event, 12) == wanted
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (b'{"obfuscation":"x-Y_9","a":1}', b'{"obfuscation":"z","a":1}'),
+        (b'{"obfuscation":""}', b'{"obfuscation":"z"}'),
+        (rb'{"obfuscation":"\u0041"}', rb'{"obfuscation":"\u0041"}'),
+        (rb'{"a":"\"obfuscation\":\"b\""}', rb'{"a":"\"obfuscation\":\"b\""}'),
+        (b'{"obfuscation":null}', b'{"obfuscation":null}'),
+    ],
+)
+def test_other_padding(event: bytes, wanted: bytes) -> None:
+    assert with_padding(event, b"z") == wanted

@@ -83,9 +83,10 @@ class RelayedEvents:
             value = as_object(decoded(data))
             if value is None:
                 return None  # `[DONE]`, `null`: no event of this format
+            value.pop("sequence_number", None)  # whatever it is, it gets another
             data = encode_leniently(value)
             try:
-                fields = msgspec.convert(value, _Fields, strict=False)
+                fields = _decode(data)
             except msgspec.ValidationError:
                 fields = _Fields(str(value.get("type") or ""))
         kind = fields.type or name.decode(errors="replace")
