@@ -1,10 +1,10 @@
 """How many tokens a call will take, before anybody has counted them: what is reserved for it."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
-from legato.core.chunk import NOT_JSON
+from legato.core.chunk import NOT_JSON, as_object
 from legato.policy.prompt_texts import BYTES_PER_TOKEN, DOCUMENT, IMAGE
 
 #: Completion tokens that a route's calls are taken to have until some have been seen.
@@ -23,10 +23,8 @@ _READ: Final = ("messages", "tools", "prompt", "response_format")
 def prompt_tokens(body: bytes) -> int:
     """Of a request (Chat Completions as JSON), by the size of what is text in it."""
     try:
-        fields = msgspec.json.decode(body)
+        fields = as_object(msgspec.json.decode(body)) or {}
     except NOT_JSON:
-        return 0
-    if not isinstance(fields, dict):
         return 0
     size, fixed = _measure([fields.get(name) for name in _READ])
     return int(size / BYTES_PER_TOKEN) + fixed
@@ -37,18 +35,18 @@ def _measure(value: Any) -> tuple[int, int]:
     size = fixed = 0
     waiting = [value]
     while waiting:
-        match waiting.pop():
-            case str() as text:
-                size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-            case list() as entries:
-                waiting += entries
-            case {"type": str(kind), **members} if kind in _MEDIA and kind in members:
+        each = waiting.pop()
+        if isinstance(each, str):
+            size += len(each) if each.isascii() else len(each.encode("utf-8", "replace"))
+        elif isinstance(each, list):
+            waiting += cast("list[Any]", each)
+        elif (members := as_object(each)) is not None:
+            kind = members.get("type")
+            if kind in _MEDIA and kind in members:
                 fixed += _MEDIA[kind]
-            case dict() as members:
-                waiting += members.values()
-                size += sum(map(len, members))
-            case _:
-                pass
+                continue
+            waiting += members.values()
+            size += sum(map(len, members))
     return size, fixed
 
 
