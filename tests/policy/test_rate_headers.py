@@ -2,9 +2,10 @@
 
 import pytest
 
-from legato.policy.rate_headers import Level, anthropic_lines, duration, openai_lines
+from legato.policy.rate_headers import anthropic_lines, duration, openai_lines
+from legato.store.live import Kind, Level
 
-LEVELS = {
+LEVELS: dict[Kind, Level] = {
     "requests": Level(10, 9.99, 6.0),
     "tokens": Level(40_000, -3.0, 61.5),
     "concurrent": Level(1, 0, 0),

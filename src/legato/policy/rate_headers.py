@@ -5,21 +5,13 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Struct
+from legato.store.live import Kind, Level
 
 #: What OpenAI's headers and Anthropic's count.
-KINDS: Final = ("requests", "tokens")
+KINDS: Final[tuple[Kind, ...]] = ("requests", "tokens")
 
 
-class Level(Struct, frozen=True):
-    """What is left of one limit. `reset`: seconds until all of it is there again."""
-
-    limit: float
-    remaining: float
-    reset: float
-
-
-def openai_lines(levels: Mapping[str, Level]) -> bytes:
+def openai_lines(levels: Mapping[Kind, Level]) -> bytes:
     """`x-ratelimit-*`, as OpenAI's servers send them; `levels` by kind."""
     return b"".join(
         b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
@@ -28,7 +20,7 @@ def openai_lines(levels: Mapping[str, Level]) -> bytes:
     )
 
 
-def anthropic_lines(levels: Mapping[str, Level], now: float) -> bytes:
+def anthropic_lines(levels: Mapping[Kind, Level], now: float) -> bytes:
     """`anthropic-ratelimit-*`, as Anthropic's servers send them. `now`: Unix seconds."""
     return b"".join(
         b"anthropic-ratelimit-%b-limit: %d\r\n"
@@ -39,7 +31,7 @@ def anthropic_lines(levels: Mapping[str, Level], now: float) -> bytes:
     )
 
 
-def _named(levels: Mapping[str, Level]) -> list[tuple[bytes, Level]]:
+def _named(levels: Mapping[Kind, Level]) -> list[tuple[bytes, Level]]:
     return [(kind.encode(), levels[kind]) for kind in KINDS if kind in levels]
 
 
