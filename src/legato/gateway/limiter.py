@@ -1,0 +1,226 @@
+"""Who may call now: limits of keys and routes, budgets, and the queues of routes."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from legato.core.errors import ApiError
+from legato.core.front import FrontRequest
+from legato.core.request import parse
+from legato.core.span_edit import with_members
+from legato.gateway.route_queue import RouteQueue
+from legato.policy import budgets
+from legato.policy.budgets import Budget
+from legato.policy.keys import Key
+from legato.policy.ledger import Row
+from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
+from legato.policy.live import refusal
+from legato.policy.rate_headers import anthropic_lines, openai_lines
+from legato.policy.routing import Route
+from legato.policy.token_estimate import Medians, prompt_tokens
+from legato.store.live import Bucket, Levels, Live, Permit
+
+#: The member of a request that limits its tokens, by the client's format.
+_MAX_TOKENS: Final = {
+    "chat": "max_completion_tokens",
+    "completions": "max_tokens",
+    "messages": "max_tokens",
+    "responses": "max_output_tokens",
+}
+
+
+class RouteLimits(Struct, frozen=True):
+    """What a route allows all its clients together. `queue` None: nobody has to wait."""
+
+    limits: Limits = NO_LIMITS
+    queue: RouteQueue | None = None
+
+
+class Estimate(Struct, frozen=True):
+    """Tokens that a call is taken to need. `dollars`: by the price of its route, which is 0 where
+    none is known."""
+
+    prompt: int
+    completion: int
+    dollars: Callable[[int, int], float]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.completion
+
+    def amount(self, budget: Budget) -> float:
+        """In the budget's unit."""
+        if budget.unit == "tokens":
+            return self.tokens
+        return self.dollars(self.prompt, self.completion)
+
+    def spent(self, budget: Budget, completion: int) -> float:
+        """What is spent by now, in the budget's unit."""
+        return replace(self, completion=completion).amount(budget)
+
+
+class Grant:
+    """What admission gives one call, and takes back in `settle`.
+
+    `lines`: header lines that tell what is left. `refusal`: why the call may not go on. `queued`:
+    seconds that it waited for its turn.
+    """
+
+    __slots__ = ("_hard", "_limiter", "_permit", "_place", "_route", "lines", "queued", "refusal")
+
+    def __init__(self, limiter: "Limiter", route: str) -> None:
+        self._limiter = limiter
+        self._route = route
+        self._permit: Permit | None = None
+        self._place: tuple[RouteQueue, float] | None = None  # and since when
+        self._hard: list[tuple[Budget, float, Estimate]] = []  # and how much is left of each
+        self.lines = b""
+        self.refusal: ApiError | None = None
+        self.queued = 0.0
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether `check` has to be called while the answer comes."""
+        return bool(self._hard)
+
+    def check(self, completion: int) -> ApiError | None:
+        """The end of a call that has spent what was left of a hard budget. `completion`: tokens
+        that have come."""
+        for budget, left, estimate in self._hard:
+            if estimate.spent(budget, completion) > left:
+                message = f"The budget of {budget} is spent."
+                return ApiError(429, "insufficient_quota", message)
+        return None
+
+    def settle(self, row: Row) -> None:
+        """The call has ended."""
+        permit, self._permit = self._permit, None
+        place, self._place = self._place, None
+        limiter = self._limiter
+        if permit is not None:
+            tokens = row.prompt_tokens + row.completion_tokens
+            limiter.live.settle(permit, tokens, row.cost or 0.0)
+        if place is not None:
+            queue, since = place
+            queue.leave(limiter.clock() - since)
+        if row.outcome == "complete":
+            limiter.medians.learn(self._route, row.completion_tokens)
+
+
+class Limiter:
+    """Admits calls.
+
+    `tiers`, `owners` (budgets) and `routes`: by name, as configured. `clock`: seconds.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        clock: Callable[[], float],
+        *,
+        tiers: Mapping[str, Limits] | None = None,
+        owners: Mapping[str, Budget] | None = None,
+        routes: Mapping[str, RouteLimits] | None = None,
+    ) -> None:
+        self.live = live
+        self.clock = clock
+        self.medians = Medians()
+        self._tiers = tiers or {}
+        self._owners = owners or {}
+        self._routes = routes or {}
+        self.limits_of = lru_cache(maxsize=10_000)(self._limits_of)
+
+    async def admit(
+        self, grant: Grant, key: Key, route: Route, request: FrontRequest
+    ) -> FrontRequest:
+        """Fills in `grant`, and returns the request to send: one that names no number of tokens
+        gets its key's limit. Raises `ApiError` for a call that may not go on."""
+        limits = self.limits_of(key.limits, key.tier)
+        of_route = self._routes.get(route.model, _FREE)
+        request = _limited(request, limits)
+        taken, hard = self._buckets(key, route, limits, of_route.limits, request)
+        if taken:
+            decision = await self.live.admit(taken)
+            grant.lines = _lines(decision.levels, request.format)
+            if not decision.allowed:
+                raise refusal(decision)
+            grant._permit = decision.permit
+            for budget, bucket, estimate in hard:
+                grant._hard.append((budget, budgets.allowance(bucket, decision), estimate))
+        if of_route.queue is not None:
+            grant.queued = await of_route.queue.enter(key.id)
+            grant._place = (of_route.queue, self.clock())
+        return request
+
+    def _limits_of(self, own: Limits, tier: str | None) -> Limits:
+        """A key whose tier is not configured any more has its own limits alone."""
+        return merged(own, self._tiers.get(tier) if tier is not None else None)
+
+    def _buckets(
+        self, key: Key, route: Route, limits: Limits, of_route: Limits, request: FrontRequest
+    ) -> tuple[list[Bucket], list[tuple[Budget, Bucket, Estimate]]]:
+        """All buckets, and those of hard budgets."""
+        owner = self._owners.get(key.owner) if key.owner is not None else None
+        budgeted = [
+            (subject, budget)
+            for subject, budget in ((f"key:{key.id}", key.budget), (f"owner:{key.owner}", owner))
+            if budget is not None
+        ]
+        if not budgeted and limits == of_route == NO_LIMITS:
+            return [], []
+        estimate = self._estimate(route, request)
+        found = buckets(f"key:{key.id}", limits, estimate.tokens)
+        found += buckets(f"route:{route.model}", of_route, estimate.tokens)
+        hard: list[tuple[Budget, Bucket, Estimate]] = []
+        now = time.time()
+        for subject, budget in budgeted:
+            bucket = budgets.bucket(subject, budget, estimate.amount(budget), now)
+            found.append(bucket)
+            if budget.hard:
+                hard.append((budget, bucket, estimate))
+        return found, hard
+
+    def _estimate(self, route: Route, request: FrontRequest) -> Estimate:
+        chat = request.chat
+        asked = chat.max_completion_tokens or chat.max_tokens or self.medians.of(route.model)
+        price = route.price or {}
+
+        def dollars(prompt: int, completion: int) -> float:
+            each = price.get("prompt", 0.0) * prompt + price.get("completion", 0.0) * completion
+            return each / 1e6
+
+        return Estimate(prompt_tokens(request.body), asked * chat.choices, dollars)
+
+
+_FREE: Final = RouteLimits()
+
+
+def _limited(request: FrontRequest, limits: Limits) -> FrontRequest:
+    """The request, with the limit on its tokens where it has none of its own. Raises `ApiError`
+    400 where it asks for more than its key may."""
+    if limits.max_tokens is None:
+        return request
+    chat, name = request.chat, _MAX_TOKENS[request.format]
+    asked = chat.max_completion_tokens or chat.max_tokens
+    most = check_max_tokens(asked, limits, name)
+    if asked is not None or most is None:
+        return request
+    body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
+    source = with_members(request.source, {name: most}) if request.source is not None else None
+    request.body, request.source, request.chat = body, source, parse(body)
+    return request
+
+
+def _lines(levels: Levels, front: str) -> bytes:
+    """Of two limits on requests the one that is reached first is told."""
+    day = levels.get("day")
+    if day is not None and (
+        "requests" not in levels or day.remaining < levels["requests"].remaining
+    ):
+        levels = levels | {"requests": day}
+    lines = openai_lines(levels)
+    return lines + anthropic_lines(levels, time.time()) if front == "messages" else lines
