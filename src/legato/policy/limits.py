@@ -1,0 +1,99 @@
+"""Limits of keys, tiers and routes, and the buckets that a call takes from."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
+
+from legato.core.errors import invalid
+from legato.store.live import Bucket
+
+Count = Annotated[int, Meta(ge=1)]
+
+MINUTE: Final = 60.0
+DAY: Final = 86_400.0
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a key, a tier or a route allows; None: no limit.
+
+    `concurrent`: calls in progress. `max_tokens`: tokens that one call may ask to be generated.
+    """
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    requests_per_day: Count | None = None
+    concurrent: Count | None = None
+    max_tokens: Count | None = None
+
+
+NO_LIMITS: Final = Limits()
+
+#: Tiers that exist without configuration.
+TIERS: Final[dict[str, Limits]] = {
+    "free": Limits(10, 40_000, 500),
+    "basic": Limits(50, 200_000, 10_000),
+    "pro": Limits(100, 1_000_000, 100_000),
+    "enterprise": NO_LIMITS,
+}
+
+
+def merged(own: Limits, tier: Limits | None) -> Limits:
+    """A key's own limits, and its tier's where it has none."""
+    if tier is None:
+        return own
+    return replace(
+        tier, **{name: value for name, value in asdict(own).items() if value is not None}
+    )
+
+
+def tiers(configured: Mapping[str, Limits]) -> dict[str, Limits]:
+    """All tiers: what is configured changes single limits of `TIERS`, or adds tiers."""
+    added = {name: merged(limits, TIERS.get(name)) for name, limits in configured.items()}
+    return TIERS | added
+
+
+def buckets(subject: str, limits: Limits, tokens: float) -> list[Bucket]:
+    """The buckets that a call takes from.
+
+    `subject`: whose limits they are: `key:ID`, `route:NAME`. `tokens`: an estimate of those of the
+    prompt and those that may be generated.
+    """
+    found = list(_buckets(subject, limits))
+    if limits.tokens_per_minute is not None:
+        capacity = limits.tokens_per_minute
+        found.append(Bucket(f"{subject}:tokens", "tokens", capacity, MINUTE, tokens))
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def _buckets(subject: str, limits: Limits) -> tuple[Bucket, ...]:
+    """Those from which each call takes one."""
+    found: list[Bucket] = []
+    if limits.requests_per_minute is not None:
+        found.append(Bucket(f"{subject}:requests", "requests", limits.requests_per_minute, MINUTE))
+    if limits.requests_per_day is not None:
+        found.append(Bucket(f"{subject}:day", "day", limits.requests_per_day, DAY))
+    if limits.concurrent is not None:
+        found.append(Bucket(f"{subject}:concurrent", "concurrent", limits.concurrent))
+    return tuple(found)
+
+
+def check_max_tokens(asked: int | None, limits: Limits, param: str) -> int | None:
+    """The number of tokens that a call may generate; None: no limit.
+
+    `asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it asks for
+    more than is allowed; where it does not ask, the key's limit holds.
+    """
+    most = limits.max_tokens
+    if asked is None:
+        return most
+    if most is not None and asked > most:
+        raise invalid(
+            f"`{param}` is {asked}, and this API key may ask for at most {most}: lower `{param}`.",
+            param=param,
+            code="max_tokens_over_limit",
+        )
+    return asked
