@@ -215,5 +215,5 @@ def crossed(bucket: Bucket, before: float, after: float) -> list[Crossed]:
     return [
         Crossed(bucket.name, bucket.kind, percent, after, bucket.capacity)
         for percent in THRESHOLDS
-        if before < bucket.capacity * percent / 100 <= after
+        if before < bucket.capacity * percent / 100 * (1 - 1e-9) <= after  # sums are rounded
     ]
