@@ -20,12 +20,16 @@ from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
 from legato.gateway.kept_responses import KeptCall
+from legato.gateway.limiter import Grant
 from legato.gateway.reply import Reply, refuse
 from legato.gateway.services import Client, Services
 from legato.policy.agents import agent_of
 from legato.policy.keys import Key
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.sessions import NO_HEADERS, named_session
+
+#: Seconds after which it is looked again whether a call has spent a hard budget.
+BUDGET_SECONDS: Final = 0.5
 
 
 class Call:
@@ -35,6 +39,7 @@ class Call:
         "_client",
         "_dispatch",
         "_front",
+        "_grant",
         "_id",
         "_is_draining",
         "_is_gone",
@@ -62,6 +67,7 @@ class Call:
         self._reply: Reply | None = None  # once the request has been parsed
         self._timer = Timer(self._check)
         self._row: Row | None = None
+        self._grant = Grant()  # what it may do, once it is admitted
         self._kept: KeptCall | None = None  # where its answer is kept
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
@@ -85,7 +91,7 @@ class Call:
             self._deliver()
             await self._until_over()
             if self._reply is not None:
-                self._reply.hand_over(self._dispatch.headers)
+                self._reply.hand_over(self._lines)
             await self._keep()
         except ApiError as error:
             self._fail(error)
@@ -178,6 +184,8 @@ class Call:
             self._dispatch.find(request.chat.model),
         )
         services.timers.watch(self._client.begun + soonest, self._timer)
+        if services.limiter is not None:
+            await services.limiter.admit(self._grant, self._key, request)
         start_over = None if reply.is_streamed else reply.start_over
         await self._dispatch.open(self._client, request, self._row, start_over)
 
@@ -188,7 +196,7 @@ class Call:
         if reply is not None:
             if options is not None and options.stall_client_seconds is not None:
                 reply.stall_seconds = options.stall_client_seconds
-            reply.deliver(self._dispatch.headers, self._dispatch.hold)
+            reply.deliver(self._lines, self._dispatch.hold)
 
     async def _until_over(self) -> None:
         """Returns when the stream is over."""
@@ -222,7 +230,12 @@ class Call:
         """The call failed: as a status where that is still possible, else as the last frame."""
         self._stream.fail(error)
         if not self._is_gone and (self._reply is None or not self._reply.is_committed):
-            refuse(self._client, self._front, self._dispatch.headers, error)
+            refuse(self._client, self._front, self._lines, error)
+
+    @property
+    def _lines(self) -> bytes:
+        """Header lines: what is left of limits, and who answers."""
+        return self._grant.lines + self._dispatch.headers
 
     def _settle(self) -> None:
         if self._row is not None:
@@ -251,9 +264,11 @@ class Call:
             row.record_attempts(self._dispatch.attempts)
         except Exception as error:  # the row is written all the same
             services.on_bug(error)
-        if stream.usage.tally is not None:
-            call.settled()  # the tally holds the text of the answer
+        call.settled()
         services.ledger.put(self._id, call)
+        self._grant.settle(row)
+        if services.on_settled is not None:
+            services.on_settled(row)
 
     # The stream's listener
 
@@ -285,6 +300,8 @@ class Call:
         if self._stream.done or self._is_gone:
             return None
         due = [self._dispatch.check(now)]
+        if self._grant.may_be_cut:
+            due.append(self._check_budget(now))
         reply = self._reply
         if self._stream.done or reply is None:
             return None
@@ -297,6 +314,13 @@ class Call:
                 self._client.flush()
             due.append(reply.check(now, self._dispatch.progress))
         return min(due)
+
+    def _check_budget(self, now: float) -> float:
+        """Ends a call that has spent what was left of a hard budget; when to look again."""
+        error = self._grant.check(self._stream.usage.observed.completion)
+        if error is not None:
+            self._stream.fail(error)
+        return now + BUDGET_SECONDS
 
 
 def _start(run: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from legato.policy.ledger import Row
 from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
 from legato.policy.live import refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
-from legato.policy.routing import Route
+from legato.policy.routing import Route, Router
 from legato.policy.token_estimate import Medians, prompt_tokens
 from legato.store.live import Bucket, Levels, Live, Permit
 
@@ -66,21 +66,24 @@ class Estimate(Struct, frozen=True):
 class Grant:
     """What admission gives one call, and takes back in `settle`.
 
-    `lines`: header lines that tell what is left. `refusal`: why the call may not go on. `queued`:
-    seconds that it waited for its turn.
+    `lines`: header lines that tell what is left. `queued`: seconds that it waited for its turn.
     """
 
-    __slots__ = ("_hard", "_limiter", "_permit", "_place", "_route", "lines", "queued", "refusal")
+    __slots__ = ("_hard", "_permit", "_settle", "lines", "queued")
 
-    def __init__(self, limiter: "Limiter", route: str) -> None:
-        self._limiter = limiter
-        self._route = route
-        self._permit: Permit | None = None
-        self._place: tuple[RouteQueue, float] | None = None  # and since when
+    def __init__(self) -> None:
+        self._settle: list[Callable[[Row], None]] = []
         self._hard: list[tuple[Budget, float, Estimate]] = []  # and how much is left of each
         self.lines = b""
-        self.refusal: ApiError | None = None
         self.queued = 0.0
+
+    def on_settled(self, act: Callable[[Row], None]) -> None:
+        """What is done when the call has ended."""
+        self._settle.append(act)
+
+    def bound(self, budget: Budget, left: float, estimate: "Estimate") -> None:
+        """The call is cut when it has spent what is left of a hard budget."""
+        self._hard.append((budget, left, estimate))
 
     @property
     def may_be_cut(self) -> bool:
@@ -97,18 +100,10 @@ class Grant:
         return None
 
     def settle(self, row: Row) -> None:
-        """The call has ended."""
-        permit, self._permit = self._permit, None
-        place, self._place = self._place, None
-        limiter = self._limiter
-        if permit is not None:
-            tokens = row.prompt_tokens + row.completion_tokens
-            limiter.live.settle(permit, tokens, row.cost or 0.0)
-        if place is not None:
-            queue, since = place
-            queue.leave(limiter.clock() - since)
-        if row.outcome == "complete":
-            limiter.medians.learn(self._route, row.completion_tokens)
+        """The call has ended: what it was given is given back."""
+        acts, self._settle = self._settle, []
+        for act in acts:
+            act(row)
 
 
 class Limiter:
@@ -120,6 +115,7 @@ class Limiter:
     def __init__(
         self,
         live: Live,
+        router: Router,
         clock: Callable[[], float],
         *,
         tiers: Mapping[str, Limits] | None = None,
@@ -127,34 +123,41 @@ class Limiter:
         routes: Mapping[str, RouteLimits] | None = None,
     ) -> None:
         self.live = live
-        self.clock = clock
-        self.medians = Medians()
+        self._router = router
+        self._clock = clock
+        self._medians = Medians()
         self._tiers = tiers or {}
         self._owners = owners or {}
         self._routes = routes or {}
         self.limits_of = lru_cache(maxsize=10_000)(self._limits_of)
 
-    async def admit(
-        self, grant: Grant, key: Key, route: Route, request: FrontRequest
-    ) -> FrontRequest:
-        """Fills in `grant`, and returns the request to send: one that names no number of tokens
-        gets its key's limit. Raises `ApiError` for a call that may not go on."""
+    async def admit(self, grant: Grant, key: Key, request: FrontRequest) -> None:
+        """Fills in `grant`. A request that names no number of tokens gets its key's limit. Raises
+        `ApiError` for a call that may not go on."""
+        route = self._router.find_for(key.allows, request.chat.model)
         limits = self.limits_of(key.limits, key.tier)
         of_route = self._routes.get(route.model, _FREE)
-        request = _limited(request, limits)
+        _limit_tokens(request, limits)
         taken, hard = self._buckets(key, route, limits, of_route.limits, request)
         if taken:
             decision = await self.live.admit(taken)
             grant.lines = _lines(decision.levels, request.format)
-            if not decision.allowed:
+            if decision.permit is None:
                 raise refusal(decision)
-            grant._permit = decision.permit
+            grant.on_settled(partial(self._settle, decision.permit, route.model))
             for budget, bucket, estimate in hard:
-                grant._hard.append((budget, budgets.allowance(bucket, decision), estimate))
+                grant.bound(budget, budgets.allowance(bucket, decision), estimate)
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
-            grant._place = (of_route.queue, self.clock())
-        return request
+            grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
+
+    def _settle(self, permit: Permit, route: str, row: Row) -> None:
+        self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
+        if row.outcome == "complete":
+            self._medians.learn(route, row.completion_tokens)
+
+    def _leave(self, queue: RouteQueue, since: float, row: Row) -> None:
+        queue.leave(self._clock() - since)
 
     def _limits_of(self, own: Limits, tier: str | None) -> Limits:
         """A key whose tier is not configured any more has its own limits alone."""
@@ -186,7 +189,7 @@ class Limiter:
 
     def _estimate(self, route: Route, request: FrontRequest) -> Estimate:
         chat = request.chat
-        asked = chat.max_completion_tokens or chat.max_tokens or self.medians.of(route.model)
+        asked = chat.max_completion_tokens or chat.max_tokens or self._medians.of(route.model)
         price = route.price or {}
 
         def dollars(prompt: int, completion: int) -> float:
@@ -199,20 +202,20 @@ class Limiter:
 _FREE: Final = RouteLimits()
 
 
-def _limited(request: FrontRequest, limits: Limits) -> FrontRequest:
-    """The request, with the limit on its tokens where it has none of its own. Raises `ApiError`
-    400 where it asks for more than its key may."""
+def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
+    """Gives a request the limit on its tokens where it has none of its own. Raises `ApiError` 400
+    where it asks for more than its key may."""
     if limits.max_tokens is None:
-        return request
+        return
     chat, name = request.chat, _MAX_TOKENS[request.format]
     asked = chat.max_completion_tokens or chat.max_tokens
-    most = check_max_tokens(asked, limits, name)
-    if asked is not None or most is None:
-        return request
-    body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
-    source = with_members(request.source, {name: most}) if request.source is not None else None
-    request.body, request.source, request.chat = body, source, parse(body)
-    return request
+    check_max_tokens(asked, limits, name)
+    if asked is None:
+        most = limits.max_tokens
+        request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
+        request.chat = parse(request.body)
+        if request.source is not None:
+            request.source = with_members(request.source, {name: most})
 
 
 def _lines(levels: Levels, front: str) -> bytes:
@@ -221,6 +224,6 @@ def _lines(levels: Levels, front: str) -> bytes:
     if day is not None and (
         "requests" not in levels or day.remaining < levels["requests"].remaining
     ):
-        levels = levels | {"requests": day}
+        levels = {**levels, "requests": day}
     lines = openai_lines(levels)
     return lines + anthropic_lines(levels, time.time()) if front == "messages" else lines

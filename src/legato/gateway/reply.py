@@ -1,5 +1,6 @@
 """The client's half of a call: a stream of frames or one answer, heartbeats, slow clients."""
 
+import math
 from collections.abc import Callable
 
 from legato.core.errors import ApiError
@@ -200,8 +201,8 @@ class Reply:
 def refuse(client: Client, front: Front, lines: bytes, error: ApiError) -> None:
     """Sends an error with its status."""
     wait = error.retry_after or (0.0 if error.status == 429 else None)
-    if wait is not None:
-        lines += b"retry-after: %d\r\n" % max(1, round(wait))
+    if wait is not None and error.code != "insufficient_quota":  # who waits would wait in vain
+        lines += b"retry-after: %d\r\n" % max(1, math.ceil(wait))
     refusal = front.refusal(error, client.request_id)
     lines += b"".join([b"%b: %b\r\n" % each for each in refusal.headers])
     client.answer(refusal.status, lines, refusal.body)

@@ -8,6 +8,7 @@ from msgspec import Struct
 from legato.core.front import Heartbeat
 from legato.core.timers import Timers
 from legato.gateway.kept_responses import KeptResponses
+from legato.gateway.limiter import Limiter
 from legato.policy.keys import Keyring
 from legato.policy.ledger import Row, SettledCall
 from legato.policy.routing import Router
@@ -96,3 +97,5 @@ class Services(Struct):
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
     kept_responses: KeptResponses | None = None  # None: nothing is kept
+    limiter: Limiter | None = None  # None: nobody has limits
+    on_settled: Callable[[Row], None] | None = None

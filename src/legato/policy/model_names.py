@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from legato.core.errors import ApiError
+
 #: As the `model` of a deployment: the client's name is sent as it is.
 ANY_MODEL: Final = "*"
 
@@ -33,6 +35,16 @@ def resolved(aliases: Mapping[str, str]) -> dict[str, str]:
             name = aliases[name]
         found[alias] = name
     return found
+
+
+def not_found(model: str) -> ApiError:
+    """There is no such model, or it is not for this client, which is told the same."""
+    return ApiError(
+        404,
+        "model_not_found",
+        f"The model `{model}` does not exist; GET /v1/models lists the models.",
+        param="model",
+    )
 
 
 class Patterns:

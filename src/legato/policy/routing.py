@@ -6,9 +6,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError, service_unavailable
+from legato.core.errors import service_unavailable
 from legato.policy.health import Health
-from legato.policy.model_names import Patterns, is_pattern, resolved
+from legato.policy.model_names import Patterns, is_pattern, not_found, resolved
 from legato.policy.sessions import by_preference, with_overloaded_last
 
 #: Which deployment is tried first. order: as configured, or at random by weight if there are
@@ -101,13 +101,15 @@ class Router:
             return route
         pattern = self._patterns.find(name)
         if pattern is None:
-            raise ApiError(
-                404,
-                "model_not_found",
-                f"The model `{model}` does not exist; GET /v1/models lists the models.",
-                param="model",
-            )
+            raise not_found(model)
         return self._routes[pattern]
+
+    def find_for(self, allows: Callable[[str], bool], model: str) -> Route:
+        """The route of a model that its client may ask for, as `allows` tells of a name. Raises
+        `ApiError` 404, the same where there is none and where it is not for this client."""
+        if not allows(model) and not allows(self.resolve(model)):
+            raise not_found(model)
+        return self.find(model)
 
     def plan(self, route: Route, now: float, session: str | None = None) -> list[str]:
         """The deployments to try, in order. `session`: the key of the call's, where the route has

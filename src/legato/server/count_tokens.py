@@ -1,5 +1,6 @@
 """`POST /v1/messages/count_tokens`: the tokens of a prompt, before it is sent."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -38,10 +39,10 @@ class TokenCounts:
 
     async def __call__(self, request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
-        self._keyring.identify(headers)
+        key = self._keyring.identify(headers)
         body = cleaned(await request.body())
         model, router, now = _model(body), self._router, self._clock()
-        route = router.find(model)
+        route = router.find_for(key.allows, model)
         names = router.ordered(route, now)
         name = next((each for each in names if router.allows(each, now)), names[0])
         lines = [b"%b: %b\r\n" % each for each in headers if each[0].startswith(_PASSED)]
@@ -53,7 +54,7 @@ class TokenCounts:
             answer = msgspec.json.encode({"input_tokens": found.tokens})
             return Response(answer, 200, shown, media_type="application/json")
         if found.retry_after is not None:
-            shown["retry-after"] = str(max(1, round(found.retry_after)))
+            shown["retry-after"] = str(max(1, math.ceil(found.retry_after)))
         return Response(found.body, found.status, shown, media_type="application/json")
 
 

@@ -66,23 +66,24 @@ def application(
     `body_limit`: bytes, decoded."""
 
     async def models(request: Request) -> Response:
-        keyring.identify(request.scope["headers"])
-        found = [openai_model(*each) for each in router.models if _wanted(each[1], request)]
+        key = keyring.identify(request.scope["headers"])
+        allowed = [each for each in router.models if key.allows(each[0])]
+        found = [openai_model(*each) for each in allowed if _wanted(each[1], request)]
         if _speaks_anthropic(request):
             return _Json(anthropic_list(found))
         codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
         return _Json(openai_list(found) | codex)
 
     async def model(request: Request) -> Response:
-        keyring.identify(request.scope["headers"])
+        key = keyring.identify(request.scope["headers"])
         name = request.path_params["model"]
-        found = openai_model(name, router.find(name))
+        found = openai_model(name, router.find_for(key.allows, name))
         return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
-        keyring.identify(request.scope["headers"])
+        key = keyring.identify(request.scope["headers"])
         now = clock()
-        found = [_route(route, router, now) for route in router.routes]
+        found = [_route(each, router, now) for each in router.routes if key.allows(each.model)]
         return _Json({"object": "list", "data": found})
 
     async def hello(_: Request) -> Response:

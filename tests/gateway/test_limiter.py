@@ -1,0 +1,262 @@
+"""Limits, budgets and queues in calls: who is let in, what each answer says, what is given back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from legato.gateway.limiter import Limiter, RouteLimits
+from legato.gateway.route_queue import RouteQueue
+from legato.mock.scripts import SCRIPTS
+from legato.mock.server import MockServer
+from legato.mock.steps import Script, Step
+from legato.policy.budgets import Budget, parse
+from legato.policy.limits import Limits
+from legato.store.live_memory import LiveMemory
+from tests.conftest import Running, serving, settings_for, until
+from tests.support.fault_table import usage
+from tests.support.front_answers import FRONTS
+from tests.support.wire import Answer, Wire, ask, chat, request
+
+
+class Stage:
+    """A server whose only key can be given limits. `now`: of the limits' clock."""
+
+    def __init__(self, legato: Running, scripted: MockServer) -> None:
+        self.legato = legato
+        self.scripted = scripted
+        self.now = 0.0
+        self.live = LiveMemory(lambda: self.now)
+        self.set()
+
+    def set(
+        self,
+        *,
+        owners: dict[str, Budget] | None = None,
+        tiers: dict[str, Limits] | None = None,
+        routes: dict[str, RouteLimits] | None = None,
+        **fields: Any,
+    ) -> None:
+        services = self.legato.app.services
+        (key,) = services.keyring
+        services.keyring.replace([replace(key, **fields)])
+        services.limiter = Limiter(
+            self.live,
+            services.router,
+            lambda: self.now,
+            tiers=tiers,
+            owners=owners,
+            routes=routes,
+        )
+
+    async def ask(self, model: str = "happy", **more: Any) -> Answer:
+        return await ask(self.legato.port, self.legato.key, chat(model, **more))
+
+    async def settled(self) -> None:
+        await until(lambda: self.live.permits == 0, "permits are given back")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Stage]:
+    deploy = {"first_token_seconds": 0.3}
+    settings = settings_for(tmp_path, await scripted.start(), SCRIPTS, deploy=deploy)
+    async with serving(settings) as legato:
+        yield Stage(legato, scripted)
+
+
+def left(answer: Answer, what: str) -> tuple[str, str, str]:
+    names = (f"x-ratelimit-{each}-{what}" for each in ("limit", "remaining", "reset"))
+    limit, remaining, reset = (answer.headers[name] for name in names)
+    return limit, remaining, reset
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_headers_tell_what_is_left(stage: Stage, stream: bool) -> None:
+    stage.set(limits=Limits(10, 40_000))
+    answer = await stage.ask(stream=stream, max_tokens=1000)
+    assert left(answer, "requests") == ("10", "9", "6s")
+    limit, remaining, _ = left(answer, "tokens")
+    assert limit == "40000"
+    assert 38_900 < int(remaining) <= 39_000  # 1,000 and the prompt are reserved
+    await stage.settled()
+    used = usage(SCRIPTS["happy"])["total_tokens"]
+    answer = await stage.ask(stream=stream, max_tokens=1000)
+    assert int(left(answer, "tokens")[1]) == int(remaining) - used  # and settled to the truth
+
+
+async def test_without_limits_there_are_no_headers(stage: Stage) -> None:
+    answer = await stage.ask()
+    assert answer.status == 200
+    assert not any("ratelimit" in each for each in answer.headers)
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
+async def test_a_client_that_waits_as_long_as_it_is_told_gets_in(stage: Stage, front: Any) -> None:
+    stage.set(limits=Limits(3))
+    wire = stage.legato.port, stage.legato.key
+    asks = front.asks("happy", "Hello", stream=True)
+    for _ in range(3):
+        assert (await ask(*wire, asks, path=front.path)).status == 200
+    for _ in range(20):
+        answer = await ask(*wire, asks, path=front.path)
+        assert answer.status == 429
+        stage.now += float(answer.headers["retry-after"])
+        answer = await ask(*wire, asks, path=front.path)
+        assert answer.status == 200
+    assert stage.live.permits == 0
+
+
+async def test_anthropic_clients_get_their_own_headers(stage: Stage) -> None:
+    stage.set(limits=Limits(10))
+    (front,) = [each for each in FRONTS if each.name == "messages"]
+    asks = front.asks("happy", "Hello", stream=False)
+    answer = await ask(stage.legato.port, stage.legato.key, asks, path=front.path)
+    assert answer.headers["anthropic-ratelimit-requests-limit"] == "10"
+    assert answer.headers["anthropic-ratelimit-requests-remaining"] == "9"
+    assert answer.headers["anthropic-ratelimit-requests-reset"].endswith("Z")
+
+
+async def test_a_tier_has_limits_and_a_key_its_own_over_them(stage: Stage) -> None:
+    tiers = {"free": Limits(10, 40_000)}
+    stage.set(tiers=tiers, tier="free", limits=Limits(requests_per_minute=3))
+    answer = await stage.ask()
+    assert left(answer, "requests")[0] == "3"
+    assert left(answer, "tokens")[0] == "40000"
+    stage.set(tiers={}, tier="free", limits=Limits())
+    assert (await stage.ask()).status == 200  # a tier that is gone limits nobody
+
+
+@pytest.mark.parametrize("name", ["500", "cut", "stall-early", "refuse"])
+async def test_what_fails_is_given_back(stage: Stage, name: str) -> None:
+    stage.set(limits=Limits(10, 10_000, concurrent=1))
+    body = {"max_tokens": 5000} if name != "refuse" else {"max_tokens": 5000, "n": 500}
+    for _ in range(3):  # each reserves half of the minute's tokens
+        answer = await stage.ask(name if name != "refuse" else "happy", stream=True, **body)
+        assert answer.error is not None
+        assert answer.status != 429
+        await stage.settled()
+
+
+async def test_one_call_at_a_time(stage: Stage) -> None:
+    stage.set(limits=Limits(concurrent=1))
+    async with await Wire.open(stage.legato.port) as wire:
+        wire.send(request(stage.legato.key, chat("stall", stream=True)))
+        await wire.head()
+        answer = await stage.ask()
+        assert answer.status == 429
+        assert answer.error is not None
+        assert answer.error["code"] == "rate_limit_exceeded"
+    await stage.settled()
+    assert (await stage.ask()).status == 200
+
+
+async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(max_tokens=101)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert "100" in answer.error["message"]
+    assert (await stage.ask(max_tokens=100)).status == 200
+    assert (await stage.ask()).status == 200
+    assert stage.scripted.requests[-1].request["max_completion_tokens"] == 100
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
+async def test_a_spent_budget(stage: Stage, front: Any) -> None:
+    """Nobody is told to try again, each in the words of its client."""
+    stage.set(budget=parse("10tokens"))
+    asks = front.asks("happy", "Hello", stream=True)
+    wire = stage.legato.port, stage.legato.key
+    assert (await ask(*wire, asks, path=front.path)).status == 200  # it takes 16
+    await stage.settled()
+    answer = await ask(*wire, asks, path=front.path)
+    assert answer.status == 429
+    assert "retry-after" not in answer.headers
+    if front.name == "messages":
+        assert answer.headers["x-should-retry"] == "false"
+        assert answer.json["error"]["type"] == "billing_error"
+    else:
+        assert answer.json["error"]["code"] == "insufficient_quota"
+
+
+async def test_an_owner_shares_a_budget(stage: Stage) -> None:
+    stage.set(owner="team", owners={"team": parse("10tokens/month")})
+    assert (await stage.ask()).status == 200
+    await stage.settled()
+    assert (await stage.ask()).status == 429
+    stage.set(owner="others", owners={"team": parse("10tokens/month")})
+    assert (await stage.ask()).status == 200
+
+
+async def test_a_hard_budget_cuts_a_stream(stage: Stage) -> None:
+    """With an honest error: never as if it were complete."""
+    words = [Step(say="word ", repeat=4000, every=0.002)]
+    stage.scripted.scripts |= {"happy": Script(steps=[*words, *SCRIPTS["happy"].steps[-3:]])}
+    stage.set(budget=parse("60tokens", hard=True))
+    answer = await stage.ask(stream=True)
+    assert not answer.done
+    assert answer.error is not None
+    assert answer.error["code"] == "insufficient_quota"
+    await stage.settled()
+    assert len(answer.chunks) < 3000
+
+
+@asynccontextmanager
+async def queued(stage: Stage, size: int = 5) -> AsyncIterator[RouteQueue]:
+    queue = RouteQueue(1, size, 60.0, lambda: stage.now)
+    stage.set(routes={"happy": RouteLimits(queue=queue), "stall": RouteLimits(queue=queue)})
+    async with await Wire.open(stage.legato.port) as wire:
+        wire.send(request(stage.legato.key, chat("stall", stream=True)))
+        await wire.head()
+        yield queue
+    await until(lambda: queue.busy == 0, "all places are free")
+
+
+async def test_a_call_waits_for_its_turn(stage: Stage) -> None:
+    async with queued(stage) as queue:
+        waiting = asyncio.create_task(stage.ask())
+        await until(lambda: queue.waiting == 1, "it waits")
+    answer = await waiting
+    assert answer.status == 200
+
+
+async def test_a_stream_that_waits_is_kept_alive(stage: Stage) -> None:
+    stage.legato.app.services.gate_seconds = 0.05
+    stage.legato.app.services.heartbeat_seconds = 0.05
+    async with queued(stage), await Wire.open(stage.legato.port) as wire:
+        wire.send(request(stage.legato.key, chat("happy", stream=True)))
+        status, _ = await wire.head()
+        assert status == 200
+        assert (await wire.chunk()).startswith(b":")
+
+
+async def test_a_full_queue_refuses_at_once(stage: Stage) -> None:
+    async with queued(stage, size=0):
+        answer = await stage.ask()
+        assert answer.status == 503
+        assert "retry-after" in answer.headers
+
+
+async def test_a_client_that_leaves_the_queue(stage: Stage) -> None:
+    async with queued(stage) as queue:
+        async with await Wire.open(stage.legato.port) as wire:
+            wire.send(request(stage.legato.key, chat("happy", stream=True)))
+            await until(lambda: queue.waiting == 1, "it waits")
+        await until(lambda: queue.waiting == 0, "it has left")
+        assert queue.busy == 1
+
+
+async def test_a_key_sees_its_own_models_alone(stage: Stage) -> None:
+    stage.set(routes=None)
+    services = stage.legato.app.services
+    (key,) = services.keyring
+    services.keyring.replace([replace(key, routes=("hap*",))])
+    assert (await stage.ask()).status == 200
+    answer = await stage.ask("cut")
+    unknown = await stage.ask("unheard-of")
+    assert answer.status == unknown.status == 404
+    assert answer.body == unknown.body.replace(b"unheard-of", b"cut")
