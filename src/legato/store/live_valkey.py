@@ -262,9 +262,10 @@ class LiveValkey:
                     await self._is_back.wait()
             except TimeoutError:
                 pass
-            await self._renew_open()
+            await self.renew()
 
-    async def _renew_open(self) -> None:
+    async def renew(self) -> None:
+        """Renews the leases of all open permits."""
         ids = list(self._open)
         for begin in range(0, len(ids), RENEWED):
             # Looked up now: one that was settled meanwhile must not come back.
