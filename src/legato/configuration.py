@@ -13,11 +13,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from legato.policy.limits import Limits
 from legato.settings import (
     Deployment,
     Engine,
     EngineModel,
+    LimitChecks,
     Price,
+    Responses,
     Route,
     Server,
     Settings,
@@ -33,6 +36,7 @@ _SHORT_NAMES: Final = {
     "LEGATO_HOST": ("server", "host"),
     "LEGATO_PORT": ("server", "port"),
     "LEGATO_DATA": ("data",),
+    "LEGATO_LIVE": ("live",),
     "LEGATO_MODELS": ("models",),
     "LEGATO_MODEL": ("engine", "models"),
     "LEGATO_TLS_CERT": ("server", "tls_cert"),
@@ -133,7 +137,7 @@ def _from_environment(
         if setting is None:
             raise SettingsError(
                 f"{name}: unknown setting; allowed are {', '.join((*_SHORT_NAMES, *_NOT_SETTINGS))}"
-                " and LEGATO_SECTION_KEY for a key of [server], [streams] or [engine]"
+                " and LEGATO_SECTION_KEY for a key of [server], [streams], [limits] or [engine]"
             )
         value: Any = environment[name]
         if setting == ("engine", "models"):
@@ -147,7 +151,12 @@ def _from_environment(
 def _section_key(name: str) -> tuple[str, str] | None:
     """(section, key) of a variable LEGATO_SECTION_KEY; None if there is no such setting."""
     section, _, key = name.removeprefix("LEGATO_").lower().partition("_")
-    sections: dict[str, type[Struct]] = {"server": Server, "streams": Streams, "engine": Engine}
+    sections: dict[str, type[Struct]] = {
+        "server": Server,
+        "streams": Streams,
+        "limits": LimitChecks,
+        "engine": Engine,
+    }
     if section not in sections or key not in sections[section].__struct_fields__:
         return None
     return section, key
@@ -188,8 +197,19 @@ def _convert(tree: dict[str, Any], place: Callable[[str], str]) -> Settings:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
         owner = path.rstrip("`").removeprefix("$").removeprefix(".")
+        owner = owner.replace("tiers[...]", f"tiers.{_wrong_tier(tree)}")
         setting, sentence = _sentence(problem, owner)
         raise SettingsError(f"{place(setting)}: {sentence}") from None
+
+
+def _wrong_tier(tree: dict[str, Any]) -> str:
+    """The name of the first tier that is not valid, which msgspec does not tell."""
+    for name, limits in tree.get("tiers", {}).items():
+        try:
+            msgspec.convert(limits, Limits, strict=False)
+        except msgspec.ValidationError:
+            return name
+    return "…"
 
 
 def _sentence(problem: str, owner: str) -> tuple[str, str]:
@@ -214,9 +234,13 @@ def _struct_at(setting: str) -> type[Struct]:
         "deployments": Deployment,
         "deployments.price": Price,
         "routes": Route,
+        "routes.limits": Limits,
+        "limits": LimitChecks,
+        "responses": Responses,
+        "tiers": Limits,
         "engine.models": EngineModel,
     }
-    return tables[re.sub(r"\[[^]]*\]", "", setting)]
+    return tables[re.sub(r"\[[^]]*\]|(?<=^tiers)\..*", "", setting)]
 
 
 def _line_of(text: str, setting: str) -> str:

@@ -7,11 +7,14 @@ them from a file, the environment and flags.
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from msgspec import Meta, Struct, field
 
 from legato import dialects
+from legato.policy.limits import NO_LIMITS, Limits
+from legato.policy.limits import tiers as all_tiers
 from legato.policy.model_names import ANY_MODEL, Patterns, is_pattern, normalized, resolved
 from legato.policy.providers import PROVIDERS
 from legato.upstreams.endpoint import Endpoint
@@ -129,11 +132,18 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     retry_seconds: Seconds = 30.0
     max_continuations: Annotated[int, Meta(ge=0)] = 1
     count_both_prompts: bool = False
+    limits: Limits = NO_LIMITS  # of all keys together
 
 
 class Responses(Struct, frozen=True, forbid_unknown_fields=True):
     store: bool = False  # keeps the text of prompts and answers
     keep_days: Annotated[float, Meta(gt=0)] = 30.0
+
+
+class LimitChecks(Struct, frozen=True, forbid_unknown_fields=True):
+    #: While Valkey is away: `open`: each server checks against what it admitted itself; `closed`:
+    #: calls that have a limit are refused.
+    fail: Literal["open", "closed"] = "open"
 
 
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +170,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     streams: Streams = Streams()
     engine: Engine = Engine()
     responses: Responses = Responses()
+    limits: LimitChecks = LimitChecks()
+    tiers: dict[str, Limits] = {}
+    live: str = "memory"  # or the URL of a Valkey, with its password
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
     aliases: dict[str, str] = {}
@@ -175,6 +188,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def models_dir(self) -> Path:
         return Path(self.models).expanduser()
+
+    @property
+    def all_tiers(self) -> dict[str, Limits]:
+        """Those that exist without configuration, and those in `tiers`."""
+        return all_tiers(self.tiers)
 
     @property
     def engine_models(self) -> tuple[EngineModel, ...]:
@@ -198,8 +216,46 @@ def check(settings: Settings, path: str) -> None:
         _check_deployment(path, deployment, is_routed=deployment.name in routed)
     own = [name for name in names if name not in routed]
     _check_aliases(path, settings.aliases, [*(each.model for each in settings.routes), *own])
+    _check_live(path, settings.live)
+    _check_tiers(path, settings.tiers)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
+
+
+#: Where the live state may be. The same as those of `store.valkey`, which is imported where it is
+#: used: the client library takes memory.
+_LIVE_SCHEMES: Final = ("valkey", "valkeys", "valkey+unix", "redis", "rediss", "unix")
+
+
+def _check_live(path: str, live: str) -> None:
+    """The value is never shown: it may have a password."""
+    if live == "memory":
+        return
+    allowed = '"memory" or a URL like "valkey://host:6379/0" (TLS: "valkeys://…")'
+    try:
+        url = urlsplit(live)
+        port = url.port
+    except ValueError:
+        raise SettingsError(f"{path}: live: the port is not a number; allowed: {allowed}") from None
+    if url.scheme not in _LIVE_SCHEMES:
+        raise SettingsError(f"{path}: live: the value is unknown; allowed: {allowed}")
+    if url.scheme.endswith("unix"):
+        if not url.path.strip("/"):
+            raise SettingsError(f'{path}: live: there is no socket: write "{url.scheme}:///path"')
+        return
+    if not url.hostname or port == 0:
+        raise SettingsError(f"{path}: live: there is no host; allowed: {allowed}")
+    if not re.fullmatch(r"(/\d*)?", url.path):
+        raise SettingsError(f"{path}: live: the path has to be the number of a database, like /0")
+
+
+def _check_tiers(path: str, tiers: dict[str, Limits]) -> None:
+    for name in tiers:
+        if not re.fullmatch(_NAME, name):
+            raise SettingsError(
+                f"{path}: tiers: `{name}` is not a name: letters, digits and any of ._:/@+- "
+                "are allowed"
+            )
 
 
 def _check_unique(path: str, setting: str, names: list[str]) -> None:

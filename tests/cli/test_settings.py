@@ -9,7 +9,9 @@ import pytest
 
 from legato.cli.config import TEMPLATE, _toml
 from legato.configuration import load, show
+from legato.policy.limits import Limits
 from legato.settings import DEFAULT_MODELS, Settings, SettingsError
+from legato.store.valkey import SCHEMES
 
 DEPLOYMENT = '[[deployments]]\nname = "a"\nbase_url = "http://h/v1"\nmodel = "m"\n'
 
@@ -86,6 +88,8 @@ def test_a_flag_goes_before_the_environment_before_the_file(
         ("LEGATO_STREAMS_HEARTBEAT", "chunk", lambda s: s.streams.heartbeat == "chunk"),
         ("LEGATO_ENGINE_SLOTS", "3", lambda s: s.engine.slots == 3),
         ("LEGATO_SERVER_CORS_ORIGINS", "a,b", lambda s: s.server.cors_origins == ("a", "b")),
+        ("LEGATO_LIMITS_FAIL", "closed", lambda s: s.limits.fail == "closed"),
+        ("LEGATO_LIVE", "valkey://h", lambda s: s.live == "valkey://h"),
         ("LEGATO_API_KEY", "x", lambda s: s == Settings()),
         ("LEGATO_BASE_URL", "x", lambda s: s == Settings()),
         ("LEGATOXYZ", "x", lambda s: s == Settings()),
@@ -275,6 +279,43 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         {},
         ["FILE: aliases: `a` is a model already"],
     ),
+    "a tier's unknown limit": (
+        "[tiers.free]\nconcurrent = 1\n[tiers.x-y]\nrpm = 1\n",
+        {},
+        {},
+        ["FILE", "tiers.x-y.rpm: unknown setting; allowed here: requests_per_minute, "],
+    ),
+    "a limit of 0": (
+        "[tiers.free]\n\nconcurrent = 0\n",
+        {},
+        {},
+        ["FILE:3: tiers.free.concurrent: expected `int` >= 1"],
+    ),
+    "a tier that is a number": ("[tiers]\nfree = 1\n", {}, {}, ["FILE:2: tiers.free: expected"]),
+    "a tier's name": (
+        "[tiers.'a b']\nconcurrent = 1\n",
+        {},
+        {},
+        ["FILE: tiers: `a b` is not a name: letters,"],
+    ),
+    "a route's unknown limit": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'm'\ndeployments = ['a']\nlimits = { rpm = 1 }\n",
+        {},
+        {},
+        ["FILE", "routes[0].limits.rpm: unknown setting; allowed here: requests_per_minute"],
+    ),
+    "fail": ("[limits]\nfail = 'maybe'\n", {}, {}, ["FILE:2: limits.fail: ", "maybe"]),
+    "live nowhere": ("live = 'valkey://:s3cret@/0'\n", {}, {}, ["FILE: live: there is no host"]),
+    "live by another scheme": (
+        "live = 'http://:s3cret@h/0'\n",
+        {},
+        {},
+        ["FILE: live: the value is unknown", '"memory"', "valkey://host:6379/0"],
+    ),
+    "live as a word": ("live = 's3cret'\n", {}, {}, ["FILE: live: the value is unknown"]),
+    "live at a port": ("live = 'valkey://:s3cret@h:x'\n", {}, {}, ["the port is not a number"]),
+    "live in a database": ("live = 'valkey://s3cret@h/x'\n", {}, {}, ["FILE: live: the path"]),
+    "live without a socket": ("live = 'unix://'\n", {}, {}, ["FILE: live: there is no socket"]),
     "tls half": (
         "[server]\ntls_cert = 'x'\n",
         {},
@@ -339,6 +380,7 @@ def test_secrets_are_hidden_and_all_else_is_shown(file: Path) -> None:
 )
 def test_what_is_shown_is_a_file_that_says_the_same(file: Path, folder: str) -> None:
     text = DEPLOYMENT + "[engine]\nslots = 2\n[aliases]\n'gpt-4.1' = 'a'\nb = 'a'\n"
+    text += "[tiers.'a.b']\nconcurrent = 1\n"
     settings = read(file, text, {"data": folder})
     shown = _toml(show(settings))
     again = read(file, shown)
@@ -356,7 +398,23 @@ def test_the_template_s_examples_are_right(file: Path) -> None:
     assert settings.deployments[0].api_key == "k"
     assert settings.routes[0].deployments == ("primary",)
     tree = tomllib.loads(text)
-    for section in ("server", "streams", "engine"):
+    for section in ("server", "streams", "limits", "engine"):
         known = set(getattr(Settings(), section).__struct_fields__)
         assert set(tree[section]) <= known
         assert known - set(tree[section]) <= {"start_seconds"}
+
+
+def test_tiers_are_changed_and_added(file: Path) -> None:
+    text = "[tiers.free]\nrequests_per_minute = 5\n[tiers.own]\nmax_tokens = 7\n"
+    tiers = read(file, text).all_tiers
+    assert list(tiers) == ["free", "basic", "pro", "enterprise", "own"]
+    assert tiers["free"] == Limits(5, 40_000, 500)
+    assert tiers["own"] == Limits(max_tokens=7)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_address_of_a_valkey(file: Path, scheme: str) -> None:
+    url = f"{scheme}:///tmp/x" if "unix" in scheme else f"{scheme}://user:s3cret@[::1]:1/2?x=y"
+    settings = read(file, f'live = "{url}"\n')
+    assert settings.live == url
+    assert "s3cret" not in repr(show(settings))

@@ -20,6 +20,7 @@ TEMPLATE: Final = """\
 
 # data = "/var/lib/legato"        # API keys and ledger; default: the platform's data folder
 # models = "/var/cache/legato"    # model files; default: the platform's cache folder
+# live = "memory"                 # limits in use; several servers share "valkey://host:6379/0"
 
 [server]
 host = "127.0.0.1"
@@ -43,6 +44,17 @@ heartbeat_seconds = 10.0          # a heartbeat after so much silence
 # backlog_bytes = 4194304         # beyond it the upstream waits for a slow client
 # padding = "auto"                # frames of even sizes: "auto" is where the line is encrypted
 # fast_path = "on"                # "off": every chunk is decoded; the output is the same
+
+[limits]
+fail = "open"                     # without Valkey each server checks alone; "closed": 503
+
+# Tiers of keys: free, basic, pro and enterprise exist. What is set changes one, or adds another.
+# [tiers.free]
+# requests_per_minute = 10
+# tokens_per_minute = 40000
+# requests_per_day = 500
+# concurrent = 4                  # calls in progress
+# max_tokens = 4096               # that one call may ask for
 
 # The local engine. Without `models`, and without deployments, it runs the two default models.
 [engine]
@@ -106,6 +118,7 @@ slots = 8                         # concurrent answers of one model
 # attempts = 3                    # requests for one call before its first token
 # retry_seconds = 30.0            # time for them
 # max_continuations = 1           # times that another deployment continues a broken stream
+# limits = { concurrent = 100 }   # of all keys together; the same names as in [tiers.NAME]
 # count_both_prompts = false      # usage of a continued answer includes the prompts of both
 
 # Names that clients insist on, and the models that they stand for.
@@ -143,7 +156,8 @@ def _toml(tree: dict[str, Any], prefix: str = "") -> str:
     text = "\n".join(lines) + ("\n" if lines else "")
     for name, value in tree.items():
         if isinstance(value, dict):
-            text += f"\n[{prefix}{name}]\n{_toml(value, f'{prefix}{name}.')}"
+            table = f"{prefix}{_key(name)}"
+            text += f"\n[{table}]\n{_toml(value, f'{table}.')}"
         elif _is_table(value):
             for each in value:
                 text += f"\n[[{prefix}{name}]]\n{_toml(each, f'{prefix}{name}.')}"

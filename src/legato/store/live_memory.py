@@ -11,6 +11,7 @@ from legato.store.live import (
     BUDGETS,
     RATES,
     Bucket,
+    Crossed,
     Decision,
     Levels,
     OnCrossed,
@@ -38,6 +39,7 @@ class _Spending(Struct):
 
     spent: float = 0.0
     reserved: float = 0.0
+    reservations: int = 0
     ends: float = 0.0
 
 
@@ -78,26 +80,14 @@ class LiveMemory:
         return self.left(buckets)
 
     def settle(self, permit: Permit, tokens: float, cost: float = 0.0) -> None:
-        if permit.is_settled:
-            return
-        permit.is_settled = True
-        self.permits -= 1
-        now = self._clock()
-        for bucket in permit.buckets:
-            kind = bucket.kind
-            if kind == "tokens":
-                self._correct(bucket, tokens - bucket.taken, now)
-            elif kind == "concurrent":
-                self._give_back(bucket)
-            elif kind in BUDGETS:
-                spending = self._spending(bucket, now)
-                spending.reserved = max(0.0, spending.reserved - bucket.taken)
-                self._spend(bucket, spending, truth(bucket, tokens, cost))
+        for each in self.give_back(permit, tokens, cost):
+            if self._on_crossed is not None:
+                self._on_crossed(each)
 
     def release(self, permit: Permit) -> None:
         self.settle(permit, 0.0)
 
-    # Without waiting, for a server that has lost its Valkey
+    # Without waiting, for a server whose Valkey is away
 
     def take(self, buckets: Sequence[Bucket]) -> Decision:
         now = self._clock()
@@ -105,18 +95,36 @@ class LiveMemory:
         for bucket, each in zip(buckets, used, strict=True):
             if wait(bucket, each):
                 return refused(buckets, used)
+        self.grant(buckets)
+        return allowed(buckets, used, Permit("", buckets, is_local=True))
+
+    def grant(self, buckets: Sequence[Bucket]) -> None:
+        """Takes from all buckets, whether they allow it or not."""
+        now = self._clock()
         for bucket in buckets:
             self._take(bucket, now)
         self.permits += 1
-        return allowed(buckets, used, Permit("", buckets, is_local=True))
+
+    def give_back(self, permit: Permit, tokens: float, cost: float) -> list[Crossed]:
+        """Settles; returns the thresholds that were passed."""
+        if permit.is_settled:
+            return []
+        permit.is_settled = True
+        self.permits -= 1
+        now, passed = self._clock(), list[Crossed]()
+        for bucket in permit.buckets:
+            kind = bucket.kind
+            if kind == "tokens":
+                self._correct(bucket, tokens - bucket.taken, now)
+            elif kind == "concurrent":
+                self._let_go(bucket)
+            elif kind in BUDGETS:
+                passed += self._spend(bucket, truth(bucket, tokens, cost), now)
+        return passed
 
     def left(self, buckets: Sequence[Bucket]) -> Levels:
         now = self._clock()
         return levels(buckets, [self._used(bucket, now) for bucket in buckets], takes=False)
-
-    def spend(self, bucket: Bucket, amount: float) -> None:
-        """Adds to a budget what a call spent that was not admitted here."""
-        self._spend(bucket, self._spending(bucket, self._clock()), amount)
 
     def raise_spent(self, name: str, amount: float) -> None:
         """Raises a counter to what is known from elsewhere to be spent."""
@@ -147,9 +155,11 @@ class LiveMemory:
         elif bucket.kind == "concurrent":
             self._held[bucket.name] = self._held.get(bucket.name, 0) + 1
         else:
-            self._spending(bucket, now).reserved += bucket.taken
+            spending = self._spending(bucket, now)
+            spending.reserved += bucket.taken
+            spending.reservations += 1
 
-    def _give_back(self, bucket: Bucket) -> None:
+    def _let_go(self, bucket: Bucket) -> None:
         held = self._held.pop(bucket.name, 0) - 1
         if held > 0:
             self._held[bucket.name] = held
@@ -173,12 +183,14 @@ class LiveMemory:
         spending.ends = now + bucket.seconds if bucket.seconds else 0.0
         return spending
 
-    def _spend(self, bucket: Bucket, spending: _Spending, amount: float) -> None:
-        before = spending.spent
-        spending.spent += amount
-        if self._on_crossed is not None:
-            for each in crossed(bucket, before, spending.spent):
-                self._on_crossed(each)
+    def _spend(self, bucket: Bucket, amount: float, now: float) -> list[Crossed]:
+        spending = self._spending(bucket, now)
+        spending.reservations -= 1
+        # Without one nothing is reserved, whatever the sums were rounded to.
+        left = spending.reserved - bucket.taken if spending.reservations else 0.0
+        spending.reserved = max(0.0, left)
+        before, spending.spent = spending.spent, spending.spent + amount
+        return crossed(bucket, before, spending.spent)
 
     # Bounds
 
@@ -195,5 +207,5 @@ class LiveMemory:
         budgets = self._budgets
         for _ in range(min(LOOKED_AT, len(budgets))):
             name, spending = budgets.popitem(last=False)
-            if not 0.0 < spending.ends < now or spending.reserved > 0.0:
+            if not 0.0 < spending.ends < now or spending.reservations:
                 budgets[name] = spending
