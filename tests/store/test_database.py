@@ -62,7 +62,6 @@ async def migrate(database: Database, revision: str) -> None:
 
 async def create(folder: Path, address: str | None, revision: str) -> None:
     """A database of `revision` with two rows in its ledger, one of them open."""
-    folder.mkdir(parents=True, exist_ok=True)
     database = Database(database_url(folder, address))
     await migrate(database, revision)
     if revision >= "0002":
