@@ -24,6 +24,7 @@ from tests.support.oracle.summary import (  # noqa: F401
     pytest_configure,
     pytest_terminal_summary,
 )
+from tests.support.postgres import address, postgres  # noqa: F401
 
 DEADLINE = 10.0
 

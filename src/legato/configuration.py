@@ -37,6 +37,8 @@ _SHORT_NAMES: Final = {
     "LEGATO_PORT": ("server", "port"),
     "LEGATO_DATA": ("data",),
     "LEGATO_LIVE": ("live",),
+    "LEGATO_DATABASE": ("database",),
+    "LEGATO_RETENTION_DAYS": ("retention_days",),
     "LEGATO_MODELS": ("models",),
     "LEGATO_MODEL": ("engine", "models"),
     "LEGATO_TLS_CERT": ("server", "tls_cert"),

@@ -17,6 +17,7 @@ from legato.policy.limits import NO_LIMITS, Limits
 from legato.policy.limits import tiers as all_tiers
 from legato.policy.model_names import ANY_MODEL, Patterns, is_pattern, normalized, resolved
 from legato.policy.providers import PROVIDERS
+from legato.store.urls import postgresql_url
 from legato.upstreams.endpoint import Endpoint
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -176,6 +177,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
     aliases: dict[str, str] = {}
+    database: str | None = None  # None: SQLite in `data`
+    retention_days: Annotated[float, Meta(gt=0)] | None = None  # None: rows are kept
     data: str = field(default_factory=lambda: platformdirs.user_data_dir("legato"))
     models: str = field(
         default_factory=lambda: str(Path(platformdirs.user_cache_dir("legato")) / "models")
@@ -220,6 +223,11 @@ def check(settings: Settings, path: str) -> None:
     _check_tiers(path, settings.tiers)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
+    if settings.database is not None:
+        try:
+            postgresql_url(settings.database)
+        except ValueError as error:
+            raise SettingsError(f"{path}: database: {error}") from None
 
 
 #: Where the live state may be. The same as those of `store.valkey`, which is imported where it is

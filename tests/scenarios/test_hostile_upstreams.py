@@ -238,8 +238,9 @@ BAD_ROWS: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-async def test_a_row_that_no_database_takes_is_dropped_alone(tmp_path: Path, name: str) -> None:
-    """It is reported, and takes neither its neighbours along nor what comes after it."""
+async def test_a_row_that_no_database_takes_is_changed_alone(tmp_path: Path, name: str) -> None:
+    """It is reported and made to fit, and takes neither its neighbours along nor what comes after
+    it."""
     database = await Database.open(tmp_path)
     reported: list[BaseException] = []
     writer = Writer(database, reported.append)
@@ -254,11 +255,11 @@ async def test_a_row_that_no_database_takes_is_dropped_alone(tmp_path: Path, nam
         writer.put(row.id, row)
     await until(lambda: reported, "the row is reported")
     await writer.flush()
-    assert await written() == {"before", "behind"}
+    assert await written() == {"before", "bad", "behind"}
     writer.put("later", Row("later", 0.0))
     await writer.flush()
     await writer.stop()
-    assert await written() == {"before", "behind", "later"}
+    assert await written() == {"before", "bad", "behind", "later"}
     assert len(reported) == 1
     await database.close()
 
@@ -285,15 +286,17 @@ async def test_a_database_that_is_back_is_written_to_unasked(
 ) -> None:
     monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
     database = await Database.open(tmp_path)
-    reported: list[BaseException] = []
-    writer = Writer(database, reported.append)
+    states: list[BaseException | None] = []
+    writer = Writer(database, lambda error: pytest.fail(str(error)), states.append)
     away(database, monkeypatch, times=3)
     writer.put("one", Row("one", 0.0))
-    await until(lambda: reported, "the first failure is reported")
+    await until(lambda: states, "the first failure is reported")
+    assert not writer.is_reachable
     writer.put("two", Row("two", 0.0))
     while len((await summary(database, 0))["rows"]) < 2:
         pass
-    assert [str(each) for each in reported] == ["the disk is gone"] * 3
+    await until(lambda: writer.is_reachable, "the database is back")
+    assert [str(each) for each in states] == ["the disk is gone", "None"]
     writer.put("three", Row("three", 0.0))
     while len((await summary(database, 0))["rows"]) < 3:
         pass

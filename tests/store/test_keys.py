@@ -6,18 +6,15 @@ import json
 import re
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from legato.core.errors import ApiError
 from legato.policy.keys import Key, Keyring, create, digest
-from legato.store import database as module
 from legato.store import keys as store
-from legato.store.database import HEAD, Database, metadata
+from legato.store import migrations
+from legato.store.database import Database
+from legato.store.tables import HEAD
 from tests.cli.test_cli import cli
 from tests.conftest import Running, until
 from tests.support.wire import ask, chat
@@ -155,21 +152,8 @@ async def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> Non
 
 
 def test_the_head_is_the_newest_migration() -> None:
-    folder = Path(module.__file__).parent / "migrations" / "versions"
+    folder = Path(migrations.__file__).parent / "versions"
     assert max(path.stem.partition("_")[0] for path in folder.glob("[0-9]*.py")) == HEAD
-
-
-async def test_what_the_migrations_build_is_what_the_code_expects(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path)
-
-    def differences(connection: sa.Connection) -> Any:
-        return compare_metadata(MigrationContext.configure(connection), metadata)
-
-    async with database.begin() as connection:
-        assert await connection.run_sync(differences) == []
-        mode = await connection.scalar(sa.text("PRAGMA journal_mode"))
-    await database.close()
-    assert mode == "wal"
 
 
 async def test_a_change_has_another_number(tmp_path: Path) -> None:

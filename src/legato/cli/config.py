@@ -19,6 +19,8 @@ TEMPLATE: Final = """\
 # precedence over this file.
 
 # data = "/var/lib/legato"        # API keys and ledger; default: the platform's data folder
+# database = "postgresql://user:password@host/name"   # default: SQLite in the data folder
+# retention_days = 400            # older rows of the ledger are deleted; default: never
 # models = "/var/cache/legato"    # model files; default: the platform's cache folder
 # live = "memory"                 # limits in use; several servers share "valkey://host:6379/0"
 

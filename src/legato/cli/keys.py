@@ -93,12 +93,12 @@ def _with_database(
     """Runs `task` with the opened database."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from legato.store.database import Database
+    from legato.store.database import Database, UnusableDatabase
 
-    folder = settings(config, data=data).data_dir
+    chosen = settings(config, data=data)
 
     async def run() -> T:
-        database = await Database.open(folder)
+        database = await Database.open(chosen.data_dir, chosen.database)
         try:
             return await task(database)
         finally:
@@ -107,4 +107,8 @@ def _with_database(
     try:
         return asyncio.run(run())
     except (OSError, SQLAlchemyError) as error:
-        stop(f"the database in {folder} cannot be opened: {error}")
+        stop(
+            error
+            if isinstance(error, UnusableDatabase)
+            else f"the database cannot be used: {error}"
+        )

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "models": "List, download and delete model files; check deployments.",
     "routes": "Show the health of a running server's deployments.",
     "usage": "Show calls, tokens and cost.",
+    "db": "Check or upgrade the database.",
     "mock": "Run a mock upstream that sends scripted streams, faulty ones included.",
     "config": "Show the effective settings, or write a commented settings file.",
 }

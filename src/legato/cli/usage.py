@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from legato.cli.options import Config, Data, Json
 from legato.cli.terminal import settings, stop
+from legato.settings import Settings
 
 app = typer.Typer(add_completion=False)
 
@@ -50,7 +52,7 @@ def usage(
     a provider's cache, written ones were written to it; both are part of the prompt.
     Narrow terminals show fewer columns.
     """
-    report = _read(settings(config, data=data).data_dir, _start(since), by)
+    report = _read(settings(config, data=data), _start(since), by)
     if as_json:
         print(json.dumps(report))
     elif by is None:
@@ -66,18 +68,36 @@ def _start(since: str) -> float:
     return time.time() - int(match[1]) * _UNITS[match[2]]
 
 
-def _read(folder: Path, since: float, by: By | None) -> dict[str, Any]:
+def _read(chosen: Settings, since: float, by: By | None) -> dict[str, Any]:
+    from sqlalchemy.exc import SQLAlchemyError
+
     from legato.store.database import Database
     from legato.store.ledger import summary
+    from legato.store.recovery import Recovery, import_journals
+
+    folder = chosen.data_dir
 
     async def run() -> dict[str, Any]:
-        database = await Database.open(folder)
+        database = await Database.open(folder, chosen.database)
         try:
+            # What the database does not have yet, of running servers and of those that were killed.
+            await import_journals(Recovery(database, folder, _warn, _warn_of_damage), folder)
             return await summary(database, since, by.value if by else None)
         finally:
             await database.close()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except (OSError, SQLAlchemyError) as error:
+        stop(f"the ledger cannot be read: {error}")
+
+
+def _warn(message: object) -> None:
+    print(f"legato: {message}", file=sys.stderr)
+
+
+def _warn_of_damage(path: Path, records: int) -> None:
+    _warn(f"{path}: {records} damaged records were left out")
 
 
 def _print_calls(report: dict[str, Any]) -> None:

@@ -141,13 +141,10 @@ class Call:
     async def _admit(self) -> FrontRequest:
         services, client = self._services, self._client
         if services.ledger.is_full:
-            raise service_unavailable(
-                "The server cannot keep account of more calls now.", code="busy"
-            )
+            raise _unaccountable()
         row = self._row = Row(self._id, self._received, self._key.id)
         row.front = self._front.name
         row.agent = agent_of(client.user_agent)
-        services.ledger.put(self._id, row)
         client.body = cleaned(client.body)
         parsed = await self._read(client.body)
         client.body = b""
@@ -156,6 +153,9 @@ class Call:
         row.streamed = bool(request.stream)
         row.session = named_session(client.session_headers, request)
         client.session_headers = NO_HEADERS  # they need not be held while the answer streams
+        services.ledger.put(self._id, row)
+        if services.ledger.is_full:  # this very row could not be kept
+            raise _unaccountable()
         self._stream.expect(
             request.choices,
             shows_usage=request.wants_usage or not request.stream,
@@ -321,6 +321,10 @@ class Call:
         if error is not None:
             self._stream.fail(error)
         return now + BUDGET_SECONDS
+
+
+def _unaccountable() -> ApiError:
+    return service_unavailable("The server cannot keep account of more calls now.", code="busy")
 
 
 def _start(run: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -60,6 +60,9 @@ class Row(Struct):
     session: str | None = None  # short text that the calls of one conversation share
     agent: str | None = None  # name and version of the client's program (`policy.agents`)
     stripped_reasoning: int = 0  # reasoning items of other models, left out of what was sent
+    owner: str | None = None  # of the key
+    instance: str | None = None  # the server that wrote the row (`store.instances`)
+    queued: float = 0.0  # time in this server's own queue
 
     def record_attempts(self, attempts: Sequence[tuple[str, str]]) -> None:
         """Fills the columns `attempts`, `deployments` and `errors`.

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
-from filelock import FileLock, Timeout
 
 from legato.core.signatures import Makers
 from legato.core.timers import Timers
@@ -25,9 +24,14 @@ from legato.server.rest import application
 from legato.server.timer_driver import TimerDriver
 from legato.server.uvicorn_server import Server
 from legato.settings import Settings
-from legato.store import ledger as ledger_store
-from legato.store.database import Database, sqlite_url
+from legato.store.database import Database
+from legato.store.instances import Slot
+from legato.store.journal import Journal
+from legato.store.ledger import Writer
+from legato.store.recovery import Recovery, take_slot
 from legato.store.responses import ResponseStore
+from legato.store.retention import Retention
+from legato.store.urls import database_url
 
 #: Not the event loop's clock: uvloop's has a resolution of one millisecond.
 CLOCK: Final[Callable[[], float]] = time.monotonic
@@ -43,10 +47,10 @@ class App:
         self.timers = Timers()
         self.clock = CLOCK
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
-        self.database = Database(sqlite_url(settings.data_dir))
-        self.ledger = ledger_store.Writer(self.database, self._on_bug)
-        # Held by one server at a time for a data folder; others run without it.
-        self._lock = FileLock(settings.data_dir / "serve.lock", blocking=False)
+        self.database = Database(database_url(settings.data_dir, settings.database))
+        self.ledger = Writer(self.database, self._on_bug, self._on_database)
+        self._slot: Slot | None = None
+        self._retention = Retention(self.database, settings.retention_days, self._on_bug)
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -98,17 +102,20 @@ class App:
             engine.start()
         await self.database.prepare(self.settings.data_dir)
         await self._key_sync.create_first_key(self.settings.data_dir)
-        await self._close_interrupted()
+        await self._begin_journal()
         await self._key_sync.start()
+        self._retention.start()
 
     async def close(self) -> None:
         await self._key_sync.stop()
+        await self._retention.stop()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
         await self.ledger.stop()
-        self._lock.release()
+        if self._slot is not None:
+            self._slot.release()
         await self.database.close()
         self._timer_driver.stop()
         self.timers.clear()
@@ -159,15 +166,33 @@ class App:
             )
         )
 
-    async def _close_interrupted(self) -> None:
-        """Marks rows that a crashed server left open; not if another server uses the database."""
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return
-        interrupted = await ledger_store.close_interrupted(self.database)
-        if interrupted:
-            self.log.info("calls_interrupted", calls=interrupted)
+    async def _begin_journal(self) -> None:
+        """Takes a slot, brings what servers that have ended left in their journals into the
+        database, and begins a journal of this server's own."""
+        folder = self.settings.data_dir
+        recovery = Recovery(self.database, folder, self._on_bug, self._on_damage)
+        self._slot = await take_slot(recovery, folder)
+        if recovery.done.rows or recovery.done.interrupted:
+            self.log.info(
+                "calls_interrupted" if recovery.done.interrupted else "journal_replayed",
+                calls=recovery.done.interrupted,
+                records=recovery.done.rows,
+            )
+        journal = Journal(folder, self._slot.name, self._on_journal_failure)
+        self.ledger.use(journal, self._slot.name)
+
+    def _on_damage(self, path: Path, records: int) -> None:
+        self.log.warning("journal_damaged", file=str(path), records=records)
+
+    def _on_journal_failure(self, error: OSError) -> None:
+        self.log.error("journal_failed", error=str(error))
+
+    def _on_database(self, error: BaseException | None) -> None:
+        if error is None:
+            self.log.info("database_reachable")
+        else:
+            cause = getattr(error, "orig", None) or error  # without the statement
+            self.log.error("database_unreachable", error=f"{type(cause).__name__}: {cause}")
 
     def _on_bug(self, error: BaseException) -> None:
         self.log.error("bug", exc_info=error)

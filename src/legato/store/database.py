@@ -1,4 +1,4 @@
-"""The SQLite database (WAL mode) and its tables: API keys, the ledger, kept responses.
+"""The database: SQLite (WAL mode) in the data folder, or PostgreSQL.
 
 The migrations in `migrations/` create the tables. Alembic is imported only if there is something to
 migrate, so that it does not slow down every start.
@@ -6,7 +6,9 @@ migrate, so that it does not slow down every start.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,85 +16,22 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-#: The newest migration; a test compares it with the files in `migrations/versions`.
-HEAD: Final = "0005"
+from legato.store.tables import HEAD
+from legato.store.urls import database_url, masked
 
-#: Token counts in the ledger that have a column with their source.
-TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
+#: Seconds for a connection to PostgreSQL, and for one statement.
+CONNECT_SECONDS: Final = 5.0
+COMMAND_SECONDS: Final = 60.0
 
-metadata = sa.MetaData()
-
-keys = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("revoked", sa.Float, nullable=True),
-)
-
-#: The ledger. The columns are the fields of `policy.ledger.Row`, in the same order.
-calls = sa.Table(
-    "calls",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("received", sa.Float, nullable=False),
-    sa.Column("key", sa.String(32), nullable=True),
-    sa.Column("route", sa.String(200), nullable=True),
-    sa.Column("upstream_id", sa.String(200), nullable=True),
-    sa.Column("deployments", sa.String(500), nullable=False),
-    sa.Column("streamed", sa.Boolean, nullable=False),
-    sa.Column("outcome", sa.String(16), nullable=False),
-    sa.Column("error", sa.String(64), nullable=True),
-    *(sa.Column(f"{kind}_tokens", sa.Integer, nullable=False) for kind in TOKENS),
-    *(sa.Column(f"{kind}_from", sa.String(8), nullable=False) for kind in TOKENS),
-    *(
-        sa.Column(name, sa.Float, nullable=True)
-        for name in ("ttft", "itl_p50", "itl_p99", "longest_gap", "duration")
-    ),
-    sa.Column("frames", sa.Integer, nullable=False),
-    sa.Column("bytes", sa.Integer, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("errors", sa.String(1000), nullable=False),
-    sa.Column("continuations", sa.Integer, nullable=False),
-    sa.Column("cost", sa.Float, nullable=True),
-    sa.Column("cache_write_tokens", sa.Integer, nullable=False),
-    sa.Column("front", sa.String(16), nullable=False),
-    sa.Column("session", sa.String(200), nullable=True),
-    sa.Column("agent", sa.String(64), nullable=True),
-    sa.Column("stripped_reasoning", sa.Integer, nullable=False),
-    sa.Index("calls_received", "received"),
-    sa.Index("calls_open", "outcome", sqlite_where=sa.text("outcome = 'open'")),
-)
-
-#: Responses that are kept (`store.responses`).
-responses = sa.Table(
-    "responses",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("key", sa.String(32), nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-    sa.Column("inputs", sa.Integer, nullable=False),
-    sa.Column("items", sa.LargeBinary, nullable=False),
-    sa.Column("response", sa.LargeBinary, nullable=False),
-    sa.Index("responses_expires", "expires"),
-)
-
-#: A change counter for each subject: a running server detects changes without reading all rows.
-changes = sa.Table(
-    "changes",
-    metadata,
-    sa.Column("subject", sa.String(32), primary_key=True),
-    sa.Column("number", sa.Integer, nullable=False),
-)
+#: What PostgreSQL reports where a table does not exist.
+_UNDEFINED_TABLE: Final = "42P01"
 
 
-def sqlite_url(folder: Path) -> str:
-    return f"sqlite+aiosqlite:///{folder / 'legato.db'}"
+class UnusableDatabase(OSError):
+    """The database cannot be opened, or is of a newer version. The message has no password."""
 
 
 class Database:
@@ -100,60 +39,106 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._engine: AsyncEngine = create_async_engine(url)
-        if self._engine.dialect.name == "sqlite":
+        self._engine: AsyncEngine = create_async_engine(url, **_options(url))
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        if self.is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
         self._writer: _WriterThread | None = None
+        self._marks = itertools.count(1)
 
     @classmethod
-    async def open(cls, folder: Path) -> "Database":
-        """Opens the database in `folder`; creates or migrates it as needed."""
-        database = cls(sqlite_url(folder))
-        await database.prepare(folder)
+    async def open(cls, folder: Path, address: str | None = None) -> "Database":
+        """Opens the database at `address`, or else SQLite in `folder`; creates or migrates it as
+        needed. Raises `UnusableDatabase`, and SQLAlchemy's errors."""
+        database = cls(database_url(folder, address))
+        try:
+            await database.prepare(folder)
+        except BaseException:
+            await database.close()
+            raise
         return database
+
+    @property
+    def name(self) -> str:
+        """The address, without user and password."""
+        return masked(self.url)
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._engine.dialect
 
     async def prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before any call
         await self.migrate(folder / "legato.db.lock")
 
     async def migrate(self, lock: Path) -> None:
-        if await self._version() == HEAD:
+        """`lock`: a file that serialises servers which migrate SQLite at the same time."""
+        revision = await self.revision()
+        if revision == HEAD:
             return
+        if revision is not None and revision > HEAD:
+            raise UnusableDatabase(
+                f"the database {self.name} is of a newer version of Legato: its revision is"
+                f" {revision}, this version knows {HEAD}"
+            )
         from legato.store.migrations import upgrade
 
         async with self._engine.begin() as connection:
             await connection.run_sync(upgrade, lock)
 
-    async def _version(self) -> str | None:
+    async def revision(self) -> str | None:
+        """The migration that the database is at; None: it has no tables. Raises
+        `UnusableDatabase` if PostgreSQL cannot be reached."""
         try:
             async with self._engine.connect() as connection:
                 return await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        except OperationalError:
-            return None
+        except (OSError, DBAPIError) as error:
+            if self.is_sqlite:
+                if isinstance(error, OperationalError):
+                    return None
+                raise
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(error, ProgrammingError) and sqlstate(error) == _UNDEFINED_TABLE:
+                return None
+            raise UnusableDatabase(f"the database {self.name} cannot be opened: {cause}") from None
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         async with self._engine.begin() as connection:
             yield connection
 
-    async def write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Executes one statement (raw SQL) for each of these rows, in one transaction.
 
-        Raises SQLAlchemy's errors.
+        Raises SQLAlchemy's errors, and OSError or TimeoutError where PostgreSQL is away.
         """
-        writer = self._writer = self._writer or _WriterThread(self._engine.url)
-        await writer.write(statement, rows)
+        if self.is_sqlite:
+            writer = self._writer = self._writer or _WriterThread(self._engine.url)
+            await writer.write(statement, rows)
+            return
+        async with self._engine.begin() as connection:
+            await connection.exec_driver_sql(statement, list(rows))
 
-    # A file next to the database gets one byte for each change: reading its size costs a hundredth
-    # of a query. The file may be missing or lost; the table `changes` is authoritative.
+    async def make_durable(self) -> None:
+        """Returns when a power cut cannot undo what was committed before. SQLite does not wait for
+        the disk at each commit; PostgreSQL does."""
+        if self.is_sqlite:
+            await asyncio.to_thread(_sync, Path(f"{self._engine.url.database}-wal"))
+
+    # A file next to SQLite gets one byte for each change: reading its size costs a hundredth of a
+    # query. The file may be missing or lost; the table `changes` is authoritative.
 
     def mark_changed(self, subject: str) -> None:
         """Tells other processes that rows of `subject` have changed."""
-        with contextlib.suppress(OSError), self._mark_file(subject).open("ab") as file:
-            file.write(b".")
+        if self.is_sqlite:
+            with contextlib.suppress(OSError), self._mark_file(subject).open("ab") as file:
+                file.write(b".")
 
     def change_mark(self, subject: str) -> int:
-        """A number that differs after each `mark_changed`, by any process."""
+        """A number that differs after each `mark_changed`, by any process. With PostgreSQL, which
+        other hosts write to, it always differs: the table has to be asked."""
+        if not self.is_sqlite:
+            return next(self._marks)
         try:
             return self._mark_file(subject).stat().st_size
         except OSError:
@@ -177,17 +162,40 @@ class _WriterThread:
         event.listen(self._engine, "connect", _prepare_sqlite)
         self._thread = ThreadPoolExecutor(1, "database")
 
-    async def write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._write, statement, rows)
 
-    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         with self._engine.begin() as connection:
-            connection.exec_driver_sql(statement, rows)
+            connection.exec_driver_sql(statement, list(rows))
 
     def close(self) -> None:
         self._thread.shutdown()
         self._engine.dispose()
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's code of an error; None for errors of SQLite and of a driver."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _options(url: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"hide_parameters": True}  # errors do not show what was written
+    if not url.startswith("sqlite"):
+        # A connection that a restart of the server closed is replaced, not handed out.
+        options["pool_pre_ping"] = True
+        options["connect_args"] = {"timeout": CONNECT_SECONDS, "command_timeout": COMMAND_SECONDS}
+    return options
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

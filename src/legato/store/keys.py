@@ -5,7 +5,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from legato.store.database import Database, changes, keys
+from legato.store.database import Database
+from legato.store.tables import changes, keys
 
 #: The subject under which changes of keys are counted.
 SUBJECT: Final = "keys"

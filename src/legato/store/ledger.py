@@ -1,17 +1,21 @@
-"""The ledger in the database: rows are written in batches; `legato usage` reads them."""
+"""The ledger in the database: rows are journaled, then written in batches; `legato usage` reads
+them."""
 
 import asyncio
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
 
 import sqlalchemy as sa
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import SQLAlchemyError
 
-from legato.store.database import TOKENS, Database, calls
+from legato.store.database import Database
+from legato.store.journal import PROBE, Journal, record
+from legato.store.tables import TOKENS, calls
+from legato.store.upsert import Upsert
 
 #: The longest time, in seconds, that a row waits for others to be written with.
 BATCH_SECONDS: Final = 0.25
@@ -23,107 +27,145 @@ RETRY_SECONDS: Final = 1.0
 #: rows every stream stalled for 3 ms.
 BATCH_ROWS: Final = 32
 
-#: How many settled calls may wait with their stream for the writer; beyond it a row is completed at
-#: once, which frees the stream.
-MAX_UNSETTLED: Final = 1000
-
 #: Rows that may wait for the database. Beyond it new calls are refused: an unaccounted answer is
 #: worse than a 503.
 MAX_QUEUE: Final = 50_000
 
-#: Errors that are caused by the row, not by the database.
-_ROW_ERRORS: Final = (
-    DataError,
-    IntegrityError,
-    InterfaceError,
-    ProgrammingError,
-    OverflowError,
-    TypeError,
-    UnicodeError,
-)
-
 By = Literal["key", "route", "outcome", "front", "session", "agent"]
+
+
+class WrittenRow(Protocol):
+    """A row of the ledger: a struct whose fields are the columns, in the same order."""
+
+    instance: str | None
 
 
 class Entry(Protocol):
     """The ledger's record of one call."""
 
-    def settled(self) -> Struct:
-        """The row to write; its fields are the columns of the ledger. May be called repeatedly."""
+    def settled(self) -> Any:
+        """The row to write (`WrittenRow`). May be called repeatedly."""
         ...
 
 
 class Writer:
-    """Collects rows in memory and writes them in batches. `put` replaces a waiting row of the same
-    call."""
+    """Appends rows to the journal at once, and writes them into the database in batches. `put`
+    replaces a waiting row of the same call.
 
-    def __init__(self, database: Database, on_bug: Callable[[BaseException], None]) -> None:
+    `is_reachable`: whether the database took the last batch.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        on_bug: Callable[[BaseException], None],
+        on_state: Callable[[BaseException | None], None] = lambda _: None,
+    ) -> None:
+        """`on_state` is told when the database cannot be written to any more, and why, and with
+        None when it can again."""
+        self.is_reachable = True
         self._database = database
         self._on_bug = on_bug
-        self._waiting: dict[str, Entry] = {}
+        self._on_state = on_state
+        self._upsert = Upsert(database, on_bug)
+        self._journal: Journal | None = None
+        self._instance: str | None = None
+        self._waiting: dict[str, Struct] = {}
+        self._unjournaled: dict[str, Struct] = {}  # those of them that the journal did not take
         self._timer: asyncio.TimerHandle | None = None  # None: no row is waiting
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._writing = asyncio.Lock()
-        insert = sqlite.insert(calls)
-        columns = {column.name: insert.excluded[column.name] for column in calls.c}
-        upsert = insert.on_conflict_do_update(index_elements=["id"], set_=columns)
-        # Compiled once, executed with tuples: SQLAlchemy's usual path processes each value twice.
-        compiled = upsert.compile(dialect=sqlite.dialect(paramstyle="qmark"))  # type: ignore[no-untyped-call]
-        assert compiled.positiontup == [column.name for column in calls.c]
-        self._upsert = str(compiled)
+
+    def use(self, journal: Journal, instance: str) -> None:
+        """From now on rows are journaled, and carry the name of the slot."""
+        self._journal, self._instance = journal, instance
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not in the database yet."""
+        return len(self._waiting)
+
+    @property
+    def journal_bytes(self) -> int:
+        return 0 if self._journal is None else self._journal.size
 
     @property
     def is_full(self) -> bool:
-        return len(self._waiting) >= MAX_QUEUE
+        """Whether a further call might be lost: too many rows wait, or the journal takes none."""
+        if len(self._waiting) >= MAX_QUEUE:
+            return True
+        return self._journal is not None and self._journal.is_full
 
     def put(self, identity: str, entry: Entry) -> None:
-        """Queues a row. `entry.settled()` is called when it is written."""
+        """Journals a row, and queues it. It may still change until it is written."""
+        row = entry.settled()
+        row.instance = self._instance
+        if self._journal is not None:
+            if self._journal.append(record(astuple(row))):
+                if self._unjournaled:
+                    self._unjournaled.pop(identity, None)
+            else:
+                self._unjournaled[identity] = row
         if self._timer is None:
             self._set_timer(BATCH_SECONDS)
-        elif len(self._waiting) >= MAX_UNSETTLED:
-            entry.settled()
-        self._waiting[identity] = entry
+        self._waiting[identity] = row
 
     async def stop(self) -> None:
-        """Writes the waiting rows and stops the timer."""
+        """Writes the waiting rows, stops the timer and closes the journal. If the database is away
+        the rows stay in the journal, for the next start; without a journal its error is raised."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
         # Not cancelled: its thread would go on writing to a closed database.
         if self._task is not None:
             await self._task
-        await self.flush()
+        try:
+            await self.flush()
+            await self._database.make_durable()
+        except (OSError, SQLAlchemyError) as error:
+            self._note(error)
+            if self._journal is None:
+                raise
+        if self._journal is not None:
+            self._retry_journal()
+            self._journal.close(delete=not self._waiting)
 
     async def flush(self) -> None:
         """Returns when all rows that were put before are in the database."""
         async with self._writing:
+            journal = self._journal
+            number = 0 if journal is None else journal.number
             taken, self._waiting = self._waiting, {}
             try:
                 await self._write(taken)
             finally:
                 if taken:
                     self._waiting = taken | self._waiting  # retried with the next batch
+            if journal is not None and journal.has_before(number):
+                await self._database.make_durable()
+                journal.delete_before(number)
 
-    async def _write(self, entries: dict[str, Entry]) -> None:
+    async def _write(self, entries: dict[str, Struct]) -> None:
         """Writes the entries batch by batch; removes those that are written."""
         while entries:
             batch = list(islice(entries, BATCH_ROWS))
-            rows = [astuple(entries[identity].settled()) for identity in batch]
-            try:
-                await self._database.write(self._upsert, rows)
-            except _ROW_ERRORS:
-                await self._write_each(rows)
+            await self._upsert.write([astuple(entries[identity]) for identity in batch])
             for identity in batch:
                 del entries[identity]
 
-    async def _write_each(self, rows: list[tuple[Any, ...]]) -> None:
-        """Writes rows one by one after a batch failed, so that only the bad row is lost."""
-        for row in rows:
-            try:
-                await self._database.write(self._upsert, [row])
-            except _ROW_ERRORS as error:
-                self._on_bug(error)
+    def _retry_journal(self) -> None:
+        """Appends what the journal did not take; ends with the first failure. While there is
+        nothing of that kind, a blank line shows whether the disk has room again."""
+        journal = self._journal
+        if journal is None:
+            return
+        for identity, row in list(self._unjournaled.items()):
+            if identity in self._waiting and not journal.append(record(astuple(row))):
+                return
+            del self._unjournaled[identity]
+        if journal.is_failing:
+            journal.append(PROBE)
 
     def _set_timer(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
@@ -135,21 +177,26 @@ class Writer:
         delay = BATCH_SECONDS
         try:
             await self.flush()
+            self._note(None)
+        except (OSError, SQLAlchemyError) as error:  # a TimeoutError is an OSError
+            self._note(error)
+            delay = RETRY_SECONDS
         except Exception as error:
             self._on_bug(error)
             delay = RETRY_SECONDS
+        journal = self._journal
+        if journal is not None and journal.is_failing:
+            self._retry_journal()
+            delay = RETRY_SECONDS
         self._timer = None
-        if self._waiting and not self._stopped:
+        if not self._stopped and (self._waiting or (journal is not None and journal.is_failing)):
             self._set_timer(delay)
 
-
-async def close_interrupted(database: Database) -> int:
-    """Marks rows that a crash left open as interrupted; returns how many there were."""
-    async with database.begin() as connection:
-        result = await connection.execute(
-            calls.update().where(calls.c.outcome == "open").values(outcome="interrupted")
-        )
-        return result.rowcount
+    def _note(self, error: BaseException | None) -> None:
+        is_reachable = error is None
+        if is_reachable != self.is_reachable:
+            self.is_reachable = is_reachable
+            self._on_state(error)
 
 
 async def summary(database: Database, since: float, by: By | None = None) -> dict[str, Any]:
@@ -174,10 +221,18 @@ async def summary(database: Database, since: float, by: By | None = None) -> dic
             query = calls.select().where(in_period).order_by(calls.c.received)
         else:
             column = calls.c[by]
-            query = sa.select(column, *numbers).where(in_period).group_by(column).order_by(column)
+            query = sa.select(column, *numbers).where(in_period).group_by(column)
+            query = query.order_by(column.nulls_first())
         rows = (await connection.execute(query)).mappings()
         return {
-            "total": dict(total),
+            "total": _plain(total),
             "outcomes": {row[0]: row[1] for row in outcomes},
-            "rows": [dict(row) for row in rows],
+            "rows": [_plain(row) for row in rows],
         }
+
+
+def _plain(row: sa.RowMapping) -> dict[str, Any]:
+    """PostgreSQL's sums of integers are decimal numbers."""
+    return {
+        name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()
+    }

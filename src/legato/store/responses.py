@@ -4,7 +4,8 @@ import sqlalchemy as sa
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from legato.store.database import Database, responses
+from legato.store.database import Database
+from legato.store.tables import responses
 
 
 class StoredResponse(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from legato.store.database import metadata
+from legato.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -37,7 +37,10 @@ def upgrade() -> None:
     )
     op.create_index("calls_received", "calls", ["received"])
     # A partial index: finding the few open rows after a crash must not scan the table.
-    op.create_index("calls_open", "calls", ["outcome"], sqlite_where=sa.text("outcome = 'open'"))
+    is_open = sa.text("outcome = 'open'")
+    op.create_index(
+        "calls_open", "calls", ["outcome"], sqlite_where=is_open, postgresql_where=is_open
+    )
 
 
 def downgrade() -> None:
