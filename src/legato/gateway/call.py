@@ -143,6 +143,7 @@ class Call:
         if services.ledger.is_full:
             raise _unaccountable()
         row = self._row = Row(self._id, self._received, self._key.id)
+        row.owner = self._key.owner
         row.front = self._front.name
         row.agent = agent_of(client.user_agent)
         client.body = cleaned(client.body)
@@ -258,6 +259,7 @@ class Call:
         )
         try:
             row.upstream_id = self._dispatch.upstream_id
+            row.queued = self._grant.queued
             if self._reply is not None:
                 row.frames, row.bytes = self._reply.size
             self._dispatch.charge()

@@ -16,7 +16,8 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
-from legato.server import assembly
+from legato.server import assembly, limiting
+from legato.server.budget_alerts import BudgetAlerts
 from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
@@ -51,6 +52,14 @@ class App:
         self.ledger = Writer(self.database, self._on_bug, self._on_database)
         self._slot: Slot | None = None
         self._retention = Retention(self.database, settings.retention_days, self._on_bug)
+        self._alerts = BudgetAlerts(settings.alerts.webhook, settings.alerts.secret)
+        self.live = limiting.live(
+            settings,
+            CLOCK,
+            on_crossed=self._alerts.crossed,
+            on_state=self._on_live_state,
+            on_bug=self._on_bug,
+        )
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -59,13 +68,14 @@ class App:
         for upstream in self.upstreams.values():
             upstream.fast_path = settings.streams.fast_path == "on"
             upstream.makers = makers
+        router = Router(
+            assembly.routes(settings, self.upstreams, self.engines),
+            assembly.health(settings),
+            aliases=settings.aliases,
+        )
         self.services = Services(
             keyring=Keyring(),
-            router=Router(
-                assembly.routes(settings, self.upstreams, self.engines),
-                assembly.health(settings),
-                aliases=settings.aliases,
-            ),
+            router=router,
             ledger=self.ledger,
             upstreams=self.upstreams,
             timers=self.timers,
@@ -78,6 +88,7 @@ class App:
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
             kept_responses=self._kept_responses(),
+            limiter=limiting.limiter(settings, self.live, router, CLOCK),
         )
         self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
         for engine in self.engines:
@@ -103,6 +114,8 @@ class App:
         await self.database.prepare(self.settings.data_dir)
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
+        await self.live.start()
+        await limiting.load_spent(self.database, self.live, time.time())
         await self._key_sync.start()
         self._retention.start()
 
@@ -113,6 +126,8 @@ class App:
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
+        await self.live.stop()
+        await self._alerts.stop()
         await self.ledger.stop()
         if self._slot is not None:
             self._slot.release()
@@ -180,6 +195,12 @@ class App:
             )
         journal = Journal(folder, self._slot.name, self._on_journal_failure)
         self.ledger.use(journal, self._slot.name)
+
+    def _on_live_state(self, is_reachable: bool) -> None:
+        if is_reachable:
+            self.log.info("live_state_reachable")
+        else:
+            self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
 
     def _on_damage(self, path: Path, records: int) -> None:
         self.log.warning("journal_damaged", file=str(path), records=records)
