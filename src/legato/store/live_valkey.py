@@ -330,8 +330,8 @@ class LiveValkey:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.open()
-            # One more than the counters: who loads data, or must not write, lets clients connect.
-            for each in live_scripts.raise_spent({"probe": 1.0} | self._own.spent):
+                await connection.probe(f"{live_scripts.PREFIX}probe")
+            for each in live_scripts.raise_spent(self._own.spent):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     [answer] = await connection.run([each])
                 if isinstance(answer, RedisError):
