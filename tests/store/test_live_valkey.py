@@ -423,16 +423,16 @@ async def test_a_call_that_is_cancelled_as_the_answer_comes(
 ) -> None:
     live = await live_at(server)
     task = asyncio.create_task(live.admit([concurrent(1)]))
-    answer = live._answer
+    call = live._call
 
     def answered(*arguments: Any) -> None:
-        answer(*arguments)
+        call(*arguments)
         task.cancel()
 
-    live._answer = answered
+    live._call = answered
     with pytest.raises(asyncio.CancelledError):
         await task
-    live._answer = answer
+    live._call = call
     assert await left(live, concurrent(1)) == [1]
     assert live.permits == 0
 

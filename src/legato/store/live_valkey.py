@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -131,6 +131,7 @@ class LiveValkey:
             renewing.cancel()
             await talking
             await asyncio.gather(renewing, return_exceptions=True)
+        self.is_reachable = False
         await self._disconnect()
 
     async def load(self, spent: Mapping[str, float]) -> None:
@@ -224,7 +225,7 @@ class LiveValkey:
     def _tell(self, passed: Sequence[Crossed]) -> None:
         if self._on_crossed is not None:
             for each in passed:
-                self._on_crossed(each)
+                self._call(self._on_crossed, each)
 
     # What is asked of Valkey
 
@@ -306,20 +307,21 @@ class LiveValkey:
         try:
             async with asyncio.timeout(self._timeout):
                 answers = await self._connection.run([each.invocation for each in batch])
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             await self._lose(error)
             answers = [error] * len(batch)
         for each, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, bytes):
                 await self._lose(answer)
-            self._answer(each, answer if isinstance(answer, bytes) else None)
+            self._call(each.on_answer, answer if isinstance(answer, bytes) else None)
         if not self.is_reachable:
             while queue:
-                self._answer(queue.popleft(), None)
+                self._call(queue.popleft().on_answer, None)
 
-    def _answer(self, waiting: _Waiting, answer: bytes | None) -> None:
+    def _call(self, callback: Callable[[Any], None], value: object) -> None:
+        """A callback that fails stops nothing: all calls would wait for ever."""
         try:
-            waiting.on_answer(answer)
+            callback(value)
         except Exception as error:
             if self._on_bug is not None:
                 self._on_bug(error)
@@ -336,7 +338,7 @@ class LiveValkey:
                     [answer] = await connection.run([each])
                 if isinstance(answer, RedisError):
                     raise answer
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             self.problem = told(error)
             await self._disconnect()
         else:
@@ -359,4 +361,4 @@ class LiveValkey:
         if is_reachable:
             self.problem = None
         if self._on_state is not None:
-            self._on_state(is_reachable)
+            self._call(self._on_state, is_reachable)

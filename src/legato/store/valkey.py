@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -81,8 +82,9 @@ class Connection:
                 raise answer
 
     async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands))
+        # Packed in C: the connection's own way takes a quarter of the time of an admission.
+        packed = b"".join([pack_command(command) for command in commands])
+        await self._connection.send_packed_command(packed)
         return [await self._answer() for _ in commands]
 
     async def _answer(self) -> Any:
