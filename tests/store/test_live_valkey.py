@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -197,6 +198,43 @@ async def test_replicas_share_one_truth(
     assert await left(replicas[0], concurrent(7)) == [7]
     used = 300 - (await left(replicas[1], requests(300)))[0]
     assert allowed - 10 < used <= allowed  # a little has come back meanwhile
+
+
+async def test_a_minute_under_load_admits_the_bucket_and_the_refill(
+    server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make, clock: Clock
+) -> None:
+    replicas = [await live_at(server, server_clock=clock) for _ in range(2)]
+    admitted = 0
+    for step in range(1201):
+        while True:
+            live = replicas[(step + admitted) % 2]
+            decision = await live.admit([requests(600)])
+            if decision.permit is None:
+                break
+            admitted += 1
+            live.release(decision.permit)
+        clock.now += 0.05
+    assert admitted == pytest.approx(600 + 600, rel=0.01)
+
+
+async def test_who_waits_exactly_as_long_as_told_gets_in(
+    server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make, clock: Clock
+) -> None:
+    replicas = [await live_at(server, server_clock=clock) for _ in range(2)]
+    refused = 0
+    for call in range(200):
+        live = replicas[call % 2]
+        buckets = [requests(7), tokens(1000, 1 + call * 7 % 400)]
+        decision = await live.admit(buckets)
+        if not decision.allowed:
+            refused += 1
+            told = clock.now + decision.retry_after
+            clock.now = told - 0.001
+            assert not (await live.admit(buckets)).allowed
+            clock.now = told
+            decision = await live.admit(buckets)
+        live.settle(granted(decision), call * 13 % 500)
+    assert refused > 100
 
 
 async def test_valkey_s_time_counts(
@@ -397,6 +435,19 @@ async def test_a_server_that_hangs_is_waited_for_once(
             with pytest.raises(StopIteration):
                 coroutine.send(None)
         assert len(asyncio.all_tasks()) == tasks
+
+
+async def test_a_busy_event_loop_is_not_taken_for_a_server_that_hangs(
+    server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make
+) -> None:
+    live = await live_at(server, timeout=0.1)
+    task = asyncio.create_task(live.admit([requests(100)]))
+    while not live._queue:
+        await asyncio.sleep(0)
+    while live._queue:
+        await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251  # the answer comes meanwhile
+    assert not granted(await task).is_local
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
