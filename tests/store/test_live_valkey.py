@@ -441,11 +441,10 @@ async def test_a_busy_event_loop_is_not_taken_for_a_server_that_hangs(
     server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make
 ) -> None:
     live = await live_at(server, timeout=0.1)
-    task = asyncio.create_task(live.admit([requests(100)]))
-    while not live._queue:
-        await asyncio.sleep(0)
-    while live._queue:
-        await asyncio.sleep(0)
+    with paused(server):
+        task = asyncio.create_task(live.admit([requests(100)]))
+        for _ in range(5):  # it is sent
+            await asyncio.sleep(0)
     time.sleep(0.2)  # noqa: ASYNC251  # the answer comes meanwhile
     assert not granted(await task).is_local
 
