@@ -256,3 +256,29 @@ def test_an_event_of_a_new_type_goes_out_as_it_came() -> None:
     assert {"type": "x_new", "index": "a", "delta": {"type": 1}} in [
         each for _, each in frames(body)
     ]
+
+
+SEARCH = begun(1, "server_tool_use", id="s", name="web_search", input={})
+
+#: What has come of an answer, and whether another upstream can go on with it.
+CUT_SHORT: dict[str, tuple[list[Json], bool]] = {
+    "in a text": ([], True),
+    "behind a text": ([STOP], True),
+    "in a block of the server's": ([STOP, SEARCH, given(1, '{"q"')], False),
+    "at the begin of one": ([STOP, SEARCH], False),
+    "behind one": ([STOP, SEARCH, given(1, "{}"), stop(1)], False),
+    "in a call": ([STOP, tool(1, "a"), given(1, '{"x"')], False),
+}
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_nobody_goes_on_behind_half_of_a_block(name: str, fast_path: bool) -> None:
+    """The client has seen it, and would take it for whole."""
+    events, can_continue = CUT_SHORT[name]
+    body = wire(START, TEXT, said("a"), said("b"), *events)
+    read = b"%x\r\n%b\r\n" % (len(body), body)
+    relayed = played([read], anthropic, fast_path=fast_path, relays=True)
+    delivered = relayed.stream.delivered
+    assert delivered is not None
+    assert delivered.is_exact is can_continue

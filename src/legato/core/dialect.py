@@ -162,6 +162,12 @@ class Reader(Protocol):
     identity: str | None
     """The upstream's own id of the answer."""
 
+    @property
+    def holds_block(self) -> bool:
+        """Whether a part of the answer has begun that comes in a chunk when it is whole: a client
+        to whom events are relayed has seen of it what no other upstream can continue."""
+        ...
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None where the event says that the answer is over.
 
