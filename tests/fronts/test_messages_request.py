@@ -376,6 +376,11 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         "messages[1].content[0].type",
         "`image`",
     ),
+    "a type that is no word": (
+        request(HI, assistant({"type": {"x": 1}})),
+        "messages[1].content[0].type",
+        "required",
+    ),
     "a file that is elsewhere": (
         request(user(NO_SOURCE)),
         "messages[0].content[0].source",
