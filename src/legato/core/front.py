@@ -119,6 +119,8 @@ class Front(Protocol):
     name: str
     passed_headers: bytes
     """What the names of headers begin with that go to upstreams of the same format; empty: none."""
+    id_header: bytes
+    """Where clients look for a request's id, beside `x-request-id`; empty: nowhere."""
 
     def parse(self, body: bytes) -> FrontRequest:
         """Reads and checks a request's body, which is `core.request.cleaned`. Raises `ApiError` 400
