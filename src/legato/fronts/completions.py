@@ -73,6 +73,7 @@ class CompletionsFront:
 
     name: str = "completions"
     passed_headers: bytes = b""
+    id_header: bytes = b""
 
     def parse(self, body: bytes) -> FrontRequest:
         request = _read(body)

@@ -57,7 +57,13 @@ class CallRequest:
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed, request.beyond is not None)
+            self.source = Source(
+                request.format,
+                request.source,
+                passed,
+                request.beyond is not None,
+                request.is_whole,
+            )
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:

@@ -299,8 +299,9 @@ class NativeExchange:
         )
 
     def _lines(self) -> bytes:
-        lines = self._connection.context.lines
-        return lines(self.request_id, self._origin, keep_alive=self.keep_alive)
+        context, name = self._connection.context, self._front.id_header
+        lines = context.lines(self.request_id, self._origin, keep_alive=self.keep_alive)
+        return lines + b"%b: %b\r\n" % (name, self.request_id.encode()) if name else lines
 
     def _complete(self) -> None:
         self._is_complete = True
