@@ -140,7 +140,7 @@ class Call:
             )
         row = self._row = Row(self._id, self._received, self._key.id)
         row.front = self._front.name
-        row.agent = agent_of(client.user_agent)
+        row.agent = agent_of(client.user_agent, client.title)
         services.ledger.put(self._id, row)
         client.body = as_text(client.body)
         parsed = await self._read(client.body)

@@ -166,15 +166,23 @@ def _price(deployment: Deployment) -> Price | None:
     """The configured price, or else the list price if it is known."""
     configured = deployment.price
     if configured is not None:
-        prompt, cached, written = configured.prompt, configured.cached, configured.cache_write
+        prompt, written = configured.prompt, configured.cache_write
+        by_default = prompt if written is None else written * prices.HOUR_BY_DEFAULT
         return Price(
             prompt,
             configured.completion,
-            prompt if cached is None else cached,
-            prompt if written is None else written,
+            _known(configured.cached, prompt),
+            _known(written, prompt),
+            _known(configured.cache_write_1h, by_default),
         )
     listed = prices.find(deployment.provider, deployment.model)
-    return listed and Price(listed.prompt, listed.completion, listed.cached, listed.cache_write)
+    return listed and Price(
+        listed.prompt, listed.completion, listed.cached, listed.cache_write, listed.cache_write_1h
+    )
+
+
+def _known(price: float | None, otherwise: float) -> float:
+    return otherwise if price is None else price
 
 
 def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:
