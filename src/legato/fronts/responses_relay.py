@@ -4,13 +4,15 @@ They go out as they came. What they say is noted, so that another upstream can g
 answer: which items there are, which of them is under way, and its text.
 """
 
+import re
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from legato.core.chunk import NOT_JSON, as_object, decoded
-from legato.core.json_text import encode_leniently, encoded, without_surrogates
+from legato.core.json_text import encoded, without_surrogates
+from legato.core.span_edit import with_members
 from legato.fronts.responses_events import OutputItems
 from legato.fronts.responses_items import (
     REFUSAL,
@@ -52,6 +54,30 @@ class _Fields(Struct, gc=False):
 
 _decode: Final = msgspec.json.Decoder(_Fields).decode
 
+_OBJECTS: Final = ("item", "part", "response")
+_INDICES: Final = ("output_index", "content_index", "summary_index")
+
+#: Where the half of a surrogate pair waits for the next event.
+_HALVES: Final = frozenset({("delta",)})
+_HALF: Final = re.compile("[\ud800-\udbff]$")
+
+
+def _read_leniently(value: dict[str, Any]) -> _Fields:
+    """What can be read of an event with a member that is not what it should be."""
+    kind, number = value.get("type"), value.get("sequence_number")
+    fields = _Fields(
+        type=kind if isinstance(kind, str) else "",
+        sequence_number=number if type(number) is int else None,
+        delta=value.get("delta"),
+    )
+    for name in _INDICES:
+        if type(value.get(name)) is int:
+            setattr(fields, name, value[name])
+    for name in _OBJECTS:
+        if as_object(value.get(name)):
+            setattr(fields, name, Raw(msgspec.json.encode(value[name])))
+    return fields
+
 
 class RelayedEvent(Struct, gc=False):
     """`kind`: its type; `data`: its JSON. `number`: its own `sequence_number`. `response`: the
@@ -67,12 +93,13 @@ class RelayedEvents:
     """Reads the events of one answer. `terminal`: its last one, which is held back until the
     answer is known to be complete."""
 
-    __slots__ = ("_emit", "_items", "terminal")
+    __slots__ = ("_emit", "_half", "_items", "terminal")
 
     def __init__(self, items: OutputItems, emit: Emit) -> None:
         """`emit` takes the events of items that another upstream goes on with."""
         self._items = items
         self._emit = emit
+        self._half = ""  # of a surrogate pair, whose other half comes with the next text
         self.terminal: RelayedEvent | None = None
 
     def read(self, name: bytes, data: bytes) -> RelayedEvent | None:
@@ -80,23 +107,39 @@ class RelayedEvents:
         try:
             fields = _decode(data)
         except NOT_JSON:
-            value = as_object(decoded(data))
-            if value is None:
+            value = as_object(decoded(data, _HALVES))
+            if value is None or not self._join_halves(value):
                 return None  # `[DONE]`, `null`: no event of this format
-            data = encode_leniently(value)
-            try:
-                fields = msgspec.convert(value, _Fields, strict=False)
-            except msgspec.ValidationError:
-                fields = _Fields(str(value.get("type") or ""))
+            data, fields = msgspec.json.encode(value), _read_leniently(value)
+        else:
+            if self._half and isinstance(fields.delta, str):
+                fields.delta = without_surrogates(self._half) + fields.delta
+                data, self._half = with_members(data, {"delta": fields.delta}), ""
         kind = fields.type or name.decode(errors="replace")
         if not kind:
             return None
-        event = RelayedEvent(kind, data, fields.sequence_number, bytes(fields.response))
+        if not fields.type:
+            data = with_members(data, {"type": kind})  # clients look for it there alone
+        response = bytes(fields.response)
+        is_told = response.startswith(b"{")  # some events have a null there
+        event = RelayedEvent(kind, data, fields.sequence_number, response if is_told else b"")
         if kind in _TERMINAL:
             self.terminal = event if event.response else None  # without it, its client fails
             return None
         self._note(kind, fields)
         return event
+
+    def _join_halves(self, event: dict[str, Any]) -> bool:
+        """Makes the text of an event one that UTF-8 can encode. False where nothing is left of it
+        for now."""
+        delta = event.get("delta")
+        if not isinstance(delta, str) or not delta:
+            return True
+        text = self._half + delta
+        half = _HALF.search(text)
+        self._half = half[0] if half is not None else ""
+        event["delta"] = without_surrogates(text.removesuffix(self._half))
+        return bool(event["delta"])
 
     def _note(self, kind: str, fields: _Fields) -> None:
         if (text := _TEXTS.get(kind)) is not None:
@@ -144,7 +187,7 @@ class RelayedEvents:
         if part is None:
             return
         if isinstance(fields.delta, str):
-            part.text += encoded(without_surrogates(fields.delta))[1:-1]
+            part.text += encoded(fields.delta)[1:-1]
         part.is_told = is_told
 
 
