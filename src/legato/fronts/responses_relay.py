@@ -15,6 +15,7 @@ from legato.core.json_text import encoded, without_surrogates
 from legato.core.span_edit import with_members
 from legato.fronts.responses_events import OutputItems
 from legato.fronts.responses_items import (
+    PART_KINDS,
     REFUSAL,
     SUMMARY,
     TEXT,
@@ -25,6 +26,7 @@ from legato.fronts.responses_items import (
     Part,
     ReasoningItem,
 )
+from legato.fronts.responses_untold import BegunItems
 
 #: Events that end an answer.
 _TERMINAL: Final = ("response.completed", "response.incomplete")
@@ -37,12 +39,12 @@ _TEXTS: Final[dict[str, Kind]] = {
     for kind in (TEXT, REFUSAL, SUMMARY, THOUGHT)
     for what in ("delta", "done")
 }
-_PARTS: Final = {kind[2]: kind for kind in (TEXT, REFUSAL, SUMMARY, THOUGHT)}
 
 
 class _Fields(Struct, gc=False):
     type: str = ""
     sequence_number: int | None = None
+    item_id: Any = None
     output_index: int = 0
     content_index: int = 0
     summary_index: int = 0
@@ -68,6 +70,7 @@ def _read_leniently(value: dict[str, Any]) -> _Fields:
     fields = _Fields(
         type=kind if isinstance(kind, str) else "",
         sequence_number=number if type(number) is int else None,
+        item_id=value.get("item_id"),
         delta=value.get("delta"),
     )
     for name in _INDICES:
@@ -93,12 +96,13 @@ class RelayedEvents:
     """Reads the events of one answer. `terminal`: its last one, which is held back until the
     answer is known to be complete."""
 
-    __slots__ = ("_emit", "_half", "_items", "terminal")
+    __slots__ = ("_begun", "_emit", "_half", "_items", "terminal")
 
     def __init__(self, items: OutputItems, emit: Emit) -> None:
         """`emit` takes the events of items that another upstream goes on with."""
         self._items = items
         self._emit = emit
+        self._begun = BegunItems()
         self._half = ""  # of a surrogate pair, whose other half comes with the next text
         self.terminal: RelayedEvent | None = None
 
@@ -129,6 +133,17 @@ class RelayedEvents:
         self._note(kind, fields)
         return event
 
+    def end(self) -> None:
+        """The answer is complete: what is open ends, and what only the last event tells of has
+        events of its own."""
+        terminal = self.terminal
+        if terminal is None:
+            self._items.end()
+            return
+        self._items.end(terminal.kind.removeprefix("response."))
+        output = (as_object(decoded(terminal.response)) or {}).get("output")
+        self._begun.tell_rest(output, self._items, self._emit)
+
     def _join_halves(self, event: dict[str, Any]) -> bool:
         """Makes the text of an event one that UTF-8 can encode. False where nothing is left of it
         for now."""
@@ -149,19 +164,26 @@ class RelayedEvents:
             case "response.output_item.added":
                 self._begin(fields.output_index, _object(fields.item))
             case "response.content_part.added" | "response.reasoning_summary_part.added":
-                part = _PARTS.get(str(_object(fields.part).get("type")))
+                part = PART_KINDS.get(str(_object(fields.part).get("type")))
                 if part is not None:
                     self._part(part, fields)
             case "response.content_part.done" | "response.reasoning_summary_part.done":
                 item = self._items.current
                 if item is not None:
                     item.open = None
+            case "response.function_call_arguments.delta":
+                self._begun.note(fields.output_index, _stub("function_call", fields))
+            case "response.custom_tool_call_input.delta":
+                self._begun.note(fields.output_index, _stub("custom_tool_call", fields))
             case "response.output_item.done":
-                self._items.adopt_done(fields.output_index, encoded(_object(fields.item)))
+                item = _object(fields.item)
+                self._begun.note(fields.output_index, item)
+                self._items.adopt_done(fields.output_index, encoded(item))
             case _:
                 return
 
     def _begin(self, index: int, item: dict[str, Any]) -> None:
+        self._begun.note(index, item)
         identity = str(item.get("id") or "")
         match item.get("type"):
             case "message":
@@ -173,6 +195,10 @@ class RelayedEvents:
 
     def _part(self, kind: Kind, fields: _Fields) -> Part | None:
         item = self._items.current
+        if item is None and not self._items.is_done(fields.output_index):  # some begin no items
+            name = "message" if kind in (TEXT, REFUSAL) else "reasoning"
+            self._begin(fields.output_index, _stub(name, fields))
+            item = self._items.current
         if item is None:
             return None
         index = fields.summary_index if kind is SUMMARY else fields.content_index
@@ -189,6 +215,11 @@ class RelayedEvents:
         if isinstance(fields.delta, str):
             part.text += encoded(fields.delta)[1:-1]
         part.is_told = is_told
+
+
+def _stub(kind: str, fields: _Fields) -> dict[str, Any]:
+    """As much of an item as an event of its text tells."""
+    return {"type": kind, "id": fields.item_id}
 
 
 def _object(raw: Raw) -> dict[str, Any]:
