@@ -397,13 +397,57 @@ def test_events_that_nobody_knows_are_relayed() -> None:
         b"event: response.new\n"
         rb'data: {"type":"response.new","sequence_number":2,"x":"\u2028"}'
     )
-    assert odd == b'event: response.odd\ndata: {"sequence_number": 3}'
+    # Clients look for the type in the data.
+    assert odd == b'event: response.odd\ndata: {"type":"response.odd","sequence_number": 3}'
     assert json.loads(nan.split(b"data: ")[1]) == {
         "type": "response.nan",
         "x": None,
         "output_index": "?",
         "sequence_number": 4,
     }
+
+
+#: What strict decoders refuse, or what is not as it is documented, in place of a response's begin.
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "a number that is none": (b'"temperature": 1.0', b'"temperature": NaN'),
+    "half a surrogate pair": (b'"metadata": {}', rb'"metadata": {"x": "\ud83d"}'),
+    "a sequence number in quotes": (b'"sequence_number": ', b'"sequence_number": "1", "x": '),
+    "an index that is null": (b'"type": ', b'"output_index": null, "type": '),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("kind", ["created", "in_progress", "completed"])
+def test_an_odd_event_is_relayed_with_our_id_and_model(case: str, kind: str) -> None:
+    upstream = whole()
+    upstream.events = [
+        (name, data.replace(*ODD[case], 1) if name.endswith(kind.encode()) else data)
+        for name, data in upstream.events
+    ]
+    pipe = relayed(upstream)
+    found = completed(pipe)
+    assert found.response["usage"]["total_tokens"] == 11
+    assert b"theirs" not in pipe.body
+    assert b"theirs" not in pipe.aggregator.answer(HEAD)
+
+
+@pytest.mark.parametrize("response", [b"null", b'"x"', b"[]"])
+@pytest.mark.parametrize("kind", [b"response.in_progress", b"response.completed", b"x.y"])
+def test_a_response_that_is_none_is_relayed_as_it_is(kind: bytes, response: bytes) -> None:
+    upstream = Upstream().begin().message("One")
+    upstream.events.insert(3, (kind, b'{"type": "%b", "response": %b}' % (kind, response)))
+    pipe = relayed(upstream)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    events = [json.loads(each.split(b"data: ")[1]) for each in pipe.body[:-2].split(b"\n\n")]
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "One"
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+
+
+def test_the_halves_of_a_surrogate_pair_are_joined() -> None:
+    upstream = Upstream().begin().message("a\ud83d", "\ude0a", "b\ud83d", "c").end()
+    found = completed(relayed(upstream))
+    assert [text for _, text in found.deltas] == ["a", "\U0001f60a", "b", "\ufffdc"]
 
 
 USAGES: dict[str, Any] = {
@@ -564,7 +608,7 @@ def test_relayed_events_wait_for_a_slow_client_in_order() -> None:
 DELTA = b"event: response.output_text.delta\ndata: "
 
 
-ODD = [f"word{each} " if each % 9 else f'"\u2028\\ {each} ' for each in range(60)]
+ODD_WORDS = [f"word{each} " if each % 9 else f'"\u2028\\ {each} ' for each in range(60)]
 NUMBERINGS: dict[str, Callable[[int], Json]] = {
     "on": lambda number: {"sequence_number": number},
     "from another start": lambda number: {"sequence_number": number + 95},
@@ -578,7 +622,7 @@ NUMBERINGS: dict[str, Callable[[int], Json]] = {
 
 @pytest.mark.parametrize("case", NUMBERINGS)
 def test_the_fast_path_relays_numbered_events(case: str, taken: list[bytes]) -> None:
-    upstream = Upstream().begin().thought("hm").message(*ODD, index=1).end()
+    upstream = Upstream().begin().thought("hm").message(*ODD_WORDS, index=1).end()
     events: list[bytes] = []
     for number, (name, data) in enumerate(upstream.events):
         event = json.loads(data) | NUMBERINGS[case](number)

@@ -222,7 +222,7 @@ class ResponsesWriter:
         self.resume()
         self._begin()
         terminal = self._relayed.terminal
-        self._items.end()
+        self._relayed.end()
         if terminal is not None:
             self._parts.append(self._frame(terminal, usage))
         else:
