@@ -107,8 +107,8 @@ def _listed(model: ServedModel) -> dict[str, Any]:
 
 
 # Claude Code assumes 200,000 tokens of context for any model, and makes a conversation shorter when
-# it is refused as too long. Told a length, it does so before. As it keeps some 33,000 tokens free for
-# an answer and a summary, it takes no length below 100,000. Of models whose names begin with
+# it is refused as too long. Told a length, it does so before. It keeps some 33,000 tokens free for
+# an answer and a summary, and takes no length below 100,000. Of models whose names begin with
 # `claude-` it knows the length itself.
 
 _CLAUDE_LEAST_CONTEXT: Final = 100_000
