@@ -83,7 +83,8 @@ BROKEN = {
     ),
     "error-first": Seen(error="gpu_lost: The GPU fell off. Try again later.", status=502),
     "too-long": Seen(
-        error="context_length_exceeded: the request exceeds the available context size",
+        error="context_length_exceeded: This model's maximum context length is exceeded:"
+        " the request exceeds the available context size",
         status=400,
     ),
     "429": Seen(
