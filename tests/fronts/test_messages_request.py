@@ -503,6 +503,23 @@ def test_blocks_of_other_vendors_do_not_go_to_anthropic() -> None:
     assert source.startswith(body[:20])
 
 
+def test_ids_of_calls_that_anthropic_refuses() -> None:
+    """A session that another server began goes on there. The other bytes stay as they came."""
+    odd, legal = "functions.sum:0", "functions_sum_0"
+    turn = '{"id" : "%s", "type":"tool_use","name":"sum","input":{"id":"a.b", "n":1.0}}'
+    answer = '{"type":"tool_result","tool_use_id":"%s","content":"a.b"}'
+    body = (
+        '{"model":"m",  "max_tokens":8,"messages":[{"role":"user",  "content":"hi"},'
+        f'{{"role":"assistant","content":[{turn}]}},'
+        f'{{"x":1.0, "role":"user","content":[{answer}]}}]}}'
+    )
+    read = MESSAGES.parse((body % (odd, odd)).encode())
+    assert read.source == (body % (legal, legal)).encode()
+    assert read.chat.messages[2].tool_call_id == odd
+    read = MESSAGES.parse((body % (legal, legal)).encode())
+    assert read.source == (body % (legal, legal)).encode()
+
+
 def test_a_damaged_block_of_ours_is_left_out() -> None:
     damaged = packed(ENCRYPTED)
     damaged["data"] = damaged["data"][:-3] + "é"
