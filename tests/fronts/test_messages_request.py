@@ -22,7 +22,7 @@ CACHE: Json = {"cache_control": {"type": "ephemeral"}}
 PNG: Json = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
 IMAGE: Json = {"type": "image", "source": PNG}
 IMAGE_PART: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
-SCHEMA: Json = {"type": "object", "properties": {}}
+SCHEMA: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 ENCRYPTED: Json = {"type": "reasoning.encrypted", "id": "rs_1", "data": "x"}
 SIGNATURE: Json = {"google": {"thought_signature": "g"}}
 SERVER_CALL: Json = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
@@ -483,6 +483,37 @@ def test_what_is_refused_is_named(name: str) -> None:
     error = refused(fields)
     assert error.param == param
     assert words in error.message
+
+
+def closed(*required: str, **more: Any) -> Json:
+    properties = {"a": {"type": "string"}, "properties": {"type": "integer"}}
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return schema | {"required": required} | more
+
+
+STRICT: dict[str, tuple[Json, bool]] = {
+    "nothing": ({}, True),
+    "a text": ({"type": "string"}, True),
+    "all members": (closed("a", "properties"), True),
+    "one that need not be there": (closed("a"), False),
+    "no list": (closed(required=None), False),
+    "open": (closed("a", "properties", additionalProperties=True), False),
+    "an object of anything": ({"type": "object"}, False),
+    "deeper": (closed("x", properties={"x": {"anyOf": [closed("a")]}}), False),
+    "deeper, all": (
+        {"type": "array", "items": {"$ref": "#/$defs/A"}, "$defs": {"A": closed()}}
+        | {"$defs": {"A": closed("a", "properties")}},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_a_form_is_strict_where_openai_takes_it_as_such(name: str) -> None:
+    """It refuses others, which Anthropic's API takes."""
+    schema, is_strict = STRICT[name]
+    chat = parsed(request(output_config={"format": {"type": "json_schema", "schema": schema}}))
+    assert chat["response_format"]["json_schema"]["strict"] is is_strict
 
 
 def test_the_request_is_kept_as_it_came() -> None:

@@ -17,7 +17,7 @@ from legato.core.request import GREATEST_INT, Fraction, explain
 from legato.core.span_edit import with_members
 from legato.core.tool_calls import legal_call_id
 from legato.fronts.messages_content import assistant_message, system_message, user_messages
-from legato.fronts.messages_parts import Beyond, Fields, missing, unsupported, wrong
+from legato.fronts.messages_parts import Beyond, Fields, is_strict, missing, unsupported, wrong
 from legato.fronts.messages_thoughts import is_packed
 
 
@@ -242,7 +242,8 @@ def _format(request: MessagesRequest) -> Fields:
         raise wrong(f"{place}.type", "is not `json_schema`")
     if wanted.schema is None:
         raise missing(f"{place}.schema")
-    schema = {"name": "answer", "schema": wanted.schema, "strict": True}
+    strict = is_strict(wanted.schema)
+    schema = {"name": "answer", "schema": wanted.schema, "strict": strict}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
