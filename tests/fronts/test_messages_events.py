@@ -163,7 +163,14 @@ CASES: dict[str, tuple[list[Json], str]] = {
                     "anthropic": {"deltas": [{"type": "input_json_delta"}, {"type": "text_delta"}]}
                 }
             },
+            {
+                "extra_content": {
+                    "anthropic": {"deltas": [{"type": "thinking_delta", "thinking": 5}]}
+                }
+            },
             {"extra_content": {"anthropic": 5, "google": None}},
+            {"tool_calls": [{"index": 0, "id": "c", "type": "custom", "custom": {"name": "x"}}]},
+            {"tool_calls": [{"index": 0, "custom": {"input": "x"}}]},
         ],
         "0 text, 0 +a, 0.",
     ),
@@ -171,8 +178,9 @@ CASES: dict[str, tuple[list[Json], str]] = {
         [
             {"content": "a"},
             {"extra_content": {"anthropic": {"deltas": [{"type": "x_delta", "x": 1}]}}},
+            {"extra_content": {"anthropic": {"deltas": [{"type": "y_delta", "thinking": 5}]}}},
         ],
-        "0 text, 0 +a, 0 +1, 0.",
+        "0 text, 0 +a, 0 +1, 0 +5, 0.",
     ),
     "members that nobody knows": ([{"images": [{}], "audio": {"id": "x"}}], ""),
 }

@@ -211,6 +211,8 @@ class MessagesEvents:
         function = as_object(call.get("function")) or {}
         extra = as_object(call.get("extra_content")) or {}
         if number not in self._calls:
+            if not isinstance(function.get("name"), str):
+                return  # a call of another type, which nobody has asked for
             identity = str(call.get("id") or "")
             block: Fields = {"type": "tool_use", "id": identity, "name": function.get("name")}
             more = unknown_members(as_object(extra.get("anthropic")) or {}, frozenset(block))
