@@ -334,6 +334,24 @@ def test_an_incomplete_answer_stays_one() -> None:
     assert found.response["incomplete_details"] == details
 
 
+@pytest.mark.parametrize(
+    ("kind", "told", "status"),
+    [
+        ("completed", "incomplete", "incomplete"),
+        ("completed", "in_progress", "completed"),
+        ("completed", None, "completed"),
+        ("incomplete", "in_progress", "incomplete"),
+        ("incomplete", "completed", "incomplete"),
+    ],
+)
+def test_the_last_event_agrees_with_its_response(kind: str, told: Any, status: str) -> None:
+    """Half an answer must not look like a whole one."""
+    details = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    upstream = Upstream().begin().message("One")
+    found = completed(relayed(upstream.end(kind, status=told, incomplete_details=details)))
+    assert (found.kinds[-1], found.response["status"]) == (status, status)
+
+
 def test_numbers_go_on_behind_heartbeats() -> None:
     pipe = Pipe()
     pipe.writer.heartbeat(None)
