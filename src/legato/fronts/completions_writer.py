@@ -50,5 +50,5 @@ class CompletionsWriter(ChatWriter):
         return super().text_writer(chunk, (before, after)) if found else None
 
 
-def _write_nothing(quoted: bytes) -> None:
+def _write_nothing(_quoted: bytes, _event: bytes) -> None:
     """Reasoning is not shown."""
