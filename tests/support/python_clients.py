@@ -158,7 +158,9 @@ class Responses:
             for each in answer.output
             if each.type == "function_call"
         ]
-        items = [_without(each.to_dict(exclude_none=True), "parsed_arguments") for each in answer.output]
+        items = [
+            _without(each.to_dict(exclude_none=True), "parsed_arguments") for each in answer.output
+        ]
         return {**body, "input": [*body["input"], *items, *given]}
 
     async def _follow(self, stream: Any, seen: Seen) -> Any:
