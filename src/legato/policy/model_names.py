@@ -56,4 +56,7 @@ def _precedence(pattern: str) -> tuple[int, int]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in normalized(pattern).split("*")))
+    """Text between two stars is matched where it comes first, and nowhere else is tried: else a
+    pattern with many stars takes a name that it does not match for minutes."""
+    first, *between, last = map(re.escape, normalized(pattern).split("*"))
+    return re.compile(f"{first}{''.join(f'(?>.*?{part})' for part in between)}.*{last}")
