@@ -25,6 +25,12 @@ FOUND: dict[str, str | None] = {
     "o9\n": None,
     "o9\r\nx: y": None,
     "ö": None,
+    "owner/o9": "*",
+    "owner/.hidden/o9..b/...": "*",
+    "owner/../o9": None,
+    "owner/./o9": None,
+    "claude-/..": None,
+    "claude-/.": None,
     "x" * 201: None,
 }
 

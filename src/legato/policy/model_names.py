@@ -7,8 +7,9 @@ from typing import Final
 #: As the `model` of a deployment: the client's name is sent as it is.
 ANY_MODEL: Final = "*"
 
-#: What a pattern matches at most. Clients send anything, and such a name goes on to an upstream.
-_MATCHED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+#: What a pattern matches at most. Clients send anything, and such a name goes on to an upstream:
+#: at some as a part of the path, which it must not lead out of.
+_MATCHED: Final = re.compile(r"(?!.*/\.{1,2}(?:/|$))[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 
 def is_pattern(name: str) -> bool:
