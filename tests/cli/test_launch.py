@@ -106,6 +106,7 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
         "CLAUDE_CONFIG_DIR": "FOLDER",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_USE_BEDROCK": None,
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
         "DISABLE_TELEMETRY": "1",
     },
     "opencode": {
