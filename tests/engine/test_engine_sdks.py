@@ -1,10 +1,9 @@
-"""The local engine behind each front, as client SDKs have it: the column of the engine in the table
-of `tests/scenarios/test_front_sdks.py`.
+"""The local engine behind each front, as client SDKs have it: its column in the table of
+`tests/support/front_cells.py`.
 
 What a small model says is its own affair: that all clients see the same of it is looked at here.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,13 @@ import pytest_asyncio
 from tests.conftest import Running
 from tests.support import python_clients
 from tests.support.engines import MODEL, THINKING
+from tests.support.front_cells import FRONTS, cells, finish_of
 from tests.support.node_clients import Asked, Node
 from tests.support.python_clients import Python
-from tests.support.questions import NOW, SUM, Question, Seen
+from tests.support.questions import Question, Seen
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-FRONTS = ("chat", "messages", "responses")
 ONE: dict[str, Any] = {"const": 1}
 
 
@@ -58,7 +57,6 @@ TIME = ask("What time is it?", "It is noon.", called=CALLED[1:], tools=TOOLS, ca
 BOTH = ask("Add, and tell the time.", "Done.", called=CALLED, tools=TOOLS, calls=True, several=True)
 ALL = ("python-whole", "python-helper", "node-whole", "node-helper", "ai-sdk")
 
-#: The image is refused. There are no cells for a refusal: a model here has no words for one.
 #: Clients are few where an answer is long: each token takes its time.
 CELLS = {
     "text": Cell(ask("Say yes.", "Yes."), "stop", ALL),
@@ -71,11 +69,7 @@ CELLS = {
     "turn": Cell(TIME, "stop", ("node-helper", "ai-sdk"), goes_on=True),
     "image": Cell(ask("What is it?", image=True), "", ALL),
 }
-FINISHES = {
-    "chat": {each: each for each in ("stop", "tool_calls", "length")},
-    "messages": {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"},
-    "responses": {"stop": "completed", "tool_calls": "completed", "length": "max_output_tokens"},
-}
+assert CELLS.keys() == {*cells("engine"), *cells("engine", "400")}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="package")
@@ -103,7 +97,7 @@ async def look(python: Python, node: Node, cell: Cell, front: str, client: str) 
     return await python.look(front, client, cell.question.body(front, cell.model), asked.then)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "image"])
+@pytest.mark.parametrize("name", cells("engine"))
 async def test_an_answer_means_the_same_whatever_the_client(
     python: Python, node: Node, name: str
 ) -> None:
@@ -115,19 +109,19 @@ async def test_an_answer_means_the_same_whatever_the_client(
         # To OpenAI's helpers an end at the limit of a chat is a failure.
         if (front, client[-6:], cell.finish) != ("chat", "helper", "length")
     ]
-    looks = [look(python, node, cell, *each) for each in clients]
-    answers = dict(zip(clients, await asyncio.gather(*looks), strict=True))
+    # One after the other, so that a prompt is read by one of the engine's slots alone.
+    answers = {each: await look(python, node, cell, *each) for each in clients}
     first = answers["chat", cell.clients[0]]
     for (front, client), seen in answers.items():
         where = f"{front}, {client}: {seen}"
         assert seen.error is None, where
-        finish = cell.finish if client == "ai-sdk" else FINISHES[front][cell.finish]
-        assert seen.finish == finish, where
+        assert seen.finish == finish_of(front, client, cell.finish), where
         assert [call[1:] for call in seen.calls] == cell.calls, where
         # A turn has two answers that are equally likely.
         assert "".join(seen.text) == "".join(first.text) or (seen.text and cell.goes_on), where
         assert "".join(seen.thoughts) == "".join(first.thoughts), where
-        assert seen.usage is not None and first.usage is not None
+        assert seen.usage is not None
+        assert first.usage is not None
         assert seen.usage[0] == first.usage[0], where  # what is cached depends on what was before
         assert seen.usage[1] == first.usage[1] or cell.goes_on, where
         assert min(seen.usage[:2]) > 0

@@ -2,17 +2,14 @@
 small a model call what it is asked to call."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 
-from legato.configuration import load
-from legato.engine.catalog import Catalog
 from tests.conftest import Running
-from tests.support.engines import MODEL, THINKING, engines
+from tests.support.engines import MODEL, THINKING
 from tests.support.wire import Answer, ask
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
