@@ -133,6 +133,10 @@ PARAMETERS: dict[str, tuple[Json, Json]] = {
         {"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         {"tools": [FUNCTION], "tool_choice": "auto", "parallel_tool_calls": False},
     ),
+    "one call or more": (
+        {"tools": [TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": False}},
+        {"tools": [FUNCTION], "tool_choice": "required", "parallel_tool_calls": True},
+    ),
 }
 
 

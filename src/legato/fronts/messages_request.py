@@ -169,8 +169,8 @@ def _tools(request: MessagesRequest, beyond: Beyond) -> Fields:
     fields: Fields = {"tools": taken}
     if choice is None:
         return fields
-    if choice.disable_parallel_tool_use:
-        fields["parallel_tool_calls"] = False
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     if choice.type != "tool":
         return fields | {"tool_choice": _CHOICES[choice.type]}
     if choice.name not in [each["function"]["name"] for each in taken]:
