@@ -55,9 +55,10 @@ class BlockSequence:
     waits.
     """
 
-    __slots__ = ("_arguments", "_next", "_open", "_over", "_shown", "_waiting")
+    __slots__ = ("_arguments", "_next", "_open", "_over", "_shown", "_waiting", "index")
 
     def __init__(self) -> None:
+        self.index = -1  # of the open block; of the last one where none is open
         self._next = 0  # the index of the next block
         self._open: str | None = None  # the key of the open block
         self._shown = 0  # characters of thinking in the open block
@@ -72,11 +73,6 @@ class BlockSequence:
     # For events that are relayed
 
     @property
-    def index(self) -> int:
-        """Of the open block; of the last one where none is open."""
-        return self._next - 1
-
-    @property
     def is_open(self) -> bool:
         return self._open is not None
 
@@ -84,6 +80,7 @@ class BlockSequence:
         """A block was opened by an event that was relayed. Only a text is gone on with, and
         thinking without a signature."""
         self._open = kind if kind in _EMPTY_BLOCKS else f"relayed {kind}"
+        self.index = index
         self._next = max(self._next, index + 1)
         self._shown = 0
 
@@ -156,8 +153,9 @@ class BlockSequence:
             deltas = [whole, *deltas] if piece.signed else deltas
         if piece.key != self._open or not piece.key:
             self.close(events)
-            events.append(block_start(self._next, dict(piece.block)))
+            self.index = self._next
             self._next += 1
+            events.append(block_start(self.index, dict(piece.block)))
             self._open, self._shown, self._arguments = piece.key, 0, []
         for delta in deltas:
             self._shown += len(delta.get("thinking", ""))

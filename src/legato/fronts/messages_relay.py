@@ -146,12 +146,11 @@ class RelayedEvents:
             event, line = self._mended(data)
         if not event.type:
             return []  # `null`, `[DONE]`, or an event of another API
-        if self._held is not None:
-            if event.type != "ping":
-                self._held.append((event.type, line))
-            return []
         if event.type == "message_start":
             return self._started(line)
+        if self._held is not None and not event.type.startswith("content_block"):
+            self._hold(self._held, event, line)
+            return []
         before = self.start() if event.type != "ping" or self._is_started else []
         if event.type == "message_delta":
             self._ended(event, line)
@@ -185,8 +184,18 @@ class RelayedEvents:
         if event.delta is not None and event.delta.stop_reason is not None:
             self._held = [(event.type, line)]
         else:
-            counts = as_object(msgspec.json.decode(line).get("usage")) or {}
-            self._early_usage = (self._early_usage or {}) | counts
+            self._early_usage = (self._early_usage or {}) | _counts(line)
+
+    def _hold(self, held: list[Sent], event: _Event, line: bytes) -> None:
+        """An event behind the end, which goes out with it. An end that is repeated counts for its
+        usage alone."""
+        if event.type == "message_delta" and held:
+            kind, end = held[0]
+            told = {name: each for name, each in _counts(line).items() if each is not None}
+            if told:
+                held[0] = (kind, with_members(end, {"usage": _counts(end) | told}))
+        elif event.type != "ping":
+            held.append((event.type, line))
 
     def _in_order(self, event: _Event, line: bytes) -> list[Sent]:
         blocks = self._blocks
@@ -275,3 +284,8 @@ class RelayedEvents:
         if "\ud800" <= text[-1] <= "\udbff":
             text, self._half = text[:-1], text[-1]
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _counts(line: bytes) -> dict[str, Any]:
+    """The usage in an event."""
+    return as_object(msgspec.json.decode(line).get("usage")) or {}
