@@ -26,6 +26,7 @@ from tests.support.oracle.conversation import (
     Conversation,
     Deployment,
     Exchange,
+    FrontName,
     Script,
 )
 from tests.support.oracle.generate import conversation, drawn
@@ -38,6 +39,8 @@ CONVERSATIONS: Final = 20_000
 
 #: The seed of tests that must find something each time.
 FIXED: Final = 77
+
+FRONTS: Final[tuple[FrontName, ...]] = ("chat", "messages", "responses", "completions")
 
 BOM: Final = b"\xef\xbb\xbf"
 
@@ -141,8 +144,9 @@ def test_a_time_with_a_leading_zero(created: bytes) -> None:
             assert row["error"] == "upstream_malformed"
 
 
+@pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("dialect", ["anthropic", "gemini", "openai", "openai-responses"])
-def test_text_is_escaped_alike(dialect: str) -> None:
+def test_text_is_escaped_alike(dialect: str, front: FrontName) -> None:
     """Where an event is encoded anew, its text is, whatever escapes its upstream writes."""
     texts = [b'"word "'] * 4 + [
         rb'"\u00e9"',
@@ -159,9 +163,11 @@ def test_text_is_escaped_alike(dialect: str) -> None:
         b'[{"type":"text","text":%b}]}}]}\n\n',
         "openai-responses": b'data: {"type":"response.output_text.delta","delta":%b}\n\n',
     }
-    check(
-        spoken([forms[dialect] % each for each in texts], deployments=[Deployment(dialect=dialect)])
+    one = spoken(
+        [forms[dialect] % each for each in texts], deployments=[Deployment(dialect=dialect)]
     )
+    one.exchanges[0].front = front
+    check(one)
 
 
 def test_an_upstream_that_breaks_behind_its_finish_and_one_that_has_nothing_to_add() -> None:
