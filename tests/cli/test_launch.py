@@ -31,6 +31,8 @@ folders = [os.environ[name] for name in ("CODEX_HOME", "CLAUDE_CONFIG_DIR", "QWE
            if name in os.environ]
 if "OPENCODE_CONFIG" in os.environ:
     folders.append(os.path.dirname(os.environ["OPENCODE_CONFIG"]))
+if "AIDER_MODEL_METADATA_FILE" in os.environ:
+    folders.append(os.path.dirname(os.environ["AIDER_MODEL_METADATA_FILE"]))
 folder = Path(folders[0]) if folders else None
 report = dict(
     arguments=sys.argv,
@@ -97,6 +99,9 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": "smart",
         "ANTHROPIC_DEFAULT_SONNET_MODEL": "smart",
         "ANTHROPIC_DEFAULT_OPUS_MODEL": "smart",
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "120000",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "120000",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "30000",
         "CLAUDE_CONFIG_DIR": "FOLDER",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_USE_BEDROCK": None,
@@ -119,6 +124,7 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
         "OPENAI_API_KEY": "KEY",
         "AIDER_MODEL": "openai/smart",
         "AIDER_WEAK_MODEL": "openai/smart",
+        "AIDER_MODEL_METADATA_FILE": "FOLDER/models.json",
     },
 }
 
@@ -127,7 +133,7 @@ FILES = {
     "claude": {".claude.json"},
     "opencode": {"opencode.json"},
     "qwen": {"settings.json"},
-    "aider": set[str](),
+    "aider": {"models.json"},
 }
 
 
@@ -182,7 +188,7 @@ async def stage(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Stage]:
         None,
         deployments=[
             {"name": "a", "base_url": base, "model": "happy", "context_length": 8_000},
-            {"name": "b", "base_url": base, "model": "happy", "context_length": 64_000},
+            {"name": "b", "base_url": base, "model": "happy", "context_length": 120_000},
             {"name": "other", "base_url": base, "model": "happy"},
         ],
         routes=[{"model": "smart", "deployments": ["a", "b"]}],
@@ -205,9 +211,8 @@ async def test_what_an_agent_is_given(stage: Stage, agent: str) -> None:
             value = value and value.replace(place, text)
         assert report["environment"].get(name) == value, name
     assert set(report["files"]) == FILES[agent]
-    if FILES[agent]:
-        assert stat.S_IMODE(report["mode"]) == 0o700
-        assert Path(report["folder"]).parent == stage.cache / "legato"
+    assert stat.S_IMODE(report["mode"]) == 0o700
+    assert Path(report["folder"]).parent == stage.cache / "legato"
     assert stage.legato.key not in json.dumps([report["files"], report["arguments"]])
     assert stage.left == []
 
@@ -226,7 +231,7 @@ async def test_codexs_files(stage: Stage) -> None:
     }
     smart, other = json.loads(report["files"]["models.json"])["models"]
     assert (smart["slug"], smart["display_name"], smart["priority"]) == ("smart", "smart", 0)
-    assert smart["context_window"] == 64_000  # a prompt that is too long for one goes to the other
+    assert smart["context_window"] == 120_000  # a prompt that is too long for one goes to the other
     assert (other["slug"], other["context_window"]) == ("other", None)
     required = {
         *("slug", "display_name", "supported_reasoning_levels", "shell_type", "visibility"),
@@ -236,7 +241,7 @@ async def test_codexs_files(stage: Stage) -> None:
     assert required <= smart.keys() & other.keys()
 
 
-async def test_opencodes_and_qwens_files(stage: Stage) -> None:
+async def test_the_files_of_opencode_qwen_code_and_aider(stage: Stage) -> None:
     assert (await stage.launch("opencode"))[0] == 0
     provider = json.loads(stage.report["files"]["opencode.json"])["provider"]["legato"]
     assert provider["npm"] == "@ai-sdk/openai-compatible"
@@ -245,10 +250,44 @@ async def test_opencodes_and_qwens_files(stage: Stage) -> None:
         "apiKey": "{env:LEGATO_API_KEY}",
     }
     assert list(provider["models"]) == ["smart", "other"]
-    assert provider["models"]["smart"]["limit"] == {"context": 64_000, "output": 16_000}
+    assert provider["models"]["smart"]["limit"] == {"context": 120_000, "output": 30_000}
     assert (await stage.launch("qwen"))[0] == 0
     settings = json.loads(stage.report["files"]["settings.json"])
     assert settings["security"]["auth"]["selectedType"] == "openai"
+    assert settings["model"] == {
+        "name": "smart",
+        "generationConfig": {"contextWindowSize": 120_000},
+    }
+    assert (await stage.launch("aider"))[0] == 0
+    models = json.loads(stage.report["files"]["models.json"])
+    assert list(models) == ["openai/smart"]  # of the other no length is known
+    assert models["openai/smart"]["max_input_tokens"] == 120_000
+
+
+async def test_a_context_length_that_is_not_known_is_not_told(stage: Stage) -> None:
+    assert (await stage.launch("claude", "-m", "other"))[0] == 0
+    assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS" not in stage.report["environment"]
+    assert (await stage.launch("qwen", "-m", "other"))[0] == 0
+    assert json.loads(stage.report["files"]["settings.json"])["model"] == {"name": "other"}
+
+
+@pytest.mark.parametrize(
+    ("length", "told", "room"),
+    [
+        (None, None, None),
+        (32_768, None, "8192"),  # too short for what Claude Code keeps free
+        (100_000, "100000", "25000"),
+        (1_000_000, "1000000", None),
+    ],
+)
+def test_which_lengths_claude_code_is_told(
+    length: int | None, told: str | None, room: str | None
+) -> None:
+    target = Target("http://x", "key", "smart", (ServedModel("smart", length),), "folder")
+    environment = AGENTS["claude"].environment(target)
+    assert environment.get("CLAUDE_CODE_MAX_CONTEXT_TOKENS") == told
+    assert environment.get("CLAUDE_CODE_AUTO_COMPACT_WINDOW") == told
+    assert environment.get("CLAUDE_CODE_MAX_OUTPUT_TOKENS") == room
 
 
 @pytest.mark.parametrize(
@@ -396,7 +435,7 @@ def test_the_page_has_every_agent() -> None:
 
 HERE = ServerAddress("http://127.0.0.1:8000/v1", "k", is_local=True)
 THERE = ServerAddress("https://legato.example/v1", "k", is_local=False)
-MODELS = (ServedModel("smart", 64_000), ServedModel('a "quoted" \\ name \x7f', None, reasons=True))
+MODELS = (ServedModel("smart", 120_000), ServedModel('a "quoted" \\ name \x7f', None, reasons=True))
 TARGET = Target("http://127.0.0.1:8000", "the-key", MODELS[1].name, MODELS, "/a folder")
 
 PROXIES: dict[str, tuple[ServerAddress, dict[str, str], str | None]] = {

@@ -1,6 +1,7 @@
 """Members of a JSON object are changed as text: every other byte stays."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legato.core.span_edit import with_members
+from legato.core.span_edit import with_members, with_number, with_padding
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,20 @@ def test_a_member_is_changed(text: str, changes: dict[str, Any], edited: str) ->
     assert with_members(text.encode(), changes).decode() == edited
 
 
+@pytest.mark.parametrize("unit", ["A", "A\\n", '\\"\\\\'])
+def test_a_long_string_costs_no_more_than_its_letters(unit: str) -> None:
+    """Images and documents stand in requests as strings of megabytes."""
+    text = b'{"model":"a","x":"%b"}' % (unit.encode() * (2 << 20))
+    tracemalloc.start()
+    try:
+        edited = with_members(text, {"model": "b"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert edited == text.replace(b'"a"', b'"b"')
+    assert peak < 8 * len(text) + (64 << 20)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -65,3 +80,36 @@ def test_all_else_stays(
     assert msgspec.json.decode(edited) == fields | {"model": "other"}
     marked = json.dumps(fields | {"model": "other"}, indent=indent, ensure_ascii=escapes)
     assert edited == marked
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (b'{"sequence_number":7,"a":1}', b'{"sequence_number":12,"a":1}'),
+        (b'{"a":1,"sequence_number":0}', b'{"a":1,"sequence_number":12}'),
+        (
+            b'{"sequence_number":7,"sequence_number":8}',
+            b'{"sequence_number":12,"sequence_number":12}',
+        ),
+        (rb'{"a":"\"sequence_number\":7,"}', rb'{"a":"\"sequence_number\":7,"}'),
+        (b'{"sequence_number":"7"}', b'{"sequence_number":"7"}'),
+        (b'{"sequence_number":7.0}', b'{"sequence_number":7.0}'),
+        (b'{"sequence_number":07}', b'{"sequence_number":07}'),
+    ],
+)
+def test_another_number(event: bytes, wanted: bytes) -> None:
+    assert with_number(event, 12) == wanted
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (b'{"obfuscation":"x-Y_9","a":1}', b'{"obfuscation":"z","a":1}'),
+        (b'{"obfuscation":""}', b'{"obfuscation":"z"}'),
+        (rb'{"obfuscation":"\u0041"}', rb'{"obfuscation":"\u0041"}'),
+        (rb'{"a":"\"obfuscation\":\"b\""}', rb'{"a":"\"obfuscation\":\"b\""}'),
+        (b'{"obfuscation":null}', b'{"obfuscation":null}'),
+    ],
+)
+def test_other_padding(event: bytes, wanted: bytes) -> None:
+    assert with_padding(event, b"z") == wanted

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from legato.core.chunk import Choice, Chunk, Delta
+from legato.core.span_edit import with_number, with_padding
 from legato.core.stream import Stream
-from legato.dialects import anthropic, openai
-from legato.fastpath.pattern import Pattern, has_text, learn
+from legato.dialects import anthropic, openai, openai_responses
+from legato.fastpath.pattern import Pattern, has_text, learn, steady
 from tests.support.relay import event, text
 
 Read = Callable[[bytes, bytes], Chunk | None]
@@ -18,6 +19,13 @@ NAMED = b"event: message\n"
 ANTHROPIC = (
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}\n\n'
+)
+
+
+NUMBERED = (
+    b"event: response.output_text.delta\n"
+    b'data: {"type":"response.output_text.delta","sequence_number":41,"item_id":"msg_1",'
+    b'"output_index":0,"content_index":0,"delta":"Hi","logprobs":[],"obfuscation":"aB9-_x"}\n\n'
 )
 
 
@@ -41,6 +49,10 @@ def claude() -> Read:
     begun = {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}}
     reader.read(b"content_block_start", json.dumps(begun).encode())
     return reader.read
+
+
+def responses() -> Read:
+    return openai_responses.reader().read
 
 
 (TEXT,) = text("Hi")
@@ -78,6 +90,61 @@ def test_a_pattern_is_what_stands_around_the_text(case: str) -> None:
     ((name, _),) = seen
     assert name == (event.partition(b"\n")[0].removeprefix(b"event: ") if name else b"")
     assert bool(name) is event.startswith(b"event: ")
+
+
+PADDED = TEXT.replace(b"}\n\n", b', "obfuscation":"abc"}\n\n')
+
+
+@pytest.mark.parametrize(
+    ("event", "reader", "others"),
+    [
+        (
+            NUMBERED,
+            responses,
+            [
+                with_number(NUMBERED, 42),
+                with_number(NUMBERED, 0),
+                with_padding(NUMBERED, b""),
+                NUMBERED.replace(b'"output_index":0', b'"output_index":1'),
+                NUMBERED.replace(b":41,", b":041,"),
+                NUMBERED.replace(b":41,", b":4.1,"),
+                NUMBERED.replace(b":41,", b":-41,"),
+                NUMBERED.replace(b":41,", b":,"),
+                NUMBERED.replace(b":41,", b":1234567890123456,"),
+                NUMBERED.replace(b'"aB9-_x"', rb'"\u0041"'),
+                NUMBERED.replace(b'"sequence_number":41,', b""),
+            ],
+        ),
+        (PADDED, plain, [with_padding(PADDED, b"defghi"), TEXT]),
+    ],
+    ids=["responses", "chat"],
+)
+def test_numbers_and_padding_make_no_difference(
+    event: bytes, reader: Callable[[], Read], others: list[bytes]
+) -> None:
+    read = reader()
+    pattern = learn(event, decoded(event, read), read)
+    assert pattern is not None
+    assert pattern.varies
+    assert steady(event) == pattern.head[:-1] + b'"Hi"' + pattern.tail[1:]
+    same = [each for each in others if steady(each) == steady(event)]
+    assert same == others[: 3 if reader is responses else 1]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TEXT.replace(b"}\n\n", b', "sequence_number":41}\n\n'),
+        event({"content": "Hi"}).replace(b'"Hi"', b'"Hi","obfuscation":"abc"'),
+    ],
+    ids=["a number that is a member like others", "padding of the text itself"],
+)
+def test_what_a_client_sees_makes_a_difference(event: bytes) -> None:
+    read = plain()
+    pattern = learn(event, decoded(event, read), read)
+    assert pattern is not None
+    assert not pattern.varies
+    assert pattern.head[:-1] + b'"Hi"' + pattern.tail[1:] == event
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ def padded(events: list[bytes]) -> list[bytes]:
 STREAMS: dict[str, list[bytes]] = {
     "spaces before the last brace": padded(words(40)),
     "a space behind the last brace": [each.replace(b"}\n\n", b"} \n\n") for each in words(40)],
+    "padding of other lengths": [
+        each.replace(b"}\n\n", b',"obfuscation":"%b"}\n\n' % (b"x" * (number % 7)))
+        for number, each in enumerate(words(40))
+    ],
     "words": words(40),
     "sizes of two, three and four digits": text(
         *("x" * size for size in (*range(1, 140), 3900, 3950, 4000, 5000, 3, 4))

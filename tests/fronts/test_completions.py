@@ -105,6 +105,8 @@ def test_what_is_refused_is_named(name: str) -> None:
         parsed(**given)
     assert caught.value.status == 400
     assert caught.value.param == param
+    shown = json.loads(COMPLETIONS.refusal(caught.value, "").body)["error"]
+    assert shown["param"] == param
     assert words in caught.value.message
 
 
@@ -334,7 +336,7 @@ def test_the_fast_path_writes_the_same(chunk: Chunk, shows_usage: bool, pads: bo
     fast = Sink(shows_usage=shows_usage, pads=pads)
     write = fast.writer.text_writer(chunk, around(chunk))
     assert write is not None
-    write(b'"a"')
+    write(b'"a"', b"")
     fast.writer.flush()
     assert (fast.writer.frames, fast.writer.size) == (usual.writer.frames, usual.writer.size)
     if not pads:

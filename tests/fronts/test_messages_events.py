@@ -223,6 +223,10 @@ USAGES: dict[str, tuple[Json, tuple[int, int, int, int]]] = {
         {"prompt_tokens_details": {"cached_tokens": 2, "cache_creation_tokens": 3}},
         (4, 3, 2, 4),
     ),
+    "written as OpenAI says it": (
+        {"prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 3}},
+        (4, 3, 2, 4),
+    ),
     "more cached than there is": ({"prompt_tokens_details": {"cached_tokens": 99}}, (0, 0, 9, 4)),
     "null": ({"prompt_tokens_details": None}, (9, 0, 0, 4)),
 }
@@ -233,6 +237,16 @@ def test_usage(name: str) -> None:
     more, expected = USAGES[name]
     counts = messages_usage(USAGE | more)
     assert tuple(counts.values()) == expected
+
+
+def test_usage_of_a_cache_for_an_hour() -> None:
+    details = {"cache_creation_tokens": 3, "cache_creation_1h_tokens": 2}
+    counts = messages_usage(USAGE | {"prompt_tokens_details": details})
+    assert counts["cache_creation_input_tokens"] == 3
+    assert counts["cache_creation"] == {
+        "ephemeral_5m_input_tokens": 1,
+        "ephemeral_1h_input_tokens": 2,
+    }
 
 
 def test_usage_of_thinking() -> None:

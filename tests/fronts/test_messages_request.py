@@ -71,6 +71,16 @@ PARAMETERS: dict[str, tuple[Json, Json]] = {
         {"thinking": {"type": "enabled", "budget_tokens": 2048}},
         {"thinking": {"type": "enabled", "budget_tokens": 2048}},
     ),
+    "a form by its first name": (
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+            }
+        },
+    ),
+    "no form": ({"output_format": None, "output_config": {"format": None}}, {}),
     "no thinking": ({"thinking": {"type": "disabled"}}, {"thinking": {"type": "disabled"}}),
     "thinking that adapts": (
         {"thinking": {"type": "adaptive", "display": "omitted"}},
@@ -341,7 +351,8 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
     "no messages": ({"model": "m", "max_tokens": 1}, "messages", "required"),
     "empty messages": (request() | {"messages": []}, "messages", "length >= 1"),
     "max_tokens of a wrong type": (request(max_tokens="8"), "max_tokens", "expected `int`"),
-    "max_tokens of nothing": (request(max_tokens=0), "max_tokens", ">= 1"),
+    "max_tokens of less than nothing": (request(max_tokens=-1), "max_tokens", ">= 0"),
+    "max_tokens of nothing": (request(max_tokens=0), "max_tokens", "a cache of prompts"),
     "too hot": (request(temperature=1.5), "temperature", "<= 1"),
     "a role of another API": (
         request({"role": "developer", "content": "x"}),
@@ -364,6 +375,11 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         request(HI, assistant({"type": "image"})),
         "messages[1].content[0].type",
         "`image`",
+    ),
+    "a type that is no word": (
+        request(HI, assistant({"type": {"x": 1}})),
+        "messages[1].content[0].type",
+        "required",
     ),
     "a file that is elsewhere": (
         request(user(NO_SOURCE)),
@@ -446,6 +462,11 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         request(output_config={"format": {"type": "json_schema"}}),
         "output_config.format.schema",
         "required",
+    ),
+    "a form by its first name, of another type": (
+        request(output_format={"type": "xml"}),
+        "output_format.type",
+        "json_schema",
     ),
     "another effort": (request(output_config={"effort": "x"}), "output_config.effort", "x"),
     "nothing but empty instructions": (

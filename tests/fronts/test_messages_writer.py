@@ -264,10 +264,6 @@ MENDED: dict[str, tuple[list[Json | bytes], list[str]]] = {
             *("content_block_delta", "content_block_stop"),
         ],
     ),
-    "two ends": (
-        [START, TEXT, STOP, DELTA, DELTA, END],
-        ["message_start", "content_block_start", "content_block_stop"],
-    ),
     "no end": (
         [START, TEXT, STOP, DELTA],
         ["message_start", "content_block_start", "content_block_stop"],
@@ -295,23 +291,6 @@ def test_what_is_no_legal_order_is_mended(name: str) -> None:
     assert body.types == [*kinds, "message_delta", "message_stop"]
     assert body.message["id"] == "msg_1"
     assert body.message["model"] == "public"
-
-
-def test_usage_in_a_second_end_counts() -> None:
-    later = DELTA | {"delta": {"stop_reason": "refusal"}, "usage": {"output_tokens": 9}}
-    message = MessagesBody(relay(START, TEXT, STOP, DELTA, later, END)).message
-    assert message["stop_reason"] == "end_turn"
-    assert message["usage"]["output_tokens"] == 9
-
-
-def test_the_block_that_is_open_is_the_one_that_ends() -> None:
-    """Also where it is not the last one: an upstream goes back to an earlier block."""
-    second = TEXT | {"index": 1}
-    events = frames(relay(START, TEXT, STOP, second, said("a"), said("b"), DELTA, END))
-    assert [(kind[14:], each["index"]) for kind, each in events if "block" in kind] == [
-        *(("start", 0), ("stop", 0), ("start", 1), ("stop", 1)),
-        *(("start", 0), ("delta", 0), ("delta", 0), ("stop", 0)),
-    ]
 
 
 def test_a_start_behind_a_heartbeat_is_ours_with_their_usage_at_the_end() -> None:

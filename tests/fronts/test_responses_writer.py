@@ -2,15 +2,18 @@
 upstream that speaks the format itself."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from legato.core.chunk import Chunk
 from legato.core.errors import bad_gateway
 from legato.core.front import AnswerHead
 from legato.core.stream import Stream
-from legato.dialects import openai
+from legato.dialects import openai, openai_responses
+from legato.fastpath.pattern import steady
 from legato.fastpath.splice import Splice
 from legato.fronts.responses import RESPONSES
 from legato.upstreams.connection import Connection
@@ -126,18 +129,21 @@ def test_what_comes_for_a_slow_client_is_merged() -> None:
 # The fast path
 
 
-def streamed(events: list[bytes], *, fast_path: bool, pads: bool = False) -> tuple[str, str]:
-    """(the body, what failed) of an answer in these events of a chat upstream."""
+def streamed(
+    events: list[bytes], *, fast_path: bool, pads: bool = False, dialect: Any = openai
+) -> tuple[str, str]:
+    """(the body, what failed) of an answer in these events of an upstream."""
     pipe = Pipe(pads=pads)
     stream = Stream(lambda: 0.0, 0.0)
     connection = Connection(wire.Side())  # type: ignore[arg-type]
     connection.transport = wire.Side()  # type: ignore[assignment]
     failures: list[Exception] = []
-    response = Response(connection, stream, failures.append, openai, (), fast_path=fast_path)
+    response = Response(connection, stream, failures.append, dialect, (), fast_path=fast_path)
+    stream.ask(relays=dialect is openai_responses)
     connection.send(b"", response)
     connection.data_received(wire.HEAD)
     stream.subscribe(pipe.writer)
-    for each in wire.chunks(events):
+    for each in (*wire.chunks(events), b"0\r\n\r\n"):
         connection.data_received(each)
     Told(pipe.body)
     return same_ids(pipe.body), str(failures)
@@ -175,22 +181,26 @@ STREAMS: dict[str, list[bytes]] = {
 }
 
 
-@pytest.mark.parametrize("pads", [False, True])
-@pytest.mark.parametrize("case", STREAMS)
-def test_the_fast_path_gives_the_same_bytes(
-    case: str, pads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events = [*STREAMS[case], *wire.END]
-    wanted = streamed(events, fast_path=False, pads=pads)
-    taken: list[bytes] = []
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The events that the fast path took."""
+    events: list[bytes] = []
     take = Splice.take
 
     def watched(self: Splice, event: bytes) -> bool:
         is_taken = take(self, event)
-        taken.extend([event] if is_taken else [])
+        events.extend([event] if is_taken else [])
         return is_taken
 
     monkeypatch.setattr(Splice, "take", watched)
+    return events
+
+
+@pytest.mark.parametrize("pads", [False, True])
+@pytest.mark.parametrize("case", STREAMS)
+def test_the_fast_path_gives_the_same_bytes(case: str, pads: bool, taken: list[bytes]) -> None:
+    events = [*STREAMS[case], *wire.END]
+    wanted = streamed(events, fast_path=False, pads=pads)
     assert streamed(events, fast_path=True, pads=pads) == wanted
     assert len(taken) > 10
 
@@ -387,13 +397,57 @@ def test_events_that_nobody_knows_are_relayed() -> None:
         b"event: response.new\n"
         rb'data: {"type":"response.new","sequence_number":2,"x":"\u2028"}'
     )
-    assert odd == b'event: response.odd\ndata: {"sequence_number": 3}'
+    # Clients look for the type in the data.
+    assert odd == b'event: response.odd\ndata: {"type":"response.odd","sequence_number": 3}'
     assert json.loads(nan.split(b"data: ")[1]) == {
         "type": "response.nan",
         "x": None,
         "output_index": "?",
         "sequence_number": 4,
     }
+
+
+#: What strict decoders refuse, or what is not as it is documented, in place of a response's begin.
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "a number that is none": (b'"temperature": 1.0', b'"temperature": NaN'),
+    "half a surrogate pair": (b'"metadata": {}', rb'"metadata": {"x": "\ud83d"}'),
+    "a sequence number in quotes": (b'"sequence_number": ', b'"sequence_number": "1", "x": '),
+    "an index that is null": (b'"type": ', b'"output_index": null, "type": '),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("kind", ["created", "in_progress", "completed"])
+def test_an_odd_event_is_relayed_with_our_id_and_model(case: str, kind: str) -> None:
+    upstream = whole()
+    upstream.events = [
+        (name, data.replace(*ODD[case], 1) if name.endswith(kind.encode()) else data)
+        for name, data in upstream.events
+    ]
+    pipe = relayed(upstream)
+    found = completed(pipe)
+    assert found.response["usage"]["total_tokens"] == 11
+    assert b"theirs" not in pipe.body
+    assert b"theirs" not in pipe.aggregator.answer(HEAD)
+
+
+@pytest.mark.parametrize("response", [b"null", b'"x"', b"[]"])
+@pytest.mark.parametrize("kind", [b"response.in_progress", b"response.completed", b"x.y"])
+def test_a_response_that_is_none_is_relayed_as_it_is(kind: bytes, response: bytes) -> None:
+    upstream = Upstream().begin().message("One")
+    upstream.events.insert(3, (kind, b'{"type": "%b", "response": %b}' % (kind, response)))
+    pipe = relayed(upstream)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    events = [json.loads(each.split(b"data: ")[1]) for each in pipe.body[:-2].split(b"\n\n")]
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "One"
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+
+
+def test_the_halves_of_a_surrogate_pair_are_joined() -> None:
+    upstream = Upstream().begin().message("a\ud83d", "\ude0a", "b\ud83d", "c").end()
+    found = completed(relayed(upstream))
+    assert [text for _, text in found.deltas] == ["a", "\U0001f60a", "b", "\ufffdc"]
 
 
 USAGES: dict[str, Any] = {
@@ -551,23 +605,59 @@ def test_relayed_events_wait_for_a_slow_client_in_order() -> None:
     assert pipe.told.text == "One two"
 
 
+DELTA = b"event: response.output_text.delta\ndata: "
+
+
+ODD_WORDS = [f"word{each} " if each % 9 else f'"\u2028\\ {each} ' for each in range(60)]
+NUMBERINGS: dict[str, Callable[[int], Json]] = {
+    "on": lambda number: {"sequence_number": number},
+    "from another start": lambda number: {"sequence_number": number + 95},
+    "with jumps": lambda number: {"sequence_number": number * number},
+    "backwards": lambda number: {"sequence_number": 200 - number},
+    "none": lambda number: {},
+    "strings": lambda number: {"sequence_number": str(number)},
+    "twice": lambda number: {"sequence_number": number, "more": {"sequence_number": number}},
+}
+
+
+@pytest.mark.parametrize("case", NUMBERINGS)
+def test_the_fast_path_relays_numbered_events(case: str, taken: list[bytes]) -> None:
+    upstream = Upstream().begin().thought("hm").message(*ODD_WORDS, index=1).end()
+    events: list[bytes] = []
+    for number, (name, data) in enumerate(upstream.events):
+        event = json.loads(data) | NUMBERINGS[case](number)
+        if case == "none":
+            del event["sequence_number"]
+        if "obfuscation" in event:
+            event["obfuscation"] = "aB3-" * (number % 5)
+        text = json.dumps(event, ensure_ascii=number % 3 == 0, separators=(",", ":"))
+        events.append(b"event: %b\ndata: %b\n\n" % (name, text.encode()))
+    options: Json = {"dialect": openai_responses}
+    wanted = streamed(events, fast_path=False, **options)
+    assert streamed(events, fast_path=True, **options) == wanted
+    assert (len(taken) > 30) is (case in ("on", "from another start", "with jumps", "backwards"))
+
+
 def test_the_fast_path_relays_the_same() -> None:
     upstream = whole()
+    upstream.events = [(name, data.replace(b": ", b":")) for name, data in upstream.events]
     wanted = relayed(upstream)
     pipe = Pipe()
-    head = b"event: response.output_text.delta\ndata: "
-    assert pipe.writer.event_writer(b"event: response.refusal.delta\ndata: ") is None
+    written = 0
     for name, data in upstream.events:
-        write = pipe.writer.event_writer(head + b'{"type"')
-        if name == b"response.output_text.delta":
-            assert write is not None
-            write(head + data + b"\n\n")
+        event = DELTA + data + b"\n\n"
+        write = None if name not in DELTA else pipe.writer.event_writer(steady(event))
+        if write is not None:
+            write(msgspec.json.encode(json.loads(data)["delta"]), event)
+            written += 1
         else:
             pipe.writer.relay(name, data)
         pipe.writer.flush()
     assert pipe.body == wanted.body
+    assert written
+    assert pipe.writer.event_writer(b"event: response.refusal.delta\ndata: {}\n\n") is None
     pipe.writer.pause()
-    assert pipe.writer.event_writer(head) is None
+    assert pipe.writer.event_writer(DELTA + b'{"sequence_number":0}\n\n') is None
     pipe.writer.push(text(" three"))
     pipe.writer.complete(USAGE, b"")
     assert pipe.told.text == "One two three"

@@ -240,6 +240,55 @@ async def test_an_upstream_that_does_not_stream(
     assert answer["usage"]["output_tokens"] == 2
 
 
+@pytest.mark.parametrize("model", ["public", "whole"])
+async def test_a_request_to_fill_the_cache_alone(
+    legato: Running, upstream: RawUpstream, model: str
+) -> None:
+    """It asks for no token, which the API takes only where nothing is streamed."""
+    message = {
+        "id": "msg_theirs",
+        "type": "message",
+        "role": "assistant",
+        "model": "theirs",
+        "content": [],
+        "stop_reason": "max_tokens",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 0}
+        | {"cache_creation_input_tokens": 9, "cache_read_input_tokens": 0},
+    }
+    upstream.responses["a"] = http(json.dumps(message).encode(), b"application/json")
+    body = {"model": model, "max_tokens": 0, "messages": [{"role": "user", "content": "hi"}]}
+    async with legato.client() as client:
+        got = await client.post("/v1/messages", json=body)
+    assert got.status_code == 200, got.text
+    assert got.json() == message | {"id": got.json()["id"], "model": model}
+    assert upstream.requests["a"][-1].get("stream") in (None, False)
+    assert (await legato.rows())[-1]["outcome"] == "complete"
+
+
+async def test_a_number_that_no_decoder_takes(legato: Running, upstream: RawUpstream) -> None:
+    """It stays as it came, also where thinking is left out."""
+    upstream.responses["a"] = http(filled(Generated(1).answer(), "m", "msg_theirs"))
+    body = b'{"x":1e999,"model":"public","max_tokens":8,"stream":true,"messages":[%b]}'
+    said = b'{"role":"user","content":"thinking"}'
+    thought = b'{"role":"assistant","content":[{"type":"thinking","thinking":"a"}]},'
+    async with legato.client() as client:
+        got = await client.post("/v1/messages", content=body % (thought + said))
+    assert got.status_code == 200, got.text
+    assert upstream.bodies["a"][-1] == (body % said).replace(b'"public"', b'"claude-upstream"')
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_that_is_not_utf_8(legato: Running, path: str) -> None:
+    body = (
+        b'{"x":"\xff","model":"public","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
+    )
+    async with legato.client() as client:
+        got = await client.post(path, content=body)
+    assert (got.status_code, got.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "UTF-8" in got.json()["error"]["message"]
+
+
 ERROR = b'{ "type":"error",\n"error":{"type":"overloaded_error","message":"Overloaded","x":1.0} }'
 
 

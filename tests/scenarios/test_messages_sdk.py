@@ -158,6 +158,15 @@ async def test_every_upstream_says_the_same(
     assert whole.usage.to_dict(exclude_none=True) == usage.to_dict(exclude_none=True)
 
 
+async def test_the_sdk_knows_the_requests_id(sdk: anthropic.AsyncAnthropic) -> None:
+    """For those who ask the operator about an answer."""
+    whole = await sdk.messages.create(**request("openai/happy"))
+    async with sdk.messages.stream(**request("openai/happy")) as stream:
+        streamed = await stream.get_final_message()
+        assert streamed.id == (stream.request_id or "").replace("req_", "msg_")
+    assert whole.id == (whole._request_id or "").replace("req_", "msg_")  # pyright: ignore[reportPrivateUsage]
+
+
 async def test_signatures_come_to_the_letter(sdk: anthropic.AsyncAnthropic) -> None:
     message = await streamed(sdk, request("anthropic/thinking"))
     assert message.content[0].to_dict()["signature"] == SIGNATURE
@@ -255,6 +264,7 @@ async def test_refusals(sdk: anthropic.AsyncAnthropic, name: str) -> None:
     assert body["type"] == "error"
     assert body["error"]["type"] == error_type
     assert body["request_id"] == caught.value.response.headers["x-request-id"]
+    assert body["request_id"] == caught.value.request_id
 
 
 async def test_what_only_anthropic_takes_goes_there(

@@ -328,9 +328,9 @@ def counts_no_frames(patch: pytest.MonkeyPatch) -> None:
     def writes(self: ChatWriter, chunk: Any, raw: Any) -> Any:
         write = text_writer(self, chunk, raw)
 
-        def wrong(quoted: bytes) -> None:
+        def wrong(quoted: bytes, event: bytes) -> None:
             assert write is not None
-            write(quoted)
+            write(quoted, event)
             self.frames -= 1
 
         return wrong if write is not None else None

@@ -29,7 +29,10 @@ async def asked(legato: Any, *, stream: bool = True, **more: Any) -> Answer:
 
 async def test_a_request_goes_as_it_came(tmp_path: Path, scripted: MockServer) -> None:
     given = {
-        "input": [{"role": "user", "content": [{"type": "input_video", "x": [1, 2.50]}]}],
+        "input": [
+            {"role": "user", "content": [{"type": "input_video", "x": [1, 2.50]}]},
+            {"type": "item_reference", "id": "rs_1"},
+        ],
         "tools": [{"type": "web_search_preview"}, {"type": "custom", "name": "patch"}],
         "tool_choice": {"type": "web_search_preview"},
         "include": ["reasoning.encrypted_content"],

@@ -1,15 +1,11 @@
 """Client SDKs as applications use them, each in front of the same streams.
 
 A way is an SDK and one of its interfaces. What a way makes of a stream is noted in one form
-(`Seen`), so one table says what every SDK must see. The programs for Node are in `js`.
+(`Seen`), so one table says what every SDK must see. What runs in Node is in `node_clients`.
 """
 
-import asyncio
 import gc
 import importlib
-import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,7 +17,8 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support import sdks
-from tests.support.sdks import JS, Seen
+from tests.support.node_clients import Asked, Node
+from tests.support.questions import Question, Seen
 
 WORDS = ["Once", " upon", " a", " time", ",", " there", " was", " a", " stream", "."]
 CALL = {"index": 0, "id": "call_1", "type": "function"}
@@ -86,7 +83,8 @@ BROKEN = {
     ),
     "error-first": Seen(error="gpu_lost: The GPU fell off. Try again later.", status=502),
     "too-long": Seen(
-        error="context_length_exceeded: the request exceeds the available context size",
+        error="context_length_exceeded: This model's maximum context length is exceeded:"
+        " the request exceeds the available context size",
         status=400,
     ),
     "429": Seen(
@@ -129,51 +127,32 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
     await upstream.stop()
 
 
-#: Way -> npm package, program in `js`.
-NODE_WAYS = {"openai-node": "openai", "openai-node-helper": "openai", "ai-sdk": "ai"}
+#: Ways of Node, as `node_clients` calls them.
+NODE_WAYS = {"openai-node": "node-stream", "openai-node-helper": "node-helper", "ai-sdk": "ai-sdk"}
 
 
-class Node:
-    """The programs of `js`, each run once for all models: a child costs half a second."""
+class NodeOnChat:
+    """With usage, and without."""
 
     def __init__(self, server: Running) -> None:
-        self._server = server
-        self._told: dict[str, Any] = {}
+        asked = [Asked("chat", client, model) for client in NODE_WAYS.values() for model in MODELS]
+        self._nodes = {
+            usage: Node(server, dict.fromkeys(asked, Question(usage=usage)))
+            for usage in (True, False)
+        }
 
-    async def look(self, way: str, model: str, usage: bool = True) -> Seen:
-        program = NODE_WAYS[way]
-        need_node(program)
-        if program not in self._told:
-            self._told[program] = await asyncio.to_thread(self._run, program)
-        told = self._told[program][model]
-        return Seen(**told[way if usage else f"{way}, no usage"])
-
-    def _run(self, program: str) -> Any:
-        url, key = f"{self._server.url}/v1", self._server.key
-        done = subprocess.run(
-            ["node", f"{program}.mjs", url, key, *MODELS],
-            cwd=JS,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-def need_node(package: str) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node is not installed")
-    if not (JS / "node_modules" / package).is_dir():
-        pytest.skip(f"the npm package {package} is not installed")
+    async def look(self, way: str, model: str, usage: bool) -> Seen:
+        return await self._nodes[usage].look(Asked("chat", NODE_WAYS[way], model))
 
 
 @pytest.fixture(scope="module")
-def node(server: Running) -> Node:
-    return Node(server)
+def node(server: Running) -> NodeOnChat:
+    return NodeOnChat(server)
 
 
-async def seen_by(way: str, server: Running, node: Node, model: str, usage: bool = True) -> Seen:
+async def seen_by(
+    way: str, server: Running, node: NodeOnChat, model: str, usage: bool = True
+) -> Seen:
     if way in NODE_WAYS:
         return await node.look(way, model, usage)
     return await sdks.look(way, server, model, usage)
@@ -185,7 +164,7 @@ WAYS = [*sdks.WAYS, *NODE_WAYS]
 @pytest.mark.parametrize("model", ANSWERS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_answer_is_seen_as_it_was_given(
-    server: Running, node: Node, way: str, model: str
+    server: Running, node: NodeOnChat, way: str, model: str
 ) -> None:
     """Text, reasoning, tool calls, finish and usage; every delta by itself."""
     assert await seen_by(way, server, node, model) == expected(way, ANSWERS[model])
@@ -194,7 +173,7 @@ async def test_an_answer_is_seen_as_it_was_given(
 @pytest.mark.parametrize("model", BROKEN)
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_broken_answer_is_an_error_behind_what_was_said(
-    server: Running, node: Node, way: str, model: str
+    server: Running, node: NodeOnChat, way: str, model: str
 ) -> None:
     """No finish, no call that is not whole, no usage: nothing that looks like a normal end."""
     assert await seen_by(way, server, node, model) == expected(way, BROKEN[model])
@@ -203,7 +182,7 @@ async def test_a_broken_answer_is_an_error_behind_what_was_said(
 @pytest.mark.parametrize("model", ["happy", "thinking", "tools"])
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "openai-node-helper"])
 async def test_usage_that_nobody_asked_for_is_not_shown(
-    server: Running, node: Node, way: str, model: str
+    server: Running, node: NodeOnChat, way: str, model: str
 ) -> None:
     wanted = replace(ANSWERS[model], usage=None)
     assert await seen_by(way, server, node, model, usage=False) == expected(way, wanted)

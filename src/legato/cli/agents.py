@@ -16,6 +16,10 @@ from legato.server.model_lists import codex_models
 KEY_VARIABLE: Final = "LEGATO_API_KEY"
 
 
+#: Tokens that Claude Code and OpenCode ask for where the context is long.
+_MOST_ROOM: Final = 32_000
+
+
 class ServedModel(Struct, frozen=True):
     """A model of the server. `context_length` is in tokens, None if it is unknown."""
 
@@ -40,6 +44,11 @@ class Target(Struct, frozen=True):
     @property
     def base_url(self) -> str:
         return f"{self.root_url}/v1"
+
+    @property
+    def context_length(self) -> int | None:
+        """Of the model that is used at first."""
+        return next((each.context_length for each in self.models if each.name == self.model), None)
 
 
 class Agent(Struct, frozen=True):
@@ -97,16 +106,29 @@ def _listed(model: ServedModel) -> dict[str, Any]:
     }
 
 
-# Claude Code
+# Claude Code assumes 200,000 tokens of context for any model, and makes a conversation shorter when
+# it is refused as too long. Told a length, it does so before. It keeps some 33,000 tokens free for
+# an answer and a summary, and takes no length below 100,000. Of models whose names begin with
+# `claude-` it knows the length itself.
+
+_CLAUDE_LEAST_CONTEXT: Final = 100_000
 
 
 def _claude_environment(target: Target) -> dict[str, str]:
+    context = target.context_length
+    lengths = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW")
+    told: dict[str, str] = {}
+    if context is not None and context >= _CLAUDE_LEAST_CONTEXT:
+        told |= dict.fromkeys(lengths, str(context))
+    if context is not None and (room := _answer_room(context)) < _MOST_ROOM:
+        told["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(room)
     models = ("MODEL", "SMALL_FAST_MODEL")
     defaults = [f"DEFAULT_{family}_MODEL" for family in ("HAIKU", "SONNET", "OPUS")]
     return {
         "ANTHROPIC_BASE_URL": target.root_url,
         "ANTHROPIC_AUTH_TOKEN": target.key,
         **{f"ANTHROPIC_{name}": target.model for name in (*models, *defaults)},
+        **told,
         "CLAUDE_CONFIG_DIR": target.folder,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
@@ -153,8 +175,7 @@ def _opencode_files(target: Target) -> dict[str, str]:
 def _opencode_model(model: ServedModel) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": model.name, "tool_call": True, "reasoning": model.reasons}
     if (context := model.context_length) is not None:
-        # Both limits are required. A quarter for the answer leaves the rest to the prompt.
-        entry["limit"] = {"context": context, "output": max(1, min(32_000, context // 4))}
+        entry["limit"] = {"context": context, "output": _answer_room(context)}  # requires both
     return entry
 
 
@@ -171,33 +192,57 @@ def _qwen_environment(target: Target) -> dict[str, str]:
 
 
 def _qwen_files(target: Target) -> dict[str, str]:
+    model: dict[str, Any] = {"name": target.model}
+    if (context := target.context_length) is not None:
+        model["generationConfig"] = {"contextWindowSize": context}
     settings = {
         "security": {"auth": {"selectedType": "openai"}},
-        "model": {"name": target.model},
+        "model": model,
         "general": {"enableAutoUpdate": False},
         "privacy": {"usageStatisticsEnabled": False},
     }
     return {"settings.json": _json(settings)}
 
 
-# aider takes each of its options from the environment, as `AIDER_…`. Its own files stay in force.
+# aider takes each of its options from the environment, as `AIDER_…`. Its own files stay in force,
+# among them those with more about models.
+
+_AIDER_MODELS: Final = "models.json"
 
 
 def _aider_environment(target: Target) -> dict[str, str]:
     model = f"openai/{target.model}"
+    lengths = {"AIDER_MODEL_METADATA_FILE": f"{target.folder}/{_AIDER_MODELS}"}
     return {
         "OPENAI_API_BASE": target.base_url,
         "OPENAI_API_KEY": target.key,
         "AIDER_MODEL": model,
         "AIDER_WEAK_MODEL": model,
+        **(lengths if _aider_files(target) else {}),
         "AIDER_ANALYTICS": "false",
         "AIDER_CHECK_UPDATE": "false",
         "AIDER_SHOW_MODEL_WARNINGS": "false",
     }
 
 
-def _no_files(_: Target) -> dict[str, str]:
-    return {}
+def _aider_files(target: Target) -> dict[str, str]:
+    models = {
+        f"openai/{each.name}": {
+            "litellm_provider": "openai",
+            "mode": "chat",
+            "max_input_tokens": each.context_length,
+            "max_output_tokens": each.context_length,  # only shown; without it as 0
+        }
+        for each in target.models
+        if each.context_length is not None
+    }
+    return {_AIDER_MODELS: _json(models)} if models else {}
+
+
+def _answer_room(context: int) -> int:
+    """Tokens for an answer. A quarter of the context leaves the rest to the prompt: servers refuse
+    a request for more than there is room for."""
+    return max(1, min(_MOST_ROOM, context // 4))
 
 
 def _text(value: str) -> str:
@@ -258,7 +303,7 @@ AGENTS: Final = {
         "aider",
         "pipx install aider-chat",
         _aider_environment,
-        _no_files,
+        _aider_files,
         ("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
         "SSL_CERT_FILE",
     ),

@@ -72,7 +72,7 @@ class _Branch:
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         return None
 
-    def event_writer(self, head: bytes) -> WriteText | None:
+    def event_writer(self, event: bytes) -> WriteText | None:
         return None
 
     def complete(self, usage: Usage, extras: bytes) -> None:

@@ -171,13 +171,13 @@ class Stream:
     # The fast path
 
     def enter_fast_path(
-        self, fast_path: FastPath, chunk: Chunk, raw: tuple[bytes, bytes], head: bytes
+        self, fast_path: FastPath, chunk: Chunk, raw: tuple[bytes, bytes], event: bytes
     ) -> WriteText | None:
         """What writes frames that differ from that of `chunk` in their text alone, or None.
 
-        `raw` is the chunk's, before and after the JSON string of its text; `head` is what its event
-        and the later ones begin with. Texts (events, where they are relayed) go to the writer and
-        to `note_text`, until the fast path is closed: when anything else happens.
+        `raw` is the chunk's, before and after the JSON string of its text; `event` is its event
+        with an empty text. Texts go to the writer and to `note_text`, until the fast path is
+        closed: when anything else happens.
         """
         delivery, subscribers = self._delivery, self._delivery.subscribers
         if chunk.text_choice not in self._choices.passing or len(subscribers) != 1 or self._pending:
@@ -186,7 +186,7 @@ class Stream:
         if self._shows_running_usage or subscriber.is_paused:
             return None
         relays = delivery.relays
-        write = subscriber.event_writer(head) if relays else subscriber.text_writer(chunk, raw)
+        write = subscriber.event_writer(event) if relays else subscriber.text_writer(chunk, raw)
         if write is not None:
             self._fast_path = fast_path
         return write

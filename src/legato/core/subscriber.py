@@ -6,9 +6,9 @@ from typing import Final, Protocol
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
 
-#: Takes the JSON string of a text, quotes included, and writes the frame that carries it; or takes
-#: the upstream's event as it came, where that is relayed (`Subscriber.event_writer`).
-WriteText = Callable[[bytes], None]
+#: Takes the JSON string of a text, quotes included, and the event of the upstream that it came in;
+#: writes the frame that carries it.
+WriteText = Callable[[bytes, bytes], None]
 
 
 class Subscriber(Protocol):
@@ -35,16 +35,16 @@ class Subscriber(Protocol):
     def fail(self, error: ApiError) -> None: ...
 
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
-        """For the fast path: writes frames that differ from that of `chunk` in their text alone,
-        with the JSON string of the text. None where it cannot.
+        """For the fast path: writes frames that differ from that of `chunk` in their text alone.
+        None where it cannot.
 
         `raw`: the `choices` array as JSON before and after the JSON string of the text.
         """
         ...
 
-    def event_writer(self, head: bytes) -> WriteText | None:
-        """The same for events that are relayed, with the event as it came, its blank line included.
-        `head`: what each of them begins with. None where it cannot."""
+    def event_writer(self, event: bytes) -> WriteText | None:
+        """The same for events that are relayed as they came, blank line included. `event`: one of
+        them, with an empty text."""
         ...
 
 

@@ -73,6 +73,8 @@ class Reader:
 
     __slots__ = ("_items", "_place", "identity", "progress", "prompt_tokens")
 
+    holds_block: Final = False
+
     def __init__(self) -> None:
         self._items = Items()
         self._place: tuple[Any, ...] = ()  # the part of which text came last

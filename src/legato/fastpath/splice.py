@@ -13,7 +13,7 @@ from typing import Final
 from legato.core.chunk import Chunk
 from legato.core.json_text import encoded, text_of
 from legato.core.stream import Stream
-from legato.fastpath.pattern import Pattern, Read, has_text, learn
+from legato.fastpath.pattern import Pattern, Read, has_text, learn, steady
 
 #: Matches no event.
 _CLOSED: Final = b"\n"
@@ -37,9 +37,9 @@ class Splice:
         "_is_encoded",
         "_is_reasoning",
         "_note",
-        "_relays",
         "_tail",
         "_unpadded",
+        "_varies",
         "_write",
         "matches",
     )
@@ -55,8 +55,9 @@ class Splice:
         self._is_encoded = pattern.is_encoded
         self._is_reasoning = chunk.is_reasoning
         self._note = stream.note_text
-        self._relays = stream.relays
-        self._write = stream.enter_fast_path(self, chunk, pattern.raw, pattern.head)
+        self._varies = pattern.varies
+        event = pattern.head + pattern.tail
+        self._write = stream.enter_fast_path(self, chunk, pattern.raw, event)
         self.matches = 0
         if self._write is not None:
             self._head = pattern.head
@@ -69,22 +70,19 @@ class Splice:
         """Takes one event, its blank line included. False where it is anything else; then
         nothing has happened."""
         head, tail = self._head, self._tail
-        if not event.startswith(head):
+        like = steady(event) if self._varies else event
+        if not like.startswith(head):
             return False
-        end = len(event) - len(tail) if event.endswith(tail) else self._end_of_text(event)
+        end = len(like) - len(tail) if like.endswith(tail) else self._end_of_text(like)
         if end <= len(head):
             return False
-        quoted = event[len(head) - 1 : end + 1]
+        quoted = like[len(head) - 1 : end + 1]
         text = text_of(quoted)
         write = self._write
         if not text or write is None:
             return False
         self._note(text, self._index, self._is_reasoning)
-        if self._relays:
-            quoted = event
-        elif self._is_encoded:
-            quoted = encoded(text)
-        write(quoted)
+        write(encoded(text) if self._is_encoded else quoted, event)
         self.matches += 1
         return True
 

@@ -49,7 +49,7 @@ class ChatAggregator:
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         return None
 
-    def event_writer(self, head: bytes) -> WriteText | None:
+    def event_writer(self, event: bytes) -> WriteText | None:
         return None
 
     def start_over(self) -> None:

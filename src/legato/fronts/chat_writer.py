@@ -89,7 +89,7 @@ class ChatWriter:
     def relay(self, name: bytes, data: bytes) -> None:
         """Chunks are what is written here, whatever the upstream's events look like."""
 
-    def event_writer(self, head: bytes) -> WriteText | None:
+    def event_writer(self, event: bytes) -> WriteText | None:
         return None
 
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
@@ -99,7 +99,7 @@ class ChatWriter:
         if not pads:
             after += tail
 
-        def write(quoted: bytes) -> None:
+        def write(quoted: bytes, _event: bytes) -> None:
             self.frames += 1
             if pads:
                 parts.extend((before, quoted, after, padding.member(size + len(quoted)), tail))

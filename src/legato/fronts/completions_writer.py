@@ -53,12 +53,12 @@ class CompletionsWriter(ChatWriter):
         if write is None:
             return None
 
-        def write_encoded(quoted: bytes) -> None:
+        def write_encoded(quoted: bytes, event: bytes) -> None:
             # As `push` does it: the upstream may escape more than we do.
-            write(encoded(_decode_text(quoted)) if b"\\" in quoted else quoted)
+            write(encoded(_decode_text(quoted)) if b"\\" in quoted else quoted, event)
 
         return write_encoded
 
 
-def _write_nothing(quoted: bytes) -> None:
+def _write_nothing(_quoted: bytes, _event: bytes) -> None:
     """Reasoning is not shown."""

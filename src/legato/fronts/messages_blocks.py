@@ -55,10 +55,9 @@ class BlockSequence:
     waits.
     """
 
-    __slots__ = ("_arguments", "_next", "_open", "_over", "_shown", "_waiting", "index")
+    __slots__ = ("_arguments", "_next", "_open", "_over", "_shown", "_waiting")
 
     def __init__(self) -> None:
-        self.index = -1  # of the open block; of the last one where none is open
         self._next = 0  # the index of the next block
         self._open: str | None = None  # the key of the open block
         self._shown = 0  # characters of thinking in the open block
@@ -73,16 +72,24 @@ class BlockSequence:
     # For events that are relayed
 
     @property
+    def index(self) -> int:
+        """Of the open block; of the last one where none is open."""
+        return self._next - 1
+
+    @property
     def is_open(self) -> bool:
         return self._open is not None
 
-    def opened(self, index: int, kind: str) -> None:
-        """A block was opened by an event that was relayed. Only a text is gone on with, and
+    def opened(self, kind: str) -> None:
+        """The next block was opened by an event that was relayed. Only a text is gone on with, and
         thinking without a signature."""
         self._open = kind if kind in _EMPTY_BLOCKS else f"relayed {kind}"
-        self.index = index
-        self._next = max(self._next, index + 1)
+        self._next += 1
         self._shown = 0
+
+    def sealed(self) -> None:
+        """The open block was signed by an event that was relayed: nothing may be added to it."""
+        self._open = "relayed and signed"
 
     def closed(self) -> None:
         self._open = None
@@ -153,9 +160,8 @@ class BlockSequence:
             deltas = [whole, *deltas] if piece.signed else deltas
         if piece.key != self._open or not piece.key:
             self.close(events)
-            self.index = self._next
+            events.append(block_start(self._next, dict(piece.block)))
             self._next += 1
-            events.append(block_start(self.index, dict(piece.block)))
             self._open, self._shown, self._arguments = piece.key, 0, []
         for delta in deltas:
             self._shown += len(delta.get("thinking", ""))

@@ -10,6 +10,7 @@ import msgspec
 
 from legato.core.chunk import Chunk, Usage, as_object, unknown_members
 from legato.core.front import AnswerHead
+from legato.core.usage import count
 from legato.fronts.messages_blocks import (
     TEXT,
     THINKING,
@@ -60,19 +61,22 @@ def message_start(head: AnswerHead) -> Event:
 def messages_usage(usage: Usage) -> Fields:
     """OpenAI's usage as Anthropic counts: what was read from the cache, and what was written to it,
     is not part of `input_tokens`."""
-    prompt = as_object(usage.get("prompt_tokens_details")) or {}
-    completion = as_object(usage.get("completion_tokens_details")) or {}
-    total = int(usage.get("prompt_tokens") or 0)
-    read = min(int(prompt.get("cached_tokens") or 0), total)
-    written = min(int(prompt.get("cache_creation_tokens") or 0), total - read)
+    tokens = count(usage)
+    read = min(tokens.cached, tokens.prompt)
+    written = min(tokens.cache_writes, tokens.prompt - read)
     counts: Fields = {
-        "input_tokens": total - read - written,
+        "input_tokens": tokens.prompt - read - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": int(usage.get("completion_tokens") or 0),
+        "output_tokens": tokens.completion,
     }
-    if thoughts := int(completion.get("reasoning_tokens") or 0):
-        counts["output_tokens_details"] = {"thinking_tokens": thoughts}
+    if for_an_hour := min(tokens.hour_cache_writes, written):
+        counts["cache_creation"] = {
+            "ephemeral_5m_input_tokens": written - for_an_hour,
+            "ephemeral_1h_input_tokens": for_an_hour,
+        }
+    if tokens.reasoning:
+        counts["output_tokens_details"] = {"thinking_tokens": tokens.reasoning}
     return counts
 
 

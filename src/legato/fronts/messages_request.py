@@ -13,7 +13,7 @@ from legato.core import request as chat_request
 from legato.core.chunk import as_object
 from legato.core.errors import invalid
 from legato.core.front import FrontRequest
-from legato.core.request import Fraction, Positive, explain
+from legato.core.request import GREATEST_INT, Fraction, explain
 from legato.core.span_edit import with_members
 from legato.fronts.messages_content import assistant_message, system_message, user_messages
 from legato.fronts.messages_parts import Beyond, Fields, missing, unsupported, wrong
@@ -57,7 +57,7 @@ class MessagesRequest(Struct, gc=False):
 
     model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_tokens: Positive
+    max_tokens: Annotated[int, Meta(ge=0, le=GREATEST_INT)]
     system: str | list[dict[str, Any]] | None = None
     stop_sequences: list[str] | None = None
     temperature: Fraction | None = None
@@ -67,6 +67,7 @@ class MessagesRequest(Struct, gc=False):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # as `output_config.format` was called at first
     metadata: Metadata | None = None
     stream: bool | None = None
 
@@ -86,10 +87,14 @@ _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 def parse(body: bytes) -> FrontRequest:
     """Reads and checks a request body (`core.front.Front.parse`)."""
     request, beyond = _typed(body), Beyond()
+    if not request.max_tokens:
+        with beyond.noted():
+            reason = "is 0, which fills a cache of prompts that the model's server does not have"
+            raise unsupported("max_tokens", reason)
     fields: Fields = {
         "model": request.model,
         "messages": _messages(request, beyond),
-        "max_tokens": request.max_tokens,
+        "max_tokens": request.max_tokens or 1,
         "stream": request.stream,
         "stop": request.stop_sequences or None,
         "temperature": request.temperature,
@@ -106,6 +111,7 @@ def parse(body: bytes) -> FrontRequest:
         _for_anthropic(body, request),
         Echo(tuple(request.stop_sequences or ())),
         beyond.error,
+        is_whole=not request.max_tokens and not request.stream,
     )
 
 
@@ -224,14 +230,16 @@ def _reasoning(request: MessagesRequest) -> Fields:
 
 
 def _format(request: MessagesRequest) -> Fields:
-    config = request.output_config
-    if config is None or config.format is None:
+    config, place = request.output_config, "output_config.format"
+    wanted = config.format if config is not None else None
+    if wanted is None:
+        wanted, place = request.output_format, "output_format"
+    if wanted is None:
         return {}
-    wanted = config.format
     if wanted.type != "json_schema":
-        raise wrong("output_config.format.type", "is not `json_schema`")
+        raise wrong(f"{place}.type", "is not `json_schema`")
     if wanted.schema is None:
-        raise missing("output_config.format.schema")
+        raise missing(f"{place}.schema")
     schema = {"name": "answer", "schema": wanted.schema, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 

@@ -112,7 +112,7 @@ class MessagesWriter:
         before = _DELTA % (blocks.index, kind.encode(), kind.encode())
         is_thinking = kind == THINKING
 
-        def write(quoted: bytes) -> None:
+        def write(quoted: bytes, _event: bytes) -> None:
             self.frames += 1
             if is_thinking or b"\\" in quoted:
                 text = _decode_text(quoted)
@@ -123,14 +123,14 @@ class MessagesWriter:
 
         return write
 
-    def event_writer(self, head: bytes) -> WriteText | None:
-        if self._backlog is not None or not head.startswith(_DELTA_HEAD):
+    def event_writer(self, event: bytes) -> WriteText | None:
+        if self._backlog is not None or not event.startswith(_DELTA_HEAD):
             return None
         if not self._events.blocks.is_open or not self._relayed.is_plain:
             return None
         parts = self._parts
 
-        def write(event: bytes) -> None:
+        def write(_quoted: bytes, event: bytes) -> None:
             self.frames += 1
             parts.append(event)
 

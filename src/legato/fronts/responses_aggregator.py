@@ -47,12 +47,12 @@ class ResponsesAggregator:
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         return None
 
-    def event_writer(self, head: bytes) -> WriteText | None:
+    def event_writer(self, event: bytes) -> WriteText | None:
         return None
 
     def complete(self, usage: Usage, extras: bytes) -> None:
         self.usage = usage
-        self._items.end()
+        self._relayed.end()
 
     def fail(self, error: ApiError) -> None:
         self.error = error

@@ -82,11 +82,11 @@ class _Conversation:
             case "function_call_output" | "custom_tool_call_output":
                 self._end_turn()  # which takes the result, if one of its calls is waiting for it
             case "item_reference":
-                raise invalid(
+                self._content.refuse(
+                    {"type": "item_reference"},
+                    where,
                     f"`{where}` refers to an item by its id, but items are not stored here: send"
                     " the item itself, as clients do that are set to `store: false`.",
-                    param=where,
-                    code="unsupported_parameter",
                 )
             case _:
                 return  # of a tool that OpenAI runs itself, with its result

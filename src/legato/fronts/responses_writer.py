@@ -11,7 +11,7 @@ from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead, Sink, WriterOptions
 from legato.core.json_text import encoded, one_line
-from legato.core.span_edit import with_members
+from legato.core.span_edit import with_members, with_number
 from legato.core.subscriber import WriteText
 from legato.fronts.responses_body import ResponseBody
 from legato.fronts.responses_errors import failure
@@ -32,6 +32,9 @@ _TEXT: Final = b"response.output_text.delta"
 _TEXT_HEAD: Final = b"event: %b\ndata: " % _TEXT
 
 _decode_text: Final = msgspec.json.Decoder(str).decode
+
+#: A number that no event has by chance.
+_ANY: Final = 987_654_321
 
 
 class ResponsesWriter:
@@ -152,9 +155,8 @@ class ResponsesWriter:
         frame = b"%b%%d%b%%b%b%%b}\n\n" % (head, before, after)
         size = sum(map(len, fixed)) + len(b"}\n\n")
 
-        def write(quoted: bytes) -> None:
-            if b"\\" in quoted:  # the upstream may escape more than we do
-                quoted = encoded(_decode_text(quoted))
+        def write(quoted: bytes, _event: bytes) -> None:
+            quoted = _ours(quoted)
             text.extend(quoted[1:-1])
             number = self._number
             self._number = number + 1
@@ -164,13 +166,18 @@ class ResponsesWriter:
 
         return write
 
-    def event_writer(self, head: bytes) -> WriteText | None:
-        if not head.startswith(_TEXT_HEAD) or self._coalescer is not None:
+    def event_writer(self, event: bytes) -> WriteText | None:
+        found = self._items.open_part(is_reasoning=False)
+        if not event.startswith(_TEXT_HEAD) or found is None or self._coalescer is not None:
             return None
-        begin = len(_TEXT_HEAD)
+        data = event[len(_TEXT_HEAD) : -2]
+        if with_number(data, _ANY) != with_members(data, {"sequence_number": _ANY}):
+            return None  # it has none, or one that stands elsewhere too
+        parts, text = self._parts, found[1].text
 
-        def write(event: bytes) -> None:
-            self.relay(_TEXT, event[begin:-2])
+        def write(quoted: bytes, event: bytes) -> None:
+            text.extend(_ours(quoted)[1:-1])
+            parts.append(with_number(event, self._take_number()))
 
         return write
 
@@ -215,7 +222,7 @@ class ResponsesWriter:
         self.resume()
         self._begin()
         terminal = self._relayed.terminal
-        self._items.end()
+        self._relayed.end()
         if terminal is not None:
             self._parts.append(self._frame(terminal, usage))
         else:
@@ -234,3 +241,8 @@ class ResponsesWriter:
         response = self._body.render("failed", output, error=failure(error))
         self._emit_response("response.failed", response)
         self._sink.finish(self._taken())
+
+
+def _ours(quoted: bytes) -> bytes:
+    """A JSON string as we escape it: an upstream may escape more."""
+    return encoded(_decode_text(quoted)) if b"\\" in quoted else quoted

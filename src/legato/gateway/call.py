@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
 from legato.core.front import AnswerHead, Front, FrontRequest
-from legato.core.request import cleaned
+from legato.core.request import as_text
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
@@ -140,9 +140,9 @@ class Call:
             )
         row = self._row = Row(self._id, self._received, self._key.id)
         row.front = self._front.name
-        row.agent = agent_of(client.user_agent)
+        row.agent = agent_of(client.user_agent, client.title)
         services.ledger.put(self._id, row)
-        client.body = cleaned(client.body)
+        client.body = as_text(client.body)
         parsed = await self._read(client.body)
         client.body = b""
         request = parsed.chat

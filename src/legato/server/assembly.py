@@ -19,7 +19,7 @@ from legato.policy.model_names import ANY_MODEL
 from legato.policy.providers import PROVIDERS, quirks_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
-from legato.upstreams import tls
+from legato.upstreams import gguf, tls
 from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.proxy import Proxy, proxy_for
@@ -57,8 +57,18 @@ def engines(
             options=replace(options, drops_closing_tags=model.thinking_end is not None),
             on_event=on_event,
         )
-        for model in _engine_models(settings, model_files)
+        for model in (_fitted(each, on_event) for each in _engine_models(settings, model_files))
     ]
+
+
+def _fitted(model: EngineModel, on_event: Callable[..., Any]) -> EngineModel:
+    """With no more context than the model was trained for: llama.cpp gives it no more, in silence,
+    and clients go by what we list."""
+    trained = gguf.context_length(model.path)
+    if trained is None or trained >= model.context:
+        return model
+    on_event("engine_context_limited", model=model.name, configured=model.context, context=trained)
+    return replace(model, context=trained)
 
 
 def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[EngineModel]:
@@ -166,15 +176,23 @@ def _price(deployment: Deployment) -> Price | None:
     """The configured price, or else the list price if it is known."""
     configured = deployment.price
     if configured is not None:
-        prompt, cached, written = configured.prompt, configured.cached, configured.cache_write
+        prompt, written = configured.prompt, configured.cache_write
+        by_default = prompt if written is None else written * prices.HOUR_BY_DEFAULT
         return Price(
             prompt,
             configured.completion,
-            prompt if cached is None else cached,
-            prompt if written is None else written,
+            _known(configured.cached, prompt),
+            _known(written, prompt),
+            _known(configured.cache_write_1h, by_default),
         )
     listed = prices.find(deployment.provider, deployment.model)
-    return listed and Price(listed.prompt, listed.completion, listed.cached, listed.cache_write)
+    return listed and Price(
+        listed.prompt, listed.completion, listed.cached, listed.cache_write, listed.cache_write_1h
+    )
+
+
+def _known(price: float | None, otherwise: float) -> float:
+    return otherwise if price is None else price
 
 
 def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from legato.core.chunk import NOT_JSON, as_object
 from legato.core.errors import invalid
-from legato.core.request import cleaned
+from legato.core.request import as_text
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
 from legato.upstreams.count_tokens import Count, count
@@ -39,7 +39,7 @@ class TokenCounts:
     async def __call__(self, request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         self._keyring.identify(headers)
-        body = cleaned(await request.body())
+        body = as_text(await request.body())
         model, router, now = _model(body), self._router, self._clock()
         route = router.find(model)
         names = router.ordered(route, now)

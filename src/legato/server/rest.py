@@ -106,7 +106,7 @@ def application(
         return await counts(request)
 
     paths = [
-        Path("/api/hello", hello, methods=["GET"]),
+        *(Path(path, hello, methods=["GET"]) for path in ("/", "/api/hello")),
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),
@@ -168,7 +168,8 @@ def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
     path = _ANTHROPIC_PATH if _speaks_anthropic(request) else request.scope["path"].encode()
-    refusal = front_at(path).refusal(error, "")
+    # It has an id where our own protocol received it.
+    refusal = front_at(path).refusal(error, getattr(request.state, "request_id", ""))
     more = {name.decode(): value.decode() for name, value in refusal.headers}
     return Response(
         refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"

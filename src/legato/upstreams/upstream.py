@@ -38,12 +38,13 @@ _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 class Price(Struct, frozen=True):
     """US dollars for a million tokens; `cached` and `cache_write`: of the prompt, read from a cache
-    or written to it."""
+    or written to it; `cache_write_1h`: to one that lives for an hour."""
 
     prompt: float
     completion: float
     cached: float
     cache_write: float
+    cache_write_1h: float
 
 
 class DeploymentOptions(Struct, frozen=True):

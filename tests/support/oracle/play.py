@@ -51,7 +51,7 @@ _FRONTS: Final[dict[str, Front]] = {
 }
 
 _KEY: Final = Key("key_1", "oracle", b"", 0.0)
-_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25)
+_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25, 2.0)
 
 
 def decode_everything(upstreams: dict[str, Upstream]) -> None:
@@ -123,6 +123,7 @@ class _Client:
         self.received = self.begun = player.clock()
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
+        self.title = None
         self.session_headers = NO_HEADERS
         self.passed = b""
         self.is_secure = exchange.is_secure
