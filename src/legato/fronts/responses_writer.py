@@ -10,7 +10,7 @@ from legato.core.chunk import Chunk, Usage
 from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead, Sink, WriterOptions
-from legato.core.json_text import encoded, one_line
+from legato.core.json_text import encoded
 from legato.core.span_edit import with_members, with_number
 from legato.core.subscriber import WriteText
 from legato.fronts.responses_body import ResponseBody
@@ -140,7 +140,7 @@ class ResponsesWriter:
             data = with_members(data, {"response": Raw(response)})
         if event.number != number:
             data = with_members(data, {"sequence_number": number})
-        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), one_line(data))
+        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), data)
 
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         found = self._items.open_part(chunk.is_reasoning)

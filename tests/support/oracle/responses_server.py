@@ -19,9 +19,8 @@ _ORDERS: Final = (
     ),
 )
 
-#: How events are numbered, with shares: steady ones by one, or with the other ways.
+#: How events are numbered, by shares, where it is not one by one.
 _NUMBERING: Final = (
-    *("on",) * 10,
     *("absent", "absent", "same", "jumps", "jumps", "huge", "strings", "unordered", "mixed"),
 )
 
@@ -62,7 +61,7 @@ class ResponsesServer(NamedServer):
     def __init__(self, draw: Draw, *, is_steady: bool) -> None:
         super().__init__(draw, is_steady=is_steady)
         self._order = draw.pick(_ORDERS).split(b" ")
-        self._numbering = draw.pick(_NUMBERING)
+        self._numbering = "on" if draw.chance(0.6) else draw.pick(_NUMBERING)
         self._padding = draw.pick(("none", "none", "fixed", "varied"))
         self._logprobs = b"[]"
         if draw.chance(0.04):
