@@ -33,7 +33,7 @@ class NamedServer(Server):
         super().__init__(draw, is_steady=is_steady)
         self.line_end = b"\n" if is_steady else draw.pick((b"\n", b"\n", b"\n", b"\r\n", b"\r"))
         self.is_named = draw.chance(0.95 if is_steady else 0.8)
-        spaced = draw.chance(0.2)  # as Python's own encoder writes it
+        spaced = draw.chance(0.1)  # as Python's own encoder writes it
         self.comma, self.colon = (b", ", b": ") if spaced else (b",", b":")
 
     # Events

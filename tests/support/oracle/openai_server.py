@@ -221,6 +221,7 @@ class OpenAiServer:
             self.field = draw.pick((b"data: ", b"data: ", b"data:"))
             self.changes = self._changes()
         self.written = 0
+        self.thoughts: list[bytes] = []  # that nothing has been said behind yet
         self.index = b"0"
 
     def next_answer(self, choices: int) -> "OpenAiServer":
@@ -233,6 +234,7 @@ class OpenAiServer:
         if b"created" in server.top and draw.chance(0.7):
             server.top[b"created"] = b"17500000%02d" % draw.between(0, 99)
         server.choice = dict(self.choice)
+        server.thoughts = []
         return server
 
     def _changes(self) -> list[str]:
@@ -308,7 +310,20 @@ class OpenAiServer:
         self.written += 1
         if self.choices > 1 and self.draw.chance(0.3):
             self.index = b"%d" % self.draw.between(0, self.choices - 1)
-        return self.event((self.reasoning if reasons else self.content) % string)
+        if reasons:
+            self.thoughts.append(string)
+            return self.event(self.reasoning % string)
+        return self._signed() + self.event(self.content % string)
+
+    def _signed(self) -> bytes:
+        """The signature of thoughts that are over, in some answers, as Anthropic's models have it
+        behind a gateway."""
+        thoughts, self.thoughts = self.thoughts, []
+        if not thoughts or not self.draw.chance(0.3):
+            return b""
+        text = b'"%b"' % b"".join([each[1:-1] for each in thoughts])
+        detail = b'{"type":"thinking","thinking":%b,"signature":"c2ln"}' % text
+        return self.event(b'{"reasoning_details":[%b]}' % detail)
 
     def tool_calls(self, number: int) -> Events:
         draw = self.draw

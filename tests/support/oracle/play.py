@@ -123,7 +123,7 @@ class _Client:
         self.received = self.begun = player.clock()
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
-        self.title = None
+        self.title: bytes | None = None
         self.session_headers = NO_HEADERS
         self.passed = b""
         self.is_secure = exchange.is_secure
