@@ -410,7 +410,10 @@ def test_an_upstream_without_a_beginning_gets_one() -> None:
     assert completed(relayed(upstream)).text == "One two"
 
 
-@pytest.mark.parametrize("data", [b"[DONE]", b"null", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "data",
+    [b"[DONE]", b"null", b"[]", b"{}", rb'{"type": "a\nb"}', rb'{"type": "a.b\u2028"}'],
+)
 def test_what_is_no_event_is_not_relayed(data: bytes) -> None:
     upstream = whole()
     upstream.events.insert(3, (b"", data))

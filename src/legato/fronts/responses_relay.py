@@ -120,8 +120,8 @@ class RelayedEvents:
                 fields.delta = without_surrogates(self._half) + fields.delta
                 data, self._half = with_members(data, {"delta": fields.delta}), ""
         kind = fields.type or name.decode(errors="replace")
-        if not kind:
-            return None
+        if not kind.isprintable() or not kind:
+            return None  # its frame would be more than two lines, or none
         if not fields.type:
             data = with_members(data, {"type": kind})  # clients look for it there alone
         response = bytes(fields.response)
