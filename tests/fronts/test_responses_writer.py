@@ -576,6 +576,22 @@ def test_another_upstream_goes_on(case: str) -> None:
     assert found.response["usage"]["total_tokens"] == 14
 
 
+def test_another_one_goes_on_behind_items_at_once() -> None:
+    """The text of one is no part of the other."""
+    upstream = Upstream().begin().thought("hm", done=False).message("One", index=1, until="x")
+    late = [each for each in upstream.events if b"reasoning_summary_text.delta" in each[1]]
+    ends = len(upstream.events) - 3
+    upstream.events = [*upstream.events[:ends], *late]
+    pipe = relayed(upstream)
+    for chunk in (text(" two"), finish()):
+        for each in (pipe.writer, pipe.aggregator):
+            each.push(chunk)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    (message,) = split(pipe.body)[-1]["response"]["output"]
+    assert [each["text"] for each in message["content"]] == ["One two"]
+
+
 def first(count: int, *, alive: int = 0) -> Pipe:
     """A client that has been sent so many events of a whole answer, behind `alive` heartbeats."""
     upstream, pipe = whole(), Pipe()
