@@ -348,6 +348,14 @@ def test_the_last_event_waits_until_the_answer_is_complete() -> None:
     assert split(pipe.body)[-1]["type"] == "response.failed"
 
 
+def test_what_comes_behind_the_last_event_is_left_out() -> None:
+    """The output of the last event does not have it."""
+    upstream = whole().message("junk", index=2).end()
+    found = completed(relayed(upstream))
+    assert (found.text, found.kinds.count("completed")) == ("One two", 1)
+    assert len(found.response["output"]) == 2
+
+
 def test_an_incomplete_answer_stays_one() -> None:
     upstream = Upstream().begin().message("One")
     details = {"reason": "max_output_tokens"}

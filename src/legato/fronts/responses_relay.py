@@ -128,6 +128,8 @@ class RelayedEvents:
         response = bytes(fields.response)
         is_told = response.startswith(b"{")  # some events have a null there
         event = RelayedEvent(kind, data, fields.sequence_number, response if is_told else b"")
+        if self.terminal is not None:
+            return None  # a client reads no further
         if kind in _TERMINAL:
             # Without a response its client fails.
             self.terminal = _agreeing(event) if event.response else None
