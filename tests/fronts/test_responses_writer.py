@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.errors import bad_gateway
+from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.front import AnswerHead
 from legato.core.stream import Stream
 from legato.dialects import openai, openai_responses
@@ -447,6 +447,23 @@ def test_events_that_nobody_knows_are_relayed() -> None:
         "output_index": "?",
         "sequence_number": 4,
     }
+
+
+@pytest.mark.parametrize("data", [b'{"type":"a.b","\xff":1}', b'{"type":"a.b","x":"\xff"}'])
+def test_what_is_not_utf_8_is_the_upstreams_fault(data: bytes) -> None:
+    for each in (relayed(Upstream().begin()).writer, relayed(Upstream().begin()).aggregator):
+        with pytest.raises(UpstreamError) as failure:
+            each.relay(b"", data)
+        assert failure.value.code == "upstream_malformed"
+
+
+def test_a_type_that_would_break_a_frame_is_not_relayed() -> None:
+    pipe = relayed(Upstream().begin())
+    pipe.writer.flush()
+    before = len(pipe.body)
+    pipe.writer.relay(b"", rb'{"type": "a\n\ndata: x"}')
+    pipe.writer.flush()
+    assert len(pipe.body) == before
 
 
 #: What strict decoders refuse, or what is not as it is documented, in place of a response's begin.

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from legato.core.chunk import NOT_JSON, as_object, decoded
-from legato.core.json_text import encoded, without_surrogates
+from legato.core.json_text import encoded, one_line, without_surrogates
 from legato.core.span_edit import with_members
 from legato.fronts.responses_events import OutputItems
 from legato.fronts.responses_items import (
@@ -108,21 +108,23 @@ class RelayedEvents:
         self.terminal: RelayedEvent | None = None
 
     def read(self, name: bytes, data: bytes) -> RelayedEvent | None:
-        """The event, where it is one and goes out now."""
+        """The event, where it is one and goes out now; its data is on one line. Raises
+        `UpstreamError` where it is not UTF-8."""
         try:
             fields = _decode(data)
         except NOT_JSON:
             value = as_object(decoded(data, _HALVES))
             if value is None or not self._join_halves(value):
                 return None  # `[DONE]`, `null`: no event of this format
-            data, fields = msgspec.json.encode(value), _read_leniently(value)
+            data, fields = encoded(value), _read_leniently(value)
         else:
+            data = one_line(data)
             if self._half and isinstance(fields.delta, str):
                 fields.delta = without_surrogates(self._half) + fields.delta
-                data, self._half = with_members(data, {"delta": fields.delta}), ""
+                data, self._half = with_members(data, {"delta": Raw(encoded(fields.delta))}), ""
         kind = fields.type or name.decode(errors="replace")
-        if not kind.isprintable() or not kind:
-            return None  # its frame would be more than two lines, or none
+        if not kind or not kind.isprintable():
+            return None  # it is none, or would break a frame
         if not fields.type:
             data = with_members(data, {"type": kind})  # clients look for it there alone
         response = bytes(fields.response)

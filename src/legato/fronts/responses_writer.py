@@ -10,7 +10,7 @@ from legato.core.chunk import Chunk, Usage
 from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead, Sink, WriterOptions
-from legato.core.json_text import encoded, one_line
+from legato.core.json_text import encoded
 from legato.core.span_edit import with_members, with_number
 from legato.core.subscriber import WriteText
 from legato.fronts.responses_body import ResponseBody
@@ -140,7 +140,7 @@ class ResponsesWriter:
             data = with_members(data, {"response": Raw(response)})
         if event.number != number:
             data = with_members(data, {"sequence_number": number})
-        frame = b"event: %b\ndata: %b" % (event.kind.encode(), one_line(data).rstrip())
+        frame = b"event: %b\ndata: %b" % (event.kind.encode(), data.rstrip())
         if self._lacks_padding(event.kind, data):
             frame = frame[:-1] + padding.member(len(frame) + 2) + b"}"
         return frame + b"\n\n"
