@@ -348,6 +348,14 @@ def test_the_last_event_waits_until_the_answer_is_complete() -> None:
     assert split(pipe.body)[-1]["type"] == "response.failed"
 
 
+def test_what_comes_behind_the_last_event_is_left_out() -> None:
+    """The output of the last event does not have it."""
+    upstream = whole().message("junk", index=2).end()
+    found = completed(relayed(upstream))
+    assert (found.text, found.kinds.count("completed")) == ("One two", 1)
+    assert len(found.response["output"]) == 2
+
+
 def test_an_incomplete_answer_stays_one() -> None:
     upstream = Upstream().begin().message("One")
     details = {"reason": "max_output_tokens"}
@@ -410,7 +418,10 @@ def test_an_upstream_without_a_beginning_gets_one() -> None:
     assert completed(relayed(upstream)).text == "One two"
 
 
-@pytest.mark.parametrize("data", [b"[DONE]", b"null", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "data",
+    [b"[DONE]", b"null", b"[]", b"{}", rb'{"type": "a\nb"}', rb'{"type": "a.b\u2028"}'],
+)
 def test_what_is_no_event_is_not_relayed(data: bytes) -> None:
     upstream = whole()
     upstream.events.insert(3, (b"", data))
@@ -588,6 +599,22 @@ def test_another_upstream_goes_on(case: str) -> None:
     for item, identity in zip(found.response["output"], identities, strict=True):
         assert item["id"] == identity or not identity
     assert found.response["usage"]["total_tokens"] == 14
+
+
+def test_another_one_goes_on_behind_items_at_once() -> None:
+    """The text of one is no part of the other."""
+    upstream = Upstream().begin().thought("hm", done=False).message("One", index=1, until="x")
+    late = [each for each in upstream.events if b"reasoning_summary_text.delta" in each[1]]
+    ends = len(upstream.events) - 3
+    upstream.events = [*upstream.events[:ends], *late]
+    pipe = relayed(upstream)
+    for chunk in (text(" two"), finish()):
+        for each in (pipe.writer, pipe.aggregator):
+            each.push(chunk)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    (message,) = split(pipe.body)[-1]["response"]["output"]
+    assert [each["text"] for each in message["content"]] == ["One two"]
 
 
 def first(count: int, *, alive: int = 0) -> Pipe:

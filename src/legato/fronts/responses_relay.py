@@ -24,6 +24,7 @@ from legato.fronts.responses_items import (
     Kind,
     MessageItem,
     Part,
+    PartedItem,
     ReasoningItem,
 )
 from legato.fronts.responses_untold import BegunItems
@@ -129,6 +130,8 @@ class RelayedEvents:
         response = bytes(fields.response)
         is_told = response.startswith(b"{")  # some events have a null there
         event = RelayedEvent(kind, data, fields.sequence_number, response if is_told else b"")
+        if self.terminal is not None:
+            return None  # a client reads no further
         if kind in _TERMINAL:
             # Without a response its client fails.
             self.terminal = _agreeing(event) if event.response else None
@@ -171,7 +174,7 @@ class RelayedEvents:
                 if part is not None:
                     self._part(part, fields)
             case "response.content_part.done" | "response.reasoning_summary_part.done":
-                item = self._items.current
+                item = self._current(fields)
                 if item is not None:
                     item.open = None
             case "response.function_call_arguments.delta":
@@ -196,12 +199,19 @@ class RelayedEvents:
             case _:
                 self._items.skip(index)
 
-    def _part(self, kind: Kind, fields: _Fields) -> Part | None:
+    def _current(self, fields: _Fields) -> PartedItem | None:
+        """The item that is open, where the event belongs to it. Some servers send another id or
+        another index with each event."""
         item = self._items.current
-        if item is None and not self._items.is_done(fields.output_index):  # some begin no items
-            name = "message" if kind in (TEXT, REFUSAL) else "reasoning"
+        if item is None or fields.item_id in (None, item.identity):
+            return item
+        return item if fields.output_index == item.index else None
+
+    def _part(self, kind: Kind, fields: _Fields) -> Part | None:
+        if self._items.current is None and not self._items.is_done(fields.output_index):
+            name = "message" if kind in (TEXT, REFUSAL) else "reasoning"  # some begin no items
             self._begin(fields.output_index, _stub(name, fields))
-            item = self._items.current
+        item = self._current(fields)
         if item is None:
             return None
         index = fields.summary_index if kind is SUMMARY else fields.content_index

@@ -11,6 +11,7 @@ import msgspec
 
 from legato.core.errors import ApiError, invalid
 from legato.core.front import Front, FrontRequest
+from legato.fronts.responses_content import objects
 from legato.fronts.responses_history import continued, echoed, read
 from legato.store.responses import StoredResponse
 
@@ -86,7 +87,7 @@ class KeptResponses:
         return request, KeptCall(self, identity, key, history + turn.items)
 
     async def put(self, call: "KeptCall", response: bytes) -> None:
-        items, output = call.items, msgspec.json.decode(response)["output"]
+        items, output = call.items, objects(msgspec.json.decode(response)["output"])
         row = StoredResponse(
             call.identity,
             call.key,
