@@ -77,6 +77,8 @@ match os.environ["THEN"].split():
 
 #: Variables of a user who works with other servers.
 FOREIGN = {
+    "AIDER_OPENAI_API_BASE": "https://elsewhere.invalid/v1",
+    "AIDER_OPENAI_API_TYPE": "azure",
     "ANTHROPIC_API_KEY": "sk-ant-theirs",
     "ANTHROPIC_BASE_URL": "https://elsewhere.invalid",
     "CLAUDE_CODE_USE_BEDROCK": "1",
@@ -124,6 +126,9 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
     "aider": {
         "OPENAI_API_BASE": "ROOT/v1",
         "OPENAI_API_KEY": "KEY",
+        "AIDER_OPENAI_API_BASE": "ROOT/v1",
+        "AIDER_OPENAI_API_KEY": "KEY",
+        "AIDER_OPENAI_API_TYPE": None,
         "AIDER_MODEL": "openai/smart",
         "AIDER_WEAK_MODEL": "openai/smart",
         "AIDER_MODEL_METADATA_FILE": "FOLDER/models.json",
@@ -132,11 +137,15 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
 
 FILES = {
     "codex": {"config.toml", "models.json"},
-    "claude": {".claude.json"},
+    "claude": {".claude.json", "legato.json"},
     "opencode": {"opencode.json"},
     "qwen": {"settings.json"},
     "aider": {"models.json"},
 }
+
+
+#: Arguments before the user's.
+ARGUMENTS = {"claude": ["--settings", "FOLDER/legato.json"]}
 
 
 class Stage:
@@ -209,7 +218,8 @@ async def test_what_an_agent_is_given(stage: Stage, agent: str) -> None:
     assert (code, out, err) == (0, "", "")
     report = stage.report
     program, *arguments = report["arguments"]
-    assert (Path(program).name, arguments) == (agent, list(more[1:]))
+    ours = [each.replace("FOLDER", report["folder"]) for each in ARGUMENTS.get(agent, [])]
+    assert (Path(program).name, arguments) == (agent, [*ours, *more[1:]])
     places = {"ROOT": stage.root, "KEY": stage.legato.key, "FOLDER": report["folder"]}
     for name, value in ENVIRONMENT[agent].items():
         for place, text in places.items():
@@ -244,6 +254,15 @@ async def test_codexs_files(stage: Stage) -> None:
         *("truncation_policy", "experimental_supported_tools"),
     }
     assert required <= smart.keys() & other.keys()
+
+
+async def test_claude_codes_settings(stage: Stage) -> None:
+    """A project's own settings must not lead it to another server."""
+    assert (await stage.launch("claude"))[0] == 0
+    report = stage.report
+    variables = json.loads(report["files"]["legato.json"])["env"]
+    assert variables["ANTHROPIC_BASE_URL"] == stage.root
+    assert variables.items() <= report["environment"].items()
 
 
 async def test_the_files_of_opencode_qwen_code_and_aider(stage: Stage) -> None:
@@ -348,7 +367,6 @@ async def test_a_base_url_may_end_without_its_version(stage: Stage, end: str) ->
 )
 async def test_the_exit_code_is_the_agents(stage: Stage, then: str, code: int) -> None:
     assert await stage.launch("claude", THEN=then) == (code, "", "")
-    assert stage.report["arguments"][1:] == []
     assert stage.left == []
 
 
@@ -390,7 +408,11 @@ async def test_print_shows_what_would_be_set_and_starts_nothing(stage: Stage, ag
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert stage.legato.key not in out
-    assert shlex.split(lines[-1]) == ["#", agent, "exec", "hello, it's me"]
+    assert shlex.split(lines[-1]) == [
+        *("#", agent),
+        *(each.replace("FOLDER", "TEMPORARY_FOLDER") for each in ARGUMENTS.get(agent, [])),
+        *("exec", "hello, it's me"),
+    ]
     for name, value in ENVIRONMENT[agent].items():
         if value is not None:
             value = value.replace("ROOT", stage.root).replace("FOLDER", "TEMPORARY_FOLDER")

@@ -56,7 +56,8 @@ class Agent(Struct, frozen=True):
 
     `environment` and `files` (text by name) are what it is given; `removed` are variables of the
     user's environment that would lead it elsewhere, or send credentials for another server.
-    `certificate`: the variable with a PEM file of authorities to trust.
+    `certificate`: the variable with a PEM file of authorities to trust. `arguments` stand before
+    the user's.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Agent(Struct, frozen=True):
     files: Callable[[Target], dict[str, str]]
     removed: tuple[str, ...]
     certificate: str
+    arguments: Callable[[Target], tuple[str, ...]] = lambda _: ()
 
 
 # Codex: a configuration folder with a provider, and a catalog of models. Without the catalog it
@@ -143,9 +145,23 @@ def _claude_environment(target: Target) -> dict[str, str]:
     }
 
 
-def _claude_files(_: Target) -> dict[str, str]:
-    # Without it Claude Code begins with its questions for new users, a login among them.
-    return {".claude.json": _json({"hasCompletedOnboarding": True})}
+#: Claude Code's settings of ours. A project's may set variables anew, and would lead it, with our
+#: key, to another server; those that an argument names are stronger.
+_CLAUDE_SETTINGS: Final = "legato.json"
+
+
+def _claude_files(target: Target) -> dict[str, str]:
+    variables = _claude_environment(target)
+    del variables["ANTHROPIC_AUTH_TOKEN"]
+    return {
+        # Without it Claude Code begins with its questions for new users, a login among them.
+        ".claude.json": _json({"hasCompletedOnboarding": True}),
+        _CLAUDE_SETTINGS: _json({"env": variables}),
+    }
+
+
+def _claude_arguments(target: Target) -> tuple[str, ...]:
+    return ("--settings", f"{target.folder}/{_CLAUDE_SETTINGS}")
 
 
 # OpenCode: its own configuration files stay in force. A project's file is stronger than ours, so
@@ -210,8 +226,9 @@ def _qwen_files(target: Target) -> dict[str, str]:
     return {"settings.json": _json(settings)}
 
 
-# aider takes each of its options from the environment, as `AIDER_…`. Its own files stay in force,
-# among them those with more about models.
+# aider takes each of its options from the environment, as `AIDER_…`, before it takes them from its
+# own files, which stay in force. The names of the SDK are the weaker ones: `.env` and its files set
+# them anew.
 
 _AIDER_MODELS: Final = "models.json"
 
@@ -222,6 +239,8 @@ def _aider_environment(target: Target) -> dict[str, str]:
     return {
         "OPENAI_API_BASE": target.base_url,
         "OPENAI_API_KEY": target.key,
+        "AIDER_OPENAI_API_BASE": target.base_url,
+        "AIDER_OPENAI_API_KEY": target.key,
         "AIDER_MODEL": model,
         "AIDER_WEAK_MODEL": model,
         **(lengths if _aider_files(target) else {}),
@@ -285,6 +304,7 @@ AGENTS: Final = {
             "CLAUDE_CODE_USE_VERTEX",
         ),
         "NODE_EXTRA_CA_CERTS",
+        _claude_arguments,
     ),
     "opencode": Agent(
         "OpenCode",
@@ -310,7 +330,10 @@ AGENTS: Final = {
         "pipx install aider-chat",
         _aider_environment,
         _aider_files,
-        ("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
+        (
+            *("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
+            *("AIDER_OPENAI_API_TYPE", "AIDER_OPENAI_ORGANIZATION_ID"),
+        ),
         "SSL_CERT_FILE",
     ),
 }

@@ -108,7 +108,7 @@ def launch(
         for name, text in chosen.files(target).items():
             (folder / name).write_text(text, encoding="utf-8")
         environment = _environment(chosen, target, server, os.environ)
-        code = run([program, *(arguments or [])], environment)
+        code = run([program, *chosen.arguments(target), *(arguments or [])], environment)
     raise SystemExit(code)
 
 
@@ -213,7 +213,7 @@ def _print_plan(agent: Agent, target: Target, server: ServerAddress, arguments: 
         print(f"\n# removed from the environment: {', '.join(removed)}")
     for name, text in agent.files(target).items():
         print(clean(f"\n# {target.folder}/{name}\n{text}"), end="")
-    print(clean(f"\n# {shlex.join([agent.program, *arguments])}"))
+    print(clean(f"\n# {shlex.join([agent.program, *agent.arguments(target), *arguments])}"))
     sys.stdout.flush()
 
 

@@ -193,7 +193,7 @@ class Reader:
 
     __slots__ = ("_calls", "_images", "identity", "progress", "prompt_tokens")
 
-    holds_block: Final = False
+    holds_block: bool = False
 
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate

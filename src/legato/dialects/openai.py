@@ -126,7 +126,7 @@ class Reader:
         "prompt_tokens",
     )
 
-    holds_block: Final = False
+    holds_block: bool = False
 
     def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame

@@ -74,7 +74,7 @@ class Reader:
 
     __slots__ = ("_items", "_place", "identity", "progress", "prompt_tokens")
 
-    holds_block: Final = False
+    holds_block: bool = False
 
     def __init__(self) -> None:
         self._items = Items()
