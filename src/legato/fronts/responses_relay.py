@@ -89,8 +89,8 @@ class RelayedEvents:
             except msgspec.ValidationError:
                 fields = _Fields(str(value.get("type") or ""))
         kind = fields.type or name.decode(errors="replace")
-        if not kind:
-            return None
+        if not kind or not kind.isprintable():
+            return None  # a line end in it would break the frame
         event = RelayedEvent(kind, data, fields.sequence_number, bytes(fields.response))
         if kind in _TERMINAL:
             self.terminal = event if event.response else None  # without it, its client fails
