@@ -472,6 +472,7 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         "output_format.type",
         "json_schema",
     ),
+    "where it is answered": (request(inference_geo="us"), "inference_geo", "promised"),
     "another effort": (request(output_config={"effort": "x"}), "output_config.effort", "x"),
     "nothing but empty instructions": (
         request({"role": "system", "content": ""}),

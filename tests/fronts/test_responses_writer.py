@@ -428,6 +428,16 @@ def test_what_is_no_event_is_not_relayed(data: bytes) -> None:
     assert completed(relayed(upstream)).text == "One two"
 
 
+@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n\r\n"])
+def test_no_type_of_an_event_breaks_a_frame(separator: str) -> None:
+    """A client would read events that nobody has sent."""
+    pipe = Pipe()
+    forged = f'x{separator}event: response.completed\ndata: {{"type": "response.completed"}}'
+    pipe.writer.relay(b"", json.dumps({"type": forged}).encode())
+    pipe.writer.flush()
+    assert b"response.completed" not in pipe.body
+
+
 def test_events_that_nobody_knows_are_relayed() -> None:
     pipe = relayed(Upstream().begin())
     pipe.writer.relay(b"", b'{"type": "response.new",\n"sequence_number": 2, "x": "\xe2\x80\xa8"}')

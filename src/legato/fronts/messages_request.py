@@ -70,6 +70,7 @@ class MessagesRequest(Struct, gc=False):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # as `output_config.format` was called at first
     metadata: Metadata | None = None
+    inference_geo: str | None = None
     stream: bool | None = None
 
 
@@ -93,6 +94,9 @@ def parse(body: bytes) -> FrontRequest:
         with beyond.noted():
             reason = "is 0, which fills a cache of prompts that the model's server does not have"
             raise unsupported("max_tokens", reason)
+    if request.inference_geo is not None:
+        with beyond.noted():
+            raise unsupported("inference_geo", "cannot be promised by the model's server")
     fields: Fields = {
         "model": request.model,
         "messages": _messages(request, beyond),

@@ -220,6 +220,8 @@ class Call:
 
     def _fail(self, error: ApiError) -> None:
         """The call failed: as a status where that is still possible, else as the last frame."""
+        if self._stream.state is State.COMPLETE:
+            self._stream.note_error(error)  # whole, and yet no answer that a client can be given
         self._stream.fail(error)
         if not self._is_gone and (self._reply is None or not self._reply.is_committed):
             refuse(self._client, self._front, self._dispatch.headers, error)

@@ -175,7 +175,7 @@ def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
 
 
 def _outcome(stream: Stream, attempts: int) -> Outcome:
-    if stream.state is State.COMPLETE:
+    if stream.state is State.COMPLETE and stream.error is None:
         return "complete"
     if stream.state is State.CANCELLED:
         return "cancelled"
