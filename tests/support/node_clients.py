@@ -36,11 +36,14 @@ class Asked(Struct, frozen=True):
 
 
 class Node:
-    """Asks all of `questions` when the first answer is wanted."""
+    """Asks all of `questions` when the first answer is wanted; all at once, or in their order."""
 
-    def __init__(self, server: Running, questions: dict[Asked, Question]) -> None:
+    def __init__(
+        self, server: Running, questions: dict[Asked, Question], *, one_by_one: bool = False
+    ) -> None:
         self._server = server
         self._questions = questions
+        self._options = ["one-by-one"] if one_by_one else []
         self._run: asyncio.Future[dict[Asked, Seen]] | None = None
 
     async def look(self, asked: Asked) -> Seen:
@@ -52,7 +55,7 @@ class Node:
     def _ask_all(self) -> dict[Asked, Seen]:
         wanted = [_call(asked, question) for asked, question in self._questions.items()]
         done = subprocess.run(
-            ["node", "run.mjs", f"{self._server.url}/v1", self._server.key],
+            ["node", "run.mjs", f"{self._server.url}/v1", self._server.key, *self._options],
             cwd=JS,
             input=json.dumps(wanted),
             capture_output=True,
