@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Running
-from tests.support import python_clients
+from tests.support import node_clients, python_clients
 from tests.support.engines import MODEL, THINKING
 from tests.support.front_cells import FRONTS, cells, finish_of
 from tests.support.node_clients import Asked, Node
@@ -105,7 +105,7 @@ async def test_an_answer_means_the_same_whatever_the_client(
     cell = CELLS[name]
     clients = [
         (front, client)
-        for client in cell.clients
+        for client in node_clients.here(cell.clients) or cell.clients
         for front in FRONTS
         # To OpenAI's helpers an end at the limit of a chat is a failure.
         if (front, client[-6:], cell.finish) != ("chat", "helper", "length")
