@@ -1,7 +1,8 @@
 """The local engine behind each front, as client SDKs have it: its column in the table of
 `tests/support/front_cells.py`.
 
-What a small model says is its own affair: that all clients see the same of it is looked at here.
+All is asked one after the other, so that a prompt is read by one of the engine's slots alone. What
+a small model says is its own affair: that all clients see the same of it is looked at here.
 """
 
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import Running
-from tests.support import python_clients
+from tests.support import node_clients, python_clients
 from tests.support.engines import MODEL, THINKING
 from tests.support.front_cells import FRONTS, cells, finish_of
 from tests.support.node_clients import Asked, Node
@@ -66,7 +67,7 @@ CELLS = {
     "two-tools": Cell(
         BOTH, "tool_calls", ("python-helper",), calls=[list(each) for each in CALLED]
     ),
-    "turn": Cell(TIME, "stop", ("node-helper", "ai-sdk"), goes_on=True),
+    "turn": Cell(TIME, "stop", ("ai-sdk",), goes_on=True),
     "image": Cell(ask("What is it?", image=True), "", ALL),
 }
 assert CELLS.keys() == {*cells("engine"), *cells("engine", "400")}
@@ -87,7 +88,7 @@ def node(engine: Running) -> Node:
         for client in cell.clients
         if not client.startswith("python")
     }
-    return Node(engine, asked)
+    return Node(engine, asked, one_by_one=True)
 
 
 async def look(python: Python, node: Node, cell: Cell, front: str, client: str) -> Seen:
@@ -104,12 +105,11 @@ async def test_an_answer_means_the_same_whatever_the_client(
     cell = CELLS[name]
     clients = [
         (front, client)
-        for client in cell.clients
+        for client in node_clients.here(cell.clients) or cell.clients
         for front in FRONTS
         # To OpenAI's helpers an end at the limit of a chat is a failure.
         if (front, client[-6:], cell.finish) != ("chat", "helper", "length")
     ]
-    # One after the other, so that a prompt is read by one of the engine's slots alone.
     answers = {each: await look(python, node, cell, *each) for each in clients}
     first = answers["chat", cell.clients[0]]
     for (front, client), seen in answers.items():

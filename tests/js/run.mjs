@@ -1,13 +1,14 @@
-// Puts questions to client SDKs. node run.mjs BASE_URL KEY reads a JSON list from standard input,
+// Puts questions to client SDKs; with a third argument one after the other, else all at once.
+// node run.mjs BASE_URL KEY [one-by-one] reads a JSON list from standard input,
 // [{front, client, body, next, results}], and prints a list of what each client has seen; Seen in
-// ../support/sdks.py says what the members are. `body` is a request of the front, for `ai-sdk` as
-// ai.mjs has it. `next`, where it is not null, is the model that is given the answer with
-// `results`, the texts that the tools give, by name, and calls what it likes; what is seen is its
-// answer then.
+// ../support/questions.py says what the members are. `body` is a request of the front, for
+// `ai-sdk` as ai.mjs has it. `next`, where it is not null, is the model that is given the answer
+// with `results`, the texts that the tools give, by name, and calls what it likes; what is seen is
+// its answer then.
 import { text } from "node:stream/consumers";
 import { fail } from "./failures.mjs";
 
-const [baseURL, apiKey] = process.argv.slice(2);
+const [baseURL, apiKey, oneByOne] = process.argv.slice(2);
 const calls = JSON.parse(await text(process.stdin));
 
 async function look({ front, client, body, next, results }) {
@@ -24,4 +25,6 @@ async function look({ front, client, body, next, results }) {
   return seen;
 }
 
-process.stdout.write(JSON.stringify(await Promise.all(calls.map(look))));
+const seen = [];
+for (const call of calls) seen.push(oneByOne ? await look(call) : look(call));
+process.stdout.write(JSON.stringify(await Promise.all(seen)));

@@ -186,6 +186,20 @@ async def test_the_events_are_legal_responses(mock: MockServer, script: str) -> 
     assert MEANINGS[script].finish is None or not open_items
 
 
+async def test_a_refusal_is_a_message_that_refuses(mock: MockServer) -> None:
+    deltas = [Step(delta={"refusal": each}) for each in ("I will", " not.")]
+    mock.scripts["refusal"] = Script(steps=[*deltas, *SCRIPTS["happy"].steps[-3:]])
+    played = await play(mock, "refusal", "openai-responses", stream=True)
+    for event in played.events:
+        _RESPONSES[event["type"]].model_validate(event)
+        assert not faults("ResponseStreamEvent", event)
+    (item,) = played.events[-1]["response"]["output"]
+    assert (item["type"], item["role"]) == ("message", "assistant")
+    assert item["content"] == [{"type": "refusal", "refusal": "I will not."}]
+    whole = await play(mock, "refusal", "openai-responses", stream=False)
+    assert whole.json["output"] == [item]
+
+
 def assert_item(events: list[Json], item: Json) -> None:
     """The events of an item between its first and its last: deltas, and what is the sum of them."""
     assert {each.get("item_id", item["id"]) for each in events} == {item["id"]}

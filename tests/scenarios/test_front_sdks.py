@@ -186,7 +186,7 @@ async def test_an_answer_means_the_same(
     """Text, thoughts, calls, finish and usage, every delta by itself; an error behind what was
     said, with nothing that looks like a normal end."""
     model, question = f"{dialect}/{name}", QUESTIONS[name]
-    clients = clients_of(front, name)
+    clients = node_clients.here(clients_of(front, name))
     body = question.body(front, model)
     looks = [
         python.look(front, client, body)

@@ -130,30 +130,28 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
 NODE_WAYS = {"openai-node": "node-stream", "openai-node-helper": "node-helper", "ai-sdk": "ai-sdk"}
 
 
-class NodeOnChat:
-    """With usage, and without."""
+#: Where usage is not asked for.
+WITHOUT_USAGE = ("happy", "thinking", "tools")
 
-    def __init__(self, server: Running) -> None:
-        asked = [Asked("chat", client, model) for client in NODE_WAYS.values() for model in MODELS]
-        self._nodes = {
-            usage: Node(server, dict.fromkeys(asked, Question(usage=usage)))
-            for usage in (True, False)
-        }
 
-    async def look(self, way: str, model: str, usage: bool) -> Seen:
-        return await self._nodes[usage].look(Asked("chat", NODE_WAYS[way], model))
+def asked_of_node(way: str, model: str, usage: bool) -> Asked:
+    return Asked("chat", NODE_WAYS[way], model, subject="" if usage else "no usage")
 
 
 @pytest.fixture(scope="module")
-def node(server: Running) -> NodeOnChat:
-    return NodeOnChat(server)
+def node(server: Running) -> Node:
+    questions = {
+        asked_of_node(way, model, usage): Question(usage=usage)
+        for usage, models in ((True, MODELS), (False, WITHOUT_USAGE))
+        for model in models
+        for way in NODE_WAYS
+    }
+    return Node(server, questions)
 
 
-async def seen_by(
-    way: str, server: Running, node: NodeOnChat, model: str, usage: bool = True
-) -> Seen:
+async def seen_by(way: str, server: Running, node: Node, model: str, usage: bool = True) -> Seen:
     if way in NODE_WAYS:
-        return await node.look(way, model, usage)
+        return await node.look(asked_of_node(way, model, usage))
     return await sdks.look(way, server, model, usage)
 
 
@@ -163,7 +161,7 @@ WAYS = [*sdks.WAYS, *NODE_WAYS]
 @pytest.mark.parametrize("model", ANSWERS)
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_answer_is_seen_as_it_was_given(
-    server: Running, node: NodeOnChat, way: str, model: str
+    server: Running, node: Node, way: str, model: str
 ) -> None:
     """Text, reasoning, tool calls, finish and usage; every delta by itself."""
     assert await seen_by(way, server, node, model) == expected(way, ANSWERS[model])
@@ -172,16 +170,16 @@ async def test_an_answer_is_seen_as_it_was_given(
 @pytest.mark.parametrize("model", BROKEN)
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_broken_answer_is_an_error_behind_what_was_said(
-    server: Running, node: NodeOnChat, way: str, model: str
+    server: Running, node: Node, way: str, model: str
 ) -> None:
     """No finish, no call that is not whole, no usage: nothing that looks like a normal end."""
     assert await seen_by(way, server, node, model) == expected(way, BROKEN[model])
 
 
-@pytest.mark.parametrize("model", ["happy", "thinking", "tools"])
+@pytest.mark.parametrize("model", WITHOUT_USAGE)
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "openai-node-helper"])
 async def test_usage_that_nobody_asked_for_is_not_shown(
-    server: Running, node: NodeOnChat, way: str, model: str
+    server: Running, node: Node, way: str, model: str
 ) -> None:
     wanted = replace(ANSWERS[model], usage=None)
     assert await seen_by(way, server, node, model, usage=False) == expected(way, wanted)

@@ -5,6 +5,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,19 @@ class Asked(Struct, frozen=True):
 
 
 class Node:
-    """Asks all of `questions` when the first answer is wanted."""
+    """Asks all of `questions` when the first answer is wanted; all at once, or in their order."""
 
-    def __init__(self, server: Running, questions: dict[Asked, Question]) -> None:
+    def __init__(
+        self, server: Running, questions: dict[Asked, Question], *, one_by_one: bool = False
+    ) -> None:
         self._server = server
         self._questions = questions
+        self._options = ["one-by-one"] if one_by_one else []
         self._run: asyncio.Future[dict[Asked, Seen]] | None = None
 
     async def look(self, asked: Asked) -> Seen:
-        need_node()
+        if (what := missing()) is not None:
+            pytest.skip(what)
         if self._run is None:
             self._run = asyncio.ensure_future(asyncio.to_thread(self._ask_all))
         return (await self._run)[asked]
@@ -52,7 +57,7 @@ class Node:
     def _ask_all(self) -> dict[Asked, Seen]:
         wanted = [_call(asked, question) for asked, question in self._questions.items()]
         done = subprocess.run(
-            ["node", "run.mjs", f"{self._server.url}/v1", self._server.key],
+            ["node", "run.mjs", f"{self._server.url}/v1", self._server.key, *self._options],
             cwd=JS,
             input=json.dumps(wanted),
             capture_output=True,
@@ -75,9 +80,17 @@ def _call(asked: Asked, question: Question) -> dict[str, Any]:
     }
 
 
-def need_node() -> None:
+def missing() -> str | None:
+    """What is not installed, where something is not."""
     if shutil.which("node") is None:
-        pytest.skip("Node is not installed")
+        return "Node is not installed"
     for package in _PACKAGES:
         if not (JS / "node_modules" / package).is_dir():
-            pytest.skip(f"the npm package {package} is not installed")
+            return f"the npm package {package} is not installed"
+    return None
+
+
+def here(clients: Iterable[str]) -> list[str]:
+    """Those that can be asked; Python's always can."""
+    is_missing = missing() is not None
+    return [each for each in clients if each.startswith("python") or not is_missing]
