@@ -2,6 +2,7 @@
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError
+from legato.core.json_text import check_utf8
 from legato.core.subscriber import Subscriber
 
 
@@ -29,10 +30,13 @@ class Delivery:
         self._held = [] if relays and not begun else None
 
     def relay(self, name: bytes, data: bytes) -> None:
-        """An event as it came."""
+        """An event as it came. Raises `UpstreamError` where it is not UTF-8: at once, so that what
+        waits can be delivered."""
         if self._held is not None:
+            check_utf8(data)
             self._held.append((name, data))
         elif self._early is not None:
+            check_utf8(data)
             self._early.append((name, data))
         else:
             for each in self.subscribers:
