@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -105,6 +106,7 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
         "CLAUDE_CONFIG_DIR": "FOLDER",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_USE_BEDROCK": None,
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
         "DISABLE_TELEMETRY": "1",
     },
     "opencode": {
@@ -191,7 +193,10 @@ async def stage(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Stage]:
             {"name": "b", "base_url": base, "model": "happy", "context_length": 120_000},
             {"name": "other", "base_url": base, "model": "happy"},
         ],
-        routes=[{"model": "smart", "deployments": ["a", "b"]}],
+        routes=[
+            {"model": "smart", "deployments": ["a", "b"]},
+            {"model": "any/*", "deployments": ["b"]},
+        ],
     )
     async with serving(chosen) as legato:
         yield Stage(tmp_path, legato)
@@ -295,7 +300,7 @@ def test_which_lengths_claude_code_is_told(
     [
         ((), "smart"),
         (("--model", "other"), "other"),
-        (("-m", "a-name-that-is-not-listed"), "a-name-that-is-not-listed"),
+        (("-m", "any/name-that-is-not-listed"), "any/name-that-is-not-listed"),
     ],
 )
 async def test_which_model(stage: Stage, words: tuple[str, ...], model: str) -> None:
@@ -305,6 +310,37 @@ async def test_which_model(stage: Stage, words: tuple[str, ...], model: str) -> 
     listed = [each["slug"] for each in json.loads(files["models.json"])["models"]]
     assert model in listed
     assert {"smart", "other"} <= set(listed)
+
+
+async def test_a_model_that_is_not_listed_has_its_context_length(stage: Stage) -> None:
+    assert (await stage.launch("codex", "-m", "any/thing"))[0] == 0
+    found, *_ = json.loads(stage.report["files"]["models.json"])["models"]
+    assert (found["slug"], found["context_window"]) == ("any/thing", 64_000)
+
+
+@pytest.mark.parametrize("more", [(), ("--print",)])
+@pytest.mark.parametrize(
+    ("model", "expected", "said"),
+    [
+        ("smrat", 1, "no model `smrat`: it has smart, other."),
+        ("any/*", 1, "no model `any/*`"),
+        ("", 2, "--model is empty"),
+    ],
+)
+async def test_a_model_that_the_server_does_not_know(
+    stage: Stage, model: str, expected: int, said: str, more: tuple[str, ...]
+) -> None:
+    code, out, err = await stage.launch("codex", "--model", model, *more)
+    assert (code, out) == (expected, "")
+    assert said in err
+    assert not stage.report_file.exists()
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
+async def test_a_base_url_may_end_without_its_version(stage: Stage, end: str) -> None:
+    words = ("--base-url", f"{stage.root}{end}", "--key", stage.legato.key)
+    assert await cli("launch", "qwen", *words, **stage.environment) == (0, "", "")
+    assert stage.report["environment"]["OPENAI_BASE_URL"] == f"{stage.root}/v1"
 
 
 @pytest.mark.parametrize(
@@ -349,16 +385,16 @@ async def test_an_agent_that_is_not_installed(stage: Stage, agent: str) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 async def test_print_shows_what_would_be_set_and_starts_nothing(stage: Stage, agent: str) -> None:
     nothing_installed = {"PATH": "/nowhere"}
-    words = ("--print", "--", "exec", "hello")
+    words = ("--print", "--", "exec", "hello, it's me")
     code, out, err = await stage.launch(agent, *words, **nothing_installed)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert stage.legato.key not in out
-    assert lines[-1] == f"# {agent} exec hello"
+    assert shlex.split(lines[-1]) == ["#", agent, "exec", "hello, it's me"]
     for name, value in ENVIRONMENT[agent].items():
         if value is not None:
             value = value.replace("ROOT", stage.root).replace("FOLDER", "TEMPORARY_FOLDER")
-            assert f"{name}={value.replace('KEY', '***')}" in lines
+            assert f"{name}={shlex.quote(value.replace('KEY', '***'))}" in lines
     assert {line.rpartition("/")[2] for line in lines if line.startswith("# TEMPORARY")} == FILES[
         agent
     ]

@@ -181,6 +181,9 @@ def test_who_has_refused_it_gets_none_of_it() -> None:
     turn: dict[str, Any] = {"role": "assistant", "content": [THINKING]}
     bare = owner(known={"S1": HERE}, keeps_none=True)
     assert bare.of_source("messages", encoded({"messages": [turn]}))[1] == 1
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    bare = owner("responses", keeps_none=True)
+    assert bare.of_source("responses", encoded({"input": [item]})) == (b'{"input":[]}', 1)
     turn = {"role": "assistant", "content": "x", "reasoning_details": [THINKING]}
     assert bare.of_chat(encoded({"messages": [turn]}))[1] == 1
 
@@ -191,6 +194,8 @@ def test_who_has_refused_it_gets_none_of_it() -> None:
         (invalid("messages.1.content.0: Invalid `signature` in `thinking` block"), True),
         (invalid("The encrypted content gAAA could not be verified."), True),
         (ApiError(400, "invalid_encrypted_content", "No."), True),
+        (invalid("Item with id 'rs_1' not found. Items are not persisted when ..."), True),
+        (invalid("Item with id 'msg_1' not found."), False),
         (invalid("max_tokens: too large"), False),
         (bad_gateway("The upstream sent a signature."), False),
     ],

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from legato.core.errors import UpstreamError
+from legato.core.stream import Stream
 from legato.dialects import anthropic
 from legato.fronts.messages_aggregator import MessagesAggregator
 from tests.fronts.test_messages_writer import (
@@ -282,3 +284,17 @@ def test_nobody_goes_on_behind_half_of_a_block(name: str, fast_path: bool) -> No
     delivered = relayed.stream.delivered
     assert delivered is not None
     assert delivered.is_exact is can_continue
+
+
+@pytest.mark.parametrize("size", [20, 100_000])
+def test_events_before_the_answer_have_an_end(size: int) -> None:
+    """They wait for it, since another upstream may be asked; pings are no progress."""
+    stream = Stream(lambda: 0.0, 0.0)
+    stream.ask(relays=True)
+    for _ in range(9):
+        stream.relay(b"ping", b"x" * size)
+    with pytest.raises(UpstreamError, match="too much before its answer"):
+        for _ in range((9 << 20) // size):
+            stream.relay(b"ping", b"x" * size)
+    stream.ask(relays=True)
+    stream.relay(b"ping", b"x" * size)

@@ -328,6 +328,19 @@ def test_events_are_relayed_as_they_came_but_for_id_and_model() -> None:
     assert pipe.body == wanted
 
 
+def test_relayed_deltas_are_padded_where_their_upstream_does_not() -> None:
+    upstream = Upstream().begin().message(*["x" * size for size in range(1, 40)]).end()
+    bare = [(name, data.replace(b', "obfuscation": "xyz"', b"")) for name, data in upstream.events]
+    pipe = relayed(upstream, Pipe(pads=True))
+    assert pipe.body.count(b'"obfuscation"') == pipe.body.count(b'"obfuscation": "xyz"') > 0
+    upstream.events = bare
+    pipe = relayed(upstream, Pipe(pads=True))
+    frames = [each for each in pipe.body.split(b"\n\n") if b"text.delta" in each]
+    assert {(len(each) + 2) % 128 for each in frames} == {0}
+    assert len(completed(pipe).text) == 39 * 40 // 2
+    assert b"obfuscation" not in relayed(upstream).body
+
+
 def test_the_last_event_waits_until_the_answer_is_complete() -> None:
     pipe = relayed(whole())
     assert split(pipe.body)[-1]["type"] == "response.output_item.done"
@@ -342,6 +355,24 @@ def test_an_incomplete_answer_stays_one() -> None:
     found = completed(pipe)
     assert found.response["status"] == "incomplete"
     assert found.response["incomplete_details"] == details
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "status"),
+    [
+        ("completed", "incomplete", "incomplete"),
+        ("completed", "in_progress", "completed"),
+        ("completed", None, "completed"),
+        ("incomplete", "in_progress", "incomplete"),
+        ("incomplete", "completed", "incomplete"),
+    ],
+)
+def test_the_last_event_agrees_with_its_response(kind: str, told: Any, status: str) -> None:
+    """Half an answer must not look like a whole one."""
+    details = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    upstream = Upstream().begin().message("One")
+    found = completed(relayed(upstream.end(kind, status=told, incomplete_details=details)))
+    assert (found.kinds[-1], found.response["status"]) == (status, status)
 
 
 def test_numbers_go_on_behind_heartbeats() -> None:

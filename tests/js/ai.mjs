@@ -11,10 +11,11 @@ globalThis.AI_SDK_LOG_WARNINGS = false; // they go to stdout
 
 const toolsOf = (functions, results) =>
   Object.fromEntries(
-    functions.map(({ name, description, parameters }) => [
+    functions.map(({ name, description, parameters, strict }) => [
       name,
       tool({
         description,
+        strict,
         inputSchema: jsonSchema(parameters),
         ...(results && { execute: () => results[name] }),
       }),
@@ -59,6 +60,7 @@ export function waysOf({ baseURL, apiKey }) {
     if (next) {
       const first = answer(model, { ...asked, tools: toolsOf(tools, next.results) });
       messages = [...messages, ...(await first.response).messages];
+      asked.toolChoice = undefined;
       last = next.model;
     }
     const { fullStream } = answer(last, { ...asked, messages, tools: toolsOf(tools) });

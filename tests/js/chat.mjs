@@ -63,7 +63,7 @@ export function waysOf({ baseURL, apiKey }) {
         content: next.results[name],
       }));
       const messages = [...body.messages, message, ...given];
-      return helper({ ...body, model: next.model, messages }, seen);
+      return helper({ ...body, tool_choice: undefined, model: next.model, messages }, seen);
     }
     seen.calls = called(calls);
     seen.usage = counted(usage);

@@ -69,7 +69,7 @@ export function waysOf({ baseURL, apiKey }) {
       }));
       const answered = { role: "assistant", content: message.content };
       const said = [...body.messages, answered, { role: "user", content: given }];
-      return helper({ ...body, model: next.model, messages: said }, seen);
+      return helper({ ...body, tool_choice: undefined, model: next.model, messages: said }, seen);
     }
     events.on("text", (delta) => seen.text.push(delta));
     events.on("thinking", (delta) => seen.thoughts.push(delta));

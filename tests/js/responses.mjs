@@ -60,7 +60,7 @@ export function waysOf({ baseURL, apiKey }) {
       output: next.results[name],
     }));
     const input = [...body.input, ...response.output, ...given];
-    return helper({ ...body, model: next.model, input }, seen);
+    return helper({ ...body, tool_choice: undefined, model: next.model, input }, seen);
   }
 
   return { "node-whole": whole, "node-stream": stream, "node-helper": helper };

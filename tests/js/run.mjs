@@ -2,7 +2,8 @@
 // [{front, client, body, next, results}], and prints a list of what each client has seen; Seen in
 // ../support/sdks.py says what the members are. `body` is a request of the front, for `ai-sdk` as
 // ai.mjs has it. `next`, where it is not null, is the model that is given the answer with
-// `results`, the texts that the tools give, by name; what is seen is its answer then.
+// `results`, the texts that the tools give, by name, and calls what it likes; what is seen is its
+// answer then.
 import { text } from "node:stream/consumers";
 import { fail } from "./failures.mjs";
 

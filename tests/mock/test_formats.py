@@ -271,3 +271,20 @@ async def test_why_an_answer_ended(
     assert last["type"] == f"response.{status}"
     assert (last["response"]["incomplete_details"] or {}).get("reason") == detail
     assert (await play(mock, "ends", "anthropic")).json["stop_reason"] == stop
+
+
+# Text completions
+
+
+async def test_text_completions(mock: MockServer) -> None:
+    """Streamed and not, as the vendor's SDK has them."""
+    async with openai.AsyncOpenAI(base_url=f"{mock.origin}/v1", api_key="any") as client:
+        asked = {"model": "happy", "prompt": "Once"}
+        whole = await client.completions.create(**asked)
+        stream = await client.completions.create(**asked, stream=True)
+        chunks = [chunk async for chunk in stream]
+    assert whole.object == chunks[0].object == "text_completion"
+    assert [(each.text, each.finish_reason) for each in whole.choices] == [(TEXT, "stop")]
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 10)
+    assert "".join(each.text for chunk in chunks for each in chunk.choices) == TEXT

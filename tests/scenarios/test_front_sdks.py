@@ -1,6 +1,5 @@
 """Client SDKs on each front, before upstreams of every dialect: an answer means the same whatever
-the pair. The table of cells is `CELLS`; those of the local engine are in
-`tests/engine/test_engine_sdks.py`.
+the pair. The table of cells is in `tests/support/front_cells.py`.
 
 Python's and Node's SDKs of OpenAI and of Anthropic, streamed and not, and the Vercel AI SDK with
 its providers for OpenAI, for what is compatible with it and for Anthropic.
@@ -19,30 +18,14 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support import node_clients, python_clients
+from tests.support.front_cells import FRONTS, cells, finish_of
 from tests.support.node_clients import Asked, Node
 from tests.support.python_clients import Python
 from tests.support.questions import PNG, Question, Seen
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FRONTS = ("chat", "messages", "responses")
 DIALECTS = ("openai", "openai-responses", "anthropic", "gemini", "ollama")
-
-#: What is asked for, and where it is answered: "yes"; "no" where the upstream's format has no words
-#: for it. Finish and usage belong to every cell. `cut`: the upstream breaks off.
-CELLS = """
-            openai  openai-responses  anthropic  gemini  ollama
-happy       yes     yes               yes        yes     yes
-thinking    yes     yes               yes        yes     yes
-one-tool    yes     yes               yes        yes     yes
-two-tools   yes     yes               yes        yes     yes
-agent       yes     yes               yes        yes     yes
-image       yes     yes               yes        yes     yes
-length      yes     yes               yes        yes     yes
-refusal     yes     yes               no         no      no
-filtered    yes     yes               yes        yes     no
-cut         yes     yes               yes        yes     yes
-"""
 
 _END = SCRIPTS["happy"].steps[-2:]  # usage, and the end marker
 _ONE_CALL: dict[str, Any] = {
@@ -52,6 +35,7 @@ _ONE_CALL: dict[str, Any] = {
     "function": {"name": "sum", "arguments": '{"a": 1, "b": 2}'},
 }
 OWN_SCRIPTS = {
+    "text": SCRIPTS["happy"],
     "one-tool": Script(steps=[Step(tool=_ONE_CALL), Step(finish="tool_calls"), *_END]),
     "two-tools": SCRIPTS["tools"],
     "agent": Script(
@@ -70,11 +54,11 @@ OWN_SCRIPTS = {
 
 WORDS = ["Once", " upon", " a", " time", ",", " there", " was", " a", " stream", "."]
 CALLS = [["call_1", "sum", {"a": 1, "b": 2}], ["call_2", "now", {}]]
-HAPPY = Seen(text=WORDS, finish="stop", usage=[7, 10, 0, 3])
+TEXT = Seen(text=WORDS, finish="stop", usage=[7, 10, 0, 3])
 
 #: What is seen of an answer, in the words of Chat Completions.
 ANSWERS = {
-    "happy": HAPPY,
+    "text": TEXT,
     "thinking": Seen(
         text=[" Forty", "-two", "."],
         thoughts=["Let", " me", " think", "."],
@@ -90,28 +74,11 @@ ANSWERS = {
         finish="tool_calls",
         usage=[7, 7, 4, 3],
     ),
-    "image": HAPPY,
+    "image": TEXT,
     "length": Seen(text=["Once"], finish="length", usage=[7, 10, 0, 3]),
     "refusal": Seen(refusal=["I will not."], finish="stop", usage=[7, 10, 0, 3]),
     "filtered": Seen(text=["Once"], finish="content_filter", usage=[7, 10, 0, 3]),
     "cut": Seen(text=WORDS, error="The upstream closed the connection. Try again later."),
-}
-
-#: Finish reasons by front; the Vercel AI SDK has those of Chat Completions everywhere.
-FINISHES = {
-    "chat": {each: each for each in ("stop", "tool_calls", "length", "content_filter")},
-    "messages": {
-        "stop": "end_turn",
-        "tool_calls": "tool_use",
-        "length": "max_tokens",
-        "content_filter": "refusal",
-    },
-    "responses": {
-        "stop": "completed",
-        "tool_calls": "completed",
-        "length": "max_output_tokens",
-        "content_filter": "content_filter",
-    },
 }
 
 #: How an answer that broke off is an error. Front -> code of a streamed answer; code and status of
@@ -126,20 +93,8 @@ BROKEN = {
 STATUSES = {("messages", "python-helper"): 200, ("responses", "ai-sdk"): 500}
 
 
-def cells() -> list[tuple[str, str]]:
-    """(dialect, subject) each."""
-    head, *lines = CELLS.split("\n")[1:-1]
-    dialects = head.split()
-    assert tuple(dialects) == DIALECTS
-    rows = {name: answers for name, *answers in map(str.split, lines)}
-    assert rows.keys() == ANSWERS.keys()
-    return [
-        (dialect, name)
-        for name, answers in rows.items()
-        for dialect, answer in zip(dialects, answers, strict=True)
-        if answer == "yes"
-    ]
-
+#: (dialect, subject) each. A turn has its own test.
+PLAYED = [(each, name) for each in DIALECTS for name in cells(each) if name != "turn"]
 
 #: To OpenAI's helpers these ends of a chat are failures.
 UNTAKEN = ("length", "filtered")
@@ -152,7 +107,7 @@ def clients_of(front: str, name: str) -> list[str]:
     return [each for each in clients if not (untaken and each.endswith("helper"))]
 
 
-PAIRS = [(front, *cell) for cell in cells() for front in FRONTS]
+PAIRS = [(front, *cell) for cell in PLAYED for front in FRONTS]
 QUESTIONS = {name: Question(image=name == "image") for name in ANSWERS}
 
 
@@ -185,7 +140,7 @@ async def server(
             "base_url": base if dialect.startswith("openai") else origin,
             "open_after": 0,
         }
-        for dialect, script in cells()
+        for dialect, script in PLAYED
     ]
     routes = [
         {"model": each["name"], "deployments": [each["name"]], "attempts": 1}
@@ -203,7 +158,7 @@ async def python(server: Running) -> AsyncIterator[Python]:
 
 
 def turn(front: str, client: str, dialect: str) -> Asked:
-    return Asked(front, client, f"{dialect}/agent", then=f"{dialect}/happy")
+    return Asked(front, client, f"{dialect}/agent", then=f"{dialect}/text")
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +234,8 @@ async def test_a_turn_with_results(
         seen = await python.look(front, client, body, asked.then)
     else:
         seen = await node.look(asked)
-    assert seen == expected(front, client, dialect, HAPPY)
-    told = [each for each in asked_of(upstream, dialect, "happy") if "The sum is 3." in each]
+    assert seen == expected(front, client, dialect, TEXT)
+    told = [each for each in asked_of(upstream, dialect, "text") if "The sum is 3." in each]
     assert told
     for each in told:
         places = [each.find(part) for part in RESULTS_SAID]
@@ -305,7 +260,7 @@ def expected(front: str, client: str, dialect: str, seen: Seen) -> Seen:
     if seen.refusal and (front == "messages" or client == "ai-sdk"):
         # It is text there, and the finish says what it is.
         seen, finish = replace(seen, text=seen.refusal, refusal=[]), "content_filter"
-    seen = replace(seen, finish=finish if client == "ai-sdk" else FINISHES[front][finish])
+    seen = replace(seen, finish=finish_of(front, client, finish))
     if client.endswith("whole"):
         whole = {name: joined(getattr(seen, name)) for name in ("text", "thoughts", "refusal")}
         seen = replace(seen, **whole)

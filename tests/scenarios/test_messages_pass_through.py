@@ -51,11 +51,17 @@ async def legato(
                 "open_after": 0,
                 **more,
             }
-            for name, more in (("at-anthropic", {}), ("whole", {"streams": False}))
+            for name, more in (
+                ("at-anthropic", {}),
+                ("whole", {"streams": False}),
+                ("half", {"base_url": f"{url}/half"}),
+                ("rest", {"base_url": f"{url}/rest", "continue": "prefill"}),
+            )
         ],
         routes=[
             {"model": "public", "deployments": ["at-anthropic"], "attempts": 1},
             {"model": "whole", "deployments": ["whole"], "attempts": 1},
+            {"model": "both", "deployments": ["half", "rest"]},
         ],
     )
     async with serving(settings) as running:
@@ -192,6 +198,34 @@ async def test_both_get_what_the_other_sent(legato: Running, upstream: RawUpstre
             assert b"\r\nanthropic-beta: b-%d\r\n" % seed in upstream.heads["a"][-1], seed
             identity = got.headers["x-request-id"].replace("req_", "msg_")
             assert got.content == filled(answer, "public", identity), seed
+
+
+async def test_who_goes_on_with_an_answer_gets_the_headers_too(
+    legato: Running, upstream: RawUpstream
+) -> None:
+    """A request may need what one of them allows."""
+    start, end = {"type": "content_block_start"}, {"type": "message_stop"}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+    start |= {"index": 0, "content_block": {"type": "text", "text": ""}}
+    finish = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    events = [f"data: {json.dumps(each)}\n\n".encode() for each in (start, text, finish, end)]
+    half = http(b"".join(events))[: -len(b"".join(events[2:]))]
+    upstream.responses["half"] = half.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+    upstream.responses["rest"] = http(b"".join(events))
+    said = [{"role": "user", "content": "hi"}]
+    async with legato.client() as client:
+        got = await client.post(
+            "/v1/messages",
+            json={"model": "both", "max_tokens": 99, "stream": True, "messages": said},
+            headers={"anthropic-beta": "b-1", "anthropic-version": "2023-01-01"},
+        )
+    assert got.status_code == 200
+    for name in ("half", "rest"):
+        (head,) = upstream.heads[name]
+        assert b"\r\nanthropic-beta: b-1\r\n" in head
+        assert head.count(b"anthropic-version:") == 1
+    assert upstream.requests["rest"][0]["messages"][-1]["role"] == "assistant"
+    assert MessagesBody(got.content).content == [{"type": "text", "text": "aa"}]
 
 
 async def test_an_answer_that_is_not_streamed_is_the_fold_of_a_stream(

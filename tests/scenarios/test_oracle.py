@@ -210,6 +210,18 @@ def test_another_upstream_answers_where_the_first_event_is_not_utf_8(front: Fron
         assert outcome.row["duration"] < 1
 
 
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("value", [b"1e400", b"NaN", rb'"\ud83d"'])
+def test_a_member_that_strict_decoders_refuse(value: bytes, front: FrontName) -> None:
+    """It does not break the fast path's first look at a choice."""
+    for at in (3, 7):
+        one = spoken(with_event(at, event(b'{"x":%b,"content":"odd"}' % value, number=2)))
+        one.exchanges[0].front = front
+        row = check(one)[-1].row
+        assert row is not None
+        assert row["outcome"] == "complete"
+
+
 # The harness
 
 

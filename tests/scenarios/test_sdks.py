@@ -8,7 +8,6 @@ import gc
 import importlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import pytest_asyncio

@@ -25,12 +25,14 @@ _PACKAGES = json.loads((JS / "package.json").read_text())["dependencies"]
 
 
 class Asked(Struct, frozen=True):
-    """`then`: the model that gets the results of the calls in the answer of `model`."""
+    """`then`: the model that gets the results of the calls in the answer of `model`. `subject`
+    tells questions to one model apart."""
 
     front: str
     client: str
     model: str
     then: str | None = None
+    subject: str = ""
 
 
 class Node:

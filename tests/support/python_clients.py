@@ -80,7 +80,7 @@ class Messages:
         self._messages = sdk.messages
 
     async def whole(self, body: Any, seen: Seen) -> None:
-        message = await self._messages.create(**body)
+        message = await self._messages.create(**_sendable(body))
         for block in message.content:
             if block.type == "text":
                 seen.text.append(block.text)
@@ -89,7 +89,7 @@ class Messages:
         self._take(message, seen)
 
     async def helper(self, body: Any, seen: Seen) -> Any:
-        async with self._messages.stream(**body) as stream:
+        async with self._messages.stream(**_sendable(body)) as stream:
             async for event in stream:
                 # The SDK builds its types without a check; what it gave away is checked here.
                 type(event).model_validate(event.to_dict())
@@ -128,6 +128,13 @@ class Messages:
         ]
 
 
+def _sendable(body: Json) -> Any:
+    """The SDK has no parameter for a temperature."""
+    if "temperature" not in body:
+        return body
+    return _without(body, "temperature") | {"extra_body": {"temperature": body["temperature"]}}
+
+
 class Responses:
     def __init__(self, sdk: openai.AsyncOpenAI) -> None:
         self._responses = sdk.responses
@@ -158,7 +165,9 @@ class Responses:
             for each in answer.output
             if each.type == "function_call"
         ]
-        items = [_without(each.to_dict(exclude_none=True), "parsed_arguments") for each in answer.output]
+        items = [
+            _without(each.to_dict(exclude_none=True), "parsed_arguments") for each in answer.output
+        ]
         return {**body, "input": [*body["input"], *items, *given]}
 
     async def _follow(self, stream: Any, seen: Seen) -> Any:
@@ -221,7 +230,7 @@ class Python:
         try:
             if then is not None:
                 answer = await sdk.helper(body, Seen())
-                body = {**sdk.going_on(body, answer), "model": then}
+                body = _without(sdk.going_on(body, answer), "tool_choice") | {"model": then}
             await getattr(sdk, client.removeprefix("python-"))(body, seen)
         except (openai.APIError, anthropic.APIError) as error:
             take_error(error, seen)

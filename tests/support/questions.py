@@ -1,5 +1,6 @@
 """One question in the words of each front, and of the Vercel AI SDK."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,15 +37,18 @@ RESULTS = {"sum": "The sum is 3.", "now": "The time is noon."}
 
 @dataclass(frozen=True)
 class Question:
-    """`answered`: the names of functions without arguments that were called, as `call_0` and so
-    on, when the same was asked before. `choice`: of the tool that has to be called. `usage`:
-    whether it is asked for where a client has to ask."""
+    """`said`, `called`: what was answered when the same was asked before, which a small model
+    repeats: the text, and before it calls, (name, arguments) each. `calls`: a tool has to be
+    called; `several`: or more than one. `usage`: whether it is asked for where a client has to ask.
+    """
 
     text: str = "Hello"
     image: bool = False
-    answered: tuple[str, ...] = ()
+    said: str | None = None
+    called: tuple[tuple[str, Json], ...] = ()
     tools: tuple[Json, ...] = (SUM, NOW)
-    choice: str | None = None
+    calls: bool = False
+    several: bool = False
     limit: int = 100
     temperature: float | None = None
     usage: bool = True
@@ -71,31 +75,33 @@ class Seen:
 
 
 def _history(question: Question, said: Any, calls: list[Json], results: list[Json]) -> list[Json]:
-    """`said`: the content of the question. Nothing was answered behind the results: a model that
-    has to answer now, and was asked the same again, does as it did."""
+    """`said`: the content of the question."""
     asked = {"role": "user", "content": said}
-    return [asked, *calls, *results, asked] if question.answered else [asked]
+    if question.said is None:
+        return [asked]
+    turn = [*calls, *results] if question.called else []
+    return [asked, *turn, {"role": "assistant", "content": question.said}, asked]
 
 
-def _called(question: Question) -> list[tuple[str, str]]:
-    """(id, name) each."""
-    return [(f"call_{index}", name) for index, name in enumerate(question.answered)]
+def _ids(question: Question) -> list[tuple[str, str, Json]]:
+    """(id, name, arguments) of each call before."""
+    return [(f"call_{index}", *called) for index, called in enumerate(question.called)]
 
 
 def _chat(question: Question) -> Json:
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
-    called = _called(question)
+    called = _ids(question)
     calls = [
-        {"id": each, "type": "function", "function": {"name": name, "arguments": "{}"}}
-        for each, name in called
+        {"id": each, "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        for each, name, given in called
     ]
-    results = [{"role": "tool", "tool_call_id": each, "content": "Done."} for each, _ in called]
+    results = [{"role": "tool", "tool_call_id": each, "content": "3"} for each, *_ in called]
     turn = [{"role": "assistant", "content": None, "tool_calls": calls}]
     return {
         "messages": _history(question, _said(question, "text", image), turn, results),
         "tools": [{"type": "function", "function": each} for each in question.tools] or None,
-        "tool_choice": question.choice
-        and {"type": "function", "function": {"name": question.choice}},
+        "tool_choice": "required" if question.calls else None,
+        "parallel_tool_calls": question.several or None,
         "max_tokens": question.limit,
         "stream_options": {"include_usage": True} if question.usage else None,
     }
@@ -106,16 +112,21 @@ def _messages(question: Question) -> Json:
         "type": "image",
         "source": {"type": "base64", "media_type": "image/png", "data": PNG},
     }
-    called = _called(question)
-    calls = [{"type": "tool_use", "id": each, "name": name, "input": {}} for each, name in called]
-    results = [
-        {"type": "tool_result", "tool_use_id": each, "content": "Done."} for each, _ in called
+    called = _ids(question)
+    calls = [
+        {"type": "tool_use", "id": each, "name": name, "input": given}
+        for each, name, given in called
     ]
+    results = [{"type": "tool_result", "tool_use_id": each, "content": "3"} for each, *_ in called]
+    choice: Json = {"type": "any"}
+    if question.several:
+        choice["disable_parallel_tool_use"] = False
     tools = [
         {
             "name": each["name"],
             "description": each["description"],
             "input_schema": each["parameters"],
+            "strict": each["strict"],
         }
         for each in question.tools
     ]
@@ -127,7 +138,7 @@ def _messages(question: Question) -> Json:
             [{"role": "user", "content": results}],
         ),
         "tools": tools or None,
-        "tool_choice": question.choice and {"type": "tool", "name": question.choice},
+        "tool_choice": choice if question.calls else None,
         "max_tokens": question.limit,
     }
 
@@ -138,28 +149,35 @@ def _responses(question: Question) -> Json:
         "image_url": f"data:image/png;base64,{PNG}",
         "detail": "auto",
     }
-    called = _called(question)
+    called = _ids(question)
     calls = [
-        {"type": "function_call", "call_id": each, "name": name, "arguments": "{}"}
-        for each, name in called
+        {"type": "function_call", "call_id": each, "name": name, "arguments": json.dumps(given)}
+        for each, name, given in called
     ]
     results = [
-        {"type": "function_call_output", "call_id": each, "output": "Done."} for each, _ in called
+        {"type": "function_call_output", "call_id": each, "output": "3"} for each, *_ in called
     ]
     return {
         "input": _history(question, _said(question, "input_text", image), calls, results),
         "tools": [{"type": "function", **each} for each in question.tools] or None,
-        "tool_choice": question.choice and {"type": "function", "name": question.choice},
+        "tool_choice": "required" if question.calls else None,
+        "parallel_tool_calls": question.several or None,
         "max_output_tokens": question.limit,
     }
 
 
 def _ai(question: Question) -> Json:
     image = {"type": "image", "image": PNG, "mediaType": "image/png"}
-    called = [{"toolCallId": each, "toolName": name} for each, name in _called(question)]
-    calls = [{"type": "tool-call", **each, "input": {}} for each in called]
-    output = {"type": "text", "value": "Done."}
-    results = [{"type": "tool-result", **each, "output": output} for each in called]
+    called = _ids(question)
+    calls = [
+        {"type": "tool-call", "toolCallId": each, "toolName": name, "input": given}
+        for each, name, given in called
+    ]
+    output = {"type": "text", "value": "3"}
+    results = [
+        {"type": "tool-result", "toolCallId": each, "toolName": name, "output": output}
+        for each, name, _ in called
+    ]
     return {
         "messages": _history(
             question,
@@ -168,7 +186,7 @@ def _ai(question: Question) -> Json:
             [{"role": "tool", "content": results}],
         ),
         "tools": list(question.tools),
-        "toolChoice": question.choice and {"type": "tool", "toolName": question.choice},
+        "toolChoice": "required" if question.calls else None,
         "maxOutputTokens": question.limit,
         "usage": question.usage,
     }

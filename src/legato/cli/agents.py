@@ -113,6 +113,11 @@ def _listed(model: ServedModel) -> dict[str, Any]:
 
 _CLAUDE_LEAST_CONTEXT: Final = 100_000
 
+#: Milliseconds without an event after which Claude Code gives up a stream and asks again without
+#: one. A `ping` is no event to it, and its own five minutes are too short for a long prompt that is
+#: read on a CPU. The server ends what makes no progress sooner.
+_CLAUDE_IDLE: Final = 1_800_000
+
 
 def _claude_environment(target: Target) -> dict[str, str]:
     context = target.context_length
@@ -131,6 +136,7 @@ def _claude_environment(target: Target) -> dict[str, str]:
         **told,
         "CLAUDE_CONFIG_DIR": target.folder,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_CLAUDE_IDLE),
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",

@@ -87,7 +87,8 @@ class OutgoingRequest(Struct):
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
     streams: bool = True  # False: the upstream gives its answer in one piece
-    source: Source | None = None  # where the upstream speaks the client's own format
+    source: Source | None = None  # where the upstream is sent the client's request as it came
+    lines: bytes = b""  # the client's header lines, where the upstream speaks its format
 
     @property
     def hides_alternatives(self) -> bool:

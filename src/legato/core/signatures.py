@@ -93,8 +93,9 @@ def uncarried(content: str) -> list[Json]:
 #: may sign nothing, and want it back all the same.
 _CLAUDE: Final = "/claude"
 
-#: How a vendor's server refuses reasoning that it did not sign, or whose tokens it cannot read.
-_BLAME: Final = re.compile(r"signature|encrypted[ _]content", re.IGNORECASE)
+#: How a vendor's server refuses reasoning that it did not sign, whose tokens it cannot read, or of
+#: which it knows no item with this id.
+_BLAME: Final = re.compile(r"signature|encrypted[ _]content|item with id '?rs_", re.IGNORECASE)
 
 
 def blames_signature(error: ApiError) -> bool:
@@ -214,7 +215,7 @@ class Owner:
         left out."""
         if client_format == "messages" and b"thinking" in body:
             return _edited(body, "messages", self._strip_blocks)
-        if client_format == "responses" and b"encrypted_content" in body:
+        if client_format == "responses" and self._may_strip_items(body):
             return _edited(body, "input", self._strip_item)
         return body, 0
 
@@ -249,9 +250,14 @@ class Owner:
         shape = _SHAPES.get(str(fields.get("type")))
         return shape is not None and not self.keeps(signature_of(fields), shape)
 
+    def _may_strip_items(self, body: bytes) -> bool:
+        return b"encrypted_content" in body or (self._keeps_none and b'"reasoning"' in body)
+
     def _strip_item(self, item: Json) -> tuple[Json | None, int]:
-        if item.get("type") != "reasoning" or not item.get("encrypted_content"):
+        if item.get("type") != "reasoning":
             return item, 0
+        if not item.get("encrypted_content"):  # its id may be another server's
+            return (None, 1) if self._keeps_none else (item, 0)
         return (item, 0) if self.keeps(signature_of(item), "responses") else (None, 1)
 
 

@@ -47,7 +47,7 @@ class CompletionsWriter(ChatWriter):
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         if chunk.is_reasoning:
             return None if self.is_paused else _write_nothing
-        (member,) = msgspec.json.decode(raw[0] + _PROBE_JSON + raw[1])
+        (member,) = Chunk([], raw[0] + _PROBE_JSON + raw[1]).members()  # read as `push` does it
         before, found, after = encoded([self._choices.translate(member)]).partition(_PROBE_JSON)
         write = super().text_writer(chunk, (before, after)) if found else None
         if write is None:

@@ -164,8 +164,9 @@ class BlockSequence:
             self._next += 1
             self._open, self._shown, self._arguments = piece.key, 0, []
         for delta in deltas:
-            self._shown += len(delta.get("thinking", ""))
-            if delta["type"] == "input_json_delta":
+            if delta["type"] == "thinking_delta":
+                self._shown += len(delta["thinking"])
+            elif delta["type"] == "input_json_delta":
                 self._arguments.append(delta["partial_json"])
             events.append(block_delta(self.index, delta))
         if piece.closes:

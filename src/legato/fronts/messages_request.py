@@ -15,8 +15,9 @@ from legato.core.errors import invalid
 from legato.core.front import FrontRequest
 from legato.core.request import GREATEST_INT, Fraction, explain
 from legato.core.span_edit import with_members
+from legato.core.tool_calls import legal_call_id
 from legato.fronts.messages_content import assistant_message, system_message, user_messages
-from legato.fronts.messages_parts import Beyond, Fields, missing, unsupported, wrong
+from legato.fronts.messages_parts import Beyond, Fields, is_strict, missing, unsupported, wrong
 from legato.fronts.messages_thoughts import is_packed
 
 
@@ -79,7 +80,8 @@ class Echo(Struct, frozen=True):
 
 
 _decode_request: Final = msgspec.json.Decoder(MessagesRequest).decode
-_decode_messages: Final = msgspec.json.Decoder(list[dict[str, Raw]]).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list: Final = msgspec.json.Decoder(list[Raw]).decode
 
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -167,8 +169,8 @@ def _tools(request: MessagesRequest, beyond: Beyond) -> Fields:
     fields: Fields = {"tools": taken}
     if choice is None:
         return fields
-    if choice.disable_parallel_tool_use:
-        fields["parallel_tool_calls"] = False
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     if choice.type != "tool":
         return fields | {"tool_choice": _CHOICES[choice.type]}
     if choice.name not in [each["function"]["name"] for each in taken]:
@@ -240,7 +242,8 @@ def _format(request: MessagesRequest) -> Fields:
         raise wrong(f"{place}.type", "is not `json_schema`")
     if wanted.schema is None:
         raise missing(f"{place}.schema")
-    schema = {"name": "answer", "schema": wanted.schema, "strict": True}
+    strict = is_strict(wanted.schema)
+    schema = {"name": "answer", "schema": wanted.schema, "strict": strict}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
@@ -248,21 +251,47 @@ def _format(request: MessagesRequest) -> Fields:
 
 
 def _for_anthropic(body: bytes, request: MessagesRequest) -> bytes:
-    """The body without blocks that carry what other vendors want back. All else stays as it is."""
-    if not any(_has_packed(message) for message in request.messages):
+    """The body without blocks that carry what other vendors want back, and with ids of tool calls
+    that the API takes: other servers use more letters in theirs. All else stays as it is."""
+    if not any(_is_edited(message) for message in request.messages):
         return body
-    messages = _decode_messages(msgspec.json.decode(body, type=dict[str, Raw])["messages"])
-    left: list[dict[str, Raw]] = []
-    for fields, message in zip(messages, request.messages, strict=True):
-        if _has_packed(message):
-            blocks = msgspec.json.decode(fields["content"], type=list[Raw])
-            kept = [each for each in blocks if not is_packed(msgspec.json.decode(each))]
-            fields["content"] = Raw(msgspec.json.encode(kept))
-            if not kept:
-                continue
-        left.append(fields)
+    left: list[Raw] = []
+    entries = _decode_list(_decode_members(body)["messages"])
+    for entry, message in zip(entries, request.messages, strict=True):
+        if _is_edited(message):
+            blocks = _decode_list(_decode_members(entry)["content"])
+            kept = [
+                _with_legal_id(each, fields)
+                for each, fields in zip(blocks, _blocks(message), strict=True)
+                if not is_packed(fields)
+            ]
+            if kept:
+                left.append(Raw(with_members(bytes(entry), {"content": kept})))
+        else:
+            left.append(entry)
     return with_members(body, {"messages": left})
 
 
-def _has_packed(message: Message) -> bool:
-    return not isinstance(message.content, str) and any(map(is_packed, message.content))
+#: Members with the id of a call, by the type of their block.
+_IDS: Final = {"tool_use": "id", "tool_result": "tool_use_id"}
+
+
+def _blocks(message: Message) -> list[Fields]:
+    return [] if isinstance(message.content, str) else message.content
+
+
+def _is_edited(message: Message) -> bool:
+    return any(is_packed(each) or _legal_id(each) for each in _blocks(message))
+
+
+def _legal_id(block: Fields) -> dict[str, str]:
+    """The member that takes the place of an id that is not legal."""
+    name = _IDS.get(str(block.get("type")), "")
+    identity = block.get(name)
+    legal = legal_call_id(identity) if isinstance(identity, str) else identity
+    return {} if legal == identity else {name: str(legal)}
+
+
+def _with_legal_id(raw: Raw, block: Fields) -> Raw:
+    changes = _legal_id(block)
+    return Raw(with_members(bytes(raw), changes)) if changes else raw

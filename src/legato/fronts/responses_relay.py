@@ -130,7 +130,8 @@ class RelayedEvents:
         is_told = response.startswith(b"{")  # some events have a null there
         event = RelayedEvent(kind, data, fields.sequence_number, response if is_told else b"")
         if kind in _TERMINAL:
-            self.terminal = event if event.response else None  # without it, its client fails
+            # Without a response its client fails.
+            self.terminal = _agreeing(event) if event.response else None
             return None
         self._note(kind, fields)
         return event
@@ -217,6 +218,19 @@ class RelayedEvents:
         if isinstance(fields.delta, str):
             part.text += encoded(fields.delta)[1:-1]
         part.is_told = is_told
+
+
+def _agreeing(event: RelayedEvent) -> RelayedEvent:
+    """The last event, whose type and whose response say the same. Some servers end each answer with
+    `response.completed`; others leave the status as it was at the beginning."""
+    told = _object(Raw(event.response)).get("status")
+    if event.kind == _TERMINAL[0] and f"response.{told}" in _TERMINAL:
+        event.kind = f"response.{told}"
+        event.data = with_members(event.data, {"type": event.kind})
+    status = event.kind.removeprefix("response.")
+    if told != status:
+        event.response = with_members(event.response, {"status": status})
+    return event
 
 
 def _stub(kind: str, fields: _Fields) -> dict[str, Any]:

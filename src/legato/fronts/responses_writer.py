@@ -140,7 +140,14 @@ class ResponsesWriter:
             data = with_members(data, {"response": Raw(response)})
         if event.number != number:
             data = with_members(data, {"sequence_number": number})
-        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), data)
+        frame = b"event: %b\ndata: %b" % (event.kind.encode(), data.rstrip())
+        if self._lacks_padding(event.kind, data):
+            frame = frame[:-1] + padding.member(len(frame) + 2) + b"}"
+        return frame + b"\n\n"
+
+    def _lacks_padding(self, kind: str, data: bytes) -> bool:
+        """Whether an event is to be padded here: its upstream knows nothing of it."""
+        return self._pads and kind.endswith(".delta") and b'"obfuscation"' not in data
 
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         found = self._items.open_part(chunk.is_reasoning)
@@ -171,6 +178,8 @@ class ResponsesWriter:
         if not event.startswith(_TEXT_HEAD) or found is None or self._coalescer is not None:
             return None
         data = event[len(_TEXT_HEAD) : -2]
+        if self._lacks_padding(_TEXT.decode(), data):
+            return None
         if with_number(data, _ANY) != with_members(data, {"sequence_number": _ANY}):
             return None  # it has none, or one that stands elsewhere too
         parts, text = self._parts, found[1].text

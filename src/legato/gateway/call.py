@@ -225,6 +225,8 @@ class Call:
             refuse(self._client, self._front, self._dispatch.headers, error)
 
     def _settle(self) -> None:
+        if self._reply is not None and not self._is_gone:
+            self._reply.close()
         if self._row is not None:
             self._write_row(self._row)
         self._dispatch.settle()

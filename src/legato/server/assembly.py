@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from legato import dialects
 from legato.core.dialect import Quirks
@@ -268,7 +268,6 @@ def routes(
             contexts={name: contexts[name] for name in each.deployments if name in contexts},
             context_length=_longest(contexts, each.deployments),
             created=now,
-            price=_first_price(each.deployments, upstreams),
         )
         for each in settings.routes
     ]
@@ -287,7 +286,6 @@ def routes(
                     context_length=contexts.get(name),
                     capabilities=capabilities,
                     created=now,
-                    price=_first_price((name,), upstreams),
                 )
             )
     return found
@@ -297,15 +295,6 @@ def _longest(contexts: Mapping[str, int], names: Sequence[str]) -> int | None:
     """The longest context that is known of these deployments: a request that is too long for one
     goes to the others."""
     return max((contexts[name] for name in names if name in contexts), default=None)
-
-
-def _first_price(
-    names: Sequence[str], upstreams: Mapping[str, Upstream]
-) -> dict[str, float] | None:
-    """The price of the first deployment that has one."""
-    known = (upstreams[name].options.price for name in names)
-    price = next((each for each in known if each is not None), None)
-    return price and asdict(price)
 
 
 def health(settings: Settings) -> dict[str, Health]:

@@ -35,9 +35,12 @@ _CODEX_EFFORTS: Final = {
 _CODEX_OUTPUT_TOKENS: Final = 10_000
 
 
-def openai_model(name: str, route: Route) -> dict[str, Any]:
-    """`name`: what the client calls it: an alias, or what the route's pattern matches."""
-    pricing = {"pricing": route.price} if route.price is not None else {}
+def openai_model(
+    name: str, route: Route, price: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """`name`: what the client calls it: an alias, or what the route's pattern matches. `price`: US
+    dollars per million tokens, by kind."""
+    pricing = {"pricing": price} if price is not None else {}
     return {
         "id": name,
         "object": "model",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -67,7 +68,11 @@ def application(
 
     async def models(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
-        found = [openai_model(*each) for each in router.models if _wanted(each[1], request)]
+        found = [
+            _described(*each, router, upstreams)
+            for each in router.models
+            if _wanted(each[1], request)
+        ]
         if _speaks_anthropic(request):
             return _Json(anthropic_list(found))
         codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
@@ -76,7 +81,7 @@ def application(
     async def model(request: Request) -> Response:
         keyring.identify(request.scope["headers"])
         name = request.path_params["model"]
-        found = openai_model(name, router.find(name))
+        found = _described(name, router.find(name), router, upstreams)
         return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
@@ -122,6 +127,16 @@ def application(
     )
     app.router.redirect_slashes = False
     return DecodedRequests(app, body_limit)
+
+
+def _described(
+    name: str, route: Route, router: Router, upstreams: Mapping[str, Upstream]
+) -> dict[str, Any]:
+    """A model, with the price of the first deployment that has one."""
+    model = router.resolve(name)
+    known = (upstreams[each].price_of(model) for each in route.deployments)
+    price = next((each for each in known if each is not None), None)
+    return openai_model(name, route, price and asdict(price))
 
 
 def _wanted(route: Route, request: Request) -> bool:
