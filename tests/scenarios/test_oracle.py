@@ -187,6 +187,41 @@ def test_an_upstream_that_breaks_behind_its_finish_and_one_that_has_nothing_to_a
         assert outcome.row["outcome"] == "failed"
 
 
+@pytest.mark.parametrize("front", ["messages", "responses"])
+def test_another_upstream_answers_where_the_first_event_is_not_utf_8(front: FrontName) -> None:
+    """Events that are relayed wait for the answer to begin; it must not begin with one of these."""
+    text = {
+        "messages": b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
+        b'"text":"a"},"x":"\xff"}\n\n',
+        "responses": b'data: {"type":"response.output_text.delta","delta":"a","x":"\xff"}\n\n',
+    }
+    dialect = {"messages": "anthropic", "responses": "openai-responses"}[front]
+    scripts = [[Script([Block(text[front])])], [Script([Block(each) for each in answer()])]]
+    for gate_seconds in (0.0, 5.0):
+        one = Conversation(
+            [Exchange(front, scripts=scripts)],
+            [Deployment(dialect=dialect), Deployment()],
+            gate_seconds=gate_seconds,
+        )
+        (outcome,) = check(one)
+        assert outcome.row is not None
+        assert outcome.row["outcome"] == "complete"
+        assert body(outcome).count(b"word") >= 14
+        assert outcome.row["duration"] < 1
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("value", [b"1e400", b"NaN", rb'"\ud83d"'])
+def test_a_member_that_strict_decoders_refuse(value: bytes, front: FrontName) -> None:
+    """It does not break the fast path's first look at a choice."""
+    for at in (3, 7):
+        one = spoken(with_event(at, event(b'{"x":%b,"content":"odd"}' % value, number=2)))
+        one.exchanges[0].front = front
+        row = check(one)[-1].row
+        assert row is not None
+        assert row["outcome"] == "complete"
+
+
 # The harness
 
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from legato.core.chunk import Chunk, Usage
 from legato.core.errors import ApiError, bad_gateway
+from legato.core.json_text import check_utf8
 from legato.core.subscriber import Subscriber
 
 #: Bytes of events that may wait for an answer to begin. They are few and small, unless the upstream
@@ -40,14 +41,17 @@ class Delivery:
         self._held_bytes = 0
 
     def relay(self, name: bytes, data: bytes) -> None:
-        """An event as it came. Raises `UpstreamError` for too many before the answer."""
+        """An event as it came. Raises `UpstreamError` for too many before the answer, and for one
+        that is not UTF-8: at once, so that what waits can be delivered."""
         if self._held is not None:
+            check_utf8(data)
             self._held.append((name, data))
             self._held_bytes += len(data) + _EVENT
             if self._held_bytes > _MOST_HELD:
                 self._held.clear()
                 raise bad_gateway("The upstream sent too much before its answer began.")
         elif self._early is not None:
+            check_utf8(data)
             self._early.append((name, data))
         else:
             for each in self.subscribers:

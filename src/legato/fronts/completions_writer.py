@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from legato.core.chunk import NOT_JSON, Chunk
+from legato.core.chunk import Chunk
 from legato.core.front import AnswerHead, Sink, WriterOptions
 from legato.core.json_text import encoded
 from legato.core.subscriber import WriteText
@@ -47,10 +47,7 @@ class CompletionsWriter(ChatWriter):
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         if chunk.is_reasoning:
             return None if self.is_paused else _write_nothing
-        try:
-            (member,) = msgspec.json.decode(raw[0] + _PROBE_JSON + raw[1])
-        except NOT_JSON:
-            return None  # it has a number that only lenient readers take
+        (member,) = Chunk([], raw[0] + _PROBE_JSON + raw[1]).members()  # read as `push` does it
         before, found, after = encoded([self._choices.translate(member)]).partition(_PROBE_JSON)
         write = super().text_writer(chunk, (before, after)) if found else None
         if write is None:

@@ -116,9 +116,11 @@ class _Generator:
 
     def _add_deployment(self) -> None:
         draw = self._draw
-        same = self._kinds and draw.chance(0.6)
+        # Most have others of their kind beside them; one that cannot go on has those that can.
+        share = 0.25 if self._kinds[:1] == ["openai-responses"] else 0.6
+        same = self._kinds and draw.chance(share)
         kind = self._kinds[0] if same else draw.pick(_SERVERS)
-        if not same and self._main in _RELAYED and draw.chance(0.45):
+        if not self._kinds and self._main in _RELAYED and draw.chance(0.45):
             kind = _RELAYED[self._main]
         if draw.chance(0.02):
             kind = "ollama"
