@@ -207,6 +207,15 @@ class RelayedEvents:
             return item
         return item if fields.output_index == item.index else None
 
+    def part_of(self, data: bytes) -> Part | None:
+        """The open part, where an event like this one, which adds to a text, belongs to it."""
+        fields = _decode(data)
+        item = self._current(fields)
+        part = item.open if item is not None else None
+        if part is None or part.kind is not TEXT or part.index != fields.content_index:
+            return None
+        return part
+
     def _part(self, kind: Kind, fields: _Fields) -> Part | None:
         if self._items.current is None and not self._items.is_done(fields.output_index):
             name = "message" if kind in (TEXT, REFUSAL) else "reasoning"  # some begin no items

@@ -174,15 +174,15 @@ class ResponsesWriter:
         return write
 
     def event_writer(self, event: bytes) -> WriteText | None:
-        found = self._items.open_part(is_reasoning=False)
-        if not event.startswith(_TEXT_HEAD) or found is None or self._coalescer is not None:
+        if not event.startswith(_TEXT_HEAD) or self._coalescer is not None:
             return None
         data = event[len(_TEXT_HEAD) : -2]
-        if self._lacks_padding(_TEXT.decode(), data):
+        part = self._relayed.part_of(data)
+        if part is None or self._lacks_padding(_TEXT.decode(), data):
             return None
         if with_number(data, _ANY) != with_members(data, {"sequence_number": _ANY}):
             return None  # it has none, or one that stands elsewhere too
-        parts, text = self._parts, found[1].text
+        parts, text = self._parts, part.text
 
         def write(quoted: bytes, event: bytes) -> None:
             text.extend(_ours(quoted)[1:-1])
