@@ -334,7 +334,7 @@ async def test_which_model(stage: Stage, words: tuple[str, ...], model: str) -> 
 async def test_a_model_that_is_not_listed_has_its_context_length(stage: Stage) -> None:
     assert (await stage.launch("codex", "-m", "any/thing"))[0] == 0
     found, *_ = json.loads(stage.report["files"]["models.json"])["models"]
-    assert (found["slug"], found["context_window"]) == ("any/thing", 64_000)
+    assert (found["slug"], found["context_window"]) == ("any/thing", 120_000)
 
 
 @pytest.mark.parametrize("more", [(), ("--print",)])

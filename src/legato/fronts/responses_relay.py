@@ -209,7 +209,10 @@ class RelayedEvents:
 
     def part_of(self, data: bytes) -> Part | None:
         """The open part, where an event like this one, which adds to a text, belongs to it."""
-        fields = _decode(data)
+        try:
+            fields = _decode(data)
+        except NOT_JSON:  # it is read leniently
+            return None
         item = self._current(fields)
         part = item.open if item is not None else None
         if part is None or part.kind is not TEXT or part.index != fields.content_index:
