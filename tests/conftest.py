@@ -53,6 +53,7 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
 ENGINES = frozenset(
     {
         "engine/test_answers.py",
+        "engine/test_engine_sdks.py",
         "engine/test_supervisor.py",
         "engine/test_tools.py",
         "scenarios/test_anthropic_upstreams.py",

@@ -62,12 +62,13 @@ class Streams(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
     """US dollars per million tokens. `cached`: prompt tokens that were read from a cache;
-    `cache_write`: those that were written to it."""
+    `cache_write`: those that were written to it; `cache_write_1h`: for an hour."""
 
     prompt: Amount = 0.0
     completion: Amount = 0.0
     cached: Amount | None = None  # None: the same as `prompt`
     cache_write: Amount | None = None  # None: the same as `prompt`
+    cache_write_1h: Amount | None = None  # None: from `cache_write` as at Anthropic, or `prompt`
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):

@@ -86,17 +86,19 @@ async def test_who_asked_and_through_which_front(legato: Running) -> None:
     programs = {"claude-cli/2.1.197 (external, cli)": "claude-code/2.1.197", "": None}
     for user_agent in programs:
         await ask(legato.port, legato.key, chat("happy"), user_agent=user_agent)
+    titled = {"user_agent": "OpenAI/JS 6.40.0", "x_title": "Roo Code"}
+    await ask(legato.port, legato.key, chat("happy"), **titled)
     await ask(legato.port, legato.key, b"{", user_agent="curl/8.5.0")
     rows = await rows_of(legato)
-    assert [row["agent"] for row in rows] == [*programs.values(), "curl/8.5.0"]
+    assert [row["agent"] for row in rows] == [*programs.values(), "roo-code", "curl/8.5.0"]
     assert {row["front"] for row in rows} == {"chat"}
     assert {(row["session"], row["stripped_reasoning"]) for row in rows} == {(None, 0)}
     (by_agent, by_front) = [
         await usage(legato.app.settings.data, "--by", each) for each in ("agent", "front")
     ]
     groups = [(row["agent"], row["calls"]) for row in by_agent["rows"]]
-    assert groups == [(None, 1), ("claude-code/2.1.197", 1), ("curl/8.5.0", 1)]
-    assert [(row["front"], row["calls"]) for row in by_front["rows"]] == [("chat", 3)]
+    assert groups == [(None, 1), ("claude-code/2.1.197", 1), ("curl/8.5.0", 1), ("roo-code", 1)]
+    assert [(row["front"], row["calls"]) for row in by_front["rows"]] == [("chat", 4)]
 
 
 async def test_refused_calls_and_strangers(legato: Running) -> None:

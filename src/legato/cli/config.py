@@ -110,6 +110,7 @@ slots = 8                         # concurrent answers of one model
 # completion = 0.6
 # cached = 0.075                  # prompt tokens read from a cache; default: as prompt
 # cache_write = 0.1875            # prompt tokens written to a cache; default: as prompt
+# cache_write_1h = 0.3            # to a cache that lives for an hour; default: 1.6 cache_write
 
 # [[routes]]
 # model = "public-model-id"       # or a pattern: "claude-*"

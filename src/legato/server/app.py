@@ -88,7 +88,7 @@ class App:
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
             kept_responses=self._kept_responses(),
-            limiter=limiting.limiter(settings, self.live, router, CLOCK),
+            limiter=limiting.limiter(settings, self.live, router, self.upstreams, CLOCK),
         )
         self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
         for engine in self.engines:

@@ -1,16 +1,18 @@
 """Limits and budgets from the settings, and what the ledger knows of budgets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.policy.budgets import Budget, counter, month, parse
 from legato.policy.live import Live, OnCrossed
-from legato.policy.routing import Router
+from legato.policy.routing import Route, Router
+from legato.server.model_lists import first_price
 from legato.settings import Settings
 from legato.store.database import Database
 from legato.store.ledger import spent
 from legato.store.live_memory import LiveMemory
+from legato.upstreams.upstream import Price, Upstream
 
 
 def live(
@@ -36,7 +38,16 @@ def live(
     )
 
 
-def limiter(settings: Settings, live: Live, router: Router, clock: Callable[[], float]) -> Limiter:
+def limiter(
+    settings: Settings,
+    live: Live,
+    router: Router,
+    upstreams: Mapping[str, Upstream],
+    clock: Callable[[], float],
+) -> Limiter:
+    def price_of(route: Route, model: str) -> Price | None:
+        return first_price(route, router.resolve(model), upstreams)
+
     routes = {
         each.model: RouteLimits(
             each.limits,
@@ -47,7 +58,13 @@ def limiter(settings: Settings, live: Live, router: Router, clock: Callable[[], 
         for each in settings.routes
     }
     return Limiter(
-        live, router, clock, tiers=settings.all_tiers, owners=owners(settings), routes=routes
+        live,
+        router,
+        clock,
+        price_of,
+        tiers=settings.all_tiers,
+        owners=owners(settings),
+        routes=routes,
     )
 
 
