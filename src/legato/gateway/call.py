@@ -251,8 +251,6 @@ class Call:
             row.record_attempts(self._dispatch.attempts)
         except Exception as error:  # the row is written all the same
             services.on_bug(error)
-        if stream.usage.tally is not None:
-            call.settled()  # the tally holds the text of the answer
         services.ledger.put(self._id, call)
 
     # The stream's listener
