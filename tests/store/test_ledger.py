@@ -25,12 +25,13 @@ from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 
-async def usage(data: str | Path, *arguments: str) -> dict[str, Any]:
+async def usage(data: str | Path, *arguments: str, database: str | None = None) -> dict[str, Any]:
     """What `legato usage --json` says, beside a running server or without one."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "legato", "usage", "--json", "--data", str(data), *arguments),
         stdout=asyncio.subprocess.PIPE,
+        env=os.environ | ({"LEGATO_DATABASE": database} if database else {}),
     )
     out, _ = await child.communicate()
     assert child.returncode == 0

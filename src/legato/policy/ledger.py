@@ -90,8 +90,7 @@ def _clean(code: str) -> str:
 
 
 class SettledCall:
-    """A call that has ended. Its row is completed when the ledger writes it: completing many rows
-    in one batch costs less than completing each at the end of its call."""
+    """A call that has ended. Its row is completed when the ledger asks for it, once."""
 
     __slots__ = ("_disconnected", "_now", "_on_bug", "_row", "_stream")
 

@@ -50,6 +50,7 @@ class App:
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
         self.database = Database(database_url(settings.data_dir, settings.database))
         self.ledger = Writer(self.database, self._on_bug, self._on_database)
+        self.is_database_reachable = True
         self._slot: Slot | None = None
         self._retention = Retention(self.database, settings.retention_days, self._on_bug)
         self._alerts = BudgetAlerts(settings.alerts.webhook, settings.alerts.secret)
@@ -90,7 +91,9 @@ class App:
             kept_responses=self._kept_responses(),
             limiter=limiting.limiter(settings, self.live, router, self.upstreams, CLOCK),
         )
-        self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
+        self._key_sync = KeySync(
+            self.database, self.services.keyring, CLOCK, self._on_bug, self._on_database
+        )
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -209,6 +212,10 @@ class App:
         self.log.error("journal_failed", error=str(error))
 
     def _on_database(self, error: BaseException | None) -> None:
+        """Logs when the database goes away, and why, and when it is back."""
+        if self.is_database_reachable == (error is None):
+            return
+        self.is_database_reachable = error is None
         if error is None:
             self.log.info("database_reachable")
         else:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.store import keys as key_store
@@ -29,12 +31,15 @@ class KeySync:
         keyring: Keyring,
         clock: Callable[[], float],
         on_bug: Callable[[BaseException], None],
+        on_database: Callable[[BaseException | None], None],
     ) -> None:
+        """`on_database` is told of each check: None, or why the database cannot be read."""
         self.first_key: str | None = None
         self._database = database
         self._keyring = keyring
         self._clock = clock
         self._on_bug = on_bug
+        self._on_database = on_database
         self._task: asyncio.Task[None] | None = None
 
     async def create_first_key(self, folder: Path) -> None:
@@ -78,5 +83,8 @@ class KeySync:
                     await self._load()
                     version = new_version
                 mark, checked_at = new_mark, self._clock()
+                self._on_database(None)
+            except (OSError, SQLAlchemyError) as error:
+                self._on_database(error)
             except Exception as error:
                 self._on_bug(error)

@@ -243,6 +243,6 @@ def _row(line: bytes) -> list[Any] | None:
         return None
     try:
         values = _decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):  # the latter: not UTF-8
         return None
     return values if values and isinstance(values[0], str) and values[0] else None
