@@ -132,7 +132,9 @@ async def test_a_client_that_leaves(legato: Running) -> None:
 async def test_no_text_of_a_conversation_is_stored(legato: Running) -> None:
     await ask(legato.port, legato.key, chat("happy", user="somebody"))
     await legato.app.ledger.flush()
-    files = legato.app.settings.data_dir.glob("legato.db*")
+    folder = legato.app.settings.data_dir
+    files = [*folder.glob("legato.db*"), *folder.glob("journal/*")]
+    assert len(files) > 2
     stored = b"".join(path.read_bytes() for path in files)
     for word in (b"Hello", b"Once upon", b"somebody", legato.key.encode()):
         assert word not in stored
