@@ -300,7 +300,7 @@ class Attempt:
         if not self.is_open:
             # A long prompt takes minutes on a CPU: the time is counted from where it was read on.
             read = self.response.progress if self.response is not None else None
-            if read != self._read:
+            if read is not None and read > (self._read or 0.0):
                 self._read, self._read_at = read, now
             seconds = options.first_token_seconds
             message = f"The upstream gave no first token within {seconds:g} s."
