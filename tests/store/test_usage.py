@@ -120,9 +120,11 @@ async def test_a_day_begins_at_midnight_in_utc(database: Database, seconds: floa
 @both
 async def test_the_last_calls(database: Database) -> None:
     await write(database, [Row(f"call {number}", MIDNIGHT + number) for number in range(5)])
-    report = await summary(database, 0, last=2)
+    report = await summary(database, 0, limit=2)
     assert [row["id"] for row in report["rows"]] == ["call 3", "call 4"]
     assert report["total"]["calls"] == 5
+    report = await summary(database, 0, "key", limit=0)
+    assert (report["rows"], report["total"]["calls"]) == ([], 5)
 
 
 @both

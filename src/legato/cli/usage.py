@@ -81,7 +81,7 @@ def _start(since: str) -> float:
         stop(f"--since: {error}", 2)
 
 
-def _read(chosen: Settings, since: float, by: By | None, last: int | None) -> dict[str, Any]:
+def _read(chosen: Settings, since: float, by: By | None, limit: int | None) -> dict[str, Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from legato.store.database import Database
@@ -96,7 +96,7 @@ def _read(chosen: Settings, since: float, by: By | None, last: int | None) -> di
         try:
             # What the database does not have yet, of running servers and of those that were killed.
             await import_journals(Recovery(database, folder, _warn, _warn_of_damage), folder)
-            report = await summary(database, since, by.value if by else None, last=last)
+            report = await summary(database, since, by.value if by else None, limit=limit)
             return report | {"names": await names(database) if by is By.key else {}}
         finally:
             await database.close()

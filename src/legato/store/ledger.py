@@ -218,13 +218,14 @@ async def summary(
     by: By | None = None,
     *,
     key: str | None = None,
-    last: int | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment.
 
-    `rows` has one row for each call, oldest first, or one for each value of `by`; `last`: of the
-    calls only so many. `key`: the id of the key whose calls are read; None: all. `cost` is the sum
-    in US dollars over the calls with a price; None if no call has one.
+    `rows` has one row for each call, oldest first, or one for each value of `by`; with `limit` so
+    many at most, the newest calls or the first values. `key`: the id of the key whose calls are
+    read; None: all. `cost` is the sum in US dollars over the calls with a price; None if no call
+    has one.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [
@@ -236,11 +237,12 @@ async def summary(
     if key is not None:
         chosen &= calls.c.key == key
     if by is None:
-        query = calls.select().where(chosen).order_by(calls.c.received.desc()).limit(last)
+        query = calls.select().where(chosen).order_by(calls.c.received.desc())
     else:
         first = sa.literal_column("1")
         query = sa.select(_column(by, database).label(by), *numbers).where(chosen)
         query = query.group_by(first).order_by(first.nulls_first())
+    query = query.limit(limit)
     async with database.snapshot() as connection:
         total = (await connection.execute(sa.select(*numbers).where(chosen))).mappings().one()
         outcomes = await connection.execute(
