@@ -167,6 +167,18 @@ class LimitChecks(Struct, frozen=True, forbid_unknown_fields=True):
     fail: Literal["open", "closed"] = "open"
 
 
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Prometheus metrics. They are served if there is a token, a port or both."""
+
+    token: str | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None  # None: the server's own
+    host: str = "127.0.0.1"  # for a port of their own
+
+    @property
+    def is_served(self) -> bool:
+        return self.token is not None or self.port is not None
+
+
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     path: str | None = None
@@ -192,6 +204,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     engine: Engine = Engine()
     responses: Responses = Responses()
     limits: LimitChecks = LimitChecks()
+    metrics: Metrics = Metrics()
     tiers: dict[str, Limits] = {}
     live: str = "memory"  # or the URL of a Valkey, with its password
     owners: dict[str, Owner] = {}
@@ -245,6 +258,7 @@ def check(settings: Settings, path: str) -> None:
     _check_tiers(path, settings.tiers)
     _check_owners(path, settings.owners)
     _check_alerts(path, settings.alerts)
+    _check_metrics(path, settings)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
     if settings.database is not None:
@@ -297,6 +311,20 @@ def _check_alerts(path: str, alerts: Alerts) -> None:
         raise SettingsError(f"{path}: alerts: webhook: it is no URL that begins with https://")
     if not alerts.secret:
         raise SettingsError(f"{path}: alerts: secret: it is required, as it signs each message")
+
+
+def _check_metrics(path: str, settings: Settings) -> None:
+    metrics, server = settings.metrics, settings.server
+    if metrics.token is not None and not re.fullmatch(r"[\x21-\x7e]+", metrics.token):
+        raise SettingsError(
+            f"{path}: metrics.token: it has to be printable ASCII characters without spaces, at"
+            " least one"
+        )
+    if metrics.port and metrics.port == server.port:
+        raise SettingsError(
+            f"{path}: metrics.port: {metrics.port} is server.port: choose another, or leave it out"
+            " and set metrics.token"
+        )
 
 
 def _check_tiers(path: str, tiers: dict[str, Limits]) -> None:

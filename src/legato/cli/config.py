@@ -50,6 +50,12 @@ heartbeat_seconds = 10.0          # a heartbeat after so much silence
 [limits]
 fail = "open"                     # without Valkey each server checks alone; "closed": 503
 
+# Prometheus metrics: at /metrics for who has the token, or at a port of their own, or both.
+[metrics]
+# token = "${METRICS_TOKEN}"       # Authorization: Bearer TOKEN
+# port = 9100                     # then not at the server's own port
+# host = "127.0.0.1"
+
 # Tiers of keys: free, basic, pro and enterprise exist. What is set changes one, or adds another.
 # [tiers.free]
 # requests_per_minute = 10

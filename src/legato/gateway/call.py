@@ -164,6 +164,7 @@ class Call:
         )
         head = AnswerHead(self._id, int(self._received), request.model)
         self._reply = Reply(services, client, self._front, self._stream, head, parsed)
+        services.open_streams += self._reply.is_streamed
         return parsed
 
     async def _read(self, body: bytes) -> FrontRequest:
@@ -250,6 +251,7 @@ class Call:
         # what takes memory now.
         self._stream.release()
         if self._reply is not None:
+            self._services.open_streams -= self._reply.is_streamed
             self._reply.release()
         if self._kept is not None:
             self._kept.settle()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -21,7 +21,7 @@ from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, m
 from legato.policy.live import refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
-from legato.store.live import Bucket, Levels, Live, Permit
+from legato.store.live import Bucket, Level, Levels, Live, Permit
 
 #: The member of a request that limits its tokens, by the client's format.
 _MAX_TOKENS: Final = {
@@ -66,6 +66,14 @@ class Cost(Struct, frozen=True):
         if self.price is None:
             return 0.0
         return (prompt * self.price.prompt + completion * self.price.completion) / 1e6
+
+
+class Standing(Struct, frozen=True):
+    """What is left to a key. `levels`: of its limits. `budgets`: its own, and its owner's."""
+
+    limits: Limits
+    levels: Levels
+    budgets: dict[Literal["key", "owner"], tuple[Budget, Level]]
 
 
 class Grant:
@@ -159,6 +167,26 @@ class Limiter:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
 
+    async def standing(self, key: Key) -> Standing:
+        """What is left to a key now; takes nothing."""
+        limits = self.limits_of(key.limits, key.tier)
+        levels = await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
+        left: dict[Literal["key", "owner"], tuple[Budget, Level]] = {}
+        for whose, subject, budget in self._budgets(key):
+            bucket = budgets.bucket(subject, budget, 0.0, time.time())
+            found = await self.live.levels([bucket])
+            left[whose] = budget, found[bucket.kind]
+        return Standing(limits, levels, left)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Calls that wait for their turn, by route, of those routes that have a queue."""
+        return {
+            name: each.queue.waiting
+            for name, each in self._routes.items()
+            if each.queue is not None
+        }
+
     def _settle(self, permit: Permit, route: str, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
         if row.outcome == "complete":
@@ -175,12 +203,7 @@ class Limiter:
         self, key: Key, route: Route, limits: Limits, of_route: Limits, request: FrontRequest
     ) -> tuple[list[Bucket], list[tuple[Budget, Bucket, Cost]]]:
         """All buckets, and those of hard budgets."""
-        owner = self._owners.get(key.owner) if key.owner is not None else None
-        budgeted = [
-            (subject, budget)
-            for subject, budget in ((f"key:{key.id}", key.budget), (f"owner:{key.owner}", owner))
-            if budget is not None
-        ]
+        budgeted = self._budgets(key)
         if not budgeted and limits == of_route == NO_LIMITS:
             return [], []
         chat = request.chat
@@ -190,13 +213,22 @@ class Limiter:
         found += buckets(f"route:{route.model}", of_route, estimate.tokens)
         hard: list[tuple[Budget, Bucket, Cost]] = []
         cost, now = Cost(estimate, self._price_of(route, chat.model)), time.time()
-        for subject, budget in budgeted:
+        for _, subject, budget in budgeted:
             amount = cost.amount(budget, estimate.completion)
             bucket = budgets.bucket(subject, budget, amount, now)
             found.append(bucket)
             if budget.hard:
                 hard.append((budget, bucket, cost))
         return found, hard
+
+    def _budgets(self, key: Key) -> list[tuple[Literal["key", "owner"], str, Budget]]:
+        """(whose, subject, budget) of each that a call of the key takes from."""
+        found: list[tuple[Literal["key", "owner"], str, Budget]] = []
+        if key.budget is not None:
+            found.append(("key", f"key:{key.id}", key.budget))
+        if key.owner is not None and key.owner in self._owners:
+            found.append(("owner", f"owner:{key.owner}", self._owners[key.owner]))
+        return found
 
 
 _FREE: Final = RouteLimits()

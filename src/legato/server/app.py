@@ -5,10 +5,11 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
+from starlette.routing import Route as Endpoint
 
 from legato.core.signatures import Makers
 from legato.core.timers import Timers
@@ -23,6 +24,7 @@ from legato.server.limits import Limits
 from legato.server.protocol import protocols
 from legato.server.rest import application
 from legato.server.timer_driver import TimerDriver
+from legato.server.usage import paths as usage_paths
 from legato.server.uvicorn_server import Server
 from legato.settings import Settings
 from legato.store.database import Database
@@ -33,6 +35,9 @@ from legato.store.recovery import Recovery, take_slot
 from legato.store.responses import ResponseStore
 from legato.store.retention import Retention
 from legato.store.urls import database_url
+
+if TYPE_CHECKING:
+    from legato.server.monitoring import Monitoring
 
 #: Not the event loop's clock: uvloop's has a resolution of one millisecond.
 CLOCK: Final[Callable[[], float]] = time.monotonic
@@ -94,6 +99,7 @@ class App:
         self._key_sync = KeySync(
             self.database, self.services.keyring, CLOCK, self._on_bug, self._on_database
         )
+        self.monitoring = self._monitoring()
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -103,6 +109,21 @@ class App:
             return None
         seconds = settings.keep_days * 86_400
         return KeptResponses(ResponseStore(self.database), seconds, time.time)
+
+    def _monitoring(self) -> "Monitoring | None":
+        options = self.settings.metrics
+        if not options.is_served:
+            return None
+        from legato.server.monitoring import Monitoring  # the metrics' library takes memory
+
+        return Monitoring(
+            self.services,
+            self.ledger,
+            self.engines,
+            token=options.token,
+            host=options.host,
+            port=options.port,
+        )
 
     @property
     def first_key(self) -> str | None:
@@ -121,8 +142,12 @@ class App:
         await limiting.load_spent(self.database, self.live, time.time())
         await self._key_sync.start()
         self._retention.start()
+        if self.monitoring is not None:
+            await self.monitoring.start()
 
     async def close(self) -> None:
+        if self.monitoring is not None:
+            await self.monitoring.stop()
         await self._key_sync.stop()
         await self._retention.stop()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
@@ -163,6 +188,7 @@ class App:
             clock=self.clock,
             kept=self.services.kept_responses,
             body_limit=limits.body,
+            more=self._paths(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -183,6 +209,11 @@ class App:
                 ssl_version=ssl.PROTOCOL_TLS_SERVER,
             )
         )
+
+    def _paths(self) -> list[Endpoint]:
+        """Endpoints for those who watch the server."""
+        metrics = self.monitoring.paths if self.monitoring is not None else []
+        return [*usage_paths(self.services, self.ledger, self.database), *metrics]
 
     async def _begin_journal(self) -> None:
         """Takes a slot, brings what servers that have ended left in their journals into the

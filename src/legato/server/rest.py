@@ -1,6 +1,6 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -63,9 +63,10 @@ def application(
     clock: Callable[[], float],
     body_limit: int,
     kept: KeptResponses | None = None,
+    more: Iterable[Path] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded."""
+    `body_limit`: bytes, decoded. `more`: further endpoints."""
 
     async def models(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
@@ -121,6 +122,7 @@ def application(
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
         *kept_paths(keyring, kept),
+        *more,
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(

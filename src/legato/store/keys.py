@@ -54,3 +54,10 @@ async def version(database: Database) -> int:
 
 def _count_change() -> sa.Update:
     return changes.update().where(changes.c.subject == SUBJECT).values(number=changes.c.number + 1)
+
+
+async def names(database: Database) -> dict[str, str]:
+    """The name of each key, revoked ones included, by its id."""
+    async with database.begin() as connection:
+        found = await connection.execute(sa.select(keys.c.id, keys.c.name))
+        return {row[0]: row[1] for row in found}

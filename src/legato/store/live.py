@@ -119,6 +119,11 @@ class Live(Protocol):
         """Permits that calls of this server hold."""
         ...
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether what all servers share is known; always so in memory."""
+        ...
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
