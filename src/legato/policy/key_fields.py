@@ -150,10 +150,10 @@ def from_row(row: Iterable[Any]) -> Key:
 
 def disabled(row: Iterable[Any]) -> Key:
     """The key of a row that cannot be read (written by hand, or by another version)."""
-    values = dict(zip(_FIELDS, row, strict=False))
+    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=False)) | {"is_disabled": True}
     for name, (_, empty) in _TYPES.items():
         values[name] = empty
-    return Key(**values | {"is_disabled": True})
+    return Key(**values)
 
 
 _FIELDS: Final = Key.__struct_fields__

@@ -17,6 +17,9 @@ from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
 from legato.server import assembly
+from legato.server.admin import Admin
+from legato.server.admin_keys import KeyOperations
+from legato.server.admin_openapi import described
 from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
@@ -79,7 +82,10 @@ class App:
             padding=settings.streams.padding,
             kept_responses=self._kept_responses(),
         )
-        self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
+        self._admins = Keyring()
+        self._key_sync = KeySync(
+            self.database, self.services.keyring, CLOCK, self._on_bug, self._admins
+        )
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -145,6 +151,7 @@ class App:
             clock=self.clock,
             kept=self.services.kept_responses,
             body_limit=limits.body,
+            admin=self._admin(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -164,6 +171,16 @@ class App:
                 ssl_keyfile=options.tls_key,
                 ssl_version=ssl.PROTOCOL_TLS_SERVER,
             )
+        )
+
+    def _admin(self) -> Admin:
+        settings, tiers = self.settings, self.settings.all_tiers
+        keys = KeyOperations(self.database, tiers, self._key_sync.refresh)
+        return Admin(
+            described(keys.operations(), tiers),
+            admins=self._admins,
+            keyring=self.services.keyring,
+            trusted_proxies=frozenset(settings.server.trusted_proxies),
         )
 
     async def _begin_journal(self) -> None:

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
@@ -16,6 +17,7 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
+from legato.server.admin import PREFIX as ADMIN
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
 from legato.server.count_tokens import PATH as COUNT_TOKENS
@@ -61,9 +63,10 @@ def application(
     clock: Callable[[], float],
     body_limit: int,
     kept: KeptResponses | None = None,
+    admin: ASGIApp | None = None,
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded."""
+    `body_limit`: bytes, decoded. `admin`: the admin API."""
 
     async def models(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
@@ -115,6 +118,7 @@ def application(
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
         *kept_paths(keyring, kept),
+        *([Mount(ADMIN, admin)] if admin is not None else []),
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(

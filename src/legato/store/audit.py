@@ -89,8 +89,11 @@ async def entries(
     if subject is not None:
         query = query.where(table.subject == subject)
     async with database.begin() as connection:
-        rows = (await connection.execute(query)).all()
-    return [Entry(*row[:6], _object(row.before), _object(row.after), row.name) for row in rows]
+        rows = [dict(row) for row in (await connection.execute(query)).mappings()]
+    return [
+        Entry(**{**row, "before": _object(row["before"]), "after": _object(row["after"])})
+        for row in rows
+    ]
 
 
 def _printable(text: str) -> str:

@@ -2,7 +2,7 @@
 transaction."""
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -51,9 +51,14 @@ async def add(
 
 
 async def update(
-    database: Database, identity: str, columns: Mapping[str, Any], by: Actor, action: str = "update"
+    database: Database,
+    identity: str,
+    change: Callable[[Row], Mapping[str, Any]],
+    by: Actor,
+    action: str = "update",
 ) -> Row:
-    """Sets columns of a key, and returns its row. Nothing is written if nothing changes.
+    """Sets the columns that `change` makes of a key's row, and returns the new row. Nothing is
+    written if nothing changes.
 
     Raises `UnknownKey`, `RevokedKey`.
     """
@@ -61,6 +66,7 @@ async def update(
         before = await _read(connection, identity)
         if before["revoked"] is not None:
             raise RevokedKey(identity)
+        columns = change(before)
         if all(before[name] == value for name, value in columns.items()):
             return before
         return await _write(connection, number, before, columns, by, action)
@@ -92,7 +98,7 @@ async def revoke(database: Database, name_or_id: str, by: Actor = SERVER) -> int
         rows = await connection.execute(
             keys.select().where(_named(name_or_id)).where(keys.c.revoked.is_(None))
         )
-        found = rows.mappings().all()
+        found: list[Row] = [dict(row) for row in rows.mappings()]
         for before in found:
             await _write(connection, number, before, {"revoked": time.time()}, by, "revoke")
     return len(found)
