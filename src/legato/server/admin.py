@@ -194,6 +194,8 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
     """msgspec's sentence, with the field's path. It never has the value in it, but may have the
     name of an unknown field."""
     problem, _, path = str(error).partition(" - at `$")
+    if "matching regex" in problem:
+        problem = "A character is not allowed, or there is none"
     field = path.rstrip("`").lstrip(".") or None
     where = f"`{_short(field)}`: " if field else ""
     return invalid(f"{where}{_short(problem)}.", param=field and _short(field))
