@@ -25,7 +25,7 @@ ADMIN_PREFIX: Final = "lga-"
 Role = Literal["admin", "viewer"]
 
 
-class Key(Struct, frozen=True):
+class Key(Struct, frozen=True, gc=False):  # 100,000 of them would slow each collection
     """One API key as stored: its digest, never the secret. Times are Unix seconds.
 
     `owner`: the person or team whose budget it shares. `limits`: its own, over those of its `tier`.
