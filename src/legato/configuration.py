@@ -27,8 +27,8 @@ from legato.settings import (
     Settings,
     SettingsError,
     Streams,
-    check,
 )
+from legato.settings_check import check
 
 DEFAULT_FILE: Final = "legato.toml"
 

@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from legato.store.live import Bucket, Decision
 
@@ -22,11 +22,11 @@ _FACTORS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _EXAMPLES: Final = "10usd, 10usd/month, 500ktokens, 2Mtokens/month"
 
 
-class Budget(Struct, frozen=True):
+class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """`amount`: in `unit`. `period`: a calendar month in UTC, or the whole life of its subject.
     `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut."""
 
-    amount: float
+    amount: Annotated[float, Meta(gt=0, le=1e15)]
     unit: Unit
     period: Period = "total"
     action: Action = "block"

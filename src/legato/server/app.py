@@ -18,6 +18,9 @@ from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
 from legato.server import assembly, limiting
+from legato.server.admin import Admin
+from legato.server.admin_keys import KeyOperations
+from legato.server.admin_openapi import described
 from legato.server.budget_alerts import BudgetAlerts
 from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
@@ -96,8 +99,14 @@ class App:
             kept_responses=self._kept_responses(),
             limiter=limiting.limiter(settings, self.live, router, self.upstreams, CLOCK),
         )
+        self._admins = Keyring()
         self._key_sync = KeySync(
-            self.database, self.services.keyring, CLOCK, self._on_bug, self._on_database
+            self.database,
+            self.services.keyring,
+            CLOCK,
+            self._on_bug,
+            self._on_database,
+            self._admins,
         )
         self.monitoring = self._monitoring()
         for engine in self.engines:
@@ -189,6 +198,7 @@ class App:
             kept=self.services.kept_responses,
             body_limit=limits.body,
             more=self._paths(),
+            admin=self._admin(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -214,6 +224,16 @@ class App:
         """Endpoints for those who watch the server."""
         metrics = self.monitoring.paths if self.monitoring is not None else []
         return [*usage_paths(self.services, self.ledger, self.database), *metrics]
+
+    def _admin(self) -> Admin:
+        settings, tiers = self.settings, self.settings.all_tiers
+        keys = KeyOperations(self.database, tiers, self._key_sync.refresh)
+        return Admin(
+            described(keys.operations(), tiers),
+            admins=self._admins,
+            keyring=self.services.keyring,
+            trusted_proxies=frozenset(settings.server.trusted_proxies),
+        )
 
     async def _begin_journal(self) -> None:
         """Takes a slot, brings what servers that have ended left in their journals into the
