@@ -368,7 +368,11 @@ def test_variables_in_strings(file: Path) -> None:
 
 
 def test_secrets_are_hidden_and_all_else_is_shown(file: Path) -> None:
-    settings = read(file, DEPLOYMENT + 'api_key = "s3cret"\n[server]\nport = 7\n')
+    more = (
+        '[metrics]\ntoken = "s3cret"\n[alerts]\nwebhook = "https://x/s3cret"\nsecret = "s3cret"\n'
+    )
+    text = 'live = "valkey://:s3cret@x"\ndatabase = "postgresql://u:s3cret@x/y"\n' + DEPLOYMENT
+    settings = read(file, text + 'api_key = "s3cret"\n[server]\nport = 7\n' + more)
     shown = show(settings)
     assert "s3cret" not in repr(shown)
     assert shown["deployments"][0]["api_key"] == "********"
