@@ -129,12 +129,26 @@ async def test_a_port_of_their_own(tmp_path: Path, token: str | None) -> None:
         await get(url, token)
 
 
+async def test_a_client_that_says_nothing_does_not_keep_the_server_from_ending(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path, None, port=0) as legato:
+        url = httpx.URL(legato.app.monitoring.server.url)
+        _, writer = await asyncio.open_connection("127.0.0.1", url.port)
+        _, second = await asyncio.open_connection("127.0.0.1", url.port)
+        second.write(b"GET /metr")
+    for each in (writer, second):
+        each.close()
+
+
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         settings = settings_for(tmp_path, None, **{"metrics.port": port, "engine.models": []})
         app = App(settings, {})
-        with pytest.raises(OSError, match=rf"metrics: cannot listen on 127.0.0.1, port {port}"):
+        with pytest.raises(
+            OSError, match=rf"metrics: cannot listen on 127.0.0.1, port {port}: Addr"
+        ):
             await app.open()
         await app.close()
 
