@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from legato.core.errors import ApiError
-from legato.policy.keys import Key, Keyring, digest
+from legato.policy.keys import Key, Keyring, create, create_secret, digest
 
 NOW = 1_000.0
 SECRET, OLD = b"lg-new", b"lg-old"
@@ -75,3 +75,41 @@ def test_the_secret_of_another_key_is_never_an_old_one() -> None:
 )
 def test_models_that_a_key_may_ask_for(routes: tuple[str, ...], model: str, wanted: bool) -> None:
     assert key(routes=routes).allows(model) is wanted
+
+
+# A ring that follows changes
+
+
+def test_a_change_replaces_a_key_and_what_it_was_known_by() -> None:
+    ring = Keyring([key(), key(id="key_2", digest=digest(b"lg-2"))], clock=lambda: NOW)
+    ring.update([key(**ROTATED | {"digest": digest(b"lg-3")})])
+    assert identified(ring, SECRET) == "invalid_api_key"
+    assert (
+        identified(ring, b"lg-3")
+        == identified(ring, OLD)
+        == key(**ROTATED | {"digest": digest(b"lg-3")})
+    )
+    ring.update([key(revoked=1.0)])
+    assert [identified(ring, each) for each in (SECRET, OLD, b"lg-3")] == [
+        "key_revoked",
+        "invalid_api_key",
+        "invalid_api_key",
+    ]
+    assert len(ring) == 2
+    ring.replace([])
+    assert (len(ring), identified(ring, b"lg-2")) == (0, "invalid_api_key")
+
+
+@pytest.mark.parametrize("first", ["owner", "other"])
+def test_an_old_secret_never_takes_the_place_of_a_secret(first: str) -> None:
+    owner, other = key(), key(id="key_2", digest=digest(b"lg-2"), previous=digest(SECRET))
+    ring = Keyring([], clock=lambda: NOW)
+    for each in (owner, other) if first == "owner" else (other, owner):
+        ring.update([each])
+    assert identified(ring, SECRET) == owner
+
+
+def test_secrets_say_what_they_are_for() -> None:
+    assert create()[1].startswith("lg-")
+    assert create("viewer")[1].startswith("lga-")
+    assert create_secret("admin")[0].startswith("lga-")

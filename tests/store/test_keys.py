@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from legato.core.errors import ApiError
+from legato.policy.key_fields import ShownKey
 from legato.policy.keys import Key, Keyring, create, digest
 from legato.store import keys as store
 from legato.store import migrations
@@ -89,7 +90,7 @@ async def test_create_list_revoke(tmp_path: Path) -> None:
     (listed,) = json.loads(out)
     assert code == 0
     assert (listed["id"], listed["name"], listed["revoked"]) == (made["id"], "app", None)
-    assert set(listed) == {"id", "name", "created", "revoked"}
+    assert set(listed) == set(ShownKey.__struct_fields__)
     for path in tmp_path.iterdir():  # noqa: ASYNC240 - between two programs
         assert made["key"].encode() not in path.read_bytes(), path
     assert (await cli("keys", "revoke", "app", *data))[:2] == (0, "revoked 1 key\n")

@@ -28,6 +28,8 @@ class Client(Protocol):
     begun: float
     request_id: str
     user_agent: bytes | None
+    title: bytes | None
+    """The header `x-title`: the client's name, where its user agent is a library's."""
     passed: bytes
     session_headers: Mapping[bytes, bytes]
     """Those that tell which session a call belongs to (`policy.sessions`)."""

@@ -2,9 +2,10 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Final, Literal
+from functools import lru_cache
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from legato.store.live import Bucket, Decision
 
@@ -21,11 +22,11 @@ _FACTORS: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _EXAMPLES: Final = "10usd, 10usd/month, 500ktokens, 2Mtokens/month"
 
 
-class Budget(Struct, frozen=True):
+class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """`amount`: in `unit`. `period`: a calendar month in UTC, or the whole life of its subject.
     `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut."""
 
-    amount: float
+    amount: Annotated[float, Meta(gt=0, le=1e15)]
     unit: Unit
     period: Period = "total"
     action: Action = "block"
@@ -65,18 +66,22 @@ def counter(subject: str, budget: Budget, now: float) -> str:
     `subject`: `key:ID` or `owner:NAME`. `now`: Unix seconds. Budgets of one subject with the same
     unit and period count the same; a call takes from one of them.
     """
-    period = datetime.fromtimestamp(now, UTC).strftime("%Y-%m")
-    return f"{subject}:{budget.unit}:{period if budget.period == 'month' else 'total'}"
+    period = _month(int(now // 3600))[0] if budget.period == "month" else "total"
+    return f"{subject}:{budget.unit}:{period}"
 
 
 def month(now: float) -> tuple[float, float]:
     """Begin and end of the calendar month in UTC, in Unix seconds."""
-    begin = datetime.fromtimestamp(now, UTC).replace(
-        day=1, hour=0, minute=0, second=0, microsecond=0
-    )
+    return _month(int(now // 3600))[1:]
+
+
+@lru_cache(maxsize=4)
+def _month(hour: int) -> tuple[str, float, float]:
+    """Name, begin and end of the month of an hour since 1970."""
+    begin = datetime.fromtimestamp(hour * 3600, UTC).replace(day=1, hour=0)
     years, months = divmod(begin.month, 12)
     end = begin.replace(year=begin.year + years, month=months + 1)
-    return begin.timestamp(), end.timestamp()
+    return begin.strftime("%Y-%m"), begin.timestamp(), end.timestamp()
 
 
 def bucket(subject: str, budget: Budget, amount: float, now: float) -> Bucket:

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from legato.core.errors import invalid
 from legato.store.live import Bucket
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
 
 MINUTE: Final = 60.0
 DAY: Final = 86_400.0

@@ -17,7 +17,11 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
-from legato.server import assembly
+from legato.server import assembly, limiting
+from legato.server.admin import Admin
+from legato.server.admin_keys import KeyOperations
+from legato.server.admin_openapi import described
+from legato.server.budget_alerts import BudgetAlerts
 from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
@@ -54,8 +58,17 @@ class App:
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
         self.database = Database(database_url(settings.data_dir, settings.database))
         self.ledger = Writer(self.database, self._on_bug, self._on_database)
+        self.is_database_reachable = True
         self._slot: Slot | None = None
         self._retention = Retention(self.database, settings.retention_days, self._on_bug)
+        self._alerts = BudgetAlerts(settings.alerts.webhook, settings.alerts.secret)
+        self.live = limiting.live(
+            settings,
+            CLOCK,
+            on_crossed=self._alerts.crossed,
+            on_state=self._on_live_state,
+            on_bug=self._on_bug,
+        )
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -64,13 +77,14 @@ class App:
         for upstream in self.upstreams.values():
             upstream.fast_path = settings.streams.fast_path == "on"
             upstream.makers = makers
+        router = Router(
+            assembly.routes(settings, self.upstreams, self.engines),
+            assembly.health(settings),
+            aliases=settings.aliases,
+        )
         self.services = Services(
             keyring=Keyring(),
-            router=Router(
-                assembly.routes(settings, self.upstreams, self.engines),
-                assembly.health(settings),
-                aliases=settings.aliases,
-            ),
+            router=router,
             ledger=self.ledger,
             upstreams=self.upstreams,
             timers=self.timers,
@@ -83,9 +97,18 @@ class App:
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
             kept_responses=self._kept_responses(),
+            limiter=limiting.limiter(settings, self.live, router, self.upstreams, CLOCK),
+        )
+        self._admins = Keyring()
+        self._key_sync = KeySync(
+            self.database,
+            self.services.keyring,
+            CLOCK,
+            self._on_bug,
+            self._on_database,
+            self._admins,
         )
         self.monitoring = self._monitoring()
-        self._key_sync = KeySync(self.database, self.services.keyring, CLOCK, self._on_bug)
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -124,6 +147,8 @@ class App:
         await self.database.prepare(self.settings.data_dir)
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
+        await self.live.start()
+        await limiting.load_spent(self.database, self.live, time.time())
         await self._key_sync.start()
         self._retention.start()
         if self.monitoring is not None:
@@ -138,6 +163,8 @@ class App:
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
+        await self.live.stop()
+        await self._alerts.stop()
         await self.ledger.stop()
         if self._slot is not None:
             self._slot.release()
@@ -171,6 +198,7 @@ class App:
             kept=self.services.kept_responses,
             body_limit=limits.body,
             more=self._paths(),
+            admin=self._admin(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -197,6 +225,16 @@ class App:
         metrics = self.monitoring.paths if self.monitoring is not None else []
         return [*usage_paths(self.services, self.ledger, self.database), *metrics]
 
+    def _admin(self) -> Admin:
+        settings, tiers = self.settings, self.settings.all_tiers
+        keys = KeyOperations(self.database, tiers, self._key_sync.refresh)
+        return Admin(
+            described(keys.operations(), tiers),
+            admins=self._admins,
+            keyring=self.services.keyring,
+            trusted_proxies=frozenset(settings.server.trusted_proxies),
+        )
+
     async def _begin_journal(self) -> None:
         """Takes a slot, brings what servers that have ended left in their journals into the
         database, and begins a journal of this server's own."""
@@ -212,6 +250,12 @@ class App:
         journal = Journal(folder, self._slot.name, self._on_journal_failure)
         self.ledger.use(journal, self._slot.name)
 
+    def _on_live_state(self, is_reachable: bool) -> None:
+        if is_reachable:
+            self.log.info("live_state_reachable")
+        else:
+            self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
+
     def _on_damage(self, path: Path, records: int) -> None:
         self.log.warning("journal_damaged", file=str(path), records=records)
 
@@ -219,6 +263,10 @@ class App:
         self.log.error("journal_failed", error=str(error))
 
     def _on_database(self, error: BaseException | None) -> None:
+        """Logs when the database goes away, and why, and when it is back."""
+        if self.is_database_reachable == (error is None):
+            return
+        self.is_database_reachable = error is None
         if error is None:
             self.log.info("database_reachable")
         else:

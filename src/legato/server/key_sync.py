@@ -1,16 +1,20 @@
-"""Keeps the keyring of a running server in sync with the API keys in the database."""
+"""Keeps the keyrings of a running server in sync with the API keys in the database."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from legato.policy import key_fields
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.store import keys as key_store
 from legato.store.database import Database
 
-#: Seconds between checks for changes by other processes; a check reads the size of a file.
+#: Seconds between checks for changes by other processes; a check reads the size of a file, or a
+#: number from PostgreSQL.
 POLL_SECONDS: Final = 0.4
 
 #: Seconds between checks in the database, in case the file is missing.
@@ -20,8 +24,8 @@ FIRST_KEY_FILE: Final = "key"
 
 
 class KeySync:
-    """Loads the keys, and reloads them when `legato keys` changes them. `first_key`: the key that
-    was created because the database had none; None otherwise."""
+    """Loads the keys, and afterwards those that change. `first_key`: the key that was created
+    because the database had none; None otherwise."""
 
     def __init__(
         self,
@@ -29,17 +33,25 @@ class KeySync:
         keyring: Keyring,
         clock: Callable[[], float],
         on_bug: Callable[[BaseException], None],
+        on_database: Callable[[BaseException | None], None],
+        admins: Keyring | None = None,
     ) -> None:
+        """`keyring`: of the keys that make calls. `admins`: of those of the admin API.
+        `on_database` is told of each check: None, or why the database cannot be read."""
         self.first_key: str | None = None
         self._database = database
         self._keyring = keyring
+        self._admins = Keyring() if admins is None else admins
         self._clock = clock
         self._on_bug = on_bug
+        self._on_database = on_database
         self._task: asyncio.Task[None] | None = None
+        self._version = -1
+        self._loading = asyncio.Lock()
 
     async def create_first_key(self, folder: Path) -> None:
         """Creates a key, and writes it to a file in `folder`, unless the database has keys."""
-        if await key_store.all_keys(self._database):
+        if not await key_store.is_empty(self._database):
             return
         identity, key, digest = key_policy.create()
         path = folder / FIRST_KEY_FILE
@@ -51,22 +63,44 @@ class KeySync:
 
     async def start(self) -> None:
         """Loads the keys and starts to watch for changes."""
-        # Marks first, keys last: a change in between is detected by the first check.
+        # The mark first: a change in between is detected by the first check.
         mark = self._database.change_mark(key_store.SUBJECT)
-        version = await key_store.version(self._database)
-        await self._load()
-        self._task = asyncio.create_task(self._watch(mark, version), name="key sync")
+        await self.refresh()
+        self._task = asyncio.create_task(self._watch(mark), name="key sync")
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _load(self) -> None:
-        rows = await key_store.all_keys(self._database)
-        self._keyring.replace(Key(**row) for row in rows)  # type: ignore[arg-type]
+    async def refresh(self) -> None:
+        """Loads what has changed since the last time. Raises the database's errors."""
+        async with self._loading:
+            version = await key_store.version(self._database)
+            if version < self._version:  # an older copy of the database was put back
+                self._version = -1
+                self._keyring.replace(())
+                self._admins.replace(())
+            if version == self._version:
+                return
+            async for rows in key_store.changed_since(self._database, self._version):
+                self._take(rows)
+                await asyncio.sleep(0)  # streams go on between two pages
+            self._version = version
 
-    async def _watch(self, mark: int, version: int) -> None:
+    def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+        keys = [self._key(row) for row in rows]
+        self._keyring.update(key for key in keys if key.role is None)
+        self._admins.update(key for key in keys if key.role is not None)
+
+    def _key(self, row: Sequence[Any]) -> Key:
+        try:
+            return key_fields.from_row(row)
+        except ValueError as error:  # the other keys are loaded all the same
+            self._on_bug(error)
+            return key_fields.disabled(row)
+
+    async def _watch(self, mark: int) -> None:
         database, checked_at = self._database, self._clock()
         while True:
             await asyncio.sleep(POLL_SECONDS)
@@ -74,9 +108,10 @@ class KeySync:
                 new_mark = database.change_mark(key_store.SUBJECT)
                 if new_mark == mark and self._clock() < checked_at + DATABASE_POLL_SECONDS:
                     continue
-                if (new_version := await key_store.version(database)) != version:
-                    await self._load()
-                    version = new_version
+                await self.refresh()
                 mark, checked_at = new_mark, self._clock()
+                self._on_database(None)
+            except (OSError, SQLAlchemyError) as error:
+                self._on_database(error)
             except Exception as error:
                 self._on_bug(error)

@@ -199,6 +199,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
+    """Syncs SQLite's log. SQLite holds no lock on this file that closing it here would release."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR)
         try:

@@ -257,6 +257,21 @@ async def summary(
         }
 
 
+async def spent(
+    database: Database, column: Literal["key", "owner"], since: float
+) -> dict[str, tuple[float, int]]:
+    """(US dollars, tokens) that each key or owner has used since a Unix time."""
+    by = calls.c[column]
+    tokens = sa.func.sum(calls.c.prompt_tokens + calls.c.completion_tokens)
+    query = (
+        sa.select(by, sa.func.coalesce(sa.func.sum(calls.c.cost), 0.0), tokens)
+        .where(calls.c.received >= since, by.is_not(None))
+        .group_by(by)
+    )
+    async with database.begin() as connection:
+        return {row[0]: (float(row[1]), int(row[2])) for row in await connection.execute(query)}
+
+
 def _column(by: By, database: Database) -> sa.ColumnElement[Any]:
     if by == "deployment":
         return sa.literal_column(_LAST_DEPLOYMENT, sa.String)

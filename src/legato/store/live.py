@@ -47,7 +47,7 @@ class Bucket(Struct, frozen=True):
 
     @property
     def taken(self) -> float:
-        return min(self.amount, self.capacity)
+        return self.amount if self.amount < self.capacity else self.capacity
 
 
 class Used(Struct, frozen=True):

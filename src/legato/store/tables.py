@@ -1,11 +1,12 @@
-"""The tables of the database: API keys, the ledger, kept responses. The migrations create them."""
+"""The tables of the database: API keys, the audit log, the ledger, kept responses. The migrations
+create them."""
 
 from typing import Final
 
 import sqlalchemy as sa
 
 #: The newest migration; a test compares it with the files in `migrations/versions`.
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 
 #: Token counts in the ledger that have a column with their source.
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
@@ -17,6 +18,8 @@ Whole: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 _IS_OPEN: Final = sa.text("outcome = 'open'")
 
+#: API keys. The columns are the fields of `policy.keys.Key`, in the same order, and `changed`: the
+#: number of the change that wrote the row last. `limits`, `budget`, `routes` and `tags` are JSON.
 keys = sa.Table(
     "keys",
     metadata,
@@ -25,6 +28,37 @@ keys = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float, nullable=True),
+    sa.Column("owner", sa.String(200), nullable=True),
+    sa.Column("tier", sa.String(200), nullable=True),
+    sa.Column("limits", sa.Text, nullable=True),
+    sa.Column("budget", sa.Text, nullable=True),
+    sa.Column("routes", sa.Text, nullable=True),
+    sa.Column("expires", sa.Float, nullable=True),
+    sa.Column("tags", sa.Text, nullable=True),
+    sa.Column("is_disabled", sa.Boolean, nullable=False),
+    sa.Column("previous", sa.LargeBinary(32), nullable=True),
+    sa.Column("previous_until", sa.Float, nullable=True),
+    sa.Column("role", sa.String(16), nullable=True),
+    sa.Column("changed", Whole, nullable=False),
+    sa.Index("keys_name", "name"),
+    sa.Index("keys_created", "created", "id"),
+    sa.Index("keys_changed", "changed", "id"),
+)
+
+#: The audit log: one row for each administrative act. Triggers refuse to change or delete a row.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Whole, primary_key=True, autoincrement=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("origin", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("subject", sa.String(64), nullable=False),
+    sa.Column("before", sa.Text, nullable=True),
+    sa.Column("after", sa.Text, nullable=True),
+    sa.Index("audit_time", "time"),
+    sa.Index("audit_subject", "subject"),
 )
 
 #: The ledger. The columns are the fields of `policy.ledger.Row`, in the same order.
