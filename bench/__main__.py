@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import affinity, agents, comparison, continuation, engine, growth, padding
+from bench import affinity, agents, comparison, continuation, engine, growth, limits, padding
 from bench.gateways import BenchError
 
 #: The benches that have a name of their own.
@@ -15,6 +15,7 @@ BENCHES: Final[dict[str, Callable[[], int]]] = {
     "continuation": continuation.main,
     "engine": engine.main,
     "growth": growth.main,
+    "limits": limits.main,
     "padding": padding.main,
 }
 

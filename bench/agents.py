@@ -22,7 +22,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.agent_tasks import FILES, SENTENCE, TASKS, AgentUpstream, Task
+from bench.agent_tasks import CONTEXT, FILES, SENTENCE, TASKS, AgentUpstream, Task
 from bench.gateways import BenchError
 
 ROOT: Final = Path(__file__).parents[1]
@@ -34,10 +34,14 @@ READY: Final = 60.0
 
 
 class Runner(Struct, frozen=True):
-    """How an agent is installed and run without a terminal. `{}` stands for the prompt."""
+    """How an agent is installed and run without a terminal. `{}` stands for the prompt.
+
+    `typed`: the last of the arguments; without them it reads messages from its standard input.
+    """
 
     package: str
     arguments: tuple[str, ...]
+    typed: tuple[str, ...] = ()
     is_python: bool = False
     has_tools: bool = True
 
@@ -53,6 +57,7 @@ RUNNERS: Final = {
     "aider": Runner(
         "aider-chat",
         ("--no-git", "--yes-always", "--no-pretty", "--no-gitignore", "--message", "{}"),
+        typed=("--message", "{}"),
         is_python=True,
         has_tools=False,
     ),
@@ -141,7 +146,10 @@ class Stage:
         """Runs one task with one agent."""
         runner = RUNNERS[name]
         self.upstream.begin(has_tools=runner.has_tools)
-        arguments = [each.replace("{}", task.prompt) for each in runner.arguments]
+        arguments, typed = [each.replace("{}", task.prompt) for each in runner.arguments], None
+        if runner.typed and task.messages > 1:
+            arguments = arguments[: -len(runner.typed)]
+            typed = f"{task.prompt}\n".encode() * task.messages
         work = Path(tempfile.mkdtemp(prefix="work-", dir=self.folder))
         begun = time.monotonic()
         process = await asyncio.create_subprocess_exec(
@@ -149,14 +157,16 @@ class Stage:
             *(*self.config, "--", *arguments),
             cwd=work,
             env=self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL if typed is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), task.seconds)
+            output, _ = await asyncio.wait_for(process.communicate(typed), task.seconds)
             problem = judge(task, process.returncode or 0, output.decode("utf-8", "replace"), work)
+            if not problem and task.shortens and not self.upstream.is_shorter:
+                problem = "the conversation was not made shorter"
         except TimeoutError:
             problem = f"not done after {task.seconds:g} s"
         finally:
@@ -235,7 +245,7 @@ def _route(task: Task, base_url: str) -> str:
     names = [f"{place}-{task.name}" for place in places]
     deployments = "".join(
         f'[[deployments]]\nname = "{name}"\nmodel = "{task.name}"\nbase_url = "{base_url}"\n'
-        'open_after = 0\ncontext_length = 128000\ncontinue = "prefill"\n'
+        f'open_after = 0\ncontext_length = {CONTEXT}\ncontinue = "prefill"\n'
         for name in names
     )
     listed = ", ".join(f'"{name}"' for name in names)

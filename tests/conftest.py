@@ -53,6 +53,7 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
 ENGINES = frozenset(
     {
         "engine/test_answers.py",
+        "engine/test_engine_sdks.py",
         "engine/test_supervisor.py",
         "engine/test_tools.py",
         "scenarios/test_anthropic_upstreams.py",
@@ -71,7 +72,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 #: Groups that take longest, in the order to begin with: what is left at the end is then short, and
 #: no worker is idle while another has minutes to go.
-LONGEST = ("engines", "bench/test_bench.py", "oracle 0", "oracle 1", "oracle 2", "oracle 3")
+LONGEST = (
+    "engines",
+    "postgres",
+    "bench/test_bench.py",
+    "oracle 0",
+    "oracle 1",
+    "oracle 2",
+    "oracle 3",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups

@@ -19,6 +19,7 @@ from legato.settings import (
     Engine,
     EngineModel,
     LimitChecks,
+    Metrics,
     Price,
     Responses,
     Route,
@@ -49,7 +50,7 @@ _NOT_SETTINGS: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "L
 
 #: Keys whose value in the environment is a comma-separated list.
 _LISTS: Final = ("cors_origins", "trusted_proxies")
-_SECRETS: Final = ("api_key", "api_keys")
+_SECRETS: Final = ("api_key", "api_keys", "token")
 
 
 def load(
@@ -139,7 +140,8 @@ def _from_environment(
         if setting is None:
             raise SettingsError(
                 f"{name}: unknown setting; allowed are {', '.join((*_SHORT_NAMES, *_NOT_SETTINGS))}"
-                " and LEGATO_SECTION_KEY for a key of [server], [streams], [limits] or [engine]"
+                " and LEGATO_SECTION_KEY for a key of [server], [streams], [limits],"
+                " [metrics] or [engine]"
             )
         value: Any = environment[name]
         if setting == ("engine", "models"):
@@ -157,6 +159,7 @@ def _section_key(name: str) -> tuple[str, str] | None:
         "server": Server,
         "streams": Streams,
         "limits": LimitChecks,
+        "metrics": Metrics,
         "engine": Engine,
     }
     if section not in sections or key not in sections[section].__struct_fields__:
@@ -238,6 +241,7 @@ def _struct_at(setting: str) -> type[Struct]:
         "routes": Route,
         "routes.limits": Limits,
         "limits": LimitChecks,
+        "metrics": Metrics,
         "responses": Responses,
         "tiers": Limits,
         "engine.models": EngineModel,

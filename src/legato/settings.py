@@ -13,6 +13,7 @@ import platformdirs
 from msgspec import Meta, Struct, field
 
 from legato import dialects
+from legato.policy.budgets import parse as parse_budget
 from legato.policy.limits import NO_LIMITS, Limits
 from legato.policy.limits import tiers as all_tiers
 from legato.policy.model_names import ANY_MODEL, Patterns, is_pattern, normalized, resolved
@@ -61,12 +62,13 @@ class Streams(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
     """US dollars per million tokens. `cached`: prompt tokens that were read from a cache;
-    `cache_write`: those that were written to it."""
+    `cache_write`: those that were written to it; `cache_write_1h`: for an hour."""
 
     prompt: Amount = 0.0
     completion: Amount = 0.0
     cached: Amount | None = None  # None: the same as `prompt`
     cache_write: Amount | None = None  # None: the same as `prompt`
+    cache_write_1h: Amount | None = None  # None: from `cache_write` as at Anthropic, or `prompt`
 
 
 class Deployment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +136,24 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     max_continuations: Annotated[int, Meta(ge=0)] = 1
     count_both_prompts: bool = False
     limits: Limits = NO_LIMITS  # of all keys together
+    max_concurrent: Count | None = None  # calls that go on at once; others wait in turn
+    max_queue: Annotated[int, Meta(ge=0)] = 100
+    queue_seconds: Seconds = 30.0
+
+
+class Owner(Struct, frozen=True, forbid_unknown_fields=True):
+    """What all keys of one owner may spend together."""
+
+    budget: str
+    action: Literal["warn", "block"] = "block"
+    hard: bool = False  # calls in progress are cut when it is spent
+
+
+class Alerts(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom a budget's thresholds are told, beside the log. `secret` signs what is sent."""
+
+    webhook: str | None = None
+    secret: str | None = None
 
 
 class Responses(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +165,18 @@ class LimitChecks(Struct, frozen=True, forbid_unknown_fields=True):
     #: While Valkey is away: `open`: each server checks against what it admitted itself; `closed`:
     #: calls that have a limit are refused.
     fail: Literal["open", "closed"] = "open"
+
+
+class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Prometheus metrics. They are served if there is a token, a port or both."""
+
+    token: str | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None  # None: the server's own
+    host: str = "127.0.0.1"  # for a port of their own
+
+    @property
+    def is_served(self) -> bool:
+        return self.token is not None or self.port is not None
 
 
 class EngineModel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,8 +204,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     engine: Engine = Engine()
     responses: Responses = Responses()
     limits: LimitChecks = LimitChecks()
+    metrics: Metrics = Metrics()
     tiers: dict[str, Limits] = {}
     live: str = "memory"  # or the URL of a Valkey, with its password
+    owners: dict[str, Owner] = {}
+    alerts: Alerts = Alerts()
     deployments: tuple[Deployment, ...] = ()
     routes: tuple[Route, ...] = ()
     aliases: dict[str, str] = {}
@@ -221,6 +256,9 @@ def check(settings: Settings, path: str) -> None:
     _check_aliases(path, settings.aliases, [*(each.model for each in settings.routes), *own])
     _check_live(path, settings.live)
     _check_tiers(path, settings.tiers)
+    _check_owners(path, settings.owners)
+    _check_alerts(path, settings.alerts)
+    _check_metrics(path, settings)
     if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
         raise SettingsError(f"{path}: server: set both tls_cert and tls_key, or neither")
     if settings.database is not None:
@@ -255,6 +293,38 @@ def _check_live(path: str, live: str) -> None:
         raise SettingsError(f"{path}: live: there is no host; allowed: {allowed}")
     if not re.fullmatch(r"(/\d*)?", url.path):
         raise SettingsError(f"{path}: live: the path has to be the number of a database, like /0")
+
+
+def _check_owners(path: str, owners: dict[str, Owner]) -> None:
+    for name, owner in owners.items():
+        try:
+            parse_budget(owner.budget)
+        except ValueError as error:
+            raise SettingsError(f"{path}: owners `{name}`: budget: {error}") from None
+
+
+def _check_alerts(path: str, alerts: Alerts) -> None:
+    """The address is never shown: it may have a token."""
+    if alerts.webhook is None:
+        return
+    if urlsplit(alerts.webhook).scheme not in ("http", "https"):
+        raise SettingsError(f"{path}: alerts: webhook: it is no URL that begins with https://")
+    if not alerts.secret:
+        raise SettingsError(f"{path}: alerts: secret: it is required, as it signs each message")
+
+
+def _check_metrics(path: str, settings: Settings) -> None:
+    metrics, server = settings.metrics, settings.server
+    if metrics.token is not None and not re.fullmatch(r"[\x21-\x7e]+", metrics.token):
+        raise SettingsError(
+            f"{path}: metrics.token: it has to be printable ASCII characters without spaces, at"
+            " least one"
+        )
+    if metrics.port and metrics.port == server.port:
+        raise SettingsError(
+            f"{path}: metrics.port: {metrics.port} is server.port: choose another, or leave it out"
+            " and set metrics.token"
+        )
 
 
 def _check_tiers(path: str, tiers: dict[str, Limits]) -> None:

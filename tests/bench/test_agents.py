@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.agent_tasks import FILES, SENTENCE, TASKS, AgentUpstream, Task
+from bench.agent_tasks import CONTEXT, FILES, SENTENCE, TASKS, AgentUpstream, Task
 from bench.agents import RUNNERS, Result, judge, staged, table, version
 
 from legato.cli.agents import AGENTS
@@ -87,9 +87,52 @@ def test_the_last_turn_is_repeated() -> None:
     upstream = AgentUpstream()
     upstream.begin(has_tools=False)
     played = [upstream.next_script("cut-once", {}) for _ in range(3)]
-    assert played[1] is played[2] is not played[0]
+    assert played[1] == played[2] != played[0]
     upstream.begin(has_tools=False)
-    assert upstream.next_script("cut-once", {}) is played[0]
+    assert upstream.next_script("cut-once", {}) == played[0]
+
+
+def test_the_usage_is_that_of_the_request() -> None:
+    upstream = AgentUpstream()
+    upstream.begin(has_tools=True)
+    beside = upstream.next_script("long", {"messages": [{"role": "user", "content": "x" * 4_000}]})
+    assert 1_000 < prompt_tokens(beside) < 1_100
+    sizes = [1_000, 5_000, 5_000, 5_000]
+    turns = [upstream.next_script("full", asked("bash") | said(size)) for size in sizes]
+    assert [prompt_tokens(turn) // 100 for turn in turns] == [2, 12, 12, 12]
+    full = upstream.next_script("full", asked("bash") | said(5_000))
+    assert 0.9 * CONTEXT < prompt_tokens(full) < CONTEXT
+
+
+def prompt_tokens(script: Script) -> int:
+    (usage,) = (step.usage for step in script.steps if step.usage is not None)
+    return usage["prompt_tokens"]
+
+
+def said(size: int) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "x" * size}]}
+
+
+def test_whether_an_agent_made_its_conversation_shorter() -> None:
+    upstream = AgentUpstream()
+    upstream.begin(has_tools=True)
+    for size, is_shorter in ((1_000, False), (1_000, False), (2_000, False), (500, True)):
+        upstream.next_script("long", said(1))  # without tools: beside the task
+        upstream.next_script("long", asked("bash") | said(size))
+        assert upstream.is_shorter == is_shorter
+    upstream.begin(has_tools=True)
+    assert not upstream.is_shorter
+
+
+def test_a_long_conversation_has_results_of_its_own_in_each_turn() -> None:
+    upstream = AgentUpstream()
+    upstream.begin(has_tools=True)
+    turns = [upstream.next_script("long", asked("bash")) for _ in range(4)]
+    calls = [step.tool for turn in turns for step in turn.steps if step.tool is not None]
+    assert len({call["id"] for call in calls}) == len(turns)
+    assert len({call["function"]["arguments"] for call in calls}) == len(turns)
+    upstream.begin(has_tools=False)
+    assert len(upstream.next_script("long", {}).steps[0].say or "") > 10_000
 
 
 def test_every_task_ends_well_or_asks_for_an_error() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -31,6 +32,8 @@ folders = [os.environ[name] for name in ("CODEX_HOME", "CLAUDE_CONFIG_DIR", "QWE
            if name in os.environ]
 if "OPENCODE_CONFIG" in os.environ:
     folders.append(os.path.dirname(os.environ["OPENCODE_CONFIG"]))
+if "AIDER_MODEL_METADATA_FILE" in os.environ:
+    folders.append(os.path.dirname(os.environ["AIDER_MODEL_METADATA_FILE"]))
 folder = Path(folders[0]) if folders else None
 report = dict(
     arguments=sys.argv,
@@ -74,6 +77,8 @@ match os.environ["THEN"].split():
 
 #: Variables of a user who works with other servers.
 FOREIGN = {
+    "AIDER_OPENAI_API_BASE": "https://elsewhere.invalid/v1",
+    "AIDER_OPENAI_API_TYPE": "azure",
     "ANTHROPIC_API_KEY": "sk-ant-theirs",
     "ANTHROPIC_BASE_URL": "https://elsewhere.invalid",
     "CLAUDE_CODE_USE_BEDROCK": "1",
@@ -97,9 +102,13 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": "smart",
         "ANTHROPIC_DEFAULT_SONNET_MODEL": "smart",
         "ANTHROPIC_DEFAULT_OPUS_MODEL": "smart",
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "120000",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "120000",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "30000",
         "CLAUDE_CONFIG_DIR": "FOLDER",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_USE_BEDROCK": None,
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
         "DISABLE_TELEMETRY": "1",
     },
     "opencode": {
@@ -117,18 +126,26 @@ ENVIRONMENT: dict[str, dict[str, str | None]] = {
     "aider": {
         "OPENAI_API_BASE": "ROOT/v1",
         "OPENAI_API_KEY": "KEY",
+        "AIDER_OPENAI_API_BASE": "ROOT/v1",
+        "AIDER_OPENAI_API_KEY": "KEY",
+        "AIDER_OPENAI_API_TYPE": None,
         "AIDER_MODEL": "openai/smart",
         "AIDER_WEAK_MODEL": "openai/smart",
+        "AIDER_MODEL_METADATA_FILE": "FOLDER/models.json",
     },
 }
 
 FILES = {
     "codex": {"config.toml", "models.json"},
-    "claude": {".claude.json"},
+    "claude": {".claude.json", "legato.json"},
     "opencode": {"opencode.json"},
     "qwen": {"settings.json"},
-    "aider": set[str](),
+    "aider": {"models.json"},
 }
+
+
+#: Arguments before the user's.
+ARGUMENTS = {"claude": ["--settings", "FOLDER/legato.json"]}
 
 
 class Stage:
@@ -182,10 +199,13 @@ async def stage(tmp_path: Path, scripted: MockServer) -> AsyncIterator[Stage]:
         None,
         deployments=[
             {"name": "a", "base_url": base, "model": "happy", "context_length": 8_000},
-            {"name": "b", "base_url": base, "model": "happy", "context_length": 64_000},
+            {"name": "b", "base_url": base, "model": "happy", "context_length": 120_000},
             {"name": "other", "base_url": base, "model": "happy"},
         ],
-        routes=[{"model": "smart", "deployments": ["a", "b"]}],
+        routes=[
+            {"model": "smart", "deployments": ["a", "b"]},
+            {"model": "any/*", "deployments": ["b"]},
+        ],
     )
     async with serving(chosen) as legato:
         yield Stage(tmp_path, legato)
@@ -198,16 +218,16 @@ async def test_what_an_agent_is_given(stage: Stage, agent: str) -> None:
     assert (code, out, err) == (0, "", "")
     report = stage.report
     program, *arguments = report["arguments"]
-    assert (Path(program).name, arguments) == (agent, list(more[1:]))
+    ours = [each.replace("FOLDER", report["folder"]) for each in ARGUMENTS.get(agent, [])]
+    assert (Path(program).name, arguments) == (agent, [*ours, *more[1:]])
     places = {"ROOT": stage.root, "KEY": stage.legato.key, "FOLDER": report["folder"]}
     for name, value in ENVIRONMENT[agent].items():
         for place, text in places.items():
             value = value and value.replace(place, text)
         assert report["environment"].get(name) == value, name
     assert set(report["files"]) == FILES[agent]
-    if FILES[agent]:
-        assert stat.S_IMODE(report["mode"]) == 0o700
-        assert Path(report["folder"]).parent == stage.cache / "legato"
+    assert stat.S_IMODE(report["mode"]) == 0o700
+    assert Path(report["folder"]).parent == stage.cache / "legato"
     assert stage.legato.key not in json.dumps([report["files"], report["arguments"]])
     assert stage.left == []
 
@@ -226,7 +246,7 @@ async def test_codexs_files(stage: Stage) -> None:
     }
     smart, other = json.loads(report["files"]["models.json"])["models"]
     assert (smart["slug"], smart["display_name"], smart["priority"]) == ("smart", "smart", 0)
-    assert smart["context_window"] == 64_000  # a prompt that is too long for one goes to the other
+    assert smart["context_window"] == 120_000  # a prompt that is too long for one goes to the other
     assert (other["slug"], other["context_window"]) == ("other", None)
     required = {
         *("slug", "display_name", "supported_reasoning_levels", "shell_type", "visibility"),
@@ -236,7 +256,16 @@ async def test_codexs_files(stage: Stage) -> None:
     assert required <= smart.keys() & other.keys()
 
 
-async def test_opencodes_and_qwens_files(stage: Stage) -> None:
+async def test_claude_codes_settings(stage: Stage) -> None:
+    """A project's own settings must not lead it to another server."""
+    assert (await stage.launch("claude"))[0] == 0
+    report = stage.report
+    variables = json.loads(report["files"]["legato.json"])["env"]
+    assert variables["ANTHROPIC_BASE_URL"] == stage.root
+    assert variables.items() <= report["environment"].items()
+
+
+async def test_the_files_of_opencode_qwen_code_and_aider(stage: Stage) -> None:
     assert (await stage.launch("opencode"))[0] == 0
     provider = json.loads(stage.report["files"]["opencode.json"])["provider"]["legato"]
     assert provider["npm"] == "@ai-sdk/openai-compatible"
@@ -245,10 +274,44 @@ async def test_opencodes_and_qwens_files(stage: Stage) -> None:
         "apiKey": "{env:LEGATO_API_KEY}",
     }
     assert list(provider["models"]) == ["smart", "other"]
-    assert provider["models"]["smart"]["limit"] == {"context": 64_000, "output": 16_000}
+    assert provider["models"]["smart"]["limit"] == {"context": 120_000, "output": 30_000}
     assert (await stage.launch("qwen"))[0] == 0
     settings = json.loads(stage.report["files"]["settings.json"])
     assert settings["security"]["auth"]["selectedType"] == "openai"
+    assert settings["model"] == {
+        "name": "smart",
+        "generationConfig": {"contextWindowSize": 120_000},
+    }
+    assert (await stage.launch("aider"))[0] == 0
+    models = json.loads(stage.report["files"]["models.json"])
+    assert list(models) == ["openai/smart"]  # of the other no length is known
+    assert models["openai/smart"]["max_input_tokens"] == 120_000
+
+
+async def test_a_context_length_that_is_not_known_is_not_told(stage: Stage) -> None:
+    assert (await stage.launch("claude", "-m", "other"))[0] == 0
+    assert "CLAUDE_CODE_MAX_CONTEXT_TOKENS" not in stage.report["environment"]
+    assert (await stage.launch("qwen", "-m", "other"))[0] == 0
+    assert json.loads(stage.report["files"]["settings.json"])["model"] == {"name": "other"}
+
+
+@pytest.mark.parametrize(
+    ("length", "told", "room"),
+    [
+        (None, None, None),
+        (32_768, None, "8192"),  # too short for what Claude Code keeps free
+        (100_000, "100000", "25000"),
+        (1_000_000, "1000000", None),
+    ],
+)
+def test_which_lengths_claude_code_is_told(
+    length: int | None, told: str | None, room: str | None
+) -> None:
+    target = Target("http://x", "key", "smart", (ServedModel("smart", length),), "folder")
+    environment = AGENTS["claude"].environment(target)
+    assert environment.get("CLAUDE_CODE_MAX_CONTEXT_TOKENS") == told
+    assert environment.get("CLAUDE_CODE_AUTO_COMPACT_WINDOW") == told
+    assert environment.get("CLAUDE_CODE_MAX_OUTPUT_TOKENS") == room
 
 
 @pytest.mark.parametrize(
@@ -256,7 +319,7 @@ async def test_opencodes_and_qwens_files(stage: Stage) -> None:
     [
         ((), "smart"),
         (("--model", "other"), "other"),
-        (("-m", "a-name-that-is-not-listed"), "a-name-that-is-not-listed"),
+        (("-m", "any/name-that-is-not-listed"), "any/name-that-is-not-listed"),
     ],
 )
 async def test_which_model(stage: Stage, words: tuple[str, ...], model: str) -> None:
@@ -268,12 +331,42 @@ async def test_which_model(stage: Stage, words: tuple[str, ...], model: str) -> 
     assert {"smart", "other"} <= set(listed)
 
 
+async def test_a_model_that_is_not_listed_has_its_context_length(stage: Stage) -> None:
+    assert (await stage.launch("codex", "-m", "any/thing"))[0] == 0
+    found, *_ = json.loads(stage.report["files"]["models.json"])["models"]
+    assert (found["slug"], found["context_window"]) == ("any/thing", 120_000)
+
+
+@pytest.mark.parametrize("more", [(), ("--print",)])
+@pytest.mark.parametrize(
+    ("model", "expected", "said"),
+    [
+        ("smrat", 1, "no model `smrat`: it has smart, other."),
+        ("any/*", 1, "no model `any/*`"),
+        ("", 2, "--model is empty"),
+    ],
+)
+async def test_a_model_that_the_server_does_not_know(
+    stage: Stage, model: str, expected: int, said: str, more: tuple[str, ...]
+) -> None:
+    code, out, err = await stage.launch("codex", "--model", model, *more)
+    assert (code, out) == (expected, "")
+    assert said in err
+    assert not stage.report_file.exists()
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
+async def test_a_base_url_may_end_without_its_version(stage: Stage, end: str) -> None:
+    words = ("--base-url", f"{stage.root}{end}", "--key", stage.legato.key)
+    assert await cli("launch", "qwen", *words, **stage.environment) == (0, "", "")
+    assert stage.report["environment"]["OPENAI_BASE_URL"] == f"{stage.root}/v1"
+
+
 @pytest.mark.parametrize(
     ("then", "code"), [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("die", 128 + 9)]
 )
 async def test_the_exit_code_is_the_agents(stage: Stage, then: str, code: int) -> None:
     assert await stage.launch("claude", THEN=then) == (code, "", "")
-    assert stage.report["arguments"][1:] == []
     assert stage.left == []
 
 
@@ -310,16 +403,20 @@ async def test_an_agent_that_is_not_installed(stage: Stage, agent: str) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 async def test_print_shows_what_would_be_set_and_starts_nothing(stage: Stage, agent: str) -> None:
     nothing_installed = {"PATH": "/nowhere"}
-    words = ("--print", "--", "exec", "hello")
+    words = ("--print", "--", "exec", "hello, it's me")
     code, out, err = await stage.launch(agent, *words, **nothing_installed)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert stage.legato.key not in out
-    assert lines[-1] == f"# {agent} exec hello"
+    assert shlex.split(lines[-1]) == [
+        *("#", agent),
+        *(each.replace("FOLDER", "TEMPORARY_FOLDER") for each in ARGUMENTS.get(agent, [])),
+        *("exec", "hello, it's me"),
+    ]
     for name, value in ENVIRONMENT[agent].items():
         if value is not None:
             value = value.replace("ROOT", stage.root).replace("FOLDER", "TEMPORARY_FOLDER")
-            assert f"{name}={value.replace('KEY', '***')}" in lines
+            assert f"{name}={shlex.quote(value.replace('KEY', '***'))}" in lines
     assert {line.rpartition("/")[2] for line in lines if line.startswith("# TEMPORARY")} == FILES[
         agent
     ]
@@ -396,7 +493,7 @@ def test_the_page_has_every_agent() -> None:
 
 HERE = ServerAddress("http://127.0.0.1:8000/v1", "k", is_local=True)
 THERE = ServerAddress("https://legato.example/v1", "k", is_local=False)
-MODELS = (ServedModel("smart", 64_000), ServedModel('a "quoted" \\ name \x7f', None, reasons=True))
+MODELS = (ServedModel("smart", 120_000), ServedModel('a "quoted" \\ name \x7f', None, reasons=True))
 TARGET = Target("http://127.0.0.1:8000", "the-key", MODELS[1].name, MODELS, "/a folder")
 
 PROXIES: dict[str, tuple[ServerAddress, dict[str, str], str | None]] = {

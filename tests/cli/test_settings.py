@@ -394,11 +394,11 @@ def test_the_template_says_the_defaults(file: Path) -> None:
 
 def test_the_template_s_examples_are_right(file: Path) -> None:
     text = re.sub(r"(?m)^# ?(\[\[?[\w.]+\]\]?$|\w+ = )", r"\1", TEMPLATE)
-    settings = read(file, text, UPSTREAM_KEY="k")
+    settings = read(file, text, UPSTREAM_KEY="k", METRICS_TOKEN="t")
     assert settings.deployments[0].api_key == "k"
     assert settings.routes[0].deployments == ("primary",)
     tree = tomllib.loads(text)
-    for section in ("server", "streams", "limits", "engine"):
+    for section in ("server", "streams", "limits", "metrics", "engine"):
         known = set(getattr(Settings(), section).__struct_fields__)
         assert set(tree[section]) <= known
         assert known - set(tree[section]) <= {"start_seconds"}
@@ -418,3 +418,25 @@ def test_the_address_of_a_valkey(file: Path, scheme: str) -> None:
     settings = read(file, f'live = "{url}"\n')
     assert settings.live == url
     assert "s3cret" not in repr(show(settings))
+
+
+def test_the_token_of_the_metrics_is_never_shown(file: Path) -> None:
+    settings = read(file, "[metrics]\nport = 9100\n", LEGATO_METRICS_TOKEN="s3cret")
+    assert (settings.metrics.token, settings.metrics.port) == ("s3cret", 9100)
+    assert "s3cret" not in repr(show(settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('token = ""', "metrics.token: it has to be printable ASCII characters without spaces"),
+        ('token = "a b"', "metrics.token: it has to be printable ASCII characters without spaces"),
+        ("port = 8000", "metrics.port: 8000 is server.port: choose another"),
+        ("port = 65536", "FILE:2: metrics.port: expected"),
+        ("tokens = 1", "metrics.tokens: unknown setting; allowed here: token, port, host"),
+    ],
+)
+def test_mistakes_in_the_metrics(file: Path, text: str, wanted: str) -> None:
+    message = mistake(file, f"[metrics]\n{text}\n")
+    assert wanted in message
+    assert "a b" not in message

@@ -3,7 +3,8 @@
 import pytest
 from rich.cells import cell_len
 
-from legato.cli.tables import Cell, Column, layout, print_table
+from legato.cli import tables
+from legato.cli.tables import Cell, Column, bar, layout, print_table
 
 COLUMNS = (
     Column("name", min_width=4),
@@ -85,3 +86,24 @@ def test_in_a_pipe_nothing_is_left_out(
     monkeypatch.delenv("COLUMNS", raising=False)
     print_table([Column("a", drop_order=1), Column("b", min_width=1)], [["x" * 200, "y" * 200]])
     assert capsys.readouterr().out.splitlines()[1] == "x" * 200 + "  " + "y" * 200
+
+
+BARS = {
+    # (share, width): the bar in UTF-8, and in ASCII
+    (0.0, 4): ("", ""),
+    (1e-9, 4): ("▏", "#"),
+    (0.25, 4): ("█", "#"),
+    (0.5, 3): ("█▌", "##"),
+    (0.99, 4): ("████", "####"),
+    (1.0, 4): ("████", "####"),
+    (1.5, 4): ("████", "####"),
+}
+
+
+@pytest.mark.parametrize(("share", "width"), BARS)
+def test_a_bar(monkeypatch: pytest.MonkeyPatch, share: float, width: int) -> None:
+    found: list[str] = []
+    for has_blocks in (True, False):
+        monkeypatch.setattr(tables, "_has_blocks", lambda has_blocks=has_blocks: has_blocks)
+        found.append(bar(share, width))
+    assert tuple(found) == BARS[share, width]

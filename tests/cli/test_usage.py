@@ -1,14 +1,18 @@
 """`legato usage` at terminals of several widths: rows stay on one line and under their headings."""
 
+import csv
 import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from rich.cells import cell_len
 
+from legato.cli import usage, usage_tables
 from legato.policy.ledger import Row
+from legato.store import ledger
 from legato.store.database import Database
 from legato.store.ledger import Writer
 from tests.cli.test_cli import cli
@@ -22,6 +26,8 @@ DEPLOYMENTS = [(f"a-deployment-with-a-long-name-{number}", "upstream_500") for n
 NUMBERS = ("prompt", "completion", "TTFT")
 ALWAYS = ("received", "route", *NUMBERS)
 
+FIELDS = Row.__struct_fields__
+
 KINDS = ("prompt", "completion", "reasoning", "cached", "cache_write")
 
 #: What `--by` groups the rows below by.
@@ -32,6 +38,9 @@ VALUES: dict[str, set[str | None]] = {
     "front": {"chat", "messages"},
     "session": {SESSION, None},
     "agent": {"claude-code/2.1.197", None},
+    "owner": {"team", None},
+    "deployment": {"last", None},
+    "day": {"2026-11-18"},
 }
 
 
@@ -43,7 +52,7 @@ def rows(*, errors: bool, costs: bool, writes: int = 0) -> list[Row]:
     complete.ttft, complete.duration = 118.321, 3599.123
     complete.cache_write_tokens = writes
     complete.front, complete.agent = "messages", "claude-code/2.1.197"
-    complete.session = SESSION
+    complete.session, complete.owner = SESSION, "team"
     complete.record_attempts([*DEPLOYMENTS, ("last", "")])
     cancelled = Row("cancelled", RECEIVED + 1, route="smart", outcome="cancelled")
     cancelled.prompt_tokens, cancelled.prompt_from = 131_072, "partial"
@@ -77,7 +86,7 @@ def table_of(lines: list[str]) -> list[list[str]]:
     """The cells of a table, by the positions of its headings; fails if a cell is not under its
     heading. Numbers are aligned with the end of their heading, other cells with its start."""
     numbers = ("prompt", "completion", "reasoning", "cached", "written", "TTFT", "seconds", "cost")
-    numbers += ("calls",)
+    numbers += ("calls", "share")
     table = lines[: lines.index("")] if "" in lines else lines
     # A column ends where all lines have a space: before the next heading, or at its own end.
     blank = [
@@ -86,12 +95,12 @@ def table_of(lines: list[str]) -> list[list[str]]:
         if all(line[position : position + 1] in ("", " ") for line in table)
     ]
     ends = [0]
-    for heading in re.finditer(r"\S+", table[0]):
+    for heading in re.finditer(r"of \S+|\S+", table[0]):
         if heading[0] in numbers:
             ends.append(heading.end())
         else:
             following = re.search(r"\S", table[0][heading.end() :])
-            limit = heading.end() + following.start() if following else len(table[0])
+            limit = heading.end() + following.start() if following else max(blank) + 1
             ends.append(max(each for each in blank if each < limit))
     assert set(ends[1:]) <= set(blank), "a cell is not under its heading"
     return [[line[start:end].strip() for start, end in itertools.pairwise(ends)] for line in table]
@@ -165,7 +174,9 @@ async def test_totals(tmp_path: Path, width: int, by: str) -> None:
     assert all(cell_len(line) <= width for line in lines)
     heading, *groups = table_of(lines)
     assert heading[0] == by
-    assert heading[1:] == ["calls", "prompt", "completion", "reasoning", "cached", "cost"]
+    more = ["reasoning", "cached"] if width >= 80 else []
+    bars = ["of cost"] if width >= 80 else []
+    assert heading[1:] == ["calls", "prompt", "completion", *more, "cost", "share", *bars]
     total = dict(zip(heading, groups[-1], strict=True))
     assert total[by] == "all"
     assert (total["calls"], total["prompt"], total["completion"]) == ("3", "1179648", "132096")
@@ -177,8 +188,8 @@ async def test_totals(tmp_path: Path, width: int, by: str) -> None:
     ("width", "shown_columns"),
     [
         (50, []),
-        (60, ["reasoning", "cached"]),
-        (80, ["reasoning", "cached", "written"]),
+        (60, []),
+        (80, ["reasoning", "cached"]),
         (120, ["reasoning", "cached", "written"]),
     ],
 )
@@ -188,14 +199,15 @@ async def test_what_was_written_to_a_cache_is_shown_where_there_is_any(
     lines = await shown(tmp_path, width, "--by", "agent", writes=20_000)
     assert all(cell_len(line) <= width for line in lines)
     heading, *groups = table_of(lines)
-    assert heading == ["agent", "calls", "prompt", "completion", *shown_columns, "cost"]
+    shares = [name for name, least in (("share", 60), ("of cost", 80)) if width >= least]
+    assert heading == ["agent", "calls", "prompt", "completion", *shown_columns, "cost", *shares]
     if "written" in heading:
-        assert [group[heading.index("written")] for group in groups] == ["0", "20000", "20000"]
+        assert [group[heading.index("written")] for group in groups] == ["20000", "0", "20000"]
     if width >= 120:
-        assert [group[0] for group in groups] == ["-", "claude-code/2.1.197", "all"]
+        assert [group[0] for group in groups] == ["claude-code/2.1.197", "-", "all"]
 
 
-@pytest.mark.parametrize("by", ["front", "session", "agent"])
+@pytest.mark.parametrize("by", ["session", "deployment", "day"])
 async def test_totals_as_json(tmp_path: Path, by: str) -> None:
     (line,) = await shown(tmp_path, 80, "--by", by, "--json", writes=20_000)
     report = json.loads(line)
@@ -210,5 +222,114 @@ async def test_totals_as_json(tmp_path: Path, by: str) -> None:
 
 async def test_calls_as_json_have_every_column(tmp_path: Path) -> None:
     (line,) = await shown(tmp_path, 80, "--json")
-    for row in json.loads(line)["rows"]:
+    report = json.loads(line)
+    assert list(report) == ["total", "outcomes", "rows"]
+    for row in report["rows"]:
         assert list(row) == list(Row.__struct_fields__)
+
+
+def test_what_can_be_grouped_by_is_what_the_ledger_knows() -> None:
+    assert [each.value for each in usage.By] == list(get_args(ledger.By))
+
+
+async def test_totals_as_csv(tmp_path: Path) -> None:
+    lines = await shown(tmp_path, 80, "--by", "route", "--csv")
+    tokens = "prompt_tokens,completion_tokens,reasoning_tokens,cached_tokens,cache_write_tokens"
+    assert lines == [
+        f"route,calls,{tokens},cost",
+        ",1,0,0,0,0,0,",
+        f"{LONG},1,1048576,128000,24576,0,0,1043.2",
+        "smart,1,131072,4096,0,0,0,0.000213",
+    ]
+
+
+async def test_calls_as_csv_have_every_column(tmp_path: Path) -> None:
+    heading, *calls = csv.DictReader(await shown(tmp_path, 80, "--csv"), list(FIELDS))
+    assert list(heading.values()) == list(FIELDS)
+    assert [call["id"] for call in calls] == ["complete", "cancelled", "failed"]
+    assert calls[0]["deployments"] == ",".join([name for name, _ in [*DEPLOYMENTS, ("last", "")]])
+    assert (calls[0]["cost"], calls[0]["streamed"], calls[2]["cost"]) == ("1043.2", "false", "")
+
+
+CELLS = {
+    "=1+1": "'=1+1",
+    "+1": "'+1",
+    "-1": "'-1",
+    "@SUM(A1)": "'@SUM(A1)",
+    "\t=1": "'\t=1",
+    "\r=1": "'=1",
+    "\x1b=1": "'=1",
+    "＝1": "'＝1",  # noqa: RUF001
+    "a=1": "a=1",
+    "\x1b[31mred": "[31mred",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("text", CELLS)
+def test_a_cell_is_no_formula(text: str) -> None:
+    assert usage.cell(text) == CELLS[text]
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 0.25])
+def test_a_number_stays_one(value: Any) -> None:
+    assert usage.cell(value) is value
+
+
+async def test_json_and_csv_exclude_each_other() -> None:
+    code, out, err = await cli("usage", "--json", "--csv")
+    assert (code, out, err) == (2, "", "legato: choose one of --json and --csv\n")
+
+
+def group(name: str, tokens: int, cost: float | None = None) -> dict[str, Any]:
+    numbers = {f"{kind}_tokens": 0 for kind in KINDS} | {"prompt_tokens": tokens}
+    return {"calls": 1, **numbers, "cost": cost, "key": name, "day": name}
+
+
+def printed(
+    rows: list[dict[str, Any]], by: str, capsys: pytest.CaptureFixture[str]
+) -> list[list[str]]:
+    """The words of each line of a table."""
+    costs = [row["cost"] for row in rows if row["cost"] is not None]
+    total = group("", sum(row["prompt_tokens"] for row in rows)) | {"calls": len(rows)}
+    total["cost"] = sum(costs) if costs else None
+    report = {"total": total, "outcomes": {"complete": len(rows)}, "rows": rows}
+    usage_tables.print_groups(report, by, "7d", {"key_1": "production"})
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_largest_share_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [group("key_0", 0), group("key_1", 75), group("key_2", 25)]
+    heading, *groups, total, _, calls, period = printed(rows, "key", capsys)
+    assert heading[-3:] == ["share", "of", "tokens"]
+    assert [each[0] for each in groups] == ["production", "key_2", "key_0"]
+    assert groups[0][-2:] == ["75%", "██████"]
+    assert groups[1][-2:] == ["25%", "██"]
+    assert groups[2][-1] == "0%"
+    assert total[-2:] == ["100%", "████████"]
+    assert calls == ["3", "calls:", "3", "complete"]
+    assert period == ["In", "the", "last", "7d"]
+
+
+def test_shares_are_of_cost_where_there_is_any(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [group("a", 99), group("b", 1, 1000.0), group("c", 1, 0.001)]
+    _, *groups = printed(rows, "key", capsys)
+    found = {each[0]: each[-3:] for each in groups if each}
+    assert found["b"] == ["$1000.00", "100%", "████████"]
+    assert found["c"] == ["<$0.01", "<1%", "▏"]
+    assert found["a"][1:] == ["-", "0%"]
+
+
+@pytest.mark.parametrize(("by", "label", "at"), [("key", "60 others", -1), ("day", "60 before", 0)])
+def test_many_groups_are_added_up(
+    by: str, label: str, at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [group(f"{number:03}", 100 - number * (by == "key")) for number in range(100)]
+    lines = printed(rows, by, capsys)
+    assert lines[-1][4:] == (["by", "days", "in", "UTC"] if by == "day" else [])
+    groups = lines[1 : lines.index([]) - 1]
+    assert len(groups) == usage_tables.MAX_GROUPS + 1
+    assert " ".join(groups[at][:3]) == f"{label} 60"
+    assert sum(int(each[2 if each is groups[at] else 1]) for each in groups) == 100
+    first = groups[1 if by == "day" else 0][0]
+    assert first == ("060" if by == "day" else "000")

@@ -52,6 +52,27 @@ ADVICE: dict[str, tuple[str, str]] = {
 }
 
 
+OPENAI_SAYS = "This model's maximum context length is 8 tokens, and the prompt has 9."
+
+
+@pytest.mark.parametrize(
+    ("words", "public"),
+    [
+        (OPENAI_SAYS, OPENAI_SAYS),
+        (
+            "prompt is too long",
+            "This model's maximum context length is exceeded: prompt is too long",
+        ),
+    ],
+)
+def test_clients_that_go_by_words_learn_that_the_prompt_is_too_long(
+    words: str, public: str
+) -> None:
+    error = from_status(400, "context_length_exceeded", words)
+    assert error.as_object()["error"]["message"] == public
+    assert error.message == words
+
+
 @pytest.mark.parametrize("name", ADVICE)
 def test_a_failure_that_another_try_may_cure_ends_with_that_advice(name: str) -> None:
     message, public = ADVICE[name]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from legato.core.errors import ApiError
-from legato.core.request import ChatRequest, amended, cleaned, members, parse
+from legato.core.request import ChatRequest, amended, as_text, cleaned, members, parse
 
 Json = dict[str, Any]
 
@@ -443,6 +443,18 @@ def test_what_is_read_of_a_string(data: bytes) -> None:
 def test_a_body_that_is_clean_stays_the_same_object() -> None:
     for data in (body(), body().replace(b"Hello", rb"\ud83d\ude00 \\ud83d"), b"", b"{"):
         assert cleaned(data) is data
+
+
+@pytest.mark.parametrize("x", [b'"\xff"', b'{"\xff": 1}', b'"\xed\xa0\x80"', b'"\xc3'])
+def test_a_body_that_is_not_utf_8_is_refused_wherever_that_is(x: bytes) -> None:
+    """Members that nobody reads go to upstreams as they came."""
+    with pytest.raises(ApiError, match="UTF-8") as caught:
+        as_text(body()[:-1] + b', "x": ' + x + b"}")
+    assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+def test_a_body_that_is_utf_8_is_cleaned() -> None:
+    assert as_text(b'\xef\xbb\xbf"\xc3\xa9\\ud800"') == '"é\ufffd"'.encode()
 
 
 ESCAPES = st.sampled_from(

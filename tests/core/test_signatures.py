@@ -130,6 +130,38 @@ def test_what_is_left_out_of_messages_as_they_came() -> None:
     }
 
 
+def test_all_else_of_a_request_stays_as_it_came() -> None:
+    """Spelling, names that are there twice, and numbers that no decoder takes."""
+    foreign = (
+        b'{"role":"assistant","content":[{"type":"thinking","thinking":"a","signature":"S1"}]}'
+    )
+    body = b'{ "x":1e999,"messages": [{"role":"user",  "n":1.10,"content":"hi"} ,%b], "x":1e400}'
+    left, count = owner(known={"S1": THERE}).of_source("messages", body % foreign)
+    assert count == 1
+    expected = b'{ "x":1e999,"messages": [{"role":"user",  "n":1.10,"content":"hi"}], "x":1e400}'
+    assert left == expected
+
+
+@pytest.mark.parametrize("signature", [{}, {"signature": ""}, {"signature": None}])
+@pytest.mark.parametrize(("who", "keeps"), [(HERE, False), ("deepseek/deepseek-chat", True)])
+def test_thinking_that_nobody_signed(signature: dict[str, Any], who: str, keeps: bool) -> None:
+    """Claude's server refuses it, and what is signed would have to be left out with it. Others of
+    its format sign nothing."""
+    unsigned = {"type": "thinking", "thinking": "hm"} | signature
+    content = [unsigned, THINKING, {"type": "text", "text": "x"}]
+    body = encoded({"messages": [{"role": "assistant", "content": content}]})
+    left, count = Owner(Makers(), who, "messages").of_source("messages", body)
+    assert count == (0 if keeps else 1)
+    assert msgspec.json.decode(left)["messages"][0]["content"] == content[count:]
+
+
+def test_carried_blocks_do_not_go_to_an_upstream_of_messages() -> None:
+    packed = {"type": "redacted_thinking", "data": carried([ENCRYPTED])}
+    body = encoded({"messages": [{"role": "assistant", "content": [packed, THINKING]}]})
+    left, count = owner().of_source("messages", body)
+    assert (count, msgspec.json.decode(left)["messages"][0]["content"]) == (1, [THINKING])
+
+
 def test_what_is_left_out_of_responses_as_they_came() -> None:
     items = [
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "S3"},
@@ -149,6 +181,9 @@ def test_who_has_refused_it_gets_none_of_it() -> None:
     turn: dict[str, Any] = {"role": "assistant", "content": [THINKING]}
     bare = owner(known={"S1": HERE}, keeps_none=True)
     assert bare.of_source("messages", encoded({"messages": [turn]}))[1] == 1
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    bare = owner("responses", keeps_none=True)
+    assert bare.of_source("responses", encoded({"input": [item]})) == (b'{"input":[]}', 1)
     turn = {"role": "assistant", "content": "x", "reasoning_details": [THINKING]}
     assert bare.of_chat(encoded({"messages": [turn]}))[1] == 1
 
@@ -159,6 +194,8 @@ def test_who_has_refused_it_gets_none_of_it() -> None:
         (invalid("messages.1.content.0: Invalid `signature` in `thinking` block"), True),
         (invalid("The encrypted content gAAA could not be verified."), True),
         (ApiError(400, "invalid_encrypted_content", "No."), True),
+        (invalid("Item with id 'rs_1' not found. Items are not persisted when ..."), True),
+        (invalid("Item with id 'msg_1' not found."), False),
         (invalid("max_tokens: too large"), False),
         (bad_gateway("The upstream sent a signature."), False),
     ],

@@ -1,6 +1,7 @@
 """Members of a JSON object are changed as text: every other byte stays."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -38,6 +39,20 @@ from legato.core.span_edit import with_members, with_number, with_padding
 )
 def test_a_member_is_changed(text: str, changes: dict[str, Any], edited: str) -> None:
     assert with_members(text.encode(), changes).decode() == edited
+
+
+@pytest.mark.parametrize("unit", ["A", "A\\n", '\\"\\\\'])
+def test_a_long_string_costs_no_more_than_its_letters(unit: str) -> None:
+    """Images and documents stand in requests as strings of megabytes."""
+    text = b'{"model":"a","x":"%b"}' % (unit.encode() * (2 << 20))
+    tracemalloc.start()
+    try:
+        edited = with_members(text, {"model": "b"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert edited == text.replace(b'"a"', b'"b"')
+    assert peak < 8 * len(text) + (64 << 20)
 
 
 VALUES = st.recursive(

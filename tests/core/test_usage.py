@@ -22,6 +22,13 @@ COUNTS: dict[str, tuple[dict[str, Any], Tokens]] = {
         {"prompt_tokens": 7, "prompt_tokens_details": {"cache_creation_tokens": 5}},
         Tokens(7, cache_writes=5),
     ),
+    "cache writes for an hour": (
+        {
+            "prompt_tokens": 7,
+            "prompt_tokens_details": {"cache_creation_tokens": 5, "cache_creation_1h_tokens": 4},
+        },
+        Tokens(7, cache_writes=5, hour_cache_writes=4),
+    ),
     "cache writes by OpenAI's name": (
         {
             "prompt_tokens": 7,
@@ -55,20 +62,21 @@ def test_counts(case: str) -> None:
 def test_cache_writes_are_named_only_where_there_are_any() -> None:
     assert prompt_details(3, 0) == {"cached_tokens": 3}
     assert prompt_details(0, 2) == {"cached_tokens": 0, "cache_creation_tokens": 2}
+    told = {"cached_tokens": 0, "cache_creation_tokens": 2, "cache_creation_1h_tokens": 1}
+    assert prompt_details(0, 2, 1) == told
 
 
 def test_a_continued_answer_has_the_cache_of_the_first_upstream() -> None:
     first = {
         "prompt_tokens": 9,
         "completion_tokens": 2,
-        "prompt_tokens_details": prompt_details(4, 3),
+        "prompt_tokens_details": prompt_details(4, 3, 2),
     }
     second = {
         "prompt_tokens": 11,
         "completion_tokens": 5,
         "prompt_tokens_details": prompt_details(8, 1),
     }
-    assert count(joined(first, second)) == Tokens(9, 7, cached=4, cache_writes=3)
-    assert count(joined(first, second, both_prompts=True)) == Tokens(
-        20, 7, cached=4, cache_writes=3
-    )
+    cache = {"cached": 4, "cache_writes": 3, "hour_cache_writes": 2}
+    assert count(joined(first, second)) == Tokens(9, 7, **cache)
+    assert count(joined(first, second, both_prompts=True)) == Tokens(20, 7, **cache)

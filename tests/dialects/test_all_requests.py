@@ -67,6 +67,13 @@ WORDS: list[Any] = ["", "x", "none", "required", "developer", "assistant", "tool
 VALUES: list[Any] = [None, True, False, -1, 0, 7.5, 10**30, [], [None], {}, {"x": 1}, [[]]]
 
 
+@pytest.mark.parametrize("name", dialects.NAMES)
+def test_a_number_that_no_decoder_takes_is_nobodys_fault(name: str) -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "x_new": 1e999}'
+    sent = dialects.named(name).encode(OutgoingRequest(body, parse(body), "m", Quirks()))
+    assert b"hi" in sent
+
+
 def places(tree: Any) -> Iterator[tuple[Any, Any]]:
     keys = tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     for key in keys:

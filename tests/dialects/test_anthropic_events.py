@@ -160,6 +160,24 @@ def test_what_is_known_before_the_answer() -> None:
             {"cache_read_input_tokens": 5, "cache_creation_input_tokens": 6},
             (20, 3, {"cached_tokens": 5, "cache_creation_tokens": 6}),
         ),
+        (
+            {
+                "cache_creation_input_tokens": 6,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 2,
+                    "ephemeral_1h_input_tokens": 4,
+                },
+            },
+            (
+                15,
+                3,
+                {
+                    "cached_tokens": 0,
+                    "cache_creation_tokens": 6,
+                    "cache_creation_1h_tokens": 4,
+                },
+            ),
+        ),
     ],
 )
 def test_usage_is_cumulative(last: dict[str, Any], wanted: tuple[int, int, Any]) -> None:

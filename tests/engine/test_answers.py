@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import pytest_asyncio
 
 from tests.conftest import Running
 from tests.support.engines import MODEL, THINKING, engines
 from tests.support.wire import Answer, Wire, ask, request
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 COUNT = "Count from one to twenty in words."
 EMOJI = "👩‍🚀🎉 naïve 東京 \u2028 x"
@@ -24,13 +22,6 @@ CITY: dict[str, Any] = {
     "required": ["city", "size"],
     "additionalProperties": False,
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    models = {"name": MODEL}, {"name": THINKING}
-    async with engines(tmp_path_factory.mktemp("answers"), *models) as running:
-        yield running
 
 
 def asked(text: str, **more: Any) -> dict[str, Any]:

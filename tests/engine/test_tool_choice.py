@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "an image": (
         {"messages": [HELLO, {"role": "user", "content": [{"type": "image_url"}]}]},
         "messages[1].content",
-        "image_url",
+        "images",
     ),
     "a custom tool": (
         {"tools": [ADD, {"type": "custom", "custom": {"name": "x"}}]},
@@ -204,4 +204,4 @@ def test_what_it_does_not_take_is_named(name: str) -> None:
         adapted(PLAIN | members)
     error = caught.value
     assert (error.status, error.param, error.code) == (400, param, "unsupported_parameter")
-    assert f"`{word}`" in error.message
+    assert word in error.message

@@ -2,21 +2,17 @@
 small a model call what it is asked to call."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
-import pytest_asyncio
 
-from legato.configuration import load
-from legato.engine.catalog import Catalog
 from tests.conftest import Running
-from tests.support.engines import MODEL, THINKING, engines
+from tests.support.engines import MODEL, THINKING
 from tests.support.wire import Answer, ask
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",
@@ -84,15 +80,6 @@ USED_TO_CALL_TWICE = [
     *turn("What is the weather in Oslo and in Bonn?", "Oslo", "Bonn"),
     {"role": "user", "content": "What is the weather in Paris and in Rome?"},
 ]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    """Both models, and the first one with the template in its file."""
-    path = Catalog(load().models_dir).pull(MODEL)
-    models = {"name": MODEL}, {"name": THINKING}, {"name": "bare", "path": str(path)}
-    async with engines(tmp_path_factory.mktemp("tools"), *models) as running:
-        yield running
 
 
 async def say(engine: Running, question: Any = "What is the weather in Paris?", **more: Any) -> Any:

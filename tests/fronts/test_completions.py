@@ -105,6 +105,8 @@ def test_what_is_refused_is_named(name: str) -> None:
         parsed(**given)
     assert caught.value.status == 400
     assert caught.value.param == param
+    shown = json.loads(COMPLETIONS.refusal(caught.value, "").body)["error"]
+    assert shown["param"] == param
     assert words in caught.value.message
 
 

@@ -152,6 +152,36 @@ CASES: dict[str, tuple[list[Json], str]] = {
         [call(0, "{}", name="a", extra_content=GOOGLE)],
         "0 redacted_thinking, 0., 1 tool_use, 1 +{}, 1.",
     ),
+    "members of ours that are none": (
+        [
+            {"reasoning_details": [{"type": "redacted_thinking", "data": None}, {"type": {}}, 5]},
+            {"content": "a", "citations": [None, "x"]},
+            {"extra_content": {"anthropic": {"blocks": [5, {"x": 1}, {"type": 5}]}}},
+            {"extra_content": {"anthropic": {"deltas": [{"y": 1}, {"type": 5}, None]}}},
+            {
+                "extra_content": {
+                    "anthropic": {"deltas": [{"type": "input_json_delta"}, {"type": "text_delta"}]}
+                }
+            },
+            {
+                "extra_content": {
+                    "anthropic": {"deltas": [{"type": "thinking_delta", "thinking": 5}]}
+                }
+            },
+            {"extra_content": {"anthropic": 5, "google": None}},
+            {"tool_calls": [{"index": 0, "id": "c", "type": "custom", "custom": {"name": "x"}}]},
+            {"tool_calls": [{"index": 0, "custom": {"input": "x"}}]},
+        ],
+        "0 text, 0 +a, 0.",
+    ),
+    "a delta of a later kind": (
+        [
+            {"content": "a"},
+            {"extra_content": {"anthropic": {"deltas": [{"type": "x_delta", "x": 1}]}}},
+            {"extra_content": {"anthropic": {"deltas": [{"type": "y_delta", "thinking": 5}]}}},
+        ],
+        "0 text, 0 +a, 0 +1, 0 +5, 0.",
+    ),
     "members that nobody knows": ([{"images": [{}], "audio": {"id": "x"}}], ""),
 }
 
@@ -184,8 +214,8 @@ def test_what_another_vendor_wants_back_is_carried() -> None:
 STOPS: dict[str, tuple[Json, str, str | None]] = {
     "stop": ({"finish": "stop"}, "end_turn", None),
     "length": ({"finish": "length"}, "max_tokens", None),
-    "tool_calls": ({"finish": "tool_calls"}, "tool_use", None),
-    "function_call": ({"finish": "function_call"}, "tool_use", None),
+    "tool_calls without a call": ({"finish": "tool_calls"}, "end_turn", None),
+    "function_call without a call": ({"finish": "function_call"}, "end_turn", None),
     "content_filter": ({"finish": "content_filter"}, "refusal", None),
     "a sequence": ({"finish": "stop", "stop_sequence": "END"}, "stop_sequence", "END"),
     "a sequence, as vLLM says it": (
@@ -209,6 +239,16 @@ def test_stop_reasons(name: str) -> None:
     assert ending["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
 
 
+def test_the_reason_of_a_call() -> None:
+    """An agent takes it for a turn of its own, and so it needs a call."""
+    for finish in ("tool_calls", "function_call"):
+        events = MessagesEvents()
+        events.add(member(A))
+        events.add(member({}, finish))
+        *_, ending, _ = events.end(USAGE)
+        assert ending["delta"]["stop_reason"] == "tool_use"
+
+
 def test_a_refusal_in_words_is_one() -> None:
     events = MessagesEvents()
     events.add(member({"refusal": "no"}))
@@ -223,6 +263,10 @@ USAGES: dict[str, tuple[Json, tuple[int, int, int, int]]] = {
         {"prompt_tokens_details": {"cached_tokens": 2, "cache_creation_tokens": 3}},
         (4, 3, 2, 4),
     ),
+    "written as OpenAI says it": (
+        {"prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 3}},
+        (4, 3, 2, 4),
+    ),
     "more cached than there is": ({"prompt_tokens_details": {"cached_tokens": 99}}, (0, 0, 9, 4)),
     "null": ({"prompt_tokens_details": None}, (9, 0, 0, 4)),
 }
@@ -233,6 +277,16 @@ def test_usage(name: str) -> None:
     more, expected = USAGES[name]
     counts = messages_usage(USAGE | more)
     assert tuple(counts.values()) == expected
+
+
+def test_usage_of_a_cache_for_an_hour() -> None:
+    details = {"cache_creation_tokens": 3, "cache_creation_1h_tokens": 2}
+    counts = messages_usage(USAGE | {"prompt_tokens_details": details})
+    assert counts["cache_creation_input_tokens"] == 3
+    assert counts["cache_creation"] == {
+        "ephemeral_5m_input_tokens": 1,
+        "ephemeral_1h_input_tokens": 2,
+    }
 
 
 def test_usage_of_thinking() -> None:

@@ -22,7 +22,7 @@ CACHE: Json = {"cache_control": {"type": "ephemeral"}}
 PNG: Json = {"type": "base64", "media_type": "image/png", "data": "QUJD"}
 IMAGE: Json = {"type": "image", "source": PNG}
 IMAGE_PART: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
-SCHEMA: Json = {"type": "object", "properties": {}}
+SCHEMA: Json = {"type": "object", "properties": {}, "additionalProperties": False}
 ENCRYPTED: Json = {"type": "reasoning.encrypted", "id": "rs_1", "data": "x"}
 SIGNATURE: Json = {"google": {"thought_signature": "g"}}
 SERVER_CALL: Json = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
@@ -71,6 +71,16 @@ PARAMETERS: dict[str, tuple[Json, Json]] = {
         {"thinking": {"type": "enabled", "budget_tokens": 2048}},
         {"thinking": {"type": "enabled", "budget_tokens": 2048}},
     ),
+    "a form by its first name": (
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+            }
+        },
+    ),
+    "no form": ({"output_format": None, "output_config": {"format": None}}, {}),
     "no thinking": ({"thinking": {"type": "disabled"}}, {"thinking": {"type": "disabled"}}),
     "thinking that adapts": (
         {"thinking": {"type": "adaptive", "display": "omitted"}},
@@ -122,6 +132,10 @@ PARAMETERS: dict[str, tuple[Json, Json]] = {
     "one call at a time": (
         {"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         {"tools": [FUNCTION], "tool_choice": "auto", "parallel_tool_calls": False},
+    ),
+    "one call or more": (
+        {"tools": [TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": False}},
+        {"tools": [FUNCTION], "tool_choice": "required", "parallel_tool_calls": True},
     ),
 }
 
@@ -341,7 +355,8 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
     "no messages": ({"model": "m", "max_tokens": 1}, "messages", "required"),
     "empty messages": (request() | {"messages": []}, "messages", "length >= 1"),
     "max_tokens of a wrong type": (request(max_tokens="8"), "max_tokens", "expected `int`"),
-    "max_tokens of nothing": (request(max_tokens=0), "max_tokens", ">= 1"),
+    "max_tokens of less than nothing": (request(max_tokens=-1), "max_tokens", ">= 0"),
+    "max_tokens of nothing": (request(max_tokens=0), "max_tokens", "a cache of prompts"),
     "too hot": (request(temperature=1.5), "temperature", "<= 1"),
     "a role of another API": (
         request({"role": "developer", "content": "x"}),
@@ -364,6 +379,11 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         request(HI, assistant({"type": "image"})),
         "messages[1].content[0].type",
         "`image`",
+    ),
+    "a type that is no word": (
+        request(HI, assistant({"type": {"x": 1}})),
+        "messages[1].content[0].type",
+        "required",
     ),
     "a file that is elsewhere": (
         request(user(NO_SOURCE)),
@@ -447,6 +467,12 @@ REFUSED: dict[str, tuple[Any, str | None, str]] = {
         "output_config.format.schema",
         "required",
     ),
+    "a form by its first name, of another type": (
+        request(output_format={"type": "xml"}),
+        "output_format.type",
+        "json_schema",
+    ),
+    "where it is answered": (request(inference_geo="us"), "inference_geo", "promised"),
     "another effort": (request(output_config={"effort": "x"}), "output_config.effort", "x"),
     "nothing but empty instructions": (
         request({"role": "system", "content": ""}),
@@ -462,6 +488,37 @@ def test_what_is_refused_is_named(name: str) -> None:
     error = refused(fields)
     assert error.param == param
     assert words in error.message
+
+
+def closed(*required: str, **more: Any) -> Json:
+    properties = {"a": {"type": "string"}, "properties": {"type": "integer"}}
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return schema | {"required": required} | more
+
+
+STRICT: dict[str, tuple[Json, bool]] = {
+    "nothing": ({}, True),
+    "a text": ({"type": "string"}, True),
+    "all members": (closed("a", "properties"), True),
+    "one that need not be there": (closed("a"), False),
+    "no list": (closed(required=None), False),
+    "open": (closed("a", "properties", additionalProperties=True), False),
+    "an object of anything": ({"type": "object"}, False),
+    "deeper": (closed("x", properties={"x": {"anyOf": [closed("a")]}}), False),
+    "deeper, all": (
+        {"type": "array", "items": {"$ref": "#/$defs/A"}, "$defs": {"A": closed()}}
+        | {"$defs": {"A": closed("a", "properties")}},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_a_form_is_strict_where_openai_takes_it_as_such(name: str) -> None:
+    """It refuses others, which Anthropic's API takes."""
+    schema, is_strict = STRICT[name]
+    chat = parsed(request(output_config={"format": {"type": "json_schema", "schema": schema}}))
+    assert chat["response_format"]["json_schema"]["strict"] is is_strict
 
 
 def test_the_request_is_kept_as_it_came() -> None:
@@ -480,6 +537,23 @@ def test_blocks_of_other_vendors_do_not_go_to_anthropic() -> None:
     assert source is not None
     assert json.loads(source) == request(HI, assistant(SIGNED, text("a")))
     assert source.startswith(body[:20])
+
+
+def test_ids_of_calls_that_anthropic_refuses() -> None:
+    """A session that another server began goes on there. The other bytes stay as they came."""
+    odd, legal = "functions.sum:0", "functions_sum_0"
+    turn = '{"id" : "%s", "type":"tool_use","name":"sum","input":{"id":"a.b", "n":1.0}}'
+    answer = '{"type":"tool_result","tool_use_id":"%s","content":"a.b"}'
+    body = (
+        '{"model":"m",  "max_tokens":8,"messages":[{"role":"user",  "content":"hi"},'
+        f'{{"role":"assistant","content":[{turn}]}},'
+        f'{{"x":1.0, "role":"user","content":[{answer}]}}]}}'
+    )
+    read = MESSAGES.parse((body % (odd, odd)).encode())
+    assert read.source == (body % (legal, legal)).encode()
+    assert read.chat.messages[2].tool_call_id == odd
+    read = MESSAGES.parse((body % (legal, legal)).encode())
+    assert read.source == (body % (legal, legal)).encode()
 
 
 def test_a_damaged_block_of_ours_is_left_out() -> None:

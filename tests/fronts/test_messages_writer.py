@@ -257,6 +257,13 @@ MENDED: dict[str, tuple[list[Json | bytes], list[str]]] = {
         [START, TEXT, STOP, STOP, DELTA, END],
         ["message_start", "content_block_start", "content_block_stop"],
     ),
+    "a text behind the end": (
+        [START, TEXT, said("a"), DELTA, said("b"), END],
+        [
+            *("message_start", "content_block_start", "content_block_delta"),
+            *("content_block_delta", "content_block_stop"),
+        ],
+    ),
     "no end": (
         [START, TEXT, STOP, DELTA],
         ["message_start", "content_block_start", "content_block_stop"],
@@ -478,6 +485,14 @@ def test_relayed_events_fold_to_the_message_that_they_say() -> None:
         "usage": {"input_tokens": 5, "output_tokens": 4},
         "new_top": 1,
     }
+
+
+def test_a_text_behind_the_end_is_folded_as_well() -> None:
+    aggregator = MessagesAggregator()
+    for each in (START, TEXT, said("a"), DELTA, said("b"), END):
+        aggregator.relay(b"", json.dumps(each).encode())
+    aggregator.complete(USAGE, b"")
+    assert json.loads(aggregator.answer(HEAD))["content"] == [{"type": "text", "text": "ab"}]
 
 
 def folded(*chunks: Chunk, finish: str = "tool_calls") -> MessagesAggregator:

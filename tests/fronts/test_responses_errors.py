@@ -45,6 +45,14 @@ FAILURES: dict[str, tuple[ApiError, str, str]] = {
         UpstreamError(429, "rate_limit_error", "Slow down.", retry_after=86_400.0),
         *("rate_limit_exceeded", "Slow down. Please try again in 86400s."),
     ),
+    "a rate limit that is not to be cut short": (
+        UpstreamError(429, "rate_limit_error", "Slow down.", retry_after=0.52),
+        *("rate_limit_exceeded", "Slow down. Please try again in 0.6s."),
+    ),
+    "a rate limit whose message says for how long": (
+        UpstreamError(429, "rate_limit_error", "Please try again in 250ms.", retry_after=0.25),
+        *("rate_limit_exceeded", "Please try again in 250ms."),
+    ),
     "a rate limit of unknown length": (
         UpstreamError(429, "rate_limit_error", "Slow down."),
         *("rate_limit_exceeded", "Slow down. Try again later."),

@@ -398,6 +398,22 @@ def test_parameters(case: str) -> None:
     assert request == wanted
 
 
+@pytest.mark.parametrize(
+    ("choice", "given", "sent"),
+    [
+        (None, True, None),  # the default, and not every server knows the parameter
+        ("auto", True, None),
+        ("auto", False, False),
+        ("required", True, True),
+        ("required", None, None),
+        ({"type": "function", "name": "sum"}, True, True),
+    ],
+)
+def test_several_calls(choice: Any, given: bool | None, sent: bool | None) -> None:
+    request = translated(tools=[SUM], tool_choice=choice, parallel_tool_calls=given)
+    assert request.get("parallel_tool_calls") is sent
+
+
 REFUSED: dict[str, tuple[Any, str, str | None]] = {
     "no JSON": (b"{", "invalid_json", None),
     "nothing": (b" ", "invalid_request", None),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from legato.core.chunk import Chunk
-from legato.core.errors import bad_gateway
+from legato.core.errors import UpstreamError, bad_gateway
 from legato.core.front import AnswerHead
 from legato.core.stream import Stream
 from legato.dialects import openai, openai_responses
@@ -328,11 +328,32 @@ def test_events_are_relayed_as_they_came_but_for_id_and_model() -> None:
     assert pipe.body == wanted
 
 
+def test_relayed_deltas_are_padded_where_their_upstream_does_not() -> None:
+    upstream = Upstream().begin().message(*["x" * size for size in range(1, 40)]).end()
+    bare = [(name, data.replace(b', "obfuscation": "xyz"', b"")) for name, data in upstream.events]
+    pipe = relayed(upstream, Pipe(pads=True))
+    assert pipe.body.count(b'"obfuscation"') == pipe.body.count(b'"obfuscation": "xyz"') > 0
+    upstream.events = bare
+    pipe = relayed(upstream, Pipe(pads=True))
+    frames = [each for each in pipe.body.split(b"\n\n") if b"text.delta" in each]
+    assert {(len(each) + 2) % 128 for each in frames} == {0}
+    assert len(completed(pipe).text) == 39 * 40 // 2
+    assert b"obfuscation" not in relayed(upstream).body
+
+
 def test_the_last_event_waits_until_the_answer_is_complete() -> None:
     pipe = relayed(whole())
     assert split(pipe.body)[-1]["type"] == "response.output_item.done"
     pipe.writer.fail(bad_gateway("It broke."))
     assert split(pipe.body)[-1]["type"] == "response.failed"
+
+
+def test_what_comes_behind_the_last_event_is_left_out() -> None:
+    """The output of the last event does not have it."""
+    upstream = whole().message("junk", index=2).end()
+    found = completed(relayed(upstream))
+    assert (found.text, found.kinds.count("completed")) == ("One two", 1)
+    assert len(found.response["output"]) == 2
 
 
 def test_an_incomplete_answer_stays_one() -> None:
@@ -342,6 +363,24 @@ def test_an_incomplete_answer_stays_one() -> None:
     found = completed(pipe)
     assert found.response["status"] == "incomplete"
     assert found.response["incomplete_details"] == details
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "status"),
+    [
+        ("completed", "incomplete", "incomplete"),
+        ("completed", "in_progress", "completed"),
+        ("completed", None, "completed"),
+        ("incomplete", "in_progress", "incomplete"),
+        ("incomplete", "completed", "incomplete"),
+    ],
+)
+def test_the_last_event_agrees_with_its_response(kind: str, told: Any, status: str) -> None:
+    """Half an answer must not look like a whole one."""
+    details = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    upstream = Upstream().begin().message("One")
+    found = completed(relayed(upstream.end(kind, status=told, incomplete_details=details)))
+    assert (found.kinds[-1], found.response["status"]) == (status, status)
 
 
 def test_numbers_go_on_behind_heartbeats() -> None:
@@ -379,11 +418,24 @@ def test_an_upstream_without_a_beginning_gets_one() -> None:
     assert completed(relayed(upstream)).text == "One two"
 
 
-@pytest.mark.parametrize("data", [b"[DONE]", b"null", b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "data",
+    [b"[DONE]", b"null", b"[]", b"{}", rb'{"type": "a\nb"}', rb'{"type": "a.b\u2028"}'],
+)
 def test_what_is_no_event_is_not_relayed(data: bytes) -> None:
     upstream = whole()
     upstream.events.insert(3, (b"", data))
     assert completed(relayed(upstream)).text == "One two"
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r", "\r\n\r\n"])
+def test_no_type_of_an_event_breaks_a_frame(separator: str) -> None:
+    """A client would read events that nobody has sent."""
+    pipe = Pipe()
+    forged = f'x{separator}event: response.completed\ndata: {{"type": "response.completed"}}'
+    pipe.writer.relay(b"", json.dumps({"type": forged}).encode())
+    pipe.writer.flush()
+    assert b"response.completed" not in pipe.body
 
 
 def test_events_that_nobody_knows_are_relayed() -> None:
@@ -397,13 +449,74 @@ def test_events_that_nobody_knows_are_relayed() -> None:
         b"event: response.new\n"
         rb'data: {"type":"response.new","sequence_number":2,"x":"\u2028"}'
     )
-    assert odd == b'event: response.odd\ndata: {"sequence_number": 3}'
+    # Clients look for the type in the data.
+    assert odd == b'event: response.odd\ndata: {"type":"response.odd","sequence_number": 3}'
     assert json.loads(nan.split(b"data: ")[1]) == {
         "type": "response.nan",
         "x": None,
         "output_index": "?",
         "sequence_number": 4,
     }
+
+
+@pytest.mark.parametrize("data", [b'{"type":"a.b","\xff":1}', b'{"type":"a.b","x":"\xff"}'])
+def test_what_is_not_utf_8_is_the_upstreams_fault(data: bytes) -> None:
+    for each in (relayed(Upstream().begin()).writer, relayed(Upstream().begin()).aggregator):
+        with pytest.raises(UpstreamError) as failure:
+            each.relay(b"", data)
+        assert failure.value.code == "upstream_malformed"
+
+
+def test_a_type_that_would_break_a_frame_is_not_relayed() -> None:
+    pipe = relayed(Upstream().begin())
+    pipe.writer.flush()
+    before = len(pipe.body)
+    pipe.writer.relay(b"", rb'{"type": "a\n\ndata: x"}')
+    pipe.writer.flush()
+    assert len(pipe.body) == before
+
+
+#: What strict decoders refuse, or what is not as it is documented, in place of a response's begin.
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "a number that is none": (b'"temperature": 1.0', b'"temperature": NaN'),
+    "half a surrogate pair": (b'"metadata": {}', rb'"metadata": {"x": "\ud83d"}'),
+    "a sequence number in quotes": (b'"sequence_number": ', b'"sequence_number": "1", "x": '),
+    "an index that is null": (b'"type": ', b'"output_index": null, "type": '),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("kind", ["created", "in_progress", "completed"])
+def test_an_odd_event_is_relayed_with_our_id_and_model(case: str, kind: str) -> None:
+    upstream = whole()
+    upstream.events = [
+        (name, data.replace(*ODD[case], 1) if name.endswith(kind.encode()) else data)
+        for name, data in upstream.events
+    ]
+    pipe = relayed(upstream)
+    found = completed(pipe)
+    assert found.response["usage"]["total_tokens"] == 11
+    assert b"theirs" not in pipe.body
+    assert b"theirs" not in pipe.aggregator.answer(HEAD)
+
+
+@pytest.mark.parametrize("response", [b"null", b'"x"', b"[]"])
+@pytest.mark.parametrize("kind", [b"response.in_progress", b"response.completed", b"x.y"])
+def test_a_response_that_is_none_is_relayed_as_it_is(kind: bytes, response: bytes) -> None:
+    upstream = Upstream().begin().message("One")
+    upstream.events.insert(3, (kind, b'{"type": "%b", "response": %b}' % (kind, response)))
+    pipe = relayed(upstream)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    events = [json.loads(each.split(b"data: ")[1]) for each in pipe.body[:-2].split(b"\n\n")]
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "One"
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+
+
+def test_the_halves_of_a_surrogate_pair_are_joined() -> None:
+    upstream = Upstream().begin().message("a\ud83d", "\ude0a", "b\ud83d", "c").end()
+    found = completed(relayed(upstream))
+    assert [text for _, text in found.deltas] == ["a", "\U0001f60a", "b", "\ufffdc"]
 
 
 USAGES: dict[str, Any] = {
@@ -498,6 +611,22 @@ def test_another_upstream_goes_on(case: str) -> None:
     assert found.response["usage"]["total_tokens"] == 14
 
 
+def test_another_one_goes_on_behind_items_at_once() -> None:
+    """The text of one is no part of the other."""
+    upstream = Upstream().begin().thought("hm", done=False).message("One", index=1, until="x")
+    late = [each for each in upstream.events if b"reasoning_summary_text.delta" in each[1]]
+    ends = len(upstream.events) - 3
+    upstream.events = [*upstream.events[:ends], *late]
+    pipe = relayed(upstream)
+    for chunk in (text(" two"), finish()):
+        for each in (pipe.writer, pipe.aggregator):
+            each.push(chunk)
+    for each in (pipe.writer, pipe.aggregator):
+        each.complete(USAGE, b"")
+    (message,) = split(pipe.body)[-1]["response"]["output"]
+    assert [each["text"] for each in message["content"]] == ["One two"]
+
+
 def first(count: int, *, alive: int = 0) -> Pipe:
     """A client that has been sent so many events of a whole answer, behind `alive` heartbeats."""
     upstream, pipe = whole(), Pipe()
@@ -564,7 +693,7 @@ def test_relayed_events_wait_for_a_slow_client_in_order() -> None:
 DELTA = b"event: response.output_text.delta\ndata: "
 
 
-ODD = [f"word{each} " if each % 9 else f'"\u2028\\ {each} ' for each in range(60)]
+ODD_WORDS = [f"word{each} " if each % 9 else f'"\u2028\\ {each} ' for each in range(60)]
 NUMBERINGS: dict[str, Callable[[int], Json]] = {
     "on": lambda number: {"sequence_number": number},
     "from another start": lambda number: {"sequence_number": number + 95},
@@ -578,7 +707,7 @@ NUMBERINGS: dict[str, Callable[[int], Json]] = {
 
 @pytest.mark.parametrize("case", NUMBERINGS)
 def test_the_fast_path_relays_numbered_events(case: str, taken: list[bytes]) -> None:
-    upstream = Upstream().begin().thought("hm").message(*ODD, index=1).end()
+    upstream = Upstream().begin().thought("hm").message(*ODD_WORDS, index=1).end()
     events: list[bytes] = []
     for number, (name, data) in enumerate(upstream.events):
         event = json.loads(data) | NUMBERINGS[case](number)

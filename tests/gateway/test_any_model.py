@@ -104,6 +104,11 @@ async def test_the_list_price_of_the_model_that_was_asked(
     known, unknown = await running.rows()
     assert known["cost"] > 0
     assert unknown["cost"] is None
+    async with running.client() as client:
+        models = [
+            (await client.get(f"/v1/models/{name}")).json() for name in ("gpt-5.4-mini", "gpt-x")
+        ]
+    assert [each.get("pricing", {}).get("prompt") for each in models] == [0.75, None]
 
 
 async def test_a_name_that_is_no_name(running: Running, scripted: MockServer) -> None:

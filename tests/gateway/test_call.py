@@ -1,6 +1,7 @@
 """Calls through the whole server, against the scripted upstream."""
 
 import asyncio
+import errno
 import os
 import re
 import time
@@ -276,6 +277,42 @@ async def test_no_call_begins_that_nobody_could_keep_account_of(
     assert (answer.status, answer.error["code"]) == (503, "busy")
     assert answer.error["message"].startswith("The server cannot keep account of more calls now.")
     assert scripted.requests == []
+
+
+async def test_no_call_begins_while_the_disk_is_full(
+    legato: Running, scripted: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr("legato.store.journal.os.write", full)
+        for _ in range(2):  # the first finds it out
+            answer = await ask(legato.port, legato.key, chat("happy"))
+            assert answer.error is not None
+            assert (answer.status, answer.error["code"]) == (503, "busy")
+    assert scripted.requests == []
+    await until(lambda: not legato.app.ledger.is_full, "there is room again")
+    assert (await ask(legato.port, legato.key, chat("happy"))).status == 200
+    assert [row["outcome"] for row in await legato.rows()] == ["refused", "complete"]
+
+
+async def test_a_call_that_runs_ends_well_while_the_disk_is_full(
+    legato: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with await Wire.open(legato.port) as wire:
+        wire.send(request(legato.key, chat("slow", stream=True)))
+        await wire.head()
+        monkeypatch.setattr("legato.store.journal.os.write", full)
+        while piece := await wire.chunk():
+            last = piece
+    assert last.endswith(b"data: [DONE]\n\n")
+    await until(lambda: not legato.server.server_state.tasks, "the call is settled")
+    assert [row["outcome"] for row in await legato.rows()] == ["complete"]
 
 
 async def test_a_kept_connection_that_died_is_no_failure(

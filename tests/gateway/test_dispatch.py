@@ -21,6 +21,7 @@ from legato.policy.keys import Keyring
 from legato.upstreams.upstream import DeploymentOptions
 from tests.fronts.test_chat_writer import CHOICE, raw
 
+FIRST: Final = 20.0
 STALL: Final = 10.0
 TOTAL: Final = 1000.0
 FINISH: Final = {"index": 0, "delta": {}, "finish_reason": "stop"}
@@ -31,10 +32,11 @@ class Response:
 
     requests = 1
     prompt_tokens = 0
-    progress = upstream_id = None
+    upstream_id = None
     is_over = False
 
     def __init__(self) -> None:
+        self.progress: float | None = None
         self.pauses: list[str] = []
         self.is_aborted = False
 
@@ -56,7 +58,9 @@ class Watched:
     ) -> None:
         self.now = 0.0
         self.health = health or Health()
-        options = DeploymentOptions(stall_seconds=STALL, total_seconds=TOTAL)
+        options = DeploymentOptions(
+            first_token_seconds=FIRST, stall_seconds=STALL, total_seconds=TOTAL
+        )
         upstream = SimpleNamespace(
             options=options, dialect=dialect, counter=counter, header=b"", soonest=STALL
         )
@@ -150,6 +154,37 @@ def test_who_is_silent_for_too_long_is_given_up() -> None:
     assert watched.response.is_aborted
     assert watched.stream.error is not None
     assert watched.stream.error.code == "upstream_stalled"
+
+
+def test_who_reads_on_in_a_long_prompt_is_not_silent() -> None:
+    """The time to the first token begins anew where more of the prompt has been read."""
+    watched = Watched()
+    watched.dispatch._attempt = watched.attempt
+    assert watched.dispatch.check(FIRST - 0.1) == FIRST
+    watched.response.progress = 0.25
+    assert watched.dispatch.check(FIRST) == 2 * FIRST
+    watched.response.progress = 0.5
+    assert watched.dispatch.check(1.5 * FIRST) == 2.5 * FIRST
+    assert not watched.response.is_aborted
+    assert watched.dispatch.check(2.5 * FIRST - 0.1) == 2.5 * FIRST
+    watched.dispatch.check(2.5 * FIRST)
+    assert watched.response.is_aborted
+    assert watched.stream.error is not None
+    assert watched.stream.error.code == "upstream_first_token_timeout"
+    assert "50% of the prompt" in watched.stream.error.message
+
+
+def test_a_prompt_is_not_read_for_ever() -> None:
+    watched = Watched()
+    watched.dispatch._attempt = watched.attempt
+    for now in range(0, int(TOTAL), 2):
+        watched.response.progress = now / TOTAL
+        watched.dispatch.check(float(now))
+        assert not watched.response.is_aborted
+    watched.response.progress = 1.0
+    watched.dispatch.check(TOTAL)
+    assert watched.stream.error is not None
+    assert watched.stream.error.code == "upstream_total_timeout"
 
 
 def test_who_is_not_read_is_not_silent() -> None:

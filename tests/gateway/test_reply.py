@@ -27,6 +27,7 @@ class Client:
     received = begun = 0.0
     request_id = "req_1"
     user_agent: bytes | None = None
+    title: bytes | None = None
     passed: bytes = b""
     is_full = False
     is_secure = False

@@ -186,6 +186,20 @@ async def test_the_events_are_legal_responses(mock: MockServer, script: str) -> 
     assert MEANINGS[script].finish is None or not open_items
 
 
+async def test_a_refusal_is_a_message_that_refuses(mock: MockServer) -> None:
+    deltas = [Step(delta={"refusal": each}) for each in ("I will", " not.")]
+    mock.scripts["refusal"] = Script(steps=[*deltas, *SCRIPTS["happy"].steps[-3:]])
+    played = await play(mock, "refusal", "openai-responses", stream=True)
+    for event in played.events:
+        _RESPONSES[event["type"]].model_validate(event)
+        assert not faults("ResponseStreamEvent", event)
+    (item,) = played.events[-1]["response"]["output"]
+    assert (item["type"], item["role"]) == ("message", "assistant")
+    assert item["content"] == [{"type": "refusal", "refusal": "I will not."}]
+    whole = await play(mock, "refusal", "openai-responses", stream=False)
+    assert whole.json["output"] == [item]
+
+
 def assert_item(events: list[Json], item: Json) -> None:
     """The events of an item between its first and its last: deltas, and what is the sum of them."""
     assert {each.get("item_id", item["id"]) for each in events} == {item["id"]}
@@ -271,3 +285,20 @@ async def test_why_an_answer_ended(
     assert last["type"] == f"response.{status}"
     assert (last["response"]["incomplete_details"] or {}).get("reason") == detail
     assert (await play(mock, "ends", "anthropic")).json["stop_reason"] == stop
+
+
+# Text completions
+
+
+async def test_text_completions(mock: MockServer) -> None:
+    """Streamed and not, as the vendor's SDK has them."""
+    async with openai.AsyncOpenAI(base_url=f"{mock.origin}/v1", api_key="any") as client:
+        asked = {"model": "happy", "prompt": "Once"}
+        whole = await client.completions.create(**asked)
+        stream = await client.completions.create(**asked, stream=True)
+        chunks = [chunk async for chunk in stream]
+    assert whole.object == chunks[0].object == "text_completion"
+    assert [(each.text, each.finish_reason) for each in whole.choices] == [(TEXT, "stop")]
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 10)
+    assert "".join(each.text for chunk in chunks for each in chunk.choices) == TEXT

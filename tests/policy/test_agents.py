@@ -51,7 +51,7 @@ def test_the_first_product_counts(user_agent: str) -> None:
 
 def test_a_client_that_says_nothing() -> None:
     assert agent_of(None) is None
-    assert agent_of(None, {}) is None
+    assert agent_of(None, b"") is None
 
 
 TITLES: dict[str, tuple[bytes | None, bytes, str | None]] = {
@@ -70,7 +70,7 @@ TITLES: dict[str, tuple[bytes | None, bytes, str | None]] = {
 @pytest.mark.parametrize("case", TITLES)
 def test_a_title_names_the_program_behind_a_library(case: str) -> None:
     user_agent, title, agent = TITLES[case]
-    assert agent_of(user_agent, {b"x-title": title}) == agent
+    assert agent_of(user_agent, title) == agent
 
 
 @pytest.mark.parametrize(

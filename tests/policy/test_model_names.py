@@ -25,6 +25,12 @@ FOUND: dict[str, str | None] = {
     "o9\n": None,
     "o9\r\nx: y": None,
     "ö": None,
+    "owner/o9": "*",
+    "owner/.hidden/o9..b/...": "*",
+    "owner/../o9": None,
+    "owner/./o9": None,
+    "claude-/..": None,
+    "claude-/.": None,
     "x" * 201: None,
 }
 
@@ -40,6 +46,8 @@ def test_the_pattern_of_a_name(name: str) -> None:
     [
         ("a.b*", ["a.b", "a.bc"], ["aXb", "Xa.b"]),
         ("a*b*c", ["abc", "aXbYc", "abcbc"], ["ab", "acb", "abcX"]),
+        ("a*b*b", ["abb", "aXbYb", "abbXb"], ["ab", "abX"]),
+        ("*ab*b*", ["abb", "aabb", "aabXb"], ["ab", "ba"]),
         ("a**", ["a", "ab"], ["b"]),
         ("*a", ["a", "ba"], ["ab"]),
         ("a+b*", ["a+b"], ["aab"]),
@@ -49,6 +57,11 @@ def test_what_a_pattern_matches(pattern: str, matched: list[str], others: list[s
     found = Patterns([pattern])
     assert [name for name in matched + others if found.find(name)] == matched
     assert normalized(normalized(pattern)) == normalized(pattern)
+
+
+def test_many_stars_take_no_longer() -> None:
+    """Clients choose the names: trying each place for each star would take for ever."""
+    assert Patterns(["*a" * 40]).find("a" * 199 + "b") is None
 
 
 def test_no_patterns() -> None:

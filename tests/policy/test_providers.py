@@ -164,12 +164,14 @@ def test_a_price_is_that_of_the_model_and_of_its_dated_versions(
     ("fields", "expected"),
     [
         ({}, None),
-        ({"provider": "openai"}, (2.5, 15.0, 0.25, 2.5)),
-        ({"provider": "anthropic", "model": "claude-opus-5"}, (5.0, 25.0, 0.5, 6.25)),
-        ({"provider": "openai", "price": {"prompt": 1, "completion": 2}}, (1, 2, 1, 1)),
-        ({"price": {"prompt": 1, "completion": 2, "cached": 0.5}}, (1, 2, 0.5, 1)),
-        ({"price": {"prompt": 1, "completion": 2, "cache_write": 0}}, (1, 2, 1, 0)),
-        ({"price": {"prompt": 1, "cached": 0.1, "cache_write": 1.25}}, (1, 0, 0.1, 1.25)),
+        ({"provider": "openai"}, (2.5, 15.0, 0.25, 2.5, 2.5)),
+        ({"provider": "anthropic", "model": "claude-opus-5"}, (5.0, 25.0, 0.5, 6.25, 10.0)),
+        ({"provider": "openai", "price": {"prompt": 1, "completion": 2}}, (1, 2, 1, 1, 1)),
+        ({"price": {"prompt": 1, "completion": 2, "cached": 0.5}}, (1, 2, 0.5, 1, 1)),
+        ({"price": {"prompt": 1, "completion": 2, "cache_write": 0}}, (1, 2, 1, 0, 0)),
+        ({"price": {"prompt": 1, "cached": 0.1, "cache_write": 1.25}}, (1, 0, 0.1, 1.25, 2)),
+        ({"price": {"prompt": 1, "cache_write_1h": 3}}, (1, 0, 1, 1, 3)),
+        ({"price": {"prompt": 1, "cache_write": 1, "cache_write_1h": 0}}, (1, 0, 1, 1, 0)),
     ],
 )
 def test_what_the_operator_says_of_a_price_goes_before_the_list(
@@ -205,7 +207,8 @@ async def test_prices_are_listed_and_costs_are_added_up(
         async with legato.client() as client:
             listed = (await client.get("/v1/models")).json()["data"]
             one = (await client.get("/v1/models/both")).json()
-        price = {"prompt": 10.0, "completion": 100.0, "cached": 1.0, "cache_write": 10.0}
+        price = {"prompt": 10.0, "completion": 100.0, "cached": 1.0}
+        price |= {"cache_write": 10.0, "cache_write_1h": 10.0}
         assert [each.get("pricing") for each in listed] == [price, price, None]
         assert one == listed[0]
         await ask(legato.port, legato.key, chat("both"))  # the first of the two, which is free

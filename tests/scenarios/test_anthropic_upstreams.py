@@ -131,10 +131,13 @@ async def test_text_thoughts_and_tools_come_through(front: Running, scripted: Mo
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("for_an_hour", [0, 150, 200])
 async def test_cache_writes_have_their_price(
-    tmp_path: Path, scripted: MockServer, stream: bool
+    tmp_path: Path, scripted: MockServer, for_an_hour: int, stream: bool
 ) -> None:
     details = {"cached_tokens": 300, "cache_creation_tokens": 200}
+    if for_an_hour:
+        details["cache_creation_1h_tokens"] = for_an_hour
     counts = {"prompt_tokens": 1000, "completion_tokens": 1, "prompt_tokens_details": details}
     scripted.scripts["writes"] = Script(
         steps=[Step(usage=counts), Step(say="Yes."), Step(finish="stop"), Step(done=True)]
@@ -150,7 +153,8 @@ async def test_cache_writes_have_their_price(
         (row,) = await legato.rows()
     assert (row["prompt_tokens"], row["cached_tokens"]) == (1000, 300)
     assert row["cache_write_tokens"] == 200
-    assert row["cost"] == pytest.approx(500 * 4 + 300 * 0.4 + 200 * 5 + 1 * 20)
+    written = (200 - for_an_hour) * 5 + for_an_hour * 8
+    assert row["cost"] == pytest.approx(500 * 4 + 300 * 0.4 + written + 1 * 20)
 
 
 async def test_an_answer_that_is_not_streamed_says_the_same(front: Running) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from legato.fronts.chat import ChatFront
 from legato.fronts.chat_aggregator import ChatAggregator
+from legato.fronts.chat_writer import ChatWriter
 from legato.gateway import call as lifecycle
 from legato.policy.keys import Key, create
 from tests.conftest import until
@@ -273,6 +274,32 @@ async def test_a_fault_of_ours_in_mid_stream_is_a_frame(
     assert (result.error["type"], result.error["code"]) == ("internal_error", "internal_error")
     assert b"secret" not in answer.body
     assert len(insides["told"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "model"),
+    [("push", "happy"), ("push", "1-words"), ("complete", "happy"), ("complete", "slow")],
+)
+async def test_a_fault_of_ours_in_writing_leaves_no_client_waiting(
+    contract: ContractServer, monkeypatch: pytest.MonkeyPatch, where: str, model: str
+) -> None:
+    """Also where the upstream's answer is whole by then."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, __: None)
+    monkeypatch.setattr(contract.legato.app.services, "on_bug", lambda _: None)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the secret is in /srv/legato/key")
+
+    monkeypatch.setattr(ChatWriter, where, fails)
+    try:
+        async with asyncio.timeout(5):
+            answer = await contract.ask(model, stream=True)
+    finally:
+        loop.set_exception_handler(None)
+    assert b'"internal_error"' in answer.body
+    assert b"[DONE]" not in answer.body
+    assert b"secret" not in answer.body
 
 
 # After it: a frame

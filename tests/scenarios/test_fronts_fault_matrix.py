@@ -25,7 +25,7 @@ PLAYED = [
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def matrix(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Matrix]:
-    async with staged(tmp_path_factory.mktemp("matrix")) as stage:
+    async with staged(tmp_path_factory.mktemp("matrix"), is_narrow=False) as stage:
         yield stage
 
 

@@ -1,5 +1,6 @@
 """Responses that are kept: a request goes on with an earlier one; reading, listing, deleting."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from legato.core.errors import ApiError
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
 from tests.conftest import Running, serving, settings_for
+from tests.gateway.test_fallback import routed
 from tests.support.wire import ask
 
 TEXT = "".join((step.say or "") * step.repeat for step in SCRIPTS["happy"].steps)
@@ -189,3 +191,68 @@ async def test_half_a_request_is_refused_by_its_parser(keeping: Running) -> None
     for body in (b"{", b"[]", b'{"model": "happy"}', b'{"model": "happy", "input": 3}'):
         answer = await ask(keeping.port, keeping.key, body, path="/v1/responses")
         assert answer.status == 400
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no input": (5, "input"),
+    "an object": ({"role": "user"}, "input"),
+    "no item": ([{"role": "user", "content": "x"}, "y"], "input[1]"),
+    "no role": ([{"role": "critic", "content": "x"}], "input[0].role"),
+    "no content": ([{"role": "user", "content": 5}], "input[0].content"),
+    "a part for another upstream": (
+        [{"role": "user", "content": [{"type": "input_video"}]}],
+        "input[0].content",
+    ),
+}
+
+
+async def test_a_wrong_item_is_named_by_its_place_in_this_request(keeping: Running) -> None:
+    """Not by its place in the whole conversation, of which the client sends the end alone."""
+    async with keeping.client() as http:
+        asked: dict[str, Any] = {"model": "happy", "input": "One"}
+        first = (await http.post("/v1/responses", json=asked)).json()["id"]
+        for given, param in WRONG.values():
+            for more in ({}, {"previous_response_id": first}):
+                body = {"model": "happy", "input": given} | more
+                answer = await http.post("/v1/responses", json=body)
+                assert answer.status_code == 400
+                error = answer.json()["error"]
+                assert error["param"] == param
+                assert f"`{param}`" in error["message"]
+
+
+async def test_what_is_asked_of_the_endpoints_is_checked(keeping: Running) -> None:
+    async with keeping.client() as http:
+        asked = {"model": "happy", "input": "One"}
+        path = "/v1/responses/" + (await http.post("/v1/responses", json=asked)).json()["id"]
+        answer = await http.get(f"{path}/input_items", params={"limit": "9" * 5000})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+        answer = await http.get(path, params={"stream": "true"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
+        answers = await asyncio.gather(*[http.delete(path) for _ in range(4)])
+        assert sorted(each.status_code for each in answers) == [200, 404, 404, 404]
+
+
+async def test_an_upstream_gets_no_ids_that_were_made_up_here(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """OpenAI refuses ids that do not begin as its own do."""
+    deploy = {"happy": {"dialect": "openai-responses"}}
+    more: dict[str, Any] = {"responses.store": True}
+    result = {"type": "function_call_output", "call_id": "call_1", "output": "3"}
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    given = [{"role": "user", "content": "One"}, call | {"id": "fc_1"}, result]
+    async with (
+        routed(tmp_path, scripted, ["happy"], deploy=deploy, **more) as running,
+        client(running) as sdk,
+    ):
+        first = await sdk.responses.create(model="public", input=given)  # type: ignore[arg-type]
+        items = (await sdk.responses.input_items.list(first.id, order="asc")).data
+        assert len({each.id for each in items}) == 3
+        second = await sdk.responses.create(
+            model="public", input="Two", previous_response_id=first.id
+        )
+        assert second.status == "completed"
+        sent = scripted.requests[-1].request["input"]
+        answered = [each.to_dict()["id"] for each in first.output]
+        assert [each.get("id") for each in sent] == [None, "fc_1", None, *answered, None]

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec import Struct, field
 
 from legato.mock.server import MockServer, RecordedRequest
 from legato.mock.steps import Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.store.test_ledger import usage
+from tests.support.postgres import BOTH
 from tests.support.wire import Wire, chat, request
 
 CALLS = 500
@@ -263,7 +265,11 @@ class Upstream(MockServer):
 
 @asynccontextmanager
 async def fronting(
-    tmp_path: Path, upstream: Upstream, stage: Stage, plans: list[Plan]
+    tmp_path: Path,
+    upstream: Upstream,
+    stage: Stage,
+    plans: list[Plan],
+    address: str | None,
 ) -> AsyncIterator[Running]:
     """A server with a route for each call, and a deployment for each script."""
     base = await upstream.start()
@@ -283,7 +289,7 @@ async def fronting(
     routes = [
         {"model": plan.name, "deployments": [plan.deployment], "attempts": 1} for plan in plans
     ]
-    more: Json = {"deployments": deployments, "routes": routes}
+    more: Json = {"deployments": deployments, "routes": routes, "database": address}
     async with serving(settings_for(tmp_path, None, **more)) as running:
         yield running
     await until(lambda: upstream.open_connections == 0, "no connection to the upstream is left")
@@ -413,14 +419,17 @@ def was_played(plan: Plan, played: list[RecordedRequest]) -> None:
         assert all(each.is_disconnected and not each.is_complete for each in played)
 
 
-async def test_every_call_is_in_the_books_as_the_upstream_has_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", BOTH, indirect=True)
+async def test_every_call_is_in_the_books_as_the_upstream_has_it(
+    tmp_path: Path, address: str | None
+) -> None:
     draw = random.Random(3)
     stage = staged(draw)
     plans = planned(draw, stage)
     assert {plan.kind for plan in plans} == set(BOOKS)
     assert len(plans) == CALLS
     upstream = Upstream()
-    async with fronting(tmp_path, upstream, stage, plans) as legato:
+    async with fronting(tmp_path, upstream, stage, plans, address) as legato:
         room = asyncio.Semaphore(ROOM)
 
         async def one(plan: Plan) -> None:
@@ -431,7 +440,7 @@ async def test_every_call_is_in_the_books_as_the_upstream_has_it(tmp_path: Path)
         await until(lambda: not legato.server.server_state.tasks, "all calls are settled")
         await until(lambda: legato.busy == 0, "all connections upstream are given back")
         await legato.app.ledger.flush()
-        books = await usage(legato.app.settings.data)
+        books = await usage(legato.app.settings.data, database=address)
     rows = {row["route"]: row for row in books["rows"]}
     assert len(books["rows"]) == len(rows) == len({row["id"] for row in books["rows"]}) == CALLS
     wrong: list[str] = []

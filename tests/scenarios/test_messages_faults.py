@@ -93,6 +93,22 @@ async def test_nothing_ends_an_answer_that_broke(
             assert {row["outcome"] for row in rows} == {"failed"}
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_whole_answer_with_a_broken_call_is_a_failure(
+    tmp_path: Path, scripted: MockServer, dialect: str
+) -> None:
+    """Its client gets an error, and so says the ledger."""
+    broken = {**CALL, "function": {"name": "sum", "arguments": '{"a":'}}
+    steps = [Step(tool=broken), Step(finish="tool_calls"), Step(done=True)]
+    scripted.scripts["broken-call"] = ALL["broken-call"] = Script(steps=steps)
+    base = await scripted.start()
+    async with serving(settings(tmp_path, base, dialect)) as legato:
+        status, _, content = await post(legato, "broken-call", stream=False)
+        assert (status, json.loads(content)["error"]["type"]) == (529, "overloaded_error")
+        (row,) = await legato.rows()
+        assert (row["outcome"], row["error"]) == ("failed", "upstream_malformed")
+
+
 STATUSES: dict[str, tuple[int, str, str | None]] = {
     "400": (400, "invalid_request_error", None),
     "401": (500, "api_error", None),

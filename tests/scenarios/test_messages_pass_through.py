@@ -51,11 +51,17 @@ async def legato(
                 "open_after": 0,
                 **more,
             }
-            for name, more in (("at-anthropic", {}), ("whole", {"streams": False}))
+            for name, more in (
+                ("at-anthropic", {}),
+                ("whole", {"streams": False}),
+                ("half", {"base_url": f"{url}/half"}),
+                ("rest", {"base_url": f"{url}/rest", "continue": "prefill"}),
+            )
         ],
         routes=[
             {"model": "public", "deployments": ["at-anthropic"], "attempts": 1},
             {"model": "whole", "deployments": ["whole"], "attempts": 1},
+            {"model": "both", "deployments": ["half", "rest"]},
         ],
     )
     async with serving(settings) as running:
@@ -194,6 +200,34 @@ async def test_both_get_what_the_other_sent(legato: Running, upstream: RawUpstre
             assert got.content == filled(answer, "public", identity), seed
 
 
+async def test_who_goes_on_with_an_answer_gets_the_headers_too(
+    legato: Running, upstream: RawUpstream
+) -> None:
+    """A request may need what one of them allows."""
+    start, end = {"type": "content_block_start"}, {"type": "message_stop"}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+    start |= {"index": 0, "content_block": {"type": "text", "text": ""}}
+    finish = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    events = [f"data: {json.dumps(each)}\n\n".encode() for each in (start, text, finish, end)]
+    half = http(b"".join(events))[: -len(b"".join(events[2:]))]
+    upstream.responses["half"] = half.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1)
+    upstream.responses["rest"] = http(b"".join(events))
+    said = [{"role": "user", "content": "hi"}]
+    async with legato.client() as client:
+        got = await client.post(
+            "/v1/messages",
+            json={"model": "both", "max_tokens": 99, "stream": True, "messages": said},
+            headers={"anthropic-beta": "b-1", "anthropic-version": "2023-01-01"},
+        )
+    assert got.status_code == 200
+    for name in ("half", "rest"):
+        (head,) = upstream.heads[name]
+        assert b"\r\nanthropic-beta: b-1\r\n" in head
+        assert head.count(b"anthropic-version:") == 1
+    assert upstream.requests["rest"][0]["messages"][-1]["role"] == "assistant"
+    assert MessagesBody(got.content).content == [{"type": "text", "text": "aa"}]
+
+
 async def test_an_answer_that_is_not_streamed_is_the_fold_of_a_stream(
     legato: Running, upstream: RawUpstream
 ) -> None:
@@ -238,6 +272,55 @@ async def test_an_upstream_that_does_not_stream(
     assert answer["content"] == message["content"]
     assert answer["stop_reason"] == "tool_use"
     assert answer["usage"]["output_tokens"] == 2
+
+
+@pytest.mark.parametrize("model", ["public", "whole"])
+async def test_a_request_to_fill_the_cache_alone(
+    legato: Running, upstream: RawUpstream, model: str
+) -> None:
+    """It asks for no token, which the API takes only where nothing is streamed."""
+    message = {
+        "id": "msg_theirs",
+        "type": "message",
+        "role": "assistant",
+        "model": "theirs",
+        "content": [],
+        "stop_reason": "max_tokens",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 3, "output_tokens": 0}
+        | {"cache_creation_input_tokens": 9, "cache_read_input_tokens": 0},
+    }
+    upstream.responses["a"] = http(json.dumps(message).encode(), b"application/json")
+    body = {"model": model, "max_tokens": 0, "messages": [{"role": "user", "content": "hi"}]}
+    async with legato.client() as client:
+        got = await client.post("/v1/messages", json=body)
+    assert got.status_code == 200, got.text
+    assert got.json() == message | {"id": got.json()["id"], "model": model}
+    assert upstream.requests["a"][-1].get("stream") in (None, False)
+    assert (await legato.rows())[-1]["outcome"] == "complete"
+
+
+async def test_a_number_that_no_decoder_takes(legato: Running, upstream: RawUpstream) -> None:
+    """It stays as it came, also where thinking is left out."""
+    upstream.responses["a"] = http(filled(Generated(1).answer(), "m", "msg_theirs"))
+    body = b'{"x":1e999,"model":"public","max_tokens":8,"stream":true,"messages":[%b]}'
+    said = b'{"role":"user","content":"thinking"}'
+    thought = b'{"role":"assistant","content":[{"type":"thinking","thinking":"a"}]},'
+    async with legato.client() as client:
+        got = await client.post("/v1/messages", content=body % (thought + said))
+    assert got.status_code == 200, got.text
+    assert upstream.bodies["a"][-1] == (body % said).replace(b'"public"', b'"claude-upstream"')
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_a_body_that_is_not_utf_8(legato: Running, path: str) -> None:
+    body = (
+        b'{"x":"\xff","model":"public","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
+    )
+    async with legato.client() as client:
+        got = await client.post(path, content=body)
+    assert (got.status_code, got.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "UTF-8" in got.json()["error"]["message"]
 
 
 ERROR = b'{ "type":"error",\n"error":{"type":"overloaded_error","message":"Overloaded","x":1.0} }'

@@ -57,6 +57,40 @@ async def test_what_another_format_has_no_words_for_is_refused(
         assert scripted.requests == []
 
 
+async def test_reasoning_that_the_upstream_does_not_know_is_left_out(tmp_path: Path) -> None:
+    """OpenAI refuses an item of reasoning that it has not made, or has not stored: the model was
+    changed in mid-session. That is no failure of the deployment either."""
+    transcript = wire.TRANSCRIPTS["text"]
+    head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+    error = {"message": "Item with id 'rs_1' not found. Remove it.", "param": "input"}
+    refusal = json.dumps({"error": error | {"type": "invalid_request_error"}}).encode()
+
+    def play(request: Json) -> bytes:
+        if any(each.get("type") == "reasoning" for each in request["input"]):
+            return head % (b"404 Not Found", b"application/json", len(refusal)) + refusal
+        return head % (b"200 OK", b"text/event-stream", len(transcript)) + transcript
+
+    upstream, scripted = RawUpstream(), MockServer({})
+    upstream.responses["u"] = play
+    deploy = {"u": SAME | {"base_url": f"{await upstream.start()}/u/v1"}}
+    thought = {"type": "summary_text", "text": "Hm."}
+    given = [
+        {"role": "user", "content": "One"},
+        {"type": "reasoning", "id": "rs_1", "summary": [thought]},
+        {"role": "assistant", "content": "Two"},
+        {"role": "user", "content": "Three"},
+    ]
+    async with routed(tmp_path, scripted, ["u"], deploy=deploy) as legato:
+        answer = await asked(legato, input=given)
+        (row,) = await legato.rows()
+    await scripted.stop()
+    await upstream.stop()
+    assert Told(answer.body, checks=False).text == "Once upon a time."
+    assert upstream.requests["u"][-1]["input"] == [given[0], *given[2:]]
+    assert (row["stripped_reasoning"], row["outcome"]) == (1, "complete")
+    assert row["attempts"] == 1
+
+
 async def test_events_come_as_they_came(tmp_path: Path) -> None:
     """But for the response's id and model, and what is said of storing it."""
     # OpenAI's server says null before the end; its published schema has no such value.

@@ -1,18 +1,13 @@
 """Client SDKs as applications use them, each in front of the same streams.
 
 A way is an SDK and one of its interfaces. What a way makes of a stream is noted in one form
-(`Seen`), so one table says what every SDK must see. The programs for Node are in `js`.
+(`Seen`), so one table says what every SDK must see. What runs in Node is in `node_clients`.
 """
 
-import asyncio
 import gc
 import importlib
-import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,7 +16,8 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer, Script, Step
 from tests.conftest import Running, serving, settings_for, until
 from tests.support import sdks
-from tests.support.sdks import JS, Seen
+from tests.support.node_clients import Asked, Node
+from tests.support.questions import Question, Seen
 
 WORDS = ["Once", " upon", " a", " time", ",", " there", " was", " a", " stream", "."]
 CALL = {"index": 0, "id": "call_1", "type": "function"}
@@ -86,7 +82,8 @@ BROKEN = {
     ),
     "error-first": Seen(error="gpu_lost: The GPU fell off. Try again later.", status=502),
     "too-long": Seen(
-        error="context_length_exceeded: the request exceeds the available context size",
+        error="context_length_exceeded: This model's maximum context length is exceeded:"
+        " the request exceeds the available context size",
         status=400,
     ),
     "429": Seen(
@@ -129,53 +126,32 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
     await upstream.stop()
 
 
-#: Way -> npm package, program in `js`.
-NODE_WAYS = {"openai-node": "openai", "openai-node-helper": "openai", "ai-sdk": "ai"}
+#: Ways of Node, as `node_clients` calls them.
+NODE_WAYS = {"openai-node": "node-stream", "openai-node-helper": "node-helper", "ai-sdk": "ai-sdk"}
 
 
-class Node:
-    """The programs of `js`, each run once for all models: a child costs half a second."""
-
-    def __init__(self, server: Running) -> None:
-        self._server = server
-        self._told: dict[str, Any] = {}
-
-    async def look(self, way: str, model: str, usage: bool = True) -> Seen:
-        program = NODE_WAYS[way]
-        need_node(program)
-        if program not in self._told:
-            self._told[program] = await asyncio.to_thread(self._run, program)
-        told = self._told[program][model]
-        return Seen(**told[way if usage else f"{way}, no usage"])
-
-    def _run(self, program: str) -> Any:
-        url, key = f"{self._server.url}/v1", self._server.key
-        done = subprocess.run(
-            ["node", f"{program}.mjs", url, key, *MODELS],
-            cwd=JS,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+#: Where usage is not asked for.
+WITHOUT_USAGE = ("happy", "thinking", "tools")
 
 
-def need_node(package: str) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node is not installed")
-    if not (JS / "node_modules" / package).is_dir():
-        pytest.skip(f"the npm package {package} is not installed")
+def asked_of_node(way: str, model: str, usage: bool) -> Asked:
+    return Asked("chat", NODE_WAYS[way], model, subject="" if usage else "no usage")
 
 
 @pytest.fixture(scope="module")
 def node(server: Running) -> Node:
-    return Node(server)
+    questions = {
+        asked_of_node(way, model, usage): Question(usage=usage)
+        for usage, models in ((True, MODELS), (False, WITHOUT_USAGE))
+        for model in models
+        for way in NODE_WAYS
+    }
+    return Node(server, questions)
 
 
 async def seen_by(way: str, server: Running, node: Node, model: str, usage: bool = True) -> Seen:
     if way in NODE_WAYS:
-        return await node.look(way, model, usage)
+        return await node.look(asked_of_node(way, model, usage))
     return await sdks.look(way, server, model, usage)
 
 
@@ -200,7 +176,7 @@ async def test_a_broken_answer_is_an_error_behind_what_was_said(
     assert await seen_by(way, server, node, model) == expected(way, BROKEN[model])
 
 
-@pytest.mark.parametrize("model", ["happy", "thinking", "tools"])
+@pytest.mark.parametrize("model", WITHOUT_USAGE)
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "openai-node-helper"])
 async def test_usage_that_nobody_asked_for_is_not_shown(
     server: Running, node: Node, way: str, model: str

@@ -178,6 +178,28 @@ async def test_much_is_decoded_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(threads[1:])
 
 
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [(b"gzip", gzip.compress), (b"zstd", zstandard.compress)]
+)
+async def test_much_input_for_little_is_decoded_aside(
+    encoding: bytes, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty members and frames: reading them takes time, and they are no progress."""
+    steps: list[int] = []
+    step = EncodedBody.step
+
+    def counted(self: EncodedBody) -> None:
+        steps.append(1)
+        step(self)
+
+    monkeypatch.setattr(EncodedBody, "step", counted)
+    body = EncodedBody(encoding, LIMIT)
+    body.append(encode(b"") * 5000 + encode(BODY))
+    assert len(steps) == 1
+    assert await body.finish() == BODY
+    assert len(steps) > 10
+
+
 async def test_a_client_that_leaves_stops_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     body = EncodedBody(b"gzip", LIMIT)
     body.append(gzip.compress(b"a" * (LIMIT // 2)))

@@ -132,8 +132,10 @@ async def test_errors_have_the_shape_that_the_headers_ask_for(
     async with running.client() as client:
         if not key:
             del client.headers["authorization"]
-        error = (await client.get(path, headers=ANTHROPIC)).json()
+        answer = await client.get(path, headers=ANTHROPIC)
+        error = answer.json()
         assert error["type"] == "error"
+        assert error["request_id"] == answer.headers["x-request-id"]
         kind = "not_found_error" if key else "authentication_error"
         assert error["error"]["type"] == kind
         assert (await client.get(path)).json()["error"]["code"] == code

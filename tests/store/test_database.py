@@ -1,6 +1,7 @@
 """Databases of earlier versions: they are migrated when they are opened, and keep their rows."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from legato.store import keys, migrations
 from legato.store.database import Database, UnusableDatabase
 from legato.store.fitting import fitted
 from legato.store.ledger import Writer, summary
-from legato.store.retention import BATCH_ROWS, delete_batch
+from legato.store.retention import BATCH_ROWS, Retention, delete_batch
 from legato.store.tables import HEAD, calls, metadata
 from legato.store.upsert import Upsert
 from legato.store.urls import database_url, masked, postgresql_url
@@ -333,4 +334,23 @@ async def test_old_rows_are_deleted_batch_by_batch(
     assert [await delete_batch(database, 6.0) for _ in range(3)] == [3, 2, 0]
     left = {row["id"] for row in (await summary(database, 0))["rows"]}
     assert left == {"r1", "r6", "r7", "r8", "r9"}
+    await database.close()
+
+
+async def test_a_server_deletes_old_rows(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path)
+    rows = [Row("old", time.time() - 86_500, outcome="complete")]
+    rows.append(Row("new", time.time() - 86_300, outcome="complete"))
+    await Upsert(database, lambda error: pytest.fail(str(error))).write(
+        [tuple(asdict(row).values()) for row in rows]
+    )
+    retention = Retention(database, 1.0, lambda error: pytest.fail(str(error)))
+    retention.start()
+    left = {"old", "new"}
+    while left != {"new"}:
+        left = {row["id"] for row in (await summary(database, 0))["rows"]}
+    await retention.stop()
+    forever = Retention(database, None, lambda error: pytest.fail(str(error)))
+    forever.start()
+    await forever.stop()
     await database.close()

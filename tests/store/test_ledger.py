@@ -25,12 +25,13 @@ from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
 
-async def usage(data: str | Path, *arguments: str) -> dict[str, Any]:
+async def usage(data: str | Path, *arguments: str, database: str | None = None) -> dict[str, Any]:
     """What `legato usage --json` says, beside a running server or without one."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "legato", "usage", "--json", "--data", str(data), *arguments),
         stdout=asyncio.subprocess.PIPE,
+        env=os.environ | ({"LEGATO_DATABASE": database} if database else {}),
     )
     out, _ = await child.communicate()
     assert child.returncode == 0
@@ -86,17 +87,19 @@ async def test_who_asked_and_through_which_front(legato: Running) -> None:
     programs = {"claude-cli/2.1.197 (external, cli)": "claude-code/2.1.197", "": None}
     for user_agent in programs:
         await ask(legato.port, legato.key, chat("happy"), user_agent=user_agent)
+    titled = {"user_agent": "OpenAI/JS 6.40.0", "x_title": "Roo Code"}
+    await ask(legato.port, legato.key, chat("happy"), **titled)
     await ask(legato.port, legato.key, b"{", user_agent="curl/8.5.0")
     rows = await rows_of(legato)
-    assert [row["agent"] for row in rows] == [*programs.values(), "curl/8.5.0"]
+    assert [row["agent"] for row in rows] == [*programs.values(), "roo-code", "curl/8.5.0"]
     assert {row["front"] for row in rows} == {"chat"}
     assert {(row["session"], row["stripped_reasoning"]) for row in rows} == {(None, 0)}
     (by_agent, by_front) = [
         await usage(legato.app.settings.data, "--by", each) for each in ("agent", "front")
     ]
     groups = [(row["agent"], row["calls"]) for row in by_agent["rows"]]
-    assert groups == [(None, 1), ("claude-code/2.1.197", 1), ("curl/8.5.0", 1)]
-    assert [(row["front"], row["calls"]) for row in by_front["rows"]] == [("chat", 3)]
+    assert groups == [(None, 1), ("claude-code/2.1.197", 1), ("curl/8.5.0", 1), ("roo-code", 1)]
+    assert [(row["front"], row["calls"]) for row in by_front["rows"]] == [("chat", 4)]
 
 
 async def test_refused_calls_and_strangers(legato: Running) -> None:
@@ -129,7 +132,9 @@ async def test_a_client_that_leaves(legato: Running) -> None:
 async def test_no_text_of_a_conversation_is_stored(legato: Running) -> None:
     await ask(legato.port, legato.key, chat("happy", user="somebody"))
     await legato.app.ledger.flush()
-    files = legato.app.settings.data_dir.glob("legato.db*")
+    folder = legato.app.settings.data_dir
+    files = [*folder.glob("legato.db*"), *folder.glob("journal/*")]
+    assert len(files) > 2
     stored = b"".join(path.read_bytes() for path in files)
     for word in (b"Hello", b"Once upon", b"somebody", legato.key.encode()):
         assert word not in stored

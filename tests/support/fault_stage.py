@@ -180,7 +180,9 @@ class Matrix:
 
 
 @asynccontextmanager
-async def staged(data: Path) -> AsyncIterator[Matrix]:
+async def staged(data: Path, *, is_narrow: bool = True) -> AsyncIterator[Matrix]:
+    """`is_narrow`: clients' connections take little before they are full, as slow clients need it.
+    The kernel then sends one segment for each (late) acknowledgement: megabytes take seconds."""
     scripted, stranger = MockServer({}, default="fault"), Stranger()
     patient = dict.fromkeys(("first_token_seconds", "stall_seconds", "connect_seconds"), PATIENT)
     impatient = dict.fromkeys(patient, IMPATIENT)
@@ -205,7 +207,8 @@ async def staged(data: Path) -> AsyncIterator[Matrix]:
         }
         settings = settings_for(data, None, **flags)
         async with serving(settings) as legato:
-            _narrow(legato)
+            if is_narrow:
+                _narrow(legato)
             patch.setattr(timers, "RESOLUTION", GATE / 2)  # timers that short are kept
             patch.setattr(asking, "LINGER", LATE)
             yield Matrix(legato, scripted, stranger)

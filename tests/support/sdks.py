@@ -6,29 +6,14 @@ import inspect
 import json
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import openai
 
 from tests.conftest import Running
+from tests.support.questions import NOW, SUM, Question, Seen
 
-JS = Path(__file__).parents[1] / "js"
-TOOLS: Any = json.loads((JS / "tools.json").read_text())
-
-
-@dataclass
-class Seen:
-    """What came out of an SDK for one stream."""
-
-    text: list[str] = field(default_factory=list)  # a member for each delta
-    thoughts: list[str] = field(default_factory=list)
-    calls: list[Any] = field(default_factory=list)  # [id, name, arguments]; whole ones
-    finish: str | None = None
-    usage: list[int] | None = None  # tokens: prompt, answer, its reasoning, cached of the prompt
-    error: str | None = None  # "code: message"
-    status: int | None = None  # of HTTP, where the error is one
+TOOLS: Any = [{"type": "function", "function": each} for each in (SUM, NOW)]
 
 
 def client_options(server: Running) -> dict[str, Any]:
@@ -36,12 +21,7 @@ def client_options(server: Running) -> dict[str, Any]:
 
 
 def asked(model: str, usage: bool) -> dict[str, Any]:
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": "Hello"}],
-        "tools": TOOLS,
-        **({"stream_options": {"include_usage": True}} if usage else {}),
-    }
+    return Question(usage=usage).body("chat", model)
 
 
 class Folded:
@@ -73,6 +53,8 @@ def take_choice(seen: Seen, choice: Any) -> None:
         seen.text.append(choice.delta.content)
     if thought := getattr(choice.delta, "reasoning_content", None):
         seen.thoughts.append(thought)
+    if choice.delta.refusal:
+        seen.refusal.append(choice.delta.refusal)
     seen.finish = choice.finish_reason or seen.finish
 
 

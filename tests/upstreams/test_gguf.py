@@ -7,8 +7,11 @@ import httpx
 import pytest
 import tiktoken
 
+from legato.configuration import load as load_settings
 from legato.core.token_counting import SLICE
 from legato.mock.server import MockServer
+from legato.server import assembly
+from legato.upstreams.gguf import context_length
 from legato.upstreams.tokenizers import _PRE_TOKENIZERS, TokenizerError, load
 from tests.support.engines import MODEL, engines
 
@@ -75,6 +78,52 @@ def test_the_vocabulary_in_a_gguf_file(tmp_path: Path) -> None:
     model = tmp_path / "without-an-ending"
     model.write_bytes(path.read_bytes())
     assert load("name", {"name": model}).count(" hey") == 1
+
+
+def with_context(tokens: int | None) -> bytes:
+    """The head of a file that tells, or does not, what its model was trained for."""
+    pairs = [string("general.architecture") + struct.pack("<I", 8) + string("llama")]
+    if tokens is not None:
+        pairs.append(string("llama.context_length") + struct.pack("<II", 4, tokens))
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
+
+
+@pytest.mark.parametrize(
+    ("head", "tokens"),
+    [
+        (with_context(8192), 8192),
+        (with_context(None), None),
+        (with_context(0), None),
+        (b"not a model", None),
+    ],
+)
+def test_what_a_model_was_trained_for(tmp_path: Path, head: bytes, tokens: int | None) -> None:
+    path = tmp_path / "some.gguf"
+    assert context_length(path) is None
+    path.write_bytes(head)
+    assert context_length(path) == tokens
+
+
+@pytest.mark.parametrize(
+    ("trained", "configured", "context"),
+    [(8192, 32768, 8192), (8192, 4096, 4096), (8192, 8192, 8192), (None, 32768, 32768)],
+)
+def test_an_engine_has_no_more_context_than_its_model_was_trained_for(
+    tmp_path: Path, trained: int | None, configured: int, context: int
+) -> None:
+    """llama.cpp gives it no more, and says nothing."""
+    path = tmp_path / "some.gguf"
+    path.write_bytes(with_context(trained))
+    model = {"name": "some", "path": str(path), "context": configured}
+    (tmp_path / "legato.toml").write_text("")
+    settings = load_settings(tmp_path / "legato.toml", {"engine.models": [model]}, {})
+    told: list[str] = []
+    found = assembly.engines(
+        settings, {"some": path}, lambda: 0.0, lambda event, **_: told.append(event)
+    )
+    (route,) = assembly.routes(settings, {"some": found[0].upstream}, found)
+    assert found[0].model.context == route.context_length == context
+    assert told == (["engine_context_limited"] if context < configured else [])
 
 
 async def test_a_gguf_file_counts_as_llama_cpp_does(tmp_path: Path, scripted: MockServer) -> None:

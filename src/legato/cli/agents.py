@@ -16,6 +16,10 @@ from legato.server.model_lists import codex_models
 KEY_VARIABLE: Final = "LEGATO_API_KEY"
 
 
+#: Tokens that Claude Code and OpenCode ask for where the context is long.
+_MOST_ROOM: Final = 32_000
+
+
 class ServedModel(Struct, frozen=True):
     """A model of the server. `context_length` is in tokens, None if it is unknown."""
 
@@ -41,13 +45,19 @@ class Target(Struct, frozen=True):
     def base_url(self) -> str:
         return f"{self.root_url}/v1"
 
+    @property
+    def context_length(self) -> int | None:
+        """Of the model that is used at first."""
+        return next((each.context_length for each in self.models if each.name == self.model), None)
+
 
 class Agent(Struct, frozen=True):
     """`program` is its name on PATH, `install` the command that installs it.
 
     `environment` and `files` (text by name) are what it is given; `removed` are variables of the
     user's environment that would lead it elsewhere, or send credentials for another server.
-    `certificate`: the variable with a PEM file of authorities to trust.
+    `certificate`: the variable with a PEM file of authorities to trust. `arguments` stand before
+    the user's.
     """
 
     title: str
@@ -57,6 +67,7 @@ class Agent(Struct, frozen=True):
     files: Callable[[Target], dict[str, str]]
     removed: tuple[str, ...]
     certificate: str
+    arguments: Callable[[Target], tuple[str, ...]] = lambda _: ()
 
 
 # Codex: a configuration folder with a provider, and a catalog of models. Without the catalog it
@@ -97,27 +108,60 @@ def _listed(model: ServedModel) -> dict[str, Any]:
     }
 
 
-# Claude Code
+# Claude Code assumes 200,000 tokens of context for any model, and makes a conversation shorter when
+# it is refused as too long. Told a length, it does so before. It keeps some 33,000 tokens free for
+# an answer and a summary, and takes no length below 100,000. Of models whose names begin with
+# `claude-` it knows the length itself.
+
+_CLAUDE_LEAST_CONTEXT: Final = 100_000
+
+#: Milliseconds without an event after which Claude Code gives up a stream and asks again without
+#: one. A `ping` is no event to it, and its own five minutes are too short for a long prompt that is
+#: read on a CPU. The server ends what makes no progress sooner.
+_CLAUDE_IDLE: Final = 1_800_000
 
 
 def _claude_environment(target: Target) -> dict[str, str]:
+    context = target.context_length
+    lengths = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_AUTO_COMPACT_WINDOW")
+    told: dict[str, str] = {}
+    if context is not None and context >= _CLAUDE_LEAST_CONTEXT:
+        told |= dict.fromkeys(lengths, str(context))
+    if context is not None and (room := _answer_room(context)) < _MOST_ROOM:
+        told["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(room)
     models = ("MODEL", "SMALL_FAST_MODEL")
     defaults = [f"DEFAULT_{family}_MODEL" for family in ("HAIKU", "SONNET", "OPUS")]
     return {
         "ANTHROPIC_BASE_URL": target.root_url,
         "ANTHROPIC_AUTH_TOKEN": target.key,
         **{f"ANTHROPIC_{name}": target.model for name in (*models, *defaults)},
+        **told,
         "CLAUDE_CONFIG_DIR": target.folder,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_CLAUDE_IDLE),
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
     }
 
 
-def _claude_files(_: Target) -> dict[str, str]:
-    # Without it Claude Code begins with its questions for new users, a login among them.
-    return {".claude.json": _json({"hasCompletedOnboarding": True})}
+#: Claude Code's settings of ours. A project's may set variables anew, and would lead it, with our
+#: key, to another server; those that an argument names are stronger.
+_CLAUDE_SETTINGS: Final = "legato.json"
+
+
+def _claude_files(target: Target) -> dict[str, str]:
+    variables = _claude_environment(target)
+    del variables["ANTHROPIC_AUTH_TOKEN"]
+    return {
+        # Without it Claude Code begins with its questions for new users, a login among them.
+        ".claude.json": _json({"hasCompletedOnboarding": True}),
+        _CLAUDE_SETTINGS: _json({"env": variables}),
+    }
+
+
+def _claude_arguments(target: Target) -> tuple[str, ...]:
+    return ("--settings", f"{target.folder}/{_CLAUDE_SETTINGS}")
 
 
 # OpenCode: its own configuration files stay in force. A project's file is stronger than ours, so
@@ -153,8 +197,7 @@ def _opencode_files(target: Target) -> dict[str, str]:
 def _opencode_model(model: ServedModel) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": model.name, "tool_call": True, "reasoning": model.reasons}
     if (context := model.context_length) is not None:
-        # Both limits are required. A quarter for the answer leaves the rest to the prompt.
-        entry["limit"] = {"context": context, "output": max(1, min(32_000, context // 4))}
+        entry["limit"] = {"context": context, "output": _answer_room(context)}  # requires both
     return entry
 
 
@@ -171,33 +214,60 @@ def _qwen_environment(target: Target) -> dict[str, str]:
 
 
 def _qwen_files(target: Target) -> dict[str, str]:
+    model: dict[str, Any] = {"name": target.model}
+    if (context := target.context_length) is not None:
+        model["generationConfig"] = {"contextWindowSize": context}
     settings = {
         "security": {"auth": {"selectedType": "openai"}},
-        "model": {"name": target.model},
+        "model": model,
         "general": {"enableAutoUpdate": False},
         "privacy": {"usageStatisticsEnabled": False},
     }
     return {"settings.json": _json(settings)}
 
 
-# aider takes each of its options from the environment, as `AIDER_…`. Its own files stay in force.
+# aider takes each of its options from the environment, as `AIDER_…`, before it takes them from its
+# own files, which stay in force. The names of the SDK are the weaker ones: `.env` and its files set
+# them anew.
+
+_AIDER_MODELS: Final = "models.json"
 
 
 def _aider_environment(target: Target) -> dict[str, str]:
     model = f"openai/{target.model}"
+    lengths = {"AIDER_MODEL_METADATA_FILE": f"{target.folder}/{_AIDER_MODELS}"}
     return {
         "OPENAI_API_BASE": target.base_url,
         "OPENAI_API_KEY": target.key,
+        "AIDER_OPENAI_API_BASE": target.base_url,
+        "AIDER_OPENAI_API_KEY": target.key,
         "AIDER_MODEL": model,
         "AIDER_WEAK_MODEL": model,
+        **(lengths if _aider_files(target) else {}),
         "AIDER_ANALYTICS": "false",
         "AIDER_CHECK_UPDATE": "false",
         "AIDER_SHOW_MODEL_WARNINGS": "false",
     }
 
 
-def _no_files(_: Target) -> dict[str, str]:
-    return {}
+def _aider_files(target: Target) -> dict[str, str]:
+    models = {
+        f"openai/{each.name}": {
+            "litellm_provider": "openai",
+            "mode": "chat",
+            "max_input_tokens": each.context_length,
+            "max_output_tokens": each.context_length,  # only shown; without it as 0
+        }
+        for each in target.models
+        if each.context_length is not None
+    }
+    return {_AIDER_MODELS: _json(models)} if models else {}
+
+
+def _answer_room(context: int) -> int:
+    """Tokens for an answer. A quarter of the context leaves the rest to the prompt: servers refuse
+    a request for more than there is room for."""
+    return max(1, min(_MOST_ROOM, context // 4))
 
 
 def _text(value: str) -> str:
@@ -234,6 +304,7 @@ AGENTS: Final = {
             "CLAUDE_CODE_USE_VERTEX",
         ),
         "NODE_EXTRA_CA_CERTS",
+        _claude_arguments,
     ),
     "opencode": Agent(
         "OpenCode",
@@ -258,8 +329,11 @@ AGENTS: Final = {
         "aider",
         "pipx install aider-chat",
         _aider_environment,
-        _no_files,
-        ("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
+        _aider_files,
+        (
+            *("OPENAI_API_TYPE", "OPENAI_ORGANIZATION", "AIDER_EDITOR_MODEL"),
+            *("AIDER_OPENAI_API_TYPE", "AIDER_OPENAI_ORGANIZATION_ID"),
+        ),
         "SSL_CERT_FILE",
     ),
 }

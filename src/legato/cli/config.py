@@ -50,6 +50,12 @@ heartbeat_seconds = 10.0          # a heartbeat after so much silence
 [limits]
 fail = "open"                     # without Valkey each server checks alone; "closed": 503
 
+# Prometheus metrics: at /metrics for who has the token, or at a port of their own, or both.
+[metrics]
+# token = "${METRICS_TOKEN}"       # Authorization: Bearer TOKEN
+# port = 9100                     # then not at the server's own port
+# host = "127.0.0.1"
+
 # Tiers of keys: free, basic, pro and enterprise exist. What is set changes one, or adds another.
 # [tiers.free]
 # requests_per_minute = 10
@@ -110,6 +116,7 @@ slots = 8                         # concurrent answers of one model
 # completion = 0.6
 # cached = 0.075                  # prompt tokens read from a cache; default: as prompt
 # cache_write = 0.1875            # prompt tokens written to a cache; default: as prompt
+# cache_write_1h = 0.3            # to a cache that lives for an hour; default: 1.6 cache_write
 
 # [[routes]]
 # model = "public-model-id"       # or a pattern: "claude-*"

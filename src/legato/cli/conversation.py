@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TextIO
+from urllib.parse import quote
 
 import httpx
 
@@ -114,6 +115,15 @@ class Api:
     def models(self) -> list[str]:
         """The ids of the server's models. Raises `ChatError`."""
         return [each["id"] for each in self.listed()]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """What the server tells of a model that it may not list. Raises `ChatError`."""
+        with self._request("GET", f"/models/{quote(name, safe='/')}") as response:
+            try:
+                return dict(json.loads(response.read()))
+            except (ValueError, TypeError):
+                problem = f"The server at {self._base} did not return a model."
+                raise ChatError("bad_answer", problem) from None
 
     def listed(self) -> list[dict[str, Any]]:
         """The server's models with all that it tells of each. Raises `ChatError`."""

@@ -5,6 +5,7 @@ logs) is removed when it ends; no file of the user's configuration is read or ch
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 import typer
+from msgspec.structs import replace
 
 from legato.cli.agents import AGENTS, Agent, ServedModel, Target
 from legato.cli.conversation import Api, ChatError
@@ -32,6 +34,9 @@ app = typer.Typer(add_completion=False)
 
 #: Exit code where the agent is not installed, as of a shell for an unknown command.
 _NOT_FOUND: Final = 127
+
+#: The code of an error for a model that a server does not know.
+_UNKNOWN_MODEL: Final = "model_not_found"
 
 #: What --print shows in place of the folder and of the key.
 _FOLDER: Final = "TEMPORARY_FOLDER"
@@ -76,8 +81,11 @@ def launch(
     """
     chosen, chosen_settings = AGENTS[agent.value], settings(config, data=data)
     server = server_address(chosen_settings, base_url, key)
+    server = replace(server, base_url=f"{_root(server)}/v1")
+    if model is not None and not model.strip():
+        stop("--model is empty: name a model, or leave it out for the server's first one", 2)
     if only_print:
-        models = _known_models(server, chosen_settings)
+        models = _known_models(server, chosen_settings, model)
         shown = server.key if show_key else _HIDDEN_KEY
         target = _target(server, shown or _HIDDEN_KEY, model, models, _FOLDER)
         _print_plan(chosen, target, server, arguments or [])
@@ -92,7 +100,7 @@ def launch(
     if not server.key:
         stop("there is no API key for this server: give one with --key or LEGATO_API_KEY", 2)
     try:
-        models = _server_models(server)
+        models = _server_models(server, model)
     except ChatError as error:
         stop(error)
     with _folder() as folder:
@@ -100,20 +108,37 @@ def launch(
         for name, text in chosen.files(target).items():
             (folder / name).write_text(text, encoding="utf-8")
         environment = _environment(chosen, target, server, os.environ)
-        code = run([program, *(arguments or [])], environment)
+        code = run([program, *chosen.arguments(target), *(arguments or [])], environment)
     raise SystemExit(code)
 
 
 # What the agent is told
 
 
-def _server_models(server: ServerAddress) -> list[ServedModel]:
-    """The server's models. Raises `ChatError` if it cannot be asked."""
+def _root(server: ServerAddress) -> str:
+    """The server's URL without `/v1`: with it or without it, it may be given."""
+    return server.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _server_models(server: ServerAddress, model: str | None) -> list[ServedModel]:
+    """The models that the server lists, and `model`, which it may know all the same. Raises
+    `ChatError` if it cannot be asked, or does not know `model`."""
     try:
         api = Api(server)
     except OSError as error:
         stop(f"the certificate {server.certificate} cannot be used: {error}", 2)
-    return [_served(each) for each in api.listed()]
+    models = [_served(each) for each in api.listed()]
+    names = [each.name for each in models]
+    if model is None or model in names:
+        return models
+    try:
+        return [_served(api.model(model) | {"id": model}), *models]
+    except ChatError as error:
+        if error.code != _UNKNOWN_MODEL:
+            raise
+        known = f"it has {', '.join(names)}" if names else "it lists none"
+        problem = f"The server has no model `{clean(model)}`: {known}."
+        raise ChatError(_UNKNOWN_MODEL, problem) from None
 
 
 def _served(listed: dict[str, Any]) -> ServedModel:
@@ -125,11 +150,13 @@ def _served(listed: dict[str, Any]) -> ServedModel:
     )
 
 
-def _known_models(server: ServerAddress, chosen: Settings) -> list[ServedModel]:
+def _known_models(server: ServerAddress, chosen: Settings, model: str | None) -> list[ServedModel]:
     """The models of the server if it runs, else those of the settings."""
     try:
-        return _server_models(server)
-    except ChatError:
+        return _server_models(server, model)
+    except ChatError as error:
+        if error.code == _UNKNOWN_MODEL:
+            stop(error)
         routed = {name for route in chosen.routes for name in route.deployments}
         names = [route.model for route in chosen.routes]
         deployments = (*chosen.deployments, *chosen.engine_models)
@@ -146,8 +173,7 @@ def _target(
     known = [each for each in models if each.name in names]
     if model not in names:  # a name that the server knows and does not list
         known.insert(0, ServedModel(model))
-    root = server.base_url.rstrip("/").removesuffix("/v1")
-    return Target(root, key, model, tuple(known), folder)
+    return Target(_root(server), key, model, tuple(known), folder)
 
 
 def _environment(
@@ -182,12 +208,12 @@ def _without_proxy(host: str, inherited: Mapping[str, str]) -> dict[str, str]:
 def _print_plan(agent: Agent, target: Target, server: ServerAddress, arguments: list[str]) -> None:
     """Prints environment, files and command. The folder's name is a placeholder."""
     for name, value in _settings_of(agent, target, server, os.environ).items():
-        print(clean(f"{name}={value}"))
+        print(clean(f"{name}={shlex.quote(value)}"))
     if removed := [name for name in agent.removed if name in os.environ]:
         print(f"\n# removed from the environment: {', '.join(removed)}")
     for name, text in agent.files(target).items():
         print(clean(f"\n# {target.folder}/{name}\n{text}"), end="")
-    print(clean(f"\n# {' '.join([agent.program, *arguments])}"))
+    print(clean(f"\n# {shlex.join([agent.program, *agent.arguments(target), *arguments])}"))
     sys.stdout.flush()
 
 

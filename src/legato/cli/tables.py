@@ -1,6 +1,7 @@
 """Tables that fit the terminal: columns are shortened or left out, and no cell wraps."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +18,9 @@ Cell = str | tuple[str, str]
 
 _GAP: Final = 2
 _NARROW_GAP: Final = 1
+
+#: Bars of none to eight eighths of a cell.
+_BLOCKS: Final = ("", *"▏▎▍▌▋▊▉█")
 
 
 class Column(Struct, frozen=True):
@@ -45,7 +49,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     ]
     widths, gap = layout(columns, natural, console.width if limited else None)
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    ellipsis = "…" if console.encoding.lower().startswith("utf") else ".."
+    ellipsis = "…" if _has_blocks() else ".."
     for index, width in widths.items():
         column = columns[index]
         table.add_column(
@@ -67,6 +71,18 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> No
     total = sum(widths.values()) + gap * (len(widths) - 1)
     console.width = max(total, 1)
     console.print(table)
+
+
+def bar(share: float, width: int) -> str:
+    """A bar for a share (0 to 1) of `width` cells. What is more than nothing is never empty."""
+    if _has_blocks():
+        eighths = min(max(round(share * width * 8), int(share > 0)), width * 8)
+        return _BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8]
+    return "#" * min(max(round(share * width), int(share > 0)), width)
+
+
+def _has_blocks() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def layout(

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Set
 from typing import Any, Final, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
 
-from legato.core.chunk import Chunk
+from legato.core.chunk import Chunk, as_object, decoded
 from legato.core.errors import ApiError, invalid
 from legato.core.request import NULL, ChatRequest
 from legato.core.span_edit import with_members
@@ -64,12 +63,14 @@ class Source(Struct, frozen=True):
     """A client's request as it came, for upstreams that speak its format.
 
     `format`: the client's (`core.front.Front.name`). `lines`: header lines that belong to it.
-    `goes_beyond`: it has what Chat Completions has no words for."""
+    `goes_beyond`: it has what Chat Completions has no words for. `is_whole`: its answer comes in
+    one piece."""
 
     format: str
     body: bytes
     lines: bytes = b""
     goes_beyond: bool = False
+    is_whole: bool = False
 
 
 #: Parameters without which an answer is not what was asked for: never dropped in silence.
@@ -86,7 +87,8 @@ class OutgoingRequest(Struct):
     unsupported: Literal["drop", "error"] = "drop"
     delivered: Delivered | None = None
     streams: bool = True  # False: the upstream gives its answer in one piece
-    source: Source | None = None  # where the upstream speaks the client's own format
+    source: Source | None = None  # where the upstream is sent the client's request as it came
+    lines: bytes = b""  # the client's header lines, where the upstream speaks its format
 
     @property
     def hides_alternatives(self) -> bool:
@@ -100,7 +102,7 @@ class OutgoingRequest(Struct):
         """The client's request as it came, but for the model's name, and `stream`: an answer that
         is not streamed to the client is, from an upstream that can, so that it fails as early."""
         changes: dict[str, Any] = {"model": self.model}
-        if self.streams is not bool(self.request.stream):
+        if self.streams is not bool(self.request.stream) and not source.is_whole:
             changes["stream"] = self.streams
         return with_members(source.body, changes)
 
@@ -109,7 +111,7 @@ class OutgoingRequest(Struct):
         what is not among `taken`. Raises `ApiError` as `leave_out` does."""
         fields = {
             name: value
-            for name, value in msgspec.json.decode(self.body).items()
+            for name, value in (as_object(decoded(self.body)) or {}).items()
             if value is not None and not (name in defaults and value == defaults[name])
         }
         self.leave_out(fields, self.quirks.rejected_parameters | (fields.keys() - taken))
@@ -160,6 +162,12 @@ class Reader(Protocol):
     """The prompt's, where that is told before the usage; else 0."""
     identity: str | None
     """The upstream's own id of the answer."""
+
+    @property
+    def holds_block(self) -> bool:
+        """Whether a part of the answer has begun that comes in a chunk when it is whole: a client
+        to whom events are relayed has seen of it what no other upstream can continue."""
+        ...
 
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         """The chunk in an event; None where the event says that the answer is over.

@@ -49,6 +49,10 @@ _INCURABLE: Final = frozenset(
 )
 
 
+#: OpenAI's words for a prompt that is too long. LiteLLM, and with it aider, reads them and no code.
+_TOO_LONG: Final = "This model's maximum context length is"
+
+
 class ErrorSource(Struct, frozen=True):
     """An upstream's answer that an error was read from, for clients of its own `format`."""
 
@@ -103,9 +107,12 @@ class ApiError(Exception):
 
     def as_object(self) -> dict[str, Any]:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+        message = self.public_message
+        if self.code == "context_length_exceeded" and _TOO_LONG.lower() not in message.lower():
+            message = f"{_TOO_LONG} exceeded: {message}"
         return {
             "error": {
-                "message": self.public_message,
+                "message": message,
                 "type": self.type,
                 "param": self.param,
                 "code": self.code,

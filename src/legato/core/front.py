@@ -20,7 +20,8 @@ class FrontRequest(Struct):
     dialects are given. `source`: the body as it came, for upstreams whose dialect has the same
     `format`; None where it came as Chat Completions. `echo`: what the front itself needs again to
     write the answer. `beyond`: the refusal of what Chat Completions has no words for; it is raised
-    where the request does not go out as it came.
+    where the request does not go out as it came. `is_whole`: its answer has to come in one piece,
+    from an upstream that is sent the request as it came.
     """
 
     chat: ChatRequest
@@ -29,6 +30,7 @@ class FrontRequest(Struct):
     source: bytes | None = None
     echo: Any = None
     beyond: ApiError | None = None
+    is_whole: bool = False
 
 
 class Refusal(Struct, frozen=True):
@@ -117,6 +119,8 @@ class Front(Protocol):
     name: str
     passed_headers: bytes
     """What the names of headers begin with that go to upstreams of the same format; empty: none."""
+    id_header: bytes
+    """Where clients look for a request's id, beside `x-request-id`; empty: nowhere."""
 
     def parse(self, body: bytes) -> FrontRequest:
         """Reads and checks a request's body, which is `core.request.cleaned`. Raises `ApiError` 400

@@ -108,13 +108,18 @@ def one_line(raw: bytes) -> bytes:
     if b"\n" in raw or b"\r" in raw:
         raw = msgspec.json.format(raw, indent=-1)
     if not raw.isascii():
-        try:
-            raw.decode()
-        except UnicodeDecodeError:
-            message = "The upstream sent text that is not UTF-8."
-            raise bad_gateway(message, code="upstream_malformed") from None
+        check_utf8(raw)
         raw = _SEPARATORS.sub(lambda match: _ESCAPES[match[0]], raw)
     return raw
+
+
+def check_utf8(raw: bytes) -> None:
+    """Raises `UpstreamError` `upstream_malformed` where `raw` is not UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        message = "The upstream sent text that is not UTF-8."
+        raise bad_gateway(message, code="upstream_malformed") from None
 
 
 def encoded(value: Any) -> bytes:

@@ -15,9 +15,11 @@ from hashlib import blake2b
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec import Raw
 
-from legato.core.chunk import Chunk, as_object
+from legato.core.chunk import Chunk, as_object, decoded
 from legato.core.errors import ApiError
+from legato.core.span_edit import with_members
 
 #: Signatures that are remembered at most; each takes about 200 bytes.
 REMEMBERED: Final = 50_000
@@ -32,6 +34,9 @@ _GOOGLE: Final = "google"
 
 #: What a chunk or a request has in it where there may be a signature.
 _MARKS: Final = (b'"reasoning_details"', b'"thought_signature"')
+
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list: Final = msgspec.json.Decoder(list[Raw]).decode
 
 Json = dict[str, Any]
 
@@ -84,8 +89,13 @@ def uncarried(content: str) -> list[Json]:
         return []
 
 
-#: How a vendor's server refuses reasoning that it did not sign, or whose tokens it cannot read.
-_BLAME: Final = re.compile(r"signature|encrypted[ _]content", re.IGNORECASE)
+#: In the names of models whose server refuses thinking without a signature. Others of its format
+#: may sign nothing, and want it back all the same.
+_CLAUDE: Final = "/claude"
+
+#: How a vendor's server refuses reasoning that it did not sign, whose tokens it cannot read, or of
+#: which it knows no item with this id.
+_BLAME: Final = re.compile(r"signature|encrypted[ _]content|item with id '?rs_", re.IGNORECASE)
 
 
 def blames_signature(error: ApiError) -> bool:
@@ -183,7 +193,9 @@ class Owner:
     def keeps(self, signature: str | None, shape: str | None) -> bool:
         """Whether reasoning with this signature goes to the deployment. One whose maker is not
         known does where its shape (`shape_of`) is that of the deployment's own format."""
-        if self._keeps_none:
+        if self._keeps_none or (signature is not None and is_carried(signature)):
+            return False
+        if signature is None and shape == "messages" and _CLAUDE in self._maker:
             return False
         known = self._makers.maker(signature) if signature else None
         if known is not None:
@@ -203,7 +215,7 @@ class Owner:
         left out."""
         if client_format == "messages" and b"thinking" in body:
             return _edited(body, "messages", self._strip_blocks)
-        if client_format == "responses" and b"encrypted_content" in body:
+        if client_format == "responses" and self._may_strip_items(body):
             return _edited(body, "input", self._strip_item)
         return body, 0
 
@@ -238,27 +250,32 @@ class Owner:
         shape = _SHAPES.get(str(fields.get("type")))
         return shape is not None and not self.keeps(signature_of(fields), shape)
 
+    def _may_strip_items(self, body: bytes) -> bool:
+        return b"encrypted_content" in body or (self._keeps_none and b'"reasoning"' in body)
+
     def _strip_item(self, item: Json) -> tuple[Json | None, int]:
-        if item.get("type") != "reasoning" or not item.get("encrypted_content"):
+        if item.get("type") != "reasoning":
             return item, 0
-        signature = signature_of(item)
-        if signature is not None and is_carried(signature):
-            return None, 1
-        return (item, 0) if self.keeps(signature, "responses") else (None, 1)
+        if not item.get("encrypted_content"):  # its id may be another server's
+            return (None, 1) if self._keeps_none else (item, 0)
+        return (item, 0) if self.keeps(signature_of(item), "responses") else (None, 1)
 
 
 def _edited(
     body: bytes, name: str, strip: Callable[[Json], tuple[Json | None, int]]
 ) -> tuple[bytes, int]:
-    fields = msgspec.json.decode(body)
-    entries: Any = fields.get(name)
-    if not isinstance(entries, list):
+    """All that nothing is left out of stays as it came."""
+    entries = _decode_members(body).get(name)
+    if entries is None or not bytes(entries).startswith(b"["):
         return body, 0
-    kept: list[Any] = []
+    kept: list[Raw] = []
     count = 0
-    for entry in cast("list[Any]", entries):
-        left, stripped = strip(found) if (found := as_object(entry)) is not None else (entry, 0)
+    for entry in _decode_list(entries):
+        fields = as_object(decoded(bytes(entry)))
+        left, stripped = strip(fields) if fields is not None else (fields, 0)
         count += stripped
-        if left is not None:
-            kept.append(left)
-    return (msgspec.json.encode(fields | {name: kept}), count) if count else (body, 0)
+        if not stripped:
+            kept.append(entry)
+        elif left is not None:
+            kept.append(Raw(msgspec.json.encode(left)))
+    return (with_members(body, {name: kept}), count) if count else (body, 0)

@@ -1,5 +1,6 @@
 """Tool calls of one choice, whatever an upstream does with their indices and ids (contract, 2)."""
 
+import re
 import secrets
 from typing import Any, Final, cast
 
@@ -12,6 +13,13 @@ from legato.core.merge import merge_call, to_builtins
 #: Types of calls that have a name: it is in the member that is called after the type, beside the
 #: text that comes in pieces. Calls of other types are passed on as they are.
 _TEXTS: Final = {"function": "arguments", "custom": "input"}
+
+_NOT_LEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def legal_call_id(identity: str) -> str:
+    """An id of letters that every server takes: Anthropic's takes fewer than some use."""
+    return _NOT_LEGAL.sub("_", identity)
 
 
 class _Piece:

@@ -17,13 +17,15 @@ _MOST: Final = 2**40
 
 class Tokens(Struct, frozen=True, gc=False):
     """Token counts of one call. `cached` (read from a cache) and `cache_writes` are parts of
-    `prompt`, `reasoning` is part of `completion`."""
+    `prompt`, `hour_cache_writes` (to a cache that lives for an hour) is part of `cache_writes`,
+    `reasoning` is part of `completion`."""
 
     prompt: int = 0
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
     cache_writes: int = 0
+    hour_cache_writes: int = 0
 
 
 def count(usage: Usage) -> Tokens:
@@ -35,6 +37,7 @@ def count(usage: Usage) -> Tokens:
         _number(thoughts, "reasoning_tokens") if thoughts else 0,
         _number(prompts, "cached_tokens") if prompts else 0,
         _cache_writes(prompts) if prompts else 0,
+        _number(prompts, "cache_creation_1h_tokens") if prompts else 0,
     )
 
 
@@ -44,11 +47,13 @@ def _cache_writes(details: Any) -> int:
     return _number(details, "cache_creation_tokens") or _number(details, "cache_write_tokens")
 
 
-def prompt_details(cached: int, cache_writes: int) -> Usage:
+def prompt_details(cached: int, cache_writes: int, hour_cache_writes: int = 0) -> Usage:
     """The object `prompt_tokens_details`; cache writes are in it only where there are any."""
     details: Usage = {"cached_tokens": cached}
     if cache_writes:
         details["cache_creation_tokens"] = cache_writes
+    if hour_cache_writes:
+        details["cache_creation_1h_tokens"] = hour_cache_writes
     return details
 
 
@@ -167,7 +172,9 @@ def joined(before: Usage, after: Usage, *, both_prompts: bool = False) -> Usage:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": prompt_details(
-            min(first.cached, prompt), min(first.cache_writes, prompt)
+            min(first.cached, prompt),
+            min(first.cache_writes, prompt),
+            min(first.hour_cache_writes, prompt),
         ),
         "completion_tokens_details": {"reasoning_tokens": first.reasoning + second.reasoning},
     }

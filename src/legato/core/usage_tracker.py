@@ -70,7 +70,9 @@ class UsageTracker:
         part = usage.running(self.reported, observed)
         part["completion_tokens_details"] = {"reasoning_tokens": observed.reasoning}
         reported = usage.count(self.reported or {})
-        part["prompt_tokens_details"] = usage.prompt_details(reported.cached, reported.cache_writes)
+        part["prompt_tokens_details"] = usage.prompt_details(
+            reported.cached, reported.cache_writes, reported.hour_cache_writes
+        )
         self.previous = part if self.previous is None else self._joined(self.previous, part)
         self._counted = (self._timings.pieces, self._timings.reasoning)
         self._parts = (self.previous, self._counted)

@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import re
 from typing import Any, Final, cast
 
 from legato.core.chunk import as_object
 from legato.core.dialect import Delivered
 from legato.core.errors import UpstreamError, bad_gateway, invalid
 from legato.core.media_types import parse_data_url
+from legato.core.tool_calls import legal_call_id
 from legato.dialects._openai_messages import (
     assistant_parts,
     content_parts,
@@ -177,21 +177,16 @@ def _tool_use(call: Block) -> Block:
         raise invalid("A tool call has no `id`.", param="messages")
     return {
         "type": "tool_use",
-        "id": _tool_id(found.identity),
+        "id": legal_call_id(found.identity),
         "name": found.name,
         "input": found.arguments,
     }
 
 
 def _tool_result(message: Block) -> Block:
-    result = {"type": "tool_result", "tool_use_id": _tool_id(message["tool_call_id"])}
+    result = {"type": "tool_result", "tool_use_id": legal_call_id(message["tool_call_id"])}
     content = _blocks(content_parts(message.get("content")))
     return result | {"content": content} if content else result
-
-
-def _tool_id(identity: str) -> str:
-    """Fewer letters are allowed there than some servers use in theirs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", identity)
 
 
 def go_on(turns: list[Block], delivered: Delivered, *, takes_prefill: bool) -> None:

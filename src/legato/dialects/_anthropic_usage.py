@@ -29,7 +29,9 @@ def usage_of(counts: dict[str, Any]) -> Usage:
     cached = _count(counts, "cache_read_input_tokens")
     written = _count(counts, "cache_creation_input_tokens")
     if written or "cache_read_input_tokens" in counts:
-        usage["prompt_tokens_details"] = prompt_details(cached, written)
+        lifetimes = as_object(counts.get("cache_creation")) or {}
+        for_an_hour = min(_count(lifetimes, "ephemeral_1h_input_tokens"), written)
+        usage["prompt_tokens_details"] = prompt_details(cached, written, for_an_hour)
     details = as_object(counts.get("output_tokens_details")) or {}
     if "thinking_tokens" in details:
         reasoning = _count(details, "thinking_tokens")

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from legato.core import upstream_errors
 from legato.core.chunk import Usage, as_object, unknown_members
 from legato.core.errors import ApiError, bad_gateway
 from legato.core.finish import known_finish
@@ -31,6 +32,10 @@ _CALLERS: Final = frozenset(
         "unsupported_image_media_type",
     }
 )
+
+#: In a 404 for an item that the request names by an id of another server: that is no fault of this
+#: one.
+_NO_ITEM: Final = b"Item with id"
 
 #: Members of a response that have their place in an answer, or repeat the request.
 _OF_RESPONSE: Final = frozenset(
@@ -93,6 +98,12 @@ def failure(value: Any) -> ApiError:
     if isinstance(code, str) and code in _CALLERS:
         return in_band(error | {"status": 400})
     return in_band(value)
+
+
+def refusal(status: int, body: bytes, retry_after: float | None = None) -> ApiError:
+    """The error in an answer with an error status (`core.upstream_errors.refusal`)."""
+    is_callers = status == 404 and _NO_ITEM in body
+    return upstream_errors.refusal(400 if is_callers else status, body, retry_after)
 
 
 def failed(status: str, error: Any, fields: dict[str, Any]) -> ApiError:

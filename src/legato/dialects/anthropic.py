@@ -192,6 +192,10 @@ class Reader:
         delta = chunk.choices[0].delta if chunk.choices else None
         return delta is not None and bool(delta.content)
 
+    @property
+    def holds_block(self) -> bool:
+        return any(isinstance(each, OtherBlock) for each in self._blocks.values())
+
     def read(self, name: bytes, data: bytes) -> Chunk | None:
         try:
             event = _decode_event(data)

@@ -193,6 +193,8 @@ class Reader:
 
     __slots__ = ("_calls", "_images", "identity", "progress", "prompt_tokens")
 
+    holds_block: bool = False
+
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}  # functions called so far, by candidate
         self._images: dict[int, int] = {}  # the same of pictures

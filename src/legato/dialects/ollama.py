@@ -155,6 +155,8 @@ class Reader:
 
     __slots__ = ("_calls", "_images", "identity", "progress", "prompt_tokens")
 
+    holds_block: bool = False
+
     def __init__(self) -> None:
         self._calls = 0
         self._images = 0

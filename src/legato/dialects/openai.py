@@ -126,6 +126,8 @@ class Reader:
         "prompt_tokens",
     )
 
+    holds_block: bool = False
+
     def __init__(self) -> None:
         self._extras = (b"", b"")  # as they came the last time, and fit for a frame
         self._open = False  # this upstream sends members that we do not know

@@ -18,9 +18,10 @@ import msgspec
 from legato.core import sse
 from legato.core.chunk import NOT_JSON, Choice, Chunk, Delta, as_extras, as_object, decoded
 from legato.core.json_text import cleaned, decode_leniently
-from legato.core.upstream_errors import event_failure, is_failure, no_stream, refusal, unreadable
+from legato.core.upstream_errors import event_failure, is_failure, no_stream, unreadable
 from legato.dialects import _openai_responses_end as end
 from legato.dialects import _openai_responses_events as events
+from legato.dialects._openai_responses_end import refusal
 from legato.dialects._openai_responses_events import Event, Response, decode_event
 from legato.dialects._openai_responses_items import (
     Items,
@@ -72,6 +73,8 @@ class Reader:
     """Events of one answer to chunks (`core.dialect.Reader`)."""
 
     __slots__ = ("_items", "_place", "identity", "progress", "prompt_tokens")
+
+    holds_block: bool = False
 
     def __init__(self) -> None:
         self._items = Items()

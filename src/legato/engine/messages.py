@@ -1,6 +1,6 @@
 """Rewrites messages that llama.cpp would refuse, or of which it would lose a part."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -8,6 +8,9 @@ from msgspec import Raw
 from legato.core.chunk import as_object
 from legato.core.errors import invalid
 from legato.core.request import ChatRequest, Message, members
+
+#: Parts that are not text, in words that fit every client's format.
+_NAMES: Final = {"image_url": "images", "input_audio": "audio", "file": "files"}
 
 
 def adapt_messages(body: bytes, request: ChatRequest) -> list[Any] | None:
@@ -38,8 +41,10 @@ def _text_content(message: Message, index: int) -> dict[str, Any]:
     for part in content:
         has_refusal |= part.type == "refusal"
         if part.type not in ("text", "refusal"):
+            what = _NAMES.get(part.type) or f"content of type `{part.type[:100]}`"
             raise invalid(
-                f"The model accepts only text, not content of type `{part.type}`.",
+                f"The model takes text alone, and no {what}: leave that out, or ask a model that"
+                " takes it.",
                 param=f"messages[{index}].content",
                 code="unsupported_parameter",
             )

@@ -27,6 +27,7 @@ class ChatFront:
 
     name: str = "chat"
     passed_headers: bytes = b""
+    id_header: bytes = b""
 
     def parse(self, body: bytes) -> FrontRequest:
         return FrontRequest(parse_request(body), body)

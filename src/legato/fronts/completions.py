@@ -54,8 +54,9 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 #: Members of this format alone.
 _OWN: Final = ("prompt", "suffix", "best_of", "echo", "logprobs")
 
-#: Members of a chat that a completion has no place for.
+#: Members of a chat that a completion has no place for, and the code of their refusal.
 _OF_CHATS: Final = ("messages", "tools", "tool_choice", "functions", "function_call")
+_NOT_OURS: Final = "unsupported_parameter"
 
 
 def _no_suffix() -> ApiError:
@@ -73,6 +74,7 @@ class CompletionsFront:
 
     name: str = "completions"
     passed_headers: bytes = b""
+    id_header: bytes = b""
 
     def parse(self, body: bytes) -> FrontRequest:
         request = _read(body)
@@ -82,7 +84,7 @@ class CompletionsFront:
                 raise invalid(
                     f"`{name}` is no parameter of completions: use /v1/chat/completions.",
                     param=name,
-                    code="unsupported_parameter",
+                    code=_NOT_OURS,
                 )
         prompt = _prompt(request.prompt)
         _check(request)
@@ -124,7 +126,8 @@ class CompletionsFront:
 
     def refusal(self, error: ApiError, request_id: str) -> Refusal:
         fields = error.as_object()
-        if (error.param or "").startswith("messages"):  # which the client has not sent
+        is_of_chat = (error.param or "").startswith("messages")
+        if is_of_chat and error.code != _NOT_OURS:  # messages that the client has not sent
             fields["error"]["param"] = "prompt"
         return Refusal(error.status, msgspec.json.encode(fields))
 

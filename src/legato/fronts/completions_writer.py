@@ -15,6 +15,8 @@ from legato.fronts.completions_choices import TextChoices
 _PROBE: Final = "~text~"
 _PROBE_JSON: Final = encoded(_PROBE)
 
+_decode_text: Final = msgspec.json.Decoder(str).decode
+
 
 class CompletionsWriter(ChatWriter):
     """A subscriber that writes frames: those of chat, with other choices.
@@ -45,9 +47,17 @@ class CompletionsWriter(ChatWriter):
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         if chunk.is_reasoning:
             return None if self.is_paused else _write_nothing
-        (member,) = msgspec.json.decode(raw[0] + _PROBE_JSON + raw[1])
+        (member,) = Chunk([], raw[0] + _PROBE_JSON + raw[1]).members()  # read as `push` does it
         before, found, after = encoded([self._choices.translate(member)]).partition(_PROBE_JSON)
-        return super().text_writer(chunk, (before, after)) if found else None
+        write = super().text_writer(chunk, (before, after)) if found else None
+        if write is None:
+            return None
+
+        def write_encoded(quoted: bytes, event: bytes) -> None:
+            # As `push` does it: the upstream may escape more than we do.
+            write(encoded(_decode_text(quoted)) if b"\\" in quoted else quoted, event)
+
+        return write_encoded
 
 
 def _write_nothing(_quoted: bytes, _event: bytes) -> None:

@@ -22,6 +22,7 @@ class MessagesFront:
 
     name: str = "messages"
     passed_headers: bytes = b"anthropic-"
+    id_header: bytes = b"request-id"
 
     def parse(self, body: bytes) -> FrontRequest:
         return parse(body)

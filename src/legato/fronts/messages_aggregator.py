@@ -61,7 +61,7 @@ class EventFold:
                 block["signature"] = delta.get("signature")
             case _:
                 for name, value in delta.items():
-                    if name == "type":
+                    if name == "type" or value is None:
                         continue
                     before = block.get(name)
                     if isinstance(before, TextBuffer) and isinstance(value, str):
@@ -83,14 +83,18 @@ class EventFold:
         block["input"] = given or {}
 
     def _end(self, event: Event) -> None:
+        """Members that are null say nothing: some servers write all that an event may have."""
         for name, value in event.items():
             if name == "delta":
-                self.message |= as_object(value) or {}
+                self.message |= _said(value)
             elif name == "usage":
-                counts = {k: v for k, v in (as_object(value) or {}).items() if v is not None}
-                self.message["usage"] = (as_object(self.message["usage"]) or {}) | counts
-            elif name != "type":
+                self.message["usage"] = (as_object(self.message["usage"]) or {}) | _said(value)
+            elif name != "type" and value is not None:
                 self.message[name] = value
+
+
+def _said(value: Any) -> Fields:
+    return {k: v for k, v in (as_object(value) or {}).items() if v is not None}
 
 
 class MessagesAggregator:

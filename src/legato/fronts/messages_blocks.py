@@ -80,12 +80,16 @@ class BlockSequence:
     def is_open(self) -> bool:
         return self._open is not None
 
-    def opened(self, index: int, kind: str) -> None:
-        """A block was opened by an event that was relayed. Only a text is gone on with, and
+    def opened(self, kind: str) -> None:
+        """The next block was opened by an event that was relayed. Only a text is gone on with, and
         thinking without a signature."""
         self._open = kind if kind in _EMPTY_BLOCKS else f"relayed {kind}"
-        self._next = max(self._next, index + 1)
+        self._next += 1
         self._shown = 0
+
+    def sealed(self) -> None:
+        """The open block was signed by an event that was relayed: nothing may be added to it."""
+        self._open = "relayed and signed"
 
     def closed(self) -> None:
         self._open = None
@@ -160,8 +164,9 @@ class BlockSequence:
             self._next += 1
             self._open, self._shown, self._arguments = piece.key, 0, []
         for delta in deltas:
-            self._shown += len(delta.get("thinking", ""))
-            if delta["type"] == "input_json_delta":
+            if delta["type"] == "thinking_delta":
+                self._shown += len(delta["thinking"])
+            elif delta["type"] == "input_json_delta":
                 self._arguments.append(delta["partial_json"])
             events.append(block_delta(self.index, delta))
         if piece.closes:

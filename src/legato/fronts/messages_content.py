@@ -102,7 +102,7 @@ class _AssistantTurn:
                 self._thinking(block, place)
             case "redacted_thinking":
                 self._redacted(block, place)
-            case kind if kind in _SERVER_BLOCKS:
+            case str(kind) if kind in _SERVER_BLOCKS:
                 self._blocks.append(block)
             case kind:
                 raise unknown_block(kind, place)

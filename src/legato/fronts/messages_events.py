@@ -10,6 +10,7 @@ import msgspec
 
 from legato.core.chunk import Chunk, Usage, as_object, unknown_members
 from legato.core.front import AnswerHead
+from legato.core.usage import count
 from legato.fronts.messages_blocks import (
     TEXT,
     THINKING,
@@ -36,6 +37,11 @@ _SHOWN: Final = (b'"reasoning_details"', b'"citations"', b'"extra_content"')
 #: Blocks of tools that the server runs itself whose input comes in deltas.
 _WITH_INPUT: Final = frozenset({"server_tool_use", "mcp_tool_use"})
 
+#: Deltas that are made here of other members. Further ones come as they are.
+_OWN_DELTAS: Final = frozenset(
+    {"text_delta", "thinking_delta", "signature_delta", "citations_delta", "input_json_delta"}
+)
+
 
 def message_start(head: AnswerHead) -> Event:
     """The first event. A stream does not tell the prompt's tokens before its end: they are 0."""
@@ -60,19 +66,22 @@ def message_start(head: AnswerHead) -> Event:
 def messages_usage(usage: Usage) -> Fields:
     """OpenAI's usage as Anthropic counts: what was read from the cache, and what was written to it,
     is not part of `input_tokens`."""
-    prompt = as_object(usage.get("prompt_tokens_details")) or {}
-    completion = as_object(usage.get("completion_tokens_details")) or {}
-    total = int(usage.get("prompt_tokens") or 0)
-    read = min(int(prompt.get("cached_tokens") or 0), total)
-    written = min(int(prompt.get("cache_creation_tokens") or 0), total - read)
+    tokens = count(usage)
+    read = min(tokens.cached, tokens.prompt)
+    written = min(tokens.cache_writes, tokens.prompt - read)
     counts: Fields = {
-        "input_tokens": total - read - written,
+        "input_tokens": tokens.prompt - read - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": int(usage.get("completion_tokens") or 0),
+        "output_tokens": tokens.completion,
     }
-    if thoughts := int(completion.get("reasoning_tokens") or 0):
-        counts["output_tokens_details"] = {"thinking_tokens": thoughts}
+    if for_an_hour := min(tokens.hour_cache_writes, written):
+        counts["cache_creation"] = {
+            "ephemeral_5m_input_tokens": written - for_an_hour,
+            "ephemeral_1h_input_tokens": for_an_hour,
+        }
+    if tokens.reasoning:
+        counts["output_tokens_details"] = {"thinking_tokens": tokens.reasoning}
     return counts
 
 
@@ -111,10 +120,10 @@ class MessagesEvents:
         events: list[Event] = []
         self.blocks.release_all(events)
         self.blocks.close(events)
-        ending = {
-            "stop_reason": self.stop_reason or "end_turn",
-            "stop_sequence": self.stop_sequence,
-        }
+        reason = self.stop_reason or "end_turn"
+        if reason == "tool_use" and not self._calls:
+            reason = "end_turn"  # an agent would wait for a call that is not there
+        ending = {"stop_reason": reason, "stop_sequence": self.stop_sequence}
         events.append({"type": "message_delta", "delta": ending, "usage": messages_usage(usage)})
         events.append({"type": "message_stop"})
         return events
@@ -167,8 +176,8 @@ class MessagesEvents:
                     signed=thinking if isinstance(thinking, str) else "",
                 )
                 self.blocks.take(piece, events)
-            case "redacted_thinking":
-                self._whole({"type": "redacted_thinking", "data": detail.get("data")}, events)
+            case "redacted_thinking" if isinstance(detail.get("data"), str):
+                self._whole({"type": "redacted_thinking", "data": detail["data"]}, events)
             case "reasoning.encrypted":
                 self._whole(packed(detail), events)
             case _:
@@ -179,10 +188,11 @@ class MessagesEvents:
         a block of its own. `call_id`: of the tool call that it belongs to."""
         ours = as_object(extra.get("anthropic")) or {}
         if call_id is None:
-            for block in _objects(ours.get("blocks")):
+            for block in _typed(ours.get("blocks")):
                 self._server_block(block, events)
-            for delta in _objects(ours.get("deltas")):
-                if (key := self.blocks.open_key) is not None:
+            for delta in _typed(ours.get("deltas")):
+                key = self.blocks.open_key
+                if key is not None and delta["type"] not in _OWN_DELTAS:
                     self.blocks.take(Piece(key, {}, [delta]), events)
         theirs = {name: each for name, each in extra.items() if name != "anthropic" and each}
         if theirs:
@@ -205,6 +215,8 @@ class MessagesEvents:
         function = as_object(call.get("function")) or {}
         extra = as_object(call.get("extra_content")) or {}
         if number not in self._calls:
+            if not isinstance(function.get("name"), str):
+                return  # a call of another type, which nobody has asked for
             identity = str(call.get("id") or "")
             block: Fields = {"type": "tool_use", "id": identity, "name": function.get("name")}
             more = unknown_members(as_object(extra.get("anthropic")) or {}, frozenset(block))
@@ -225,6 +237,11 @@ def _objects(value: Any) -> list[Fields]:
     if not isinstance(value, list):
         return []
     return [each for each in map(as_object, cast("list[Any]", value)) if each is not None]
+
+
+def _typed(value: Any) -> list[Fields]:
+    """The objects in a list that say what they are."""
+    return [each for each in _objects(value) if isinstance(each.get("type"), str)]
 
 
 def _json(value: Any) -> str:

@@ -175,3 +175,36 @@ def content_of(parts: list[Fields]) -> str | list[Fields]:
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return str(parts[0]["text"])
     return parts
+
+
+#: Members of a schema whose values are schemas by their names, and those that hold no schema.
+_NAMED: Final = ("properties", "$defs", "definitions")
+_VALUES: Final = ("enum", "const", "default", "examples", "required")
+
+
+def is_strict(schema: Fields) -> bool:
+    """Whether OpenAI's API takes a schema as a strict one: each object names all of its members as
+    required. Anthropic's takes others, which are no more than a hint there."""
+    left: list[Any] = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += cast("list[Any]", value)
+        elif (fields := as_object(value)) is not None:
+            if not _is_closed(fields):
+                return False
+            for name, inner in fields.items():
+                if name in _NAMED:
+                    left += (as_object(inner) or {}).values()
+                elif name not in _VALUES:
+                    left.append(inner)
+    return True
+
+
+def _is_closed(schema: Fields) -> bool:
+    properties, required = as_object(schema.get("properties")), schema.get("required")
+    if properties is None and schema.get("type") != "object":
+        return True
+    names = cast("list[Any]", required) if isinstance(required, list) else []
+    is_open = schema.get("additionalProperties") is not False
+    return not is_open and all(name in names for name in properties or ())

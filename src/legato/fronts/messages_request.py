@@ -13,10 +13,11 @@ from legato.core import request as chat_request
 from legato.core.chunk import as_object
 from legato.core.errors import invalid
 from legato.core.front import FrontRequest
-from legato.core.request import Fraction, Positive, explain
+from legato.core.request import GREATEST_INT, Fraction, explain
 from legato.core.span_edit import with_members
+from legato.core.tool_calls import legal_call_id
 from legato.fronts.messages_content import assistant_message, system_message, user_messages
-from legato.fronts.messages_parts import Beyond, Fields, missing, unsupported, wrong
+from legato.fronts.messages_parts import Beyond, Fields, is_strict, missing, unsupported, wrong
 from legato.fronts.messages_thoughts import is_packed
 
 
@@ -57,7 +58,7 @@ class MessagesRequest(Struct, gc=False):
 
     model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_tokens: Positive
+    max_tokens: Annotated[int, Meta(ge=0, le=GREATEST_INT)]
     system: str | list[dict[str, Any]] | None = None
     stop_sequences: list[str] | None = None
     temperature: Fraction | None = None
@@ -67,7 +68,9 @@ class MessagesRequest(Struct, gc=False):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # as `output_config.format` was called at first
     metadata: Metadata | None = None
+    inference_geo: str | None = None
     stream: bool | None = None
 
 
@@ -78,7 +81,8 @@ class Echo(Struct, frozen=True):
 
 
 _decode_request: Final = msgspec.json.Decoder(MessagesRequest).decode
-_decode_messages: Final = msgspec.json.Decoder(list[dict[str, Raw]]).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list: Final = msgspec.json.Decoder(list[Raw]).decode
 
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -86,10 +90,17 @@ _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 def parse(body: bytes) -> FrontRequest:
     """Reads and checks a request body (`core.front.Front.parse`)."""
     request, beyond = _typed(body), Beyond()
+    if not request.max_tokens:
+        with beyond.noted():
+            reason = "is 0, which fills a cache of prompts that the model's server does not have"
+            raise unsupported("max_tokens", reason)
+    if request.inference_geo is not None:
+        with beyond.noted():
+            raise unsupported("inference_geo", "cannot be promised by the model's server")
     fields: Fields = {
         "model": request.model,
         "messages": _messages(request, beyond),
-        "max_tokens": request.max_tokens,
+        "max_tokens": request.max_tokens or 1,
         "stream": request.stream,
         "stop": request.stop_sequences or None,
         "temperature": request.temperature,
@@ -106,6 +117,7 @@ def parse(body: bytes) -> FrontRequest:
         _for_anthropic(body, request),
         Echo(tuple(request.stop_sequences or ())),
         beyond.error,
+        is_whole=not request.max_tokens and not request.stream,
     )
 
 
@@ -161,8 +173,8 @@ def _tools(request: MessagesRequest, beyond: Beyond) -> Fields:
     fields: Fields = {"tools": taken}
     if choice is None:
         return fields
-    if choice.disable_parallel_tool_use:
-        fields["parallel_tool_calls"] = False
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     if choice.type != "tool":
         return fields | {"tool_choice": _CHOICES[choice.type]}
     if choice.name not in [each["function"]["name"] for each in taken]:
@@ -224,15 +236,18 @@ def _reasoning(request: MessagesRequest) -> Fields:
 
 
 def _format(request: MessagesRequest) -> Fields:
-    config = request.output_config
-    if config is None or config.format is None:
+    config, place = request.output_config, "output_config.format"
+    wanted = config.format if config is not None else None
+    if wanted is None:
+        wanted, place = request.output_format, "output_format"
+    if wanted is None:
         return {}
-    wanted = config.format
     if wanted.type != "json_schema":
-        raise wrong("output_config.format.type", "is not `json_schema`")
+        raise wrong(f"{place}.type", "is not `json_schema`")
     if wanted.schema is None:
-        raise missing("output_config.format.schema")
-    schema = {"name": "answer", "schema": wanted.schema, "strict": True}
+        raise missing(f"{place}.schema")
+    strict = is_strict(wanted.schema)
+    schema = {"name": "answer", "schema": wanted.schema, "strict": strict}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
@@ -240,21 +255,47 @@ def _format(request: MessagesRequest) -> Fields:
 
 
 def _for_anthropic(body: bytes, request: MessagesRequest) -> bytes:
-    """The body without blocks that carry what other vendors want back. All else stays as it is."""
-    if not any(_has_packed(message) for message in request.messages):
+    """The body without blocks that carry what other vendors want back, and with ids of tool calls
+    that the API takes: other servers use more letters in theirs. All else stays as it is."""
+    if not any(_is_edited(message) for message in request.messages):
         return body
-    messages = _decode_messages(msgspec.json.decode(body, type=dict[str, Raw])["messages"])
-    left: list[dict[str, Raw]] = []
-    for fields, message in zip(messages, request.messages, strict=True):
-        if _has_packed(message):
-            blocks = msgspec.json.decode(fields["content"], type=list[Raw])
-            kept = [each for each in blocks if not is_packed(msgspec.json.decode(each))]
-            fields["content"] = Raw(msgspec.json.encode(kept))
-            if not kept:
-                continue
-        left.append(fields)
+    left: list[Raw] = []
+    entries = _decode_list(_decode_members(body)["messages"])
+    for entry, message in zip(entries, request.messages, strict=True):
+        if _is_edited(message):
+            blocks = _decode_list(_decode_members(entry)["content"])
+            kept = [
+                _with_legal_id(each, fields)
+                for each, fields in zip(blocks, _blocks(message), strict=True)
+                if not is_packed(fields)
+            ]
+            if kept:
+                left.append(Raw(with_members(bytes(entry), {"content": kept})))
+        else:
+            left.append(entry)
     return with_members(body, {"messages": left})
 
 
-def _has_packed(message: Message) -> bool:
-    return not isinstance(message.content, str) and any(map(is_packed, message.content))
+#: Members with the id of a call, by the type of their block.
+_IDS: Final = {"tool_use": "id", "tool_result": "tool_use_id"}
+
+
+def _blocks(message: Message) -> list[Fields]:
+    return [] if isinstance(message.content, str) else message.content
+
+
+def _is_edited(message: Message) -> bool:
+    return any(is_packed(each) or _legal_id(each) for each in _blocks(message))
+
+
+def _legal_id(block: Fields) -> dict[str, str]:
+    """The member that takes the place of an id that is not legal."""
+    name = _IDS.get(str(block.get("type")), "")
+    identity = block.get(name)
+    legal = legal_call_id(identity) if isinstance(identity, str) else identity
+    return {} if legal == identity else {name: str(legal)}
+
+
+def _with_legal_id(raw: Raw, block: Fields) -> Raw:
+    changes = _legal_id(block)
+    return Raw(with_members(bytes(raw), changes)) if changes else raw

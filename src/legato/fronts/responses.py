@@ -15,6 +15,7 @@ class ResponsesFront:
 
     name: str = FORMAT
     passed_headers: bytes = b""
+    id_header: bytes = b""
 
     def parse(self, body: bytes) -> FrontRequest:
         return responses_request.parse(body)

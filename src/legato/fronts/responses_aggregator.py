@@ -52,7 +52,7 @@ class ResponsesAggregator:
 
     def complete(self, usage: Usage, extras: bytes) -> None:
         self.usage = usage
-        self._items.end()
+        self._relayed.end()
 
     def fail(self, error: ApiError) -> None:
         self.error = error

@@ -1,5 +1,6 @@
 """Errors as OpenAI's Responses API has them."""
 
+import math
 import re
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ _PARAMS: Final = {
     "logprobs": "top_logprobs",
 }
 
+#: Words that say for how long to wait, as Codex reads them.
+_ADVICE: Final = re.compile(r"try again in\s*\d+(\.\d+)?\s*(s|ms|seconds?)\b", re.IGNORECASE)
+
 _FIRST: Final = re.compile(r"^\w+")
 
 
@@ -38,13 +42,16 @@ def _rate_limit(error: ApiError) -> str:
     if error.retry_after is None:
         return error.public_message
     message = error.message.rstrip()
+    if _ADVICE.search(message):
+        return message  # the upstream's own
     if message and message[-1] not in ".!?":
         message += "."
     return f"{message} Please try again in {_seconds(error.retry_after)}s.".lstrip()
 
 
 def _seconds(wait: float) -> str:
-    return f"{max(wait, 0.1):.1f}".removesuffix(".0")
+    tenths = math.ceil(max(wait, 0.1) * 10 - 1e-6)  # who comes too early is refused again
+    return f"{tenths / 10:.1f}".removesuffix(".0")
 
 
 def refusal(error: ApiError) -> Refusal:

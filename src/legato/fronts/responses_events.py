@@ -95,7 +95,7 @@ class OutputItems:
         current = self._current
         if not isinstance(current, MessageItem):
             self._end_current()
-            current = self._current = MessageItem(self._emit, new_id("msg"), self._take_index())
+            current = self._current = MessageItem(self._emit, new_id("msg"), self.take_index())
             current.begin()
         return current
 
@@ -104,12 +104,17 @@ class OutputItems:
         current = self._current
         if not isinstance(current, ReasoningItem) or (identity and current.identity != identity):
             self._end_current()
-            index = self._take_index()
+            index = self.take_index()
             current = self._current = ReasoningItem(self._emit, identity or new_id("rs"), index)
             current.begin()
         return current
 
-    def _take_index(self) -> int:
+    def is_done(self, index: int) -> bool:
+        """Whether the item with this index is done."""
+        return index in self._done
+
+    def take_index(self) -> int:
+        """That of the next item, which begins."""
         self._next += 1
         return self._next - 1
 
@@ -160,7 +165,7 @@ class OutputItems:
         found = parse_data_url((as_object(part.get("image_url")) or {}).get("url"))
         if found is not None:
             self._end_current()
-            item = ImageItem(self._emit, new_id("ig"), self._take_index())
+            item = ImageItem(self._emit, new_id("ig"), self.take_index())
             item.begin()
             item.data = found[1]
             self._done[item.index] = item.finish("completed")
@@ -173,7 +178,7 @@ class OutputItems:
             tool = self._names.tool(str(function.get("name") or ""))
             kind, make = ("ctc", CustomCallItem) if tool.is_custom else ("fc", CallItem)
             call = str(piece.get("id") or new_id("call"))
-            item = make(self._emit, new_id(kind), self._take_index(), call, tool)
+            item = make(self._emit, new_id(kind), self.take_index(), call, tool)
             self._calls[piece["index"]] = item
             item.begin()
         arguments = function.get("arguments")
@@ -185,16 +190,17 @@ class OutputItems:
         if current is not None:
             self._done[current.index] = current.finish("completed")
 
-    def end(self) -> None:
+    def end(self, status: str | None = None) -> None:
         """The answer is over: what is open ends. Where it is not complete, the item that came last
-        is not either."""
+        is not either. `status`: the answer's, where an upstream of the same format has said it."""
+        status = status or self.status[0]
         left: list[Item] = [*self._calls.values()]
         if self._current is not None:
             left.append(self._current)
         self._current, self._calls = None, {}
         for item in sorted(left, key=lambda each: each.index):
-            status = self.status[0] if item.index == self._next - 1 else "completed"
-            self._done[item.index] = item.finish(status)
+            is_last = item.index == self._next - 1
+            self._done[item.index] = item.finish(status if is_last else "completed")
 
     # For the fast path
 

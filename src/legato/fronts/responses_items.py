@@ -27,8 +27,11 @@ SUMMARY: Final = ("response.reasoning_summary_text", "text", "summary_text")
 THOUGHT: Final = ("response.reasoning_text", "text", "reasoning_text")
 Kind = tuple[str, str, str]
 
-_ADDED: Final = "response.output_item.added"
-_DONE: Final = "response.output_item.done"
+#: Kinds by the type of a part.
+PART_KINDS: Final = {kind[2]: kind for kind in (TEXT, REFUSAL, SUMMARY, THOUGHT)}
+
+ADDED: Final = "response.output_item.added"
+DONE: Final = "response.output_item.done"
 
 
 def members(**fields: Any) -> bytes:
@@ -88,12 +91,12 @@ class Item(ABC):
 
     def begin(self) -> None:
         item = self.whole("in_progress")
-        self.emit(_ADDED, members(output_index=self.index, item=item))
+        self.emit(ADDED, members(output_index=self.index, item=item))
 
     def finish(self, status: str) -> bytes:
         """Emits its end; the whole item as JSON."""
         item = encoded(self.whole(status))
-        self.emit(_DONE, members(output_index=self.index, item=Raw(item)))
+        self.emit(DONE, members(output_index=self.index, item=Raw(item)))
         return item
 
 
@@ -110,7 +113,7 @@ class PartedItem(Item):
     def part(self, kind: Kind) -> Part:
         """The open part, which is of this kind."""
         if self.open is None or self.open.kind is not kind or self.open.is_told:
-            self._close_part()
+            self.close_part()
             index = sum((each.kind is SUMMARY) is (kind is SUMMARY) for each in self.parts)
             part = self.open = Part(kind, index)
             self.emit(f"{part.frame}.added", members(**part.place(self), part=part.whole()))
@@ -134,7 +137,7 @@ class PartedItem(Item):
             tail = b"," + members(logprobs=logprobs)
         self.emit(name, head + quoted + tail)
 
-    def _close_part(self) -> None:
+    def close_part(self) -> None:
         part, self.open = self.open, None
         if part is None:
             return
@@ -147,7 +150,7 @@ class PartedItem(Item):
         self.emit(f"{part.frame}.done", members(**part.place(self), part=part.whole()))
 
     def finish(self, status: str) -> bytes:
-        self._close_part()
+        self.close_part()
         return super().finish(status)
 
 

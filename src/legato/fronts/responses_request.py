@@ -106,7 +106,7 @@ def parse(body: bytes) -> FrontRequest:
             "`input` has nothing that a model could answer.", param="input", code="invalid_value"
         )
     chat |= apply_choice(tools, request.tool_choice)
-    chat |= _parameters(request, has_tools="tools" in chat)
+    chat |= _parallel_calls(request, chat) | _parameters(request)
     translated = msgspec.json.encode(chat)
     return FrontRequest(
         parse_chat(translated),
@@ -139,7 +139,18 @@ def _refuse_stored(request: ResponsesRequest) -> None:
             )
 
 
-def _parameters(request: ResponsesRequest, *, has_tools: bool) -> Fields:
+def _parallel_calls(request: ResponsesRequest, chat: Fields) -> Fields:
+    """Several calls are the default, so that is left out, for servers that do not know the
+    parameter; unless a call is demanded: the local engine makes one where it is not told so."""
+    wanted = request.parallel_tool_calls
+    if wanted is None or "tools" not in chat:
+        return {}
+    if wanted and chat.get("tool_choice") in (None, "auto", "none"):
+        return {}
+    return {"parallel_tool_calls": wanted}
+
+
+def _parameters(request: ResponsesRequest) -> Fields:
     """Everything but messages and tools. What only tells how an answer is stored, shown or
     truncated has no equivalent."""
     reasoning = request.reasoning
@@ -157,8 +168,6 @@ def _parameters(request: ResponsesRequest, *, has_tools: bool) -> Fields:
         "prompt_cache_key": request.prompt_cache_key,
         "service_tier": request.service_tier if request.service_tier != "auto" else None,
     }
-    if has_tools and request.parallel_tool_calls is False:
-        parameters["parallel_tool_calls"] = False
     options = request.stream_options
     if request.stream and options is not None and options.include_obfuscation is not None:
         parameters["stream_options"] = {"include_obfuscation": options.include_obfuscation}

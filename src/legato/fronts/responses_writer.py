@@ -10,7 +10,7 @@ from legato.core.chunk import Chunk, Usage
 from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead, Sink, WriterOptions
-from legato.core.json_text import encoded, one_line
+from legato.core.json_text import encoded
 from legato.core.span_edit import with_members, with_number
 from legato.core.subscriber import WriteText
 from legato.fronts.responses_body import ResponseBody
@@ -140,7 +140,14 @@ class ResponsesWriter:
             data = with_members(data, {"response": Raw(response)})
         if event.number != number:
             data = with_members(data, {"sequence_number": number})
-        return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), one_line(data))
+        frame = b"event: %b\ndata: %b" % (event.kind.encode(), data.rstrip())
+        if self._lacks_padding(event.kind, data):
+            frame = frame[:-1] + padding.member(len(frame) + 2) + b"}"
+        return frame + b"\n\n"
+
+    def _lacks_padding(self, kind: str, data: bytes) -> bool:
+        """Whether an event is to be padded here: its upstream knows nothing of it."""
+        return self._pads and kind.endswith(".delta") and b'"obfuscation"' not in data
 
     def text_writer(self, chunk: Chunk, raw: tuple[bytes, bytes]) -> WriteText | None:
         found = self._items.open_part(chunk.is_reasoning)
@@ -167,13 +174,15 @@ class ResponsesWriter:
         return write
 
     def event_writer(self, event: bytes) -> WriteText | None:
-        found = self._items.open_part(is_reasoning=False)
-        if not event.startswith(_TEXT_HEAD) or found is None or self._coalescer is not None:
+        if not event.startswith(_TEXT_HEAD) or self._coalescer is not None:
             return None
         data = event[len(_TEXT_HEAD) : -2]
+        part = self._relayed.part_of(data)
+        if part is None or self._lacks_padding(_TEXT.decode(), data):
+            return None
         if with_number(data, _ANY) != with_members(data, {"sequence_number": _ANY}):
             return None  # it has none, or one that stands elsewhere too
-        parts, text = self._parts, found[1].text
+        parts, text = self._parts, part.text
 
         def write(quoted: bytes, event: bytes) -> None:
             text.extend(_ours(quoted)[1:-1])
@@ -222,7 +231,7 @@ class ResponsesWriter:
         self.resume()
         self._begin()
         terminal = self._relayed.terminal
-        self._items.end()
+        self._relayed.end()
         if terminal is not None:
             self._parts.append(self._frame(terminal, usage))
         else:

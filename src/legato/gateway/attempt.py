@@ -57,7 +57,13 @@ class CallRequest:
         self.is_bare = False  # all signed reasoning is left out
         self.source: Source | None = None
         if request.source is not None:
-            self.source = Source(request.format, request.source, passed, request.beyond is not None)
+            self.source = Source(
+                request.format,
+                request.source,
+                passed,
+                request.beyond is not None,
+                request.is_whole,
+            )
         self.delivered: Delivered | None = None
 
     def can_continue(self, upstream: Upstream, broken: Upstream) -> bool:
@@ -133,6 +139,8 @@ class Attempt:
         "_is_probe",
         "_on_broken",
         "_opened",
+        "_read",
+        "_read_at",
         "_services",
         "_stream",
         "asked",
@@ -163,6 +171,8 @@ class Attempt:
         self.upstream: Upstream = services.upstreams[name]
         self.response: Response | FannedResponse | None = None
         self.asked = services.clock()
+        self._read: float | None = None  # how much of the prompt it says that it has read, 0 to 1
+        self._read_at = self.asked  # when it had read more
         self.is_open = False
         self.is_charged = False  # its cost is in the call's row
         self.stripped = 0  # reasoning that was left out of the request, being another model's
@@ -278,7 +288,7 @@ class Attempt:
         """How many were sent for this one answer: the prompt of each is billed."""
         return self.response.requests if self.response is not None else 1
 
-    def limits(self, progress: float | None) -> Iterator[tuple[float, str, str]]:
+    def limits(self, progress: float | None, now: float) -> Iterator[tuple[float, str, str]]:
         """(until when the upstream may be silent, error code, message), for each timer.
 
         `progress`: when something last came, None where nothing is read at present.
@@ -288,9 +298,15 @@ class Attempt:
         message = f"The upstream's answer was not complete within {seconds:g} s."
         yield self.asked + seconds, "upstream_total_timeout", message
         if not self.is_open:
+            # A long prompt takes minutes on a CPU: the time is counted from where it was read on.
+            read = self.response.progress if self.response is not None else None
+            if read is not None and read > (self._read or 0.0):
+                self._read, self._read_at = read, now
             seconds = options.first_token_seconds
             message = f"The upstream gave no first token within {seconds:g} s."
-            yield self.asked + seconds, "upstream_first_token_timeout", message
+            if read is not None:
+                message = f"{message[:-1]} after it had read {read:.0%} of the prompt."
+            yield self._read_at + seconds, "upstream_first_token_timeout", message
         elif progress is not None:
             seconds = options.stall_seconds
             message = f"The upstream made no progress for {seconds:g} s."

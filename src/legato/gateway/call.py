@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from legato.core.errors import ApiError, internal, service_unavailable
 from legato.core.front import AnswerHead, Front, FrontRequest
-from legato.core.request import cleaned
+from legato.core.request import as_text
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
@@ -143,9 +143,10 @@ class Call:
         if services.ledger.is_full:
             raise _unaccountable()
         row = self._row = Row(self._id, self._received, self._key.id)
+        row.owner = self._key.owner
         row.front = self._front.name
-        row.agent = agent_of(client.user_agent)
-        client.body = cleaned(client.body)
+        row.agent = agent_of(client.user_agent, client.title)
+        client.body = as_text(client.body)
         parsed = await self._read(client.body)
         client.body = b""
         request = parsed.chat
@@ -163,6 +164,7 @@ class Call:
         )
         head = AnswerHead(self._id, int(self._received), request.model)
         self._reply = Reply(services, client, self._front, self._stream, head, parsed)
+        services.open_streams += self._reply.is_streamed
         return parsed
 
     async def _read(self, body: bytes) -> FrontRequest:
@@ -228,6 +230,8 @@ class Call:
 
     def _fail(self, error: ApiError) -> None:
         """The call failed: as a status where that is still possible, else as the last frame."""
+        if self._stream.state is State.COMPLETE:
+            self._stream.note_error(error)  # whole, and yet no answer that a client can be given
         self._stream.fail(error)
         if not self._is_gone and (self._reply is None or not self._reply.is_committed):
             refuse(self._client, self._front, self._lines, error)
@@ -238,6 +242,8 @@ class Call:
         return self._grant.lines + self._dispatch.headers
 
     def _settle(self) -> None:
+        if self._reply is not None and not self._is_gone:
+            self._reply.close()
         if self._row is not None:
             self._write_row(self._row)
         self._dispatch.settle()
@@ -245,6 +251,7 @@ class Call:
         # what takes memory now.
         self._stream.release()
         if self._reply is not None:
+            self._services.open_streams -= self._reply.is_streamed
             self._reply.release()
         if self._kept is not None:
             self._kept.settle()
@@ -258,6 +265,7 @@ class Call:
         )
         try:
             row.upstream_id = self._dispatch.upstream_id
+            row.queued = self._grant.queued
             if self._reply is not None:
                 row.frames, row.bytes = self._reply.size
             self._dispatch.charge()

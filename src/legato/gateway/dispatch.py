@@ -387,7 +387,7 @@ class Dispatch:
             return now + self._soonest  # so has the end of the body
         # With a slow client it is we who do not read.
         progress = None if self._is_held else max(stream.timings.last, self._resumed_at)
-        limit, code, message = min(attempt.limits(progress))
+        limit, code, message = min(attempt.limits(progress, now))
         if now >= limit:
             attempt.abort()
             attempt.response = None

@@ -11,6 +11,7 @@ import msgspec
 
 from legato.core.errors import ApiError, invalid
 from legato.core.front import Front, FrontRequest
+from legato.fronts.responses_content import objects
 from legato.fronts.responses_history import continued, echoed, read
 from legato.store.responses import StoredResponse
 
@@ -42,7 +43,7 @@ class KeptResponses:
         """Raises `ApiError` 404 where it is not there, or is another key's."""
         response = await self._find(identity, key)
         if response is None:
-            raise ApiError(404, "response_not_found", f"There is no response `{identity[:100]}`.")
+            raise _not_found(identity)
         return response
 
     async def _find(self, identity: str, key: str) -> StoredResponse | None:
@@ -54,7 +55,8 @@ class KeptResponses:
     async def delete(self, identity: str, key: str) -> None:
         """Raises `ApiError` 404."""
         await self.find(identity, key)
-        await self._store.delete(identity, key)
+        if not await self._store.delete(identity, key):
+            raise _not_found(identity)  # another request has just deleted it
 
     async def begin(
         self, identity: str, key: str, body: bytes, front: Front
@@ -65,7 +67,9 @@ class KeptResponses:
         if turn is None:
             return front.parse(body), None
         history: list[Any] = []
-        if turn.previous is not None:
+        if turn.previous is None:
+            request = front.parse(body)
+        else:
             earlier = await self._find(turn.previous, key)
             if earlier is None:
                 raise invalid(
@@ -75,15 +79,15 @@ class KeptResponses:
                     code="previous_response_not_found",
                 )
             history = msgspec.json.decode(earlier.items)
-            body = continued(body, history + turn.items)
-        request = echoed(front.parse(body), turn)
+            request = continued(body, history, turn, front)
+        request = echoed(request, turn)
         if not turn.is_kept:
             return request, None
         self._under_way[identity] = asyncio.get_running_loop().create_future()
         return request, KeptCall(self, identity, key, history + turn.items)
 
     async def put(self, call: "KeptCall", response: bytes) -> None:
-        items, output = call.items, msgspec.json.decode(response)["output"]
+        items, output = call.items, objects(msgspec.json.decode(response)["output"])
         row = StoredResponse(
             call.identity,
             call.key,
@@ -102,6 +106,10 @@ class KeptResponses:
         writing = self._under_way.pop(identity, None)
         if writing is not None:
             writing.set_result(None)
+
+
+def _not_found(identity: str) -> ApiError:
+    return ApiError(404, "response_not_found", f"There is no response `{identity[:100]}`.")
 
 
 class KeptCall:

@@ -3,10 +3,9 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from legato.core.errors import ApiError
 from legato.core.front import FrontRequest
@@ -15,14 +14,14 @@ from legato.core.span_edit import with_members
 from legato.gateway.route_queue import RouteQueue
 from legato.policy import budgets
 from legato.policy.budgets import Budget
+from legato.policy.estimates import Answers, Estimate
 from legato.policy.keys import Key
 from legato.policy.ledger import Row
 from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
 from legato.policy.live import refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
-from legato.policy.token_estimate import Medians, prompt_tokens
-from legato.store.live import Bucket, Levels, Live, Permit
+from legato.store.live import Bucket, Level, Levels, Live, Permit
 
 #: The member of a request that limits its tokens, by the client's format.
 _MAX_TOKENS: Final = {
@@ -40,27 +39,41 @@ class RouteLimits(Struct, frozen=True):
     queue: RouteQueue | None = None
 
 
-class Estimate(Struct, frozen=True):
-    """Tokens that a call is taken to need. `dollars`: by the price of its route, which is 0 where
-    none is known."""
-
-    prompt: int
-    completion: int
-    dollars: Callable[[int, int], float]
+class Price(Protocol):
+    """US dollars per million tokens."""
 
     @property
-    def tokens(self) -> int:
-        return self.prompt + self.completion
+    def prompt(self) -> float: ...
+    @property
+    def completion(self) -> float: ...
 
-    def amount(self, budget: Budget) -> float:
-        """In the budget's unit."""
+
+#: The price of a model that a route has; None: it is not known.
+PriceOf = Callable[[Route, str], Price | None]
+
+
+class Cost(Struct, frozen=True):
+    """What a call is taken to use. `price` None: it costs nothing that is known."""
+
+    estimate: Estimate
+    price: Price | None
+
+    def amount(self, budget: Budget, completion: int) -> float:
+        """With so many tokens of an answer, in the budget's unit."""
+        prompt = self.estimate.prompt
         if budget.unit == "tokens":
-            return self.tokens
-        return self.dollars(self.prompt, self.completion)
+            return prompt + completion
+        if self.price is None:
+            return 0.0
+        return (prompt * self.price.prompt + completion * self.price.completion) / 1e6
 
-    def spent(self, budget: Budget, completion: int) -> float:
-        """What is spent by now, in the budget's unit."""
-        return replace(self, completion=completion).amount(budget)
+
+class Standing(Struct, frozen=True):
+    """What is left to a key. `levels`: of its limits. `budgets`: its own, and its owner's."""
+
+    limits: Limits
+    levels: Levels
+    budgets: dict[Literal["key", "owner"], tuple[Budget, Level]]
 
 
 class Grant:
@@ -73,7 +86,7 @@ class Grant:
 
     def __init__(self) -> None:
         self._settle: list[Callable[[Row], None]] = []
-        self._hard: list[tuple[Budget, float, Estimate]] = []  # and how much is left of each
+        self._hard: list[tuple[Budget, float, Cost]] = []  # and how much is left of each
         self.lines = b""
         self.queued = 0.0
 
@@ -81,9 +94,9 @@ class Grant:
         """What is done when the call has ended."""
         self._settle.append(act)
 
-    def bound(self, budget: Budget, left: float, estimate: "Estimate") -> None:
+    def bound(self, budget: Budget, left: float, cost: Cost) -> None:
         """The call is cut when it has spent what is left of a hard budget."""
-        self._hard.append((budget, left, estimate))
+        self._hard.append((budget, left, cost))
 
     @property
     def may_be_cut(self) -> bool:
@@ -93,8 +106,8 @@ class Grant:
     def check(self, completion: int) -> ApiError | None:
         """The end of a call that has spent what was left of a hard budget. `completion`: tokens
         that have come."""
-        for budget, left, estimate in self._hard:
-            if estimate.spent(budget, completion) > left:
+        for budget, left, cost in self._hard:
+            if cost.amount(budget, completion) > left:
                 message = f"The budget of {budget} is spent."
                 return ApiError(429, "insufficient_quota", message)
         return None
@@ -109,7 +122,8 @@ class Grant:
 class Limiter:
     """Admits calls.
 
-    `tiers`, `owners` (budgets) and `routes`: by name, as configured. `clock`: seconds.
+    `tiers`, `owners` (budgets) and `routes`: by name, as configured. `clock`: seconds. `price_of`:
+    the price of a model, by which budgets of money are reserved.
     """
 
     def __init__(
@@ -117,6 +131,7 @@ class Limiter:
         live: Live,
         router: Router,
         clock: Callable[[], float],
+        price_of: PriceOf = lambda route, model: None,
         *,
         tiers: Mapping[str, Limits] | None = None,
         owners: Mapping[str, Budget] | None = None,
@@ -125,7 +140,8 @@ class Limiter:
         self.live = live
         self._router = router
         self._clock = clock
-        self._medians = Medians()
+        self._price_of = price_of
+        self._answers = Answers()
         self._tiers = tiers or {}
         self._owners = owners or {}
         self._routes = routes or {}
@@ -145,16 +161,36 @@ class Limiter:
             if decision.permit is None:
                 raise refusal(decision)
             grant.on_settled(partial(self._settle, decision.permit, route.model))
-            for budget, bucket, estimate in hard:
-                grant.bound(budget, budgets.allowance(bucket, decision), estimate)
+            for budget, bucket, cost in hard:
+                grant.bound(budget, budgets.allowance(bucket, decision), cost)
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
 
+    async def standing(self, key: Key) -> Standing:
+        """What is left to a key now; takes nothing."""
+        limits = self.limits_of(key.limits, key.tier)
+        levels = await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
+        left: dict[Literal["key", "owner"], tuple[Budget, Level]] = {}
+        for whose, subject, budget in self._budgets(key):
+            bucket = budgets.bucket(subject, budget, 0.0, time.time())
+            found = await self.live.levels([bucket])
+            left[whose] = budget, found[bucket.kind]
+        return Standing(limits, levels, left)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Calls that wait for their turn, by route, of those routes that have a queue."""
+        return {
+            name: each.queue.waiting
+            for name, each in self._routes.items()
+            if each.queue is not None
+        }
+
     def _settle(self, permit: Permit, route: str, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
         if row.outcome == "complete":
-            self._medians.learn(route, row.completion_tokens)
+            self._answers.learn(route, row.completion_tokens)
 
     def _leave(self, queue: RouteQueue, since: float, row: Row) -> None:
         queue.leave(self._clock() - since)
@@ -165,38 +201,34 @@ class Limiter:
 
     def _buckets(
         self, key: Key, route: Route, limits: Limits, of_route: Limits, request: FrontRequest
-    ) -> tuple[list[Bucket], list[tuple[Budget, Bucket, Estimate]]]:
+    ) -> tuple[list[Bucket], list[tuple[Budget, Bucket, Cost]]]:
         """All buckets, and those of hard budgets."""
-        owner = self._owners.get(key.owner) if key.owner is not None else None
-        budgeted = [
-            (subject, budget)
-            for subject, budget in ((f"key:{key.id}", key.budget), (f"owner:{key.owner}", owner))
-            if budget is not None
-        ]
+        budgeted = self._budgets(key)
         if not budgeted and limits == of_route == NO_LIMITS:
             return [], []
-        estimate = self._estimate(route, request)
+        chat = request.chat
+        asked = chat.max_completion_tokens or chat.max_tokens
+        estimate = self._answers.estimate(route.model, request.body, asked, chat.choices)
         found = buckets(f"key:{key.id}", limits, estimate.tokens)
         found += buckets(f"route:{route.model}", of_route, estimate.tokens)
-        hard: list[tuple[Budget, Bucket, Estimate]] = []
-        now = time.time()
-        for subject, budget in budgeted:
-            bucket = budgets.bucket(subject, budget, estimate.amount(budget), now)
+        hard: list[tuple[Budget, Bucket, Cost]] = []
+        cost, now = Cost(estimate, self._price_of(route, chat.model)), time.time()
+        for _, subject, budget in budgeted:
+            amount = cost.amount(budget, estimate.completion)
+            bucket = budgets.bucket(subject, budget, amount, now)
             found.append(bucket)
             if budget.hard:
-                hard.append((budget, bucket, estimate))
+                hard.append((budget, bucket, cost))
         return found, hard
 
-    def _estimate(self, route: Route, request: FrontRequest) -> Estimate:
-        chat = request.chat
-        asked = chat.max_completion_tokens or chat.max_tokens or self._medians.of(route.model)
-        price = route.price or {}
-
-        def dollars(prompt: int, completion: int) -> float:
-            each = price.get("prompt", 0.0) * prompt + price.get("completion", 0.0) * completion
-            return each / 1e6
-
-        return Estimate(prompt_tokens(request.body), asked * chat.choices, dollars)
+    def _budgets(self, key: Key) -> list[tuple[Literal["key", "owner"], str, Budget]]:
+        """(whose, subject, budget) of each that a call of the key takes from."""
+        found: list[tuple[Literal["key", "owner"], str, Budget]] = []
+        if key.budget is not None:
+            found.append(("key", f"key:{key.id}", key.budget))
+        if key.owner is not None and key.owner in self._owners:
+            found.append(("owner", f"owner:{key.owner}", self._owners[key.owner]))
+        return found
 
 
 _FREE: Final = RouteLimits()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, internal
 from legato.core.front import (
     Aggregator,
     AnswerHead,
@@ -31,6 +31,7 @@ class Reply:
         "_frames",
         "_front",
         "_head",
+        "_is_ended",
         "_on_full",
         "_options",
         "_request",
@@ -59,6 +60,7 @@ class Reply:
         self._head = head
         self._writer: Writer | None = None
         self._answer = b""  # one that is not streamed
+        self._is_ended = False  # the last frame of one that is
         streams = request.chat.stream
         self._aggregator: Aggregator | None = None if streams else front.aggregator(request)
         self._request: FrontRequest | None = request if streams else None  # until it is written
@@ -147,6 +149,12 @@ class Reply:
         if self._writer is not None:
             self._writer.resume()
 
+    def close(self) -> None:
+        """Ends a stream whose end could not be written, which is a fault of ours: else its client
+        would wait for it."""
+        if self._writer is not None and not self._is_ended:
+            self._writer.fail(internal())
+
     def release(self) -> None:
         """Lets go of what refers back to the reply, once the call is settled."""
         self._writer = None
@@ -159,6 +167,7 @@ class Reply:
         self._client.write(data)
 
     def finish(self, data: bytes) -> None:
+        self._is_ended = True
         self._client.finish(data)
 
     def on_full(self) -> None:

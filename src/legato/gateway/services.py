@@ -28,6 +28,8 @@ class Client(Protocol):
     begun: float
     request_id: str
     user_agent: bytes | None
+    title: bytes | None
+    """The header `x-title`: the client's name, where its user agent is a library's."""
     passed: bytes
     session_headers: Mapping[bytes, bytes]
     """Those that tell which session a call belongs to (`policy.sessions`)."""
@@ -98,4 +100,5 @@ class Services(Struct):
     padding: Literal["auto", "on", "off"] = "auto"
     kept_responses: KeptResponses | None = None  # None: nothing is kept
     limiter: Limiter | None = None  # None: nobody has limits
-    on_settled: Callable[[Row], None] | None = None
+    on_settled: Callable[[Row], None] | None = None  # told of each call once it has ended
+    open_streams: int = 0  # streamed answers in progress, from admission on

@@ -1,7 +1,6 @@
 """Which program a client is: name and version, from its headers."""
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -39,15 +38,15 @@ _LIBRARIES: Final = frozenset(
 _SDK_PREFIXES: Final = ("openai-", "anthropic-", "ai-sdk/")
 
 
-def agent_of(user_agent: bytes | None, headers: Mapping[bytes, bytes] | None = None) -> str | None:
+def agent_of(user_agent: bytes | None, title: bytes | None = None) -> str | None:
     """`claude-code/2.1.197`, `opencode/1.18.33`, `curl/8.5.0`; None if the client does not say.
 
-    `headers`: with names in lower case. A program that uses an SDK and names itself in `x-title`
-    has that name. The result has at most `MAX_LENGTH` characters of ASCII and no space.
+    `title`: the header `x-title`, in which programs that use an SDK or a library name themselves.
+    The result has at most `MAX_LENGTH` characters of ASCII and no space.
     """
     name, agent = _product(user_agent[:_READ]) if user_agent else ("", None)
-    if headers and (not name or name in _LIBRARIES or name.startswith(_SDK_PREFIXES)):
-        return _title(headers.get(b"x-title", b"")) or agent
+    if title and (not name or name in _LIBRARIES or name.startswith(_SDK_PREFIXES)):
+        return _title(title) or agent
     return agent
 
 

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -65,18 +66,22 @@ def counter(subject: str, budget: Budget, now: float) -> str:
     `subject`: `key:ID` or `owner:NAME`. `now`: Unix seconds. Budgets of one subject with the same
     unit and period count the same; a call takes from one of them.
     """
-    period = datetime.fromtimestamp(now, UTC).strftime("%Y-%m")
-    return f"{subject}:{budget.unit}:{period if budget.period == 'month' else 'total'}"
+    period = _month(int(now // 3600))[0] if budget.period == "month" else "total"
+    return f"{subject}:{budget.unit}:{period}"
 
 
 def month(now: float) -> tuple[float, float]:
     """Begin and end of the calendar month in UTC, in Unix seconds."""
-    begin = datetime.fromtimestamp(now, UTC).replace(
-        day=1, hour=0, minute=0, second=0, microsecond=0
-    )
+    return _month(int(now // 3600))[1:]
+
+
+@lru_cache(maxsize=4)
+def _month(hour: int) -> tuple[str, float, float]:
+    """Name, begin and end of the month of an hour since 1970."""
+    begin = datetime.fromtimestamp(hour * 3600, UTC).replace(day=1, hour=0)
     years, months = divmod(begin.month, 12)
     end = begin.replace(year=begin.year + years, month=months + 1)
-    return begin.timestamp(), end.timestamp()
+    return begin.strftime("%Y-%m"), begin.timestamp(), end.timestamp()
 
 
 def bucket(subject: str, budget: Budget, amount: float, now: float) -> Bucket:

@@ -90,8 +90,7 @@ def _clean(code: str) -> str:
 
 
 class SettledCall:
-    """A call that has ended. Its row is completed when the ledger writes it: completing many rows
-    in one batch costs less than completing each at the end of its call."""
+    """A call that has ended. Its row is completed when the ledger asks for it, once."""
 
     __slots__ = ("_disconnected", "_now", "_on_bug", "_row", "_stream")
 
@@ -134,6 +133,8 @@ class Price(Protocol):
     def cached(self) -> float: ...
     @property
     def cache_write(self) -> float: ...
+    @property
+    def cache_write_1h(self) -> float: ...
 
 
 def complete(row: Row, stream: Stream, now: float, *, disconnected: bool = False) -> None:
@@ -160,20 +161,23 @@ def charge(row: Row, stream: Stream, price: Price, requests: int) -> None:
         reported = count(stream.usage.reported)
         prompt, cached = reported.prompt, min(reported.cached, reported.prompt)
         written = min(reported.cache_writes, prompt - cached)
+        for_an_hour = min(reported.hour_cache_writes, written)
         completion = reported.completion
         if stream.state is not State.COMPLETE:  # a running total may lag behind what was sent
             completion = max(completion, observed.completion)
     elif stream.timings.pieces:
-        prompt, completion, cached, written = observed.prompt, observed.completion, 0, 0
+        prompt, completion = observed.prompt, observed.completion
+        cached = written = for_an_hour = 0
     else:
-        prompt = completion = cached = written = 0
+        prompt = completion = cached = written = for_an_hour = 0
     dollars = (prompt - cached - written) * price.prompt
-    dollars += cached * price.cached + written * price.cache_write
+    dollars += cached * price.cached
+    dollars += (written - for_an_hour) * price.cache_write + for_an_hour * price.cache_write_1h
     row.cost = (row.cost or 0.0) + (dollars * requests + completion * price.completion) / 1e6
 
 
 def _outcome(stream: Stream, attempts: int) -> Outcome:
-    if stream.state is State.COMPLETE:
+    if stream.state is State.COMPLETE and stream.error is None:
         return "complete"
     if stream.state is State.CANCELLED:
         return "cancelled"

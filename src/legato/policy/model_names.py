@@ -9,8 +9,9 @@ from legato.core.errors import ApiError
 #: As the `model` of a deployment: the client's name is sent as it is.
 ANY_MODEL: Final = "*"
 
-#: What a pattern matches at most. Clients send anything, and such a name goes on to an upstream.
-_MATCHED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+#: What a pattern matches at most. Clients send anything, and such a name goes on to an upstream:
+#: at some as a part of the path, which it must not lead out of.
+_MATCHED: Final = re.compile(r"(?!.*/\.{1,2}(?:/|$))[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 
 
 def is_pattern(name: str) -> bool:
@@ -68,4 +69,7 @@ def _precedence(pattern: str) -> tuple[int, int]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in normalized(pattern).split("*")))
+    """Text between two stars is matched where it comes first, and nowhere else is tried: else a
+    pattern with many stars takes a name that it does not match for minutes."""
+    first, *between, last = map(re.escape, normalized(pattern).split("*"))
+    return re.compile(f"{first}{''.join(f'(?>.*?{part})' for part in between)}.*{last}")

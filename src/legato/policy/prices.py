@@ -1,9 +1,8 @@
 """List prices of models, as rows of data, for deployments without a `price` setting.
 
-Prices are those of the standard tier. They leave out surcharges for very long prompts, and for
-cache writes that live longer than by default. Models whose price depends on the hour or ends on a
-known day are not listed. An operator may pay another price, and providers change theirs: the
-`price` of a deployment takes precedence.
+Prices are those of the standard tier. They leave out surcharges for very long prompts. Models whose
+price depends on the hour or ends on a known day are not listed. An operator may pay another price,
+and providers change theirs: the `price` of a deployment takes precedence.
 """
 
 import re
@@ -26,12 +25,21 @@ class ListPrice(Struct, frozen=True):
     @property
     def cache_write(self) -> float:
         """The price of prompt tokens that were written to a cache."""
-        return self.prompt * _CACHE_WRITES.get(self.provider, 1.0)
+        return self.prompt * _CACHE_WRITES.get(self.provider, (1.0, 1.0))[0]
+
+    @property
+    def cache_write_1h(self) -> float:
+        """The price of those that were written to a cache that lives for an hour."""
+        return self.prompt * _CACHE_WRITES.get(self.provider, (1.0, 1.0))[1]
 
 
-#: The price of a cache write as a multiple of the prompt's, for providers that charge more for it.
-#: Anthropic: that of its default, a cache of five minutes.
-_CACHE_WRITES: Final = {"anthropic": 1.25}
+#: The prices of a cache write as multiples of the prompt's, for providers that charge more for it:
+#: in a cache that lives as long as by default (Anthropic: five minutes), and for an hour.
+_CACHE_WRITES: Final = {"anthropic": (1.25, 2.0)}
+
+#: What a cache write for an hour costs where only the price of any other is known, as a multiple of
+#: that: Anthropic's, the only one to have both.
+HOUR_BY_DEFAULT: Final = 1.6
 
 
 _ANTHROPIC: Final = ("2026-10-10", "https://platform.claude.com/docs/en/about-claude/pricing")

@@ -38,7 +38,6 @@ class Route(Struct, frozen=True):
     context_length: int | None = None
     capabilities: tuple[str, ...] = ("chat", "streaming")
     created: int = 0
-    price: dict[str, float] | None = None
 
     def with_longer_context(self, deployment: str) -> tuple[str, ...]:
         """The deployments with a longer context than `deployment`, shortest first."""

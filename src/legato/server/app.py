@@ -5,10 +5,11 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
+from starlette.routing import BaseRoute, Mount
 
 from legato.core.signatures import Makers
 from legato.core.timers import Timers
@@ -16,15 +17,18 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
-from legato.server import assembly
+from legato.server import assembly, limiting
+from legato.server.admin import PREFIX as ADMIN
 from legato.server.admin import Admin
 from legato.server.admin_keys import KeyOperations
 from legato.server.admin_openapi import described
+from legato.server.budget_alerts import BudgetAlerts
 from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
 from legato.server.rest import application
 from legato.server.timer_driver import TimerDriver
+from legato.server.usage import paths as usage_paths
 from legato.server.uvicorn_server import Server
 from legato.settings import Settings
 from legato.store.database import Database
@@ -35,6 +39,9 @@ from legato.store.recovery import Recovery, take_slot
 from legato.store.responses import ResponseStore
 from legato.store.retention import Retention
 from legato.store.urls import database_url
+
+if TYPE_CHECKING:
+    from legato.server.monitoring import Monitoring
 
 #: Not the event loop's clock: uvloop's has a resolution of one millisecond.
 CLOCK: Final[Callable[[], float]] = time.monotonic
@@ -52,8 +59,17 @@ class App:
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
         self.database = Database(database_url(settings.data_dir, settings.database))
         self.ledger = Writer(self.database, self._on_bug, self._on_database)
+        self.is_database_reachable = True
         self._slot: Slot | None = None
         self._retention = Retention(self.database, settings.retention_days, self._on_bug)
+        self._alerts = BudgetAlerts(settings.alerts.webhook, settings.alerts.secret)
+        self.live = limiting.live(
+            settings,
+            CLOCK,
+            on_crossed=self._alerts.crossed,
+            on_state=self._on_live_state,
+            on_bug=self._on_bug,
+        )
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -62,13 +78,14 @@ class App:
         for upstream in self.upstreams.values():
             upstream.fast_path = settings.streams.fast_path == "on"
             upstream.makers = makers
+        router = Router(
+            assembly.routes(settings, self.upstreams, self.engines),
+            assembly.health(settings),
+            aliases=settings.aliases,
+        )
         self.services = Services(
             keyring=Keyring(),
-            router=Router(
-                assembly.routes(settings, self.upstreams, self.engines),
-                assembly.health(settings),
-                aliases=settings.aliases,
-            ),
+            router=router,
             ledger=self.ledger,
             upstreams=self.upstreams,
             timers=self.timers,
@@ -81,11 +98,18 @@ class App:
             backlog_bytes=settings.streams.backlog_bytes,
             padding=settings.streams.padding,
             kept_responses=self._kept_responses(),
+            limiter=limiting.limiter(settings, self.live, router, self.upstreams, CLOCK),
         )
         self._admins = Keyring()
         self._key_sync = KeySync(
-            self.database, self.services.keyring, CLOCK, self._on_bug, self._admins
+            self.database,
+            self.services.keyring,
+            CLOCK,
+            self._on_bug,
+            self._on_database,
+            self._admins,
         )
+        self.monitoring = self._monitoring()
         for engine in self.engines:
             engine.on_ready = self.services.router.health[engine.model.name].reset
 
@@ -95,6 +119,21 @@ class App:
             return None
         seconds = settings.keep_days * 86_400
         return KeptResponses(ResponseStore(self.database), seconds, time.time)
+
+    def _monitoring(self) -> "Monitoring | None":
+        options = self.settings.metrics
+        if not options.is_served:
+            return None
+        from legato.server.monitoring import Monitoring  # the metrics' library takes memory
+
+        return Monitoring(
+            self.services,
+            self.ledger,
+            self.engines,
+            token=options.token,
+            host=options.host,
+            port=options.port,
+        )
 
     @property
     def first_key(self) -> str | None:
@@ -109,16 +148,24 @@ class App:
         await self.database.prepare(self.settings.data_dir)
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
+        await self.live.start()
+        await limiting.load_spent(self.database, self.live, time.time())
         await self._key_sync.start()
         self._retention.start()
+        if self.monitoring is not None:
+            await self.monitoring.start()
 
     async def close(self) -> None:
+        if self.monitoring is not None:
+            await self.monitoring.stop()
         await self._key_sync.stop()
         await self._retention.stop()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
+        await self.live.stop()
+        await self._alerts.stop()
         await self.ledger.stop()
         if self._slot is not None:
             self._slot.release()
@@ -151,7 +198,7 @@ class App:
             clock=self.clock,
             kept=self.services.kept_responses,
             body_limit=limits.body,
-            admin=self._admin(),
+            more=self._paths(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -172,6 +219,12 @@ class App:
                 ssl_version=ssl.PROTOCOL_TLS_SERVER,
             )
         )
+
+    def _paths(self) -> list[BaseRoute]:
+        """Endpoints for those who run and watch the server."""
+        metrics = self.monitoring.paths if self.monitoring is not None else []
+        usage = usage_paths(self.services, self.ledger, self.database)
+        return [*usage, *metrics, Mount(ADMIN, self._admin())]
 
     def _admin(self) -> Admin:
         settings, tiers = self.settings, self.settings.all_tiers
@@ -198,6 +251,12 @@ class App:
         journal = Journal(folder, self._slot.name, self._on_journal_failure)
         self.ledger.use(journal, self._slot.name)
 
+    def _on_live_state(self, is_reachable: bool) -> None:
+        if is_reachable:
+            self.log.info("live_state_reachable")
+        else:
+            self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
+
     def _on_damage(self, path: Path, records: int) -> None:
         self.log.warning("journal_damaged", file=str(path), records=records)
 
@@ -205,6 +264,10 @@ class App:
         self.log.error("journal_failed", error=str(error))
 
     def _on_database(self, error: BaseException | None) -> None:
+        """Logs when the database goes away, and why, and when it is back."""
+        if self.is_database_reachable == (error is None):
+            return
+        self.is_database_reachable = error is None
         if error is None:
             self.log.info("database_reachable")
         else:

@@ -46,6 +46,7 @@ class AsgiExchange:
         context, transport = connection.context, connection.transport
         parts = httptools.parse_url(head.url)
         raw_path = parts.path or b"/"
+        request_id = new_request_id()
         scope: Any = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -59,7 +60,7 @@ class AsgiExchange:
             "raw_path": raw_path,
             "query_string": parts.query or b"",
             "headers": head.headers,
-            "state": {},
+            "state": {"request_id": request_id},
         }
         self._cycle = _Cycle(
             scope=scope,
@@ -68,7 +69,7 @@ class AsgiExchange:
             logger=_LOG,
             access_logger=_LOG,
             access_log=False,
-            default_headers=context.headers(new_request_id(), head.fields.get(b"origin")),
+            default_headers=context.headers(request_id, head.fields.get(b"origin")),
             message_event=asyncio.Event(),
             expect_100_continue=head.expects_continue,
             keep_alive=head.keep_alive,

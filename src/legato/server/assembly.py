@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from legato import dialects
 from legato.core.dialect import Quirks
@@ -19,7 +19,7 @@ from legato.policy.model_names import ANY_MODEL
 from legato.policy.providers import PROVIDERS, quirks_of
 from legato.policy.routing import Route
 from legato.settings import Deployment, Settings, SettingsError
-from legato.upstreams import tls
+from legato.upstreams import gguf, tls
 from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.proxy import Proxy, proxy_for
@@ -57,8 +57,18 @@ def engines(
             options=replace(options, drops_closing_tags=model.thinking_end is not None),
             on_event=on_event,
         )
-        for model in _engine_models(settings, model_files)
+        for model in (_fitted(each, on_event) for each in _engine_models(settings, model_files))
     ]
+
+
+def _fitted(model: EngineModel, on_event: Callable[..., Any]) -> EngineModel:
+    """With no more context than the model was trained for: llama.cpp gives it no more, in silence,
+    and clients go by what we list."""
+    trained = gguf.context_length(model.path)
+    if trained is None or trained >= model.context:
+        return model
+    on_event("engine_context_limited", model=model.name, configured=model.context, context=trained)
+    return replace(model, context=trained)
 
 
 def _engine_models(settings: Settings, model_files: Mapping[str, Path]) -> list[EngineModel]:
@@ -166,15 +176,23 @@ def _price(deployment: Deployment) -> Price | None:
     """The configured price, or else the list price if it is known."""
     configured = deployment.price
     if configured is not None:
-        prompt, cached, written = configured.prompt, configured.cached, configured.cache_write
+        prompt, written = configured.prompt, configured.cache_write
+        by_default = prompt if written is None else written * prices.HOUR_BY_DEFAULT
         return Price(
             prompt,
             configured.completion,
-            prompt if cached is None else cached,
-            prompt if written is None else written,
+            _known(configured.cached, prompt),
+            _known(written, prompt),
+            _known(configured.cache_write_1h, by_default),
         )
     listed = prices.find(deployment.provider, deployment.model)
-    return listed and Price(listed.prompt, listed.completion, listed.cached, listed.cache_write)
+    return listed and Price(
+        listed.prompt, listed.completion, listed.cached, listed.cache_write, listed.cache_write_1h
+    )
+
+
+def _known(price: float | None, otherwise: float) -> float:
+    return otherwise if price is None else price
 
 
 def _proxy(deployment: Deployment, endpoint: Endpoint) -> Proxy | None:
@@ -250,7 +268,6 @@ def routes(
             contexts={name: contexts[name] for name in each.deployments if name in contexts},
             context_length=_longest(contexts, each.deployments),
             created=now,
-            price=_first_price(each.deployments, upstreams),
         )
         for each in settings.routes
     ]
@@ -269,7 +286,6 @@ def routes(
                     context_length=contexts.get(name),
                     capabilities=capabilities,
                     created=now,
-                    price=_first_price((name,), upstreams),
                 )
             )
     return found
@@ -279,15 +295,6 @@ def _longest(contexts: Mapping[str, int], names: Sequence[str]) -> int | None:
     """The longest context that is known of these deployments: a request that is too long for one
     goes to the others."""
     return max((contexts[name] for name in names if name in contexts), default=None)
-
-
-def _first_price(
-    names: Sequence[str], upstreams: Mapping[str, Upstream]
-) -> dict[str, float] | None:
-    """The price of the first deployment that has one."""
-    known = (upstreams[name].options.price for name in names)
-    price = next((each for each in known if each is not None), None)
-    return price and asdict(price)
 
 
 def health(settings: Settings) -> dict[str, Health]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from legato.core.chunk import NOT_JSON, as_object
 from legato.core.errors import invalid
-from legato.core.request import cleaned
+from legato.core.request import as_text
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
 from legato.upstreams.count_tokens import Count, count
@@ -40,7 +40,7 @@ class TokenCounts:
     async def __call__(self, request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         key = self._keyring.identify(headers)
-        body = cleaned(await request.body())
+        body = as_text(await request.body())
         model, router, now = _model(body), self._router, self._clock()
         route = router.find_for(key.allows, model)
         names = router.ordered(route, now)

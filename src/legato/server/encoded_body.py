@@ -16,6 +16,12 @@ from legato.server.limits import too_large
 #: Bytes that are decoded in one step. The event loop gets its turn between two of them.
 STEP_BYTES: Final = 256 * 1024
 
+#: Bytes that a decoder is given at once. It copies what is behind the end of a member.
+_PIECE_BYTES: Final = 16 * 1024
+
+#: What a call of a decoder counts in a step at least: members and frames may be empty.
+_CALL_BYTES: Final = 1024
+
 #: The largest zstd window: what a decoder has to support (RFC 9659, section 3).
 _ZSTD_WINDOW: Final = 8 * 1024 * 1024
 
@@ -44,8 +50,8 @@ class _Decoder(Protocol):
         ...
 
     def decode(self, data: bytes, limit: int) -> tuple[bytes, bytes]:
-        """(what was decoded, the rest of `data`). Stops soon behind `limit` decoded bytes. Raises
-        `Damaged`."""
+        """(what was decoded, the rest of `data`). Stops soon behind `limit` decoded bytes, and at
+        the end of a member or frame. Raises `Damaged`."""
         ...
 
 
@@ -124,6 +130,8 @@ class _Zstd:
                 raise Damaged from None
             size += len(decoded[-1])
             at += len(piece) - len(self._frame.unused_data)
+            if self._frame.eof:
+                break
         return b"".join(decoded), data[at:]
 
 
@@ -192,13 +200,15 @@ class EncodedBody:
         """Takes a piece, and decodes one step. Raises `ApiError` 413."""
         if self._is_damaged:
             return
-        self._waiting.append(data)
+        for at in range(0, len(data), _PIECE_BYTES):
+            self._waiting.append(data[at : at + _PIECE_BYTES])
         self._left += len(data)
         self.step()
         self._check(self._size + self._left)
 
     def step(self) -> None:
-        """Decodes up to about `STEP_BYTES`. Raises `ApiError` 413."""
+        """Decodes up to about `STEP_BYTES`, less where much is read for little. Raises `ApiError`
+        413."""
         left = STEP_BYTES
         while self._waiting and left > 0 and not self._is_dropped:
             piece = self._waiting.popleft()
@@ -210,7 +220,7 @@ class EncodedBody:
                 return
             if rest:
                 self._waiting.appendleft(rest)
-            left -= len(decoded)
+            left -= max(len(decoded), _CALL_BYTES)
             self._left -= len(piece) - len(rest)
             self._size += len(decoded)
             self._check(self._size)

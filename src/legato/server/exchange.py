@@ -136,6 +136,7 @@ class NativeExchange:
         "received",
         "request_id",
         "session_headers",
+        "title",
         "user_agent",
     )
 
@@ -152,6 +153,7 @@ class NativeExchange:
         self.received = self.begun = head.received
         self.request_id = new_request_id()
         self.user_agent = fields.get(b"user-agent")
+        self.title = fields.get(b"x-title")
         self.session_headers = session_headers(fields)
         self.passed = _passed(head, front.passed_headers) if front.passed_headers else b""
         self.body = b""
@@ -299,8 +301,9 @@ class NativeExchange:
         )
 
     def _lines(self) -> bytes:
-        lines = self._connection.context.lines
-        return lines(self.request_id, self._origin, keep_alive=self.keep_alive)
+        context, name = self._connection.context, self._front.id_header
+        lines = context.lines(self.request_id, self._origin, keep_alive=self.keep_alive)
+        return lines + b"%b: %b\r\n" % (name, self.request_id.encode()) if name else lines
 
     def _complete(self) -> None:
         self._is_complete = True

@@ -14,6 +14,7 @@ from legato.policy.keys import Keyring
 #: Items of a list, if the client names no number, and at most.
 _USUAL: Final = 20
 _MOST: Final = 100
+_DIGITS: Final = 3
 
 Item = dict[str, Any]
 
@@ -34,7 +35,15 @@ def paths(keyring: Keyring, kept: KeptResponses | None) -> list[Path]:
 
     async def read(request: Request) -> Response:
         store, identity, key = whose(request)
-        return _json((await store.find(identity, key)).response)
+        response = await store.find(identity, key)
+        if request.query_params.get("stream") == "true":
+            raise invalid(
+                f"The response `{identity[:100]}` is complete, and its stream is not kept: leave"
+                " `stream` out.",
+                param="stream",
+                code="unsupported_parameter",
+            )
+        return _json(response.response)
 
     async def delete(request: Request) -> Response:
         store, identity, key = whose(request)
@@ -72,7 +81,8 @@ def page(items: list[Item], query: dict[str, str]) -> Item:
     order, limit = query.get("order", "desc"), query.get("limit", str(_USUAL))
     if order not in ("asc", "desc"):
         raise invalid("`order` is `asc` or `desc`.", param="order", code="invalid_value")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= _MOST:
+    is_number = limit.isascii() and limit.isdigit() and len(limit) <= _DIGITS
+    if not is_number or not 1 <= int(limit) <= _MOST:
         raise invalid(
             f"`limit` is a number from 1 to {_MOST}.", param="limit", code="invalid_value"
         )

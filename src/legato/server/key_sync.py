@@ -33,15 +33,18 @@ class KeySync:
         keyring: Keyring,
         clock: Callable[[], float],
         on_bug: Callable[[BaseException], None],
+        on_database: Callable[[BaseException | None], None],
         admins: Keyring | None = None,
     ) -> None:
-        """`keyring`: of the keys that make calls. `admins`: of those of the admin API."""
+        """`keyring`: of the keys that make calls. `on_database` is told of each check: None, or why
+        the database cannot be read. `admins`: the keys of the admin API."""
         self.first_key: str | None = None
         self._database = database
         self._keyring = keyring
         self._admins = Keyring() if admins is None else admins
         self._clock = clock
         self._on_bug = on_bug
+        self._on_database = on_database
         self._task: asyncio.Task[None] | None = None
         self._version = -1
         self._loading = asyncio.Lock()
@@ -98,7 +101,7 @@ class KeySync:
             return key_fields.disabled(row)
 
     async def _watch(self, mark: int) -> None:
-        database, checked_at, is_away = self._database, self._clock(), False
+        database, checked_at = self._database, self._clock()
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
@@ -106,10 +109,9 @@ class KeySync:
                 if new_mark == mark and self._clock() < checked_at + DATABASE_POLL_SECONDS:
                     continue
                 await self.refresh()
-                mark, checked_at, is_away = new_mark, self._clock(), False
+                mark, checked_at = new_mark, self._clock()
+                self._on_database(None)
             except (OSError, SQLAlchemyError) as error:
-                if not is_away:  # once, not at each attempt: the ledger reports it, too
-                    self._on_bug(error)
-                is_away = True
+                self._on_database(error)
             except Exception as error:
                 self._on_bug(error)

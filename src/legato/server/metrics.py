@@ -4,18 +4,25 @@ Labels are bounded: configured names, outcomes, client formats. No key, session 
 one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from legato.policy.ledger import Row
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+#: Prometheus' text format in the version that all of its versions read.
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 #: The label of a route or a deployment that there is none of: the call was refused before.
 NONE: Final = "none"
@@ -24,6 +31,9 @@ NONE: Final = "none"
 #: to minutes (a long prompt on a small machine).
 _FIRST_TOKEN: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _DURATION: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+# Without it each counter would have a second series, with the time at which it was created.
+disable_created_metrics()
 
 _TOKENS: Final = ("prompt", "completion", "reasoning", "cached", "cache_write")
 
@@ -60,7 +70,8 @@ class Metrics:
 
     def __init__(self, route_of: Callable[[str], str | None], gauges: Iterable[Gauge] = ()) -> None:
         registry = self._registry = CollectorRegistry()
-        registry.register(_Gauges(tuple(gauges)))
+        self._gauges = _Gauges(tuple(gauges))
+        registry.register(self._gauges)
         self._route_of = route_of
         self._bound: dict[Labels, _Bound] = {}
         where = ("route", "deployment", "front")
@@ -100,7 +111,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of them, in Prometheus' text format."""
+        self._gauges.read()
         return generate_latest(self._registry)
+
+    async def scrape(self) -> bytes:
+        """The same, written by a thread: thousands of lines would keep streams waiting."""
+        self._gauges.read()
+        return await asyncio.to_thread(generate_latest, self._registry)
 
     def _bind(self, labels: Labels) -> _Bound:
         where = labels[1:]
@@ -115,18 +132,26 @@ class Metrics:
 
 
 class _Gauges(Collector):
+    """`read` is called by the event loop's thread, `collect` may be by another one."""
+
     def __init__(self, gauges: tuple[Gauge, ...]) -> None:
         self._gauges = gauges
+        self._families = [_family(each) for each in gauges]
 
-    def describe(self) -> Iterable[Any]:
+    def describe(self) -> Iterable[GaugeMetricFamily]:
         return [_family(each) for each in self._gauges]
 
-    def collect(self) -> Iterator[Any]:
+    def read(self) -> None:
+        families: list[GaugeMetricFamily] = []
         for each in self._gauges:
             family = _family(each)
             for labels, value in each.read():
                 family.add_metric(labels, value)
-            yield family
+            families.append(family)
+        self._families = families
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        return self._families
 
 
 def _family(gauge: Gauge) -> GaugeMetricFamily:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from legato.policy.routing import Route
+from legato.upstreams.upstream import Price, Upstream
 
 #: A model as `GET /v1/models` lists it: `id`, `created`, `owned_by`, `context_length`, ...
 Model = Mapping[str, Any]
@@ -35,9 +36,12 @@ _CODEX_EFFORTS: Final = {
 _CODEX_OUTPUT_TOKENS: Final = 10_000
 
 
-def openai_model(name: str, route: Route) -> dict[str, Any]:
-    """`name`: what the client calls it: an alias, or what the route's pattern matches."""
-    pricing = {"pricing": route.price} if route.price is not None else {}
+def openai_model(
+    name: str, route: Route, price: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """`name`: what the client calls it: an alias, or what the route's pattern matches. `price`: US
+    dollars per million tokens, by kind."""
+    pricing = {"pricing": price} if price is not None else {}
     return {
         "id": name,
         "object": "model",
@@ -104,3 +108,9 @@ def _codex_model(model: Model, priority: int) -> dict[str, Any]:
         "context_window": model["context_length"],
         "experimental_supported_tools": [],
     }
+
+
+def first_price(route: Route, model: str, upstreams: Mapping[str, Upstream]) -> Price | None:
+    """The price of a route's first deployment that has one. `model`: without an alias."""
+    known = (upstreams[each].price_of(model) for each in route.deployments)
+    return next((each for each in known if each is not None), None)

@@ -1,14 +1,15 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
@@ -17,7 +18,6 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
-from legato.server.admin import PREFIX as ADMIN
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
 from legato.server.count_tokens import PATH as COUNT_TOKENS
@@ -27,6 +27,7 @@ from legato.server.model_lists import (
     anthropic_list,
     anthropic_model,
     codex_models,
+    first_price,
     openai_list,
     openai_model,
 )
@@ -63,15 +64,18 @@ def application(
     clock: Callable[[], float],
     body_limit: int,
     kept: KeptResponses | None = None,
-    admin: ASGIApp | None = None,
+    more: Iterable[BaseRoute] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded. `admin`: the admin API."""
+    `body_limit`: bytes, decoded. `more`: further endpoints."""
 
     async def models(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
-        allowed = [each for each in router.models if key.allows(each[0])]
-        found = [openai_model(*each) for each in allowed if _wanted(each[1], request)]
+        found = [
+            _described(*each, router, upstreams)
+            for each in router.models
+            if key.allows(each[0]) and _wanted(each[1], request)
+        ]
         if _speaks_anthropic(request):
             return _Json(anthropic_list(found))
         codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
@@ -80,7 +84,8 @@ def application(
     async def model(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
         name = request.path_params["model"]
-        found = openai_model(name, router.find_for(key.allows, name))
+        route = router.find_for(key.allows, name)
+        found = _described(name, route, router, upstreams)
         return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
 
     async def routes(request: Request) -> Response:
@@ -110,7 +115,7 @@ def application(
         return await counts(request)
 
     paths = [
-        Path("/api/hello", hello, methods=["GET"]),
+        *(Path(path, hello, methods=["GET"]) for path in ("/", "/api/hello")),
         Path("/v1/models", models, methods=["GET"]),
         Path("/v1/models/{model:path}", model, methods=["GET"]),
         Path("/legato/routes", routes, methods=["GET"]),
@@ -118,7 +123,7 @@ def application(
         Path("/healthz", healthz, methods=["GET"]),
         Path("/readyz", readyz, methods=["GET"]),
         *kept_paths(keyring, kept),
-        *([Mount(ADMIN, admin)] if admin is not None else []),
+        *more,
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
@@ -127,6 +132,14 @@ def application(
     )
     app.router.redirect_slashes = False
     return DecodedRequests(app, body_limit)
+
+
+def _described(
+    name: str, route: Route, router: Router, upstreams: Mapping[str, Upstream]
+) -> dict[str, Any]:
+    """A model, with the price of the first deployment that has one."""
+    price = first_price(route, router.resolve(name), upstreams)
+    return openai_model(name, route, price and asdict(price))
 
 
 def _wanted(route: Route, request: Request) -> bool:
@@ -173,7 +186,8 @@ def _refused(
     request: Request, error: ApiError, headers: Mapping[str, str] | None = None
 ) -> Response:
     path = _ANTHROPIC_PATH if _speaks_anthropic(request) else request.scope["path"].encode()
-    refusal = front_at(path).refusal(error, "")
+    # It has an id where our own protocol received it.
+    refusal = front_at(path).refusal(error, getattr(request.state, "request_id", ""))
     more = {name.decode(): value.decode() for name, value in refusal.headers}
     return Response(
         refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"

@@ -107,6 +107,15 @@ class Database:
         async with self._engine.begin() as connection:
             yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads: all of its statements see the same rows."""
+        # Neither is the default: Python's driver for SQLite begins with the first write.
+        begin = "BEGIN" if self.is_sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+        async with self._engine.begin() as connection:
+            await connection.exec_driver_sql(begin)
+            yield connection
+
     async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Executes one statement (raw SQL) for each of these rows, in one transaction.
 
@@ -190,6 +199,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
+    """Syncs SQLite's log. SQLite holds no lock on this file that closing it here would release."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR)
         try:

@@ -93,6 +93,8 @@ class Journal:
 
     def append(self, data: bytes) -> bool:
         """Writes one record. Never raises; returns whether it is written."""
+        if self._descriptor < 0:
+            return False  # closed: a call that ended too late
         try:
             if self._size >= SEGMENT_BYTES:
                 self._roll()
@@ -128,6 +130,7 @@ class Journal:
         self._thread.join()
         self._sync()
         os.close(self._descriptor)
+        self._descriptor = -1
         if delete:
             self._closed[self.number] = self._size
             self.delete_before(self.number + 1)
@@ -243,6 +246,6 @@ def _row(line: bytes) -> list[Any] | None:
         return None
     try:
         values = _decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError):  # the latter: not UTF-8
         return None
     return values if values and isinstance(values[0], str) and values[0] else None

@@ -162,6 +162,13 @@ async def version(database: Database) -> int:
         return number or 0
 
 
+async def names(database: Database) -> dict[str, str]:
+    """The name of each key, revoked ones included, by its id."""
+    async with database.begin() as connection:
+        found = await connection.execute(sa.select(keys.c.id, keys.c.name))
+        return {row[0]: row[1] for row in found}
+
+
 async def changed_since(database: Database, number: int) -> AsyncIterator[Sequence[Sequence[Any]]]:
     """The keys that changes after `number` wrote, in pages, in the order of the changes: rows in
     the order of the columns. A key that changes meanwhile may come twice."""

@@ -31,7 +31,20 @@ BATCH_ROWS: Final = 32
 #: worse than a 503.
 MAX_QUEUE: Final = 50_000
 
-By = Literal["key", "route", "outcome", "front", "session", "agent"]
+#: What usage is added up by. `deployment`: the last one that was asked. `day`: in UTC.
+By = Literal["key", "owner", "route", "outcome", "deployment", "front", "session", "agent", "day"]
+
+#: The part of `deployments` after its last comma: what is left of it once everything that is not a
+#: comma is cut off its end is what comes before.
+_LAST_DEPLOYMENT: Final = (
+    "nullif(substr(deployments, length(rtrim(deployments, replace(deployments, ',', ''))) + 1), '')"
+)
+
+#: Whole seconds first: the databases round parts of them differently.
+_DAY_IN_SQLITE: Final = "date(CAST(received AS INTEGER), 'unixepoch')"
+_DAY_IN_POSTGRESQL: Final = (
+    "to_char(to_timestamp(floor(received)) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+)
 
 
 class WrittenRow(Protocol):
@@ -199,11 +212,20 @@ class Writer:
             self._on_state(error)
 
 
-async def summary(database: Database, since: float, by: By | None = None) -> dict[str, Any]:
-    """Usage since a Unix time: `{"total", "outcomes", "rows"}`.
+async def summary(
+    database: Database,
+    since: float,
+    by: By | None = None,
+    *,
+    key: str | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment.
 
-    `rows` has one row for each call, oldest first, or one for each value of `by`. `cost` is the sum
-    in US dollars over the calls with a price; None if no call has one.
+    `rows` has one row for each call, oldest first, or one for each value of `by`; with `limit` so
+    many at most, the newest calls or the first values. `key`: the id of the key whose calls are
+    read; None: all. `cost` is the sum in US dollars over the calls with a price; None if no call
+    has one.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [
@@ -211,24 +233,52 @@ async def summary(database: Database, since: float, by: By | None = None) -> dic
         for kind in (*TOKENS, "cache_write")
     ]
     numbers.append(sa.func.sum(calls.c.cost).label("cost"))  # NULL where no call has a price
-    in_period = calls.c.received >= since
-    async with database.begin() as connection:
-        total = (await connection.execute(sa.select(*numbers).where(in_period))).mappings().one()
+    chosen = calls.c.received >= since
+    if key is not None:
+        chosen &= calls.c.key == key
+    if by is None:
+        query = calls.select().where(chosen).order_by(calls.c.received.desc())
+    else:
+        first = sa.literal_column("1")
+        query = sa.select(_column(by, database).label(by), *numbers).where(chosen)
+        query = query.group_by(first).order_by(first.nulls_first())
+    query = query.limit(limit)
+    async with database.snapshot() as connection:
+        total = (await connection.execute(sa.select(*numbers).where(chosen))).mappings().one()
         outcomes = await connection.execute(
-            sa.select(calls.c.outcome, sa.func.count()).where(in_period).group_by(calls.c.outcome)
+            sa.select(calls.c.outcome, sa.func.count()).where(chosen).group_by(calls.c.outcome)
         )
-        if by is None:
-            query = calls.select().where(in_period).order_by(calls.c.received)
-        else:
-            column = calls.c[by]
-            query = sa.select(column, *numbers).where(in_period).group_by(column)
-            query = query.order_by(column.nulls_first())
         rows = (await connection.execute(query)).mappings()
+        found = [_plain(row) for row in rows]
         return {
             "total": _plain(total),
             "outcomes": {row[0]: row[1] for row in outcomes},
-            "rows": [_plain(row) for row in rows],
+            "rows": found[::-1] if by is None else found,
         }
+
+
+async def spent(
+    database: Database, column: Literal["key", "owner"], since: float
+) -> dict[str, tuple[float, int]]:
+    """(US dollars, tokens) that each key or owner has used since a Unix time."""
+    by = calls.c[column]
+    tokens = sa.func.sum(calls.c.prompt_tokens + calls.c.completion_tokens)
+    query = (
+        sa.select(by, sa.func.coalesce(sa.func.sum(calls.c.cost), 0.0), tokens)
+        .where(calls.c.received >= since, by.is_not(None))
+        .group_by(by)
+    )
+    async with database.begin() as connection:
+        return {row[0]: (float(row[1]), int(row[2])) for row in await connection.execute(query)}
+
+
+def _column(by: By, database: Database) -> sa.ColumnElement[Any]:
+    if by == "deployment":
+        return sa.literal_column(_LAST_DEPLOYMENT, sa.String)
+    if by == "day":
+        day = _DAY_IN_SQLITE if database.is_sqlite else _DAY_IN_POSTGRESQL
+        return sa.literal_column(day, sa.String)
+    return calls.c[by]
 
 
 def _plain(row: sa.RowMapping) -> dict[str, Any]:

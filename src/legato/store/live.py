@@ -47,7 +47,7 @@ class Bucket(Struct, frozen=True):
 
     @property
     def taken(self) -> float:
-        return min(self.amount, self.capacity)
+        return self.amount if self.amount < self.capacity else self.capacity
 
 
 class Used(Struct, frozen=True):
@@ -117,6 +117,11 @@ class Live(Protocol):
     @property
     def permits(self) -> int:
         """Permits that calls of this server hold."""
+        ...
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether what all servers share is known; always so in memory."""
         ...
 
     async def start(self) -> None: ...

@@ -49,6 +49,8 @@ class LiveMemory:
     `clock`: seconds, monotonic. `on_crossed` is called for each threshold of a budget, once.
     """
 
+    is_reachable = True
+
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,

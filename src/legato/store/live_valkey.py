@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 from redis.exceptions import RedisError
@@ -131,6 +131,7 @@ class LiveValkey:
             renewing.cancel()
             await talking
             await asyncio.gather(renewing, return_exceptions=True)
+        self.is_reachable = False
         await self._disconnect()
 
     async def load(self, spent: Mapping[str, float]) -> None:
@@ -224,7 +225,7 @@ class LiveValkey:
     def _tell(self, passed: Sequence[Crossed]) -> None:
         if self._on_crossed is not None:
             for each in passed:
-                self._on_crossed(each)
+                self._call(self._on_crossed, each)
 
     # What is asked of Valkey
 
@@ -300,26 +301,37 @@ class LiveValkey:
             pass
 
     async def _run_batch(self) -> None:
-        assert self._connection is not None
         queue = self._queue
         batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
         try:
-            async with asyncio.timeout(self._timeout):
-                answers = await self._connection.run([each.invocation for each in batch])
-        except (RedisError, OSError, TimeoutError) as error:
+            answers = await self._run([each.invocation for each in batch])
+        except Exception as error:
             await self._lose(error)
             answers = [error] * len(batch)
         for each, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, bytes):
                 await self._lose(answer)
-            self._answer(each, answer if isinstance(answer, bytes) else None)
+            self._call(each.on_answer, answer if isinstance(answer, bytes) else None)
         if not self.is_reachable:
             while queue:
-                self._answer(queue.popleft(), None)
+                self._call(queue.popleft().on_answer, None)
 
-    def _answer(self, waiting: _Waiting, answer: bytes | None) -> None:
+    async def _run(self, invocations: Sequence[Invocation]) -> Sequence[bytes | RedisError]:
+        """In two halves of the timeout: an event loop that was busy for longer sees its timers
+        before it sees the answer, and Valkey is not to blame."""
+        assert self._connection is not None
+        loop, half = asyncio.get_running_loop(), self._timeout / 2
+        async with asyncio.timeout(None) as scope:
+            timer = loop.call_later(half, lambda: scope.reschedule(loop.time() + half))
+            try:
+                return await self._connection.run(invocations)
+            finally:
+                timer.cancel()
+
+    def _call(self, callback: Callable[[Any], None], value: object) -> None:
+        """A callback that fails stops nothing: all calls would wait for ever."""
         try:
-            waiting.on_answer(answer)
+            callback(value)
         except Exception as error:
             if self._on_bug is not None:
                 self._on_bug(error)
@@ -330,13 +342,13 @@ class LiveValkey:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.open()
-            # One more than the counters: who loads data, or must not write, lets clients connect.
-            for each in live_scripts.raise_spent({"probe": 1.0} | self._own.spent):
+                await connection.probe(f"{live_scripts.PREFIX}probe")
+            for each in live_scripts.raise_spent(self._own.spent):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     [answer] = await connection.run([each])
                 if isinstance(answer, RedisError):
                     raise answer
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             self.problem = told(error)
             await self._disconnect()
         else:
@@ -359,4 +371,4 @@ class LiveValkey:
         if is_reachable:
             self.problem = None
         if self._on_state is not None:
-            self._on_state(is_reachable)
+            self._call(self._on_state, is_reachable)

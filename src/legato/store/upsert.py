@@ -1,6 +1,7 @@
 """Writes rows of the ledger into the database. A settled row is never replaced by an open one."""
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -44,6 +45,9 @@ class Upsert:
     async def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Writes the rows in one transaction. If one of them is not accepted, each is written on
         its own. Raises what `Database.write` raises if the database is at fault."""
+        if not self._database.is_sqlite:
+            # Two that write the same rows, a server and a replay, lock them in the same order.
+            rows = sorted(rows, key=itemgetter(0))
         try:
             await self._database.write(self._statement, rows)
         except Exception as error:

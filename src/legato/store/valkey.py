@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from legato.store.live_scripts import Invocation
+from legato.store.live_scripts import SCRIPTS, Invocation
 
 #: Schemes of URLs, and what the client library calls them.
 SCHEMES: Final[Mapping[str, str]] = {
@@ -21,6 +22,8 @@ SCHEMES: Final[Mapping[str, str]] = {
     "rediss": "rediss",
     "unix": "unix",
 }
+
+_PROBE_MILLISECONDS: Final = 60_000
 
 _NAMES: Final[dict[str, str]] = {}
 
@@ -50,14 +53,21 @@ class Connection:
     async def open(self) -> None:
         """Raises RedisError and OSError, here and below."""
         await self._connection.connect()
+        # All at once: one that is loaded when it is first used runs behind those that follow it.
+        await self._load()
+
+    async def probe(self, key: str) -> None:
+        """Writes something: who loads its data, is full or is a replica lets clients connect."""
+        [answer] = await self._send([("SET", key, "1", "PX", _PROBE_MILLISECONDS)])
+        if isinstance(answer, RedisError):
+            raise answer
 
     async def run(self, invocations: Sequence[Invocation]) -> list[bytes | RedisError]:
         """The answer to each, or its error."""
         answers = await self._send([_command(each) for each in invocations])
         missing = [at for at, each in enumerate(answers) if isinstance(each, NoScriptError)]
         if missing:
-            scripts = {invocations[at].script for at in missing}
-            await self._send([("SCRIPT", "LOAD", script) for script in scripts])
+            await self._load()
             again = await self._send([_command(invocations[at]) for at in missing])
             for at, answer in zip(missing, again, strict=True):
                 answers[at] = answer
@@ -66,9 +76,15 @@ class Connection:
     async def close(self) -> None:
         await self._connection.disconnect(nowait=True)
 
+    async def _load(self) -> None:
+        for answer in await self._send([("SCRIPT", "LOAD", script) for script in SCRIPTS]):
+            if isinstance(answer, RedisError):
+                raise answer
+
     async def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands))
+        # Packed in C: the connection's own way takes a quarter of the time of an admission.
+        packed = b"".join([pack_command(command) for command in commands])
+        await self._connection.send_packed_command(packed)
         return [await self._answer() for _ in commands]
 
     async def _answer(self) -> Any:

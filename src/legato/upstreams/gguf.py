@@ -14,6 +14,7 @@ _NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?
     11: "q",
     12: "d",
 }
+_ARCHITECTURE: Final = "general.architecture"
 _STRING: Final = 8
 _ARRAY: Final = 9
 
@@ -35,9 +36,21 @@ def metadata(path: Path, wanted: Collection[str]) -> dict[str, Any]:
                 value = _value(file, *struct.unpack("<I", file.read(4)))
                 if key in wanted:
                     found[key] = value
+                    if len(found) == len(wanted):
+                        break
         except (EOFError, struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError):
             raise GgufError(f"{path} is not a GGUF file, or an incomplete one") from None
     return found
+
+
+def context_length(path: Path) -> int | None:
+    """Tokens that the model was trained for; None if the file does not tell, or cannot be read."""
+    try:
+        kind = metadata(path, {_ARCHITECTURE}).get(_ARCHITECTURE)
+        length = metadata(path, {key := f"{kind}.context_length"}).get(key)
+    except (GgufError, OSError):
+        return None
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _value(file: IO[bytes], kind: int) -> Any:

@@ -243,6 +243,8 @@ class Response:
             chunk = self._reader.read(name, data)
             if self.stream.relays:
                 self.stream.relay(name, data)
+                if self._reader.holds_block and self.stream.delivered is not None:
+                    self.stream.delivered.is_exact = False
             if chunk is None:
                 self._end(None)
                 return

@@ -38,12 +38,13 @@ _ACCEPTS: Final = {True: "text/event-stream", False: "application/json"}
 
 class Price(Struct, frozen=True):
     """US dollars for a million tokens; `cached` and `cache_write`: of the prompt, read from a cache
-    or written to it."""
+    or written to it; `cache_write_1h`: to one that lives for an hour."""
 
     prompt: float
     completion: float
     cached: float
     cache_write: float
+    cache_write_1h: float
 
 
 class DeploymentOptions(Struct, frozen=True):
@@ -292,6 +293,8 @@ class Upstream:
         outgoing = await self.prepare(body, request, delivered)
         if self.takes(source, delivered) or self.completes(source):
             outgoing.source = source
+        if source is not None and source.format == self.dialect.client_format:
+            outgoing.lines = source.lines  # also where it goes on with an answer
         return await self.send_prepared(outgoing, stream, on_fail, fresh=fresh, replay=replay)
 
     async def prepare(
@@ -350,8 +353,8 @@ class Upstream:
         else:
             heads = target.heads if outgoing.delivered is None else target.continuing
         head = heads[self.credential % len(heads)]
-        if source is not None and source.lines:
-            head = _with_lines(head, source.lines)
+        if outgoing.lines:
+            head = _with_lines(head, outgoing.lines)
         connection.send(b"%b%d\r\n\r\n%b" % (head, len(payload), payload), answer)
         return answer
 

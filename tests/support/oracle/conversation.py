@@ -24,6 +24,10 @@ SizeForm = Literal[
 ]
 
 
+#: A client's format, by the name of its front.
+FrontName = Literal["chat", "messages", "responses", "completions"]
+
+
 class Action(Struct, frozen=True, repr_omit_defaults=True):
     """Something that happens between two reads. `seconds` pass where it is `wait`."""
 
@@ -79,18 +83,32 @@ class Deployment(Struct, repr_omit_defaults=True):
     counts_tokens: bool = False
 
 
-class Exchange(Struct, repr_omit_defaults=True):
-    """One call. `scripts`: for each deployment, what comes back for its requests, in order.
-    `idle_seconds` pass before it."""
+#: A request of each format that asks for a stream.
+_REQUESTS: Final[dict[FrontName, bytes]] = {
+    "chat": b'{"model":"m","messages":[{"role":"user","content":"hi"}],'
+    b'"stream":true,"stream_options":{"include_usage":true}}',
+    "messages": b'{"model":"m","max_tokens":99,"messages":[{"role":"user","content":"hi"}],'
+    b'"stream":true}',
+    "responses": b'{"model":"m","input":"hi","stream":true}',
+    "completions": b'{"model":"m","prompt":"hi","stream":true,'
+    b'"stream_options":{"include_usage":true}}',
+}
 
-    body: bytes = (
-        b'{"model":"m","messages":[{"role":"user","content":"hi"}],'
-        b'"stream":true,"stream_options":{"include_usage":true}}'
-    )
+
+class Exchange(Struct, repr_omit_defaults=True):
+    """One call. `body`: of the request; where it is empty, a usual one is sent. `scripts`: for each
+    deployment, what comes back for its requests, in order. `idle_seconds` pass before it."""
+
+    front: FrontName = "chat"
+    body: bytes = b""
     scripts: list[list[Script]] = []
     is_secure: bool = False
     user_agent: bytes | None = None
     idle_seconds: float = 2.0
+
+    @property
+    def request(self) -> bytes:
+        return self.body or _REQUESTS[self.front]
 
 
 class Conversation(Struct, repr_omit_defaults=True):

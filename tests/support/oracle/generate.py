@@ -1,13 +1,25 @@
 """Makes a conversation of a seed and a number."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
+from legato.policy.providers import quirks_of
 from tests.support.oracle import oddities, openai_server
-from tests.support.oracle.conversation import Block, Conversation, Deployment, Exchange, Script
+from tests.support.oracle.anthropic_server import AnthropicServer
+from tests.support.oracle.conversation import (
+    Block,
+    Conversation,
+    Deployment,
+    Exchange,
+    FrontName,
+    Script,
+)
 from tests.support.oracle.framing import broken, framed, scheduled
 from tests.support.oracle.openai_server import OpenAiServer
-from tests.support.oracle.other_servers import OTHERS
+from tests.support.oracle.other_servers import GeminiServer, OllamaServer, Server
+from tests.support.oracle.requests import request
+from tests.support.oracle.responses_server import ResponsesServer
 from tests.support.oracle.texts import Draw, odd_string, thoughts_between_tags, word
 
 #: Servers by their shares.
@@ -15,6 +27,7 @@ _SERVERS: Final = (
     *("openai", "openai", "openai", "openai", "azure", "openrouter", "openrouter", "plain"),
     *("vllm", "vllm", "vllm", "vllm", "llama.cpp", "llama.cpp", "llama.cpp", "mistral", "mistral"),
     *("groq", "deepseek", "deepseek", "anthropic", "anthropic", "gemini", "gemini"),
+    *("openai-responses", "openai-responses"),
 )
 
 _REFUSALS: Final = (
@@ -25,18 +38,43 @@ _REFUSALS: Final = (
     (503, b'{"error":"busy"}'),
     (200, b'{"error":{"message":"it broke"}}'),
     (200, b'{"choices":[{"index":0,"message":{"content":"whole"},"finish_reason":"stop"}]}'),
+    (
+        200,
+        b'{"type":"message","id":"msg_1","role":"assistant","model":"claude","content":['
+        b'{"type":"text","text":"whole"}],"stop_reason":"end_turn","usage":{"output_tokens":1}}',
+    ),
+    (
+        200,
+        b'{"object":"response","id":"resp_9","status":"completed","output":[{"type":"message",'
+        b'"id":"msg_1","role":"assistant","content":[{"type":"output_text","text":"whole"}]}]}',
+    ),
     (200, b"<html>"),
     (200, b""),
 )
 
-_MESSAGES: Final = (
-    b'[{"role":"user","content":"hi"}]',
-    b'[{"role":"user","content":"hi"}]',
-    b'[{"role":"user","content":"hi"}]',
-    b'[{"role":"system","content":"Be brief."},{"role":"user","content":"hi \xc5\xbe"}]',
-    b'[{"role":"user","content":"hi"},{"role":"assistant","content":"Once"}]',
-    b'[{"role":"user","content":[{"type":"text","text":"hi"}]}]',
-)
+#: Other servers by their dialect.
+_OTHERS: Final[dict[str, Callable[..., Server]]] = {
+    "anthropic": AnthropicServer,
+    "gemini": GeminiServer,
+    "ollama": OllamaServer,
+    "openai-responses": ResponsesServer,
+}
+
+_PROVIDERS: Final[dict[str, tuple[str | None, ...]]] = openai_server.PROVIDERS | {
+    "openai-responses": (None, "openai", "xai")
+}
+
+#: Client formats of whole conversations, by their shares.
+_SHARES: Final[dict[FrontName, int]] = {
+    "chat": 12,
+    "messages": 6,
+    "responses": 6,
+    "completions": 1,
+}
+_FRONTS: Final[list[FrontName]] = [front for front, share in _SHARES.items() for _ in range(share)]
+
+#: The dialect whose events a client's format is, so that they are relayed.
+_RELAYED: Final[dict[FrontName, str]] = {"messages": "anthropic", "responses": "openai-responses"}
 
 
 def conversation(seed: int, number: int) -> Conversation:
@@ -51,16 +89,19 @@ def drawn(source: Random) -> Conversation:
 class _Generator:
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
+        self._main: FrontName = draw.pick(_FRONTS)  # of most calls
+        self._front = self._main  # of the call in hand
         self._kinds: list[str] = []  # the server of each deployment
         self._deployments: list[Deployment] = []
-        self._servers: dict[tuple[int, bool], Any] = {}  # by deployment, and whether steady
+        self._servers: dict[tuple[int, bool, bool], Any] = {}
         self._texts: list[tuple[bytes, bool]] = []  # of the call's first answer
+        self._is_calm = True  # nothing has been drawn for the call that may end an answer early
 
     def conversation(self) -> Conversation:
         draw = self._draw
         for _ in range(draw.pick((1, 1, 2, 2, 2, 3))):
             self._add_deployment()
-        calls = draw.pick((1, 1, 1, 2, 2, 2, 3, 4))
+        calls = draw.pick((1, 1, 1, 1, 2, 2, 2, 3, 4))
         return Conversation(
             [self._exchange() for _ in range(calls)],
             self._deployments,
@@ -75,16 +116,20 @@ class _Generator:
 
     def _add_deployment(self) -> None:
         draw = self._draw
-        same = self._kinds and draw.chance(0.6)
+        # Most have others of their kind beside them; one that cannot go on has those that can.
+        share = 0.25 if self._kinds[:1] == ["openai-responses"] else 0.6
+        same = self._kinds and draw.chance(share)
         kind = self._kinds[0] if same else draw.pick(_SERVERS)
+        if not self._kinds and self._main in _RELAYED and draw.chance(0.45):
+            kind = _RELAYED[self._main]
         if draw.chance(0.02):
             kind = "ollama"
         tags = draw.number()
         self._kinds.append(kind)
         self._deployments.append(
             Deployment(
-                kind if kind in OTHERS else draw.pick(openai_server.PROVIDERS[kind]),
-                kind if kind in OTHERS else "openai",
+                draw.pick(_PROVIDERS.get(kind, (kind,))),
+                kind if kind in _OTHERS else "openai",
                 reasoning="field"
                 if tags > 0.1
                 else ("think-tags-open" if tags < 0.03 else "think-tags"),
@@ -101,62 +146,30 @@ class _Generator:
 
     def _exchange(self) -> Exchange:
         draw = self._draw
-        choices = draw.pick((2, 3)) if draw.chance(0.08) else 1
-        self._texts = []
+        front = self._front = self._main if draw.chance(0.85) else draw.pick(_FRONTS)
+        choices = 1
+        if front in ("chat", "completions") and draw.chance(0.08):
+            choices = draw.pick((2, 3))
+        self._texts, self._is_calm = [], True
         answers = [self._answers(number, choices) for number in range(len(self._kinds))]
         return Exchange(
-            self._request(choices),
+            front,
+            request(draw, front, choices),
             answers,
             is_secure=draw.chance(0.2),
             user_agent=b"OpenAI/Go 3.42.0" if draw.chance(0.05) else None,
             idle_seconds=draw.pick((2.0, 2.0, 0.0, 70.0)),
         )
 
-    def _request(self, choices: int) -> bytes:
-        draw = self._draw
-        members = [b'"model":"m"', b'"messages":%b' % draw.pick(_MESSAGES)]
-        if draw.chance(0.92):
-            members.append(b'"stream":true')
-            options: list[bytes] = []
-            if draw.chance(0.45):
-                options.append(b'"include_usage":true')
-            if draw.chance(0.08):
-                options.append(b'"continuous_usage_stats":true')
-            if draw.chance(0.25):
-                options.append(
-                    draw.pick((b'"include_obfuscation":true', b'"include_obfuscation":false'))
-                )
-            if options:
-                members.append(b'"stream_options":{%b}' % b",".join(options))
-        if choices > 1:
-            members.append(b'"n":%d' % choices)
-        if draw.chance(0.3):
-            members.append(
-                draw.pick(
-                    (
-                        b'"max_tokens":9',
-                        b'"max_tokens":100',
-                        b'"logprobs":true',
-                        b'"logprobs":true,"top_logprobs":2',
-                        b'"tools":[{"type":"function","function":{"name":"f"}}]',
-                        b'"response_format":{"type":"json_object"}',
-                        b'"x_unknown":{"a":[1]}',
-                        b'"stop":["x"]',
-                        b'"user":"u"',
-                    )
-                )
-            )
-        if draw.chance(0.3):
-            members.append(b'"seed":7,"temperature":0')
-        return b"{%b}" % b",".join(members)
-
     # Answers
 
     def _answers(self, number: int, choices: int) -> list[Script]:
         """Scripts for the requests to one deployment: as many as one call may send there."""
         draw = self._draw
+        if number and self._is_calm and draw.chance(0.8):
+            return []  # it will hardly be asked
         scripts = 1 if number == 0 or draw.chance(0.7) else 2
-        fans_out = choices > 1 and self._kinds[number] in ("groq", "llama.cpp", *OTHERS)
+        fans_out = choices > 1 and self._kinds[number] in ("groq", "llama.cpp", *_OTHERS)
         if fans_out:
             scripts = choices
         breaks = draw.chance(0.35 if number == 0 else 0.15) and len(self._kinds) > 1
@@ -168,24 +181,35 @@ class _Generator:
     def _script(self, number: int, choices: int, breaks: bool) -> Script:
         draw = self._draw
         if draw.chance(0.03 if self._deployments[number].streams else 0.5):
+            self._is_calm = False
             return self._refusal()
-        kind = self._kinds[number]
         is_steady = draw.chance(0.65)
-        server = self._servers.get((number, is_steady))
-        if server is None or draw.chance(0.2):
-            server = (
-                OTHERS[kind](draw)
-                if kind in OTHERS
-                else OpenAiServer(draw, kind, is_steady=is_steady)
-            )
-            self._servers[number, is_steady] = server
+        server = self._server(number, is_steady)
         events = self._events(number, server.next_answer(choices), is_steady)
         script = framed(draw, events, server.content_type, is_steady=is_steady)
         if breaks:
+            self._is_calm = False
             broken(draw, script)
         if draw.chance(0.25):
+            self._is_calm = False
             scheduled(draw, script)
         return script
+
+    def _server(self, number: int, is_steady: bool) -> Any:
+        """The one that has answered before, in most cases: it answers alike."""
+        draw, kind, deployment = self._draw, self._kinds[number], self._deployments[number]
+        completes = self._front == "completions" and kind not in _OTHERS
+        if completes:
+            completes = quirks_of(deployment.provider, deployment.dialect).completes != "no"
+        server = self._servers.get((number, is_steady, completes))
+        if server is not None and not draw.chance(0.2):
+            return server
+        if kind in _OTHERS:
+            server = _OTHERS[kind](draw, is_steady=is_steady)
+        else:
+            server = OpenAiServer(draw, kind, is_steady=is_steady, completes=completes)
+        self._servers[number, is_steady, completes] = server
+        return server
 
     def _refusal(self) -> Script:
         draw = self._draw
@@ -197,7 +221,7 @@ class _Generator:
 
     def _events(self, number: int, server: Any, is_steady: bool) -> list[bytes]:
         draw, kind = self._draw, self._kinds[number]
-        if kind not in OTHERS and draw.chance(0.02):
+        if kind not in _OTHERS and draw.chance(0.02):
             oddities.change_time(server)
         texts = self._texts
         if not texts or draw.chance(0.5):
@@ -220,8 +244,9 @@ class _Generator:
         return events
 
     def _odd(self, number: int, server: Any, *, wild: bool) -> list[bytes]:
-        if self._kinds[number] in OTHERS:
-            return server.odd()
+        self._is_calm = False
+        if self._kinds[number] in _OTHERS:
+            return server.odd(wild=wild)
         return oddities.odd(self._draw, server, wild=wild)
 
     def _end(self, server: Any) -> list[bytes]:
@@ -239,7 +264,7 @@ class _Generator:
     ) -> list[tuple[bytes, bool]]:
         """The texts of an answer as JSON strings, and whether each is reasoning."""
         draw, encode = self._draw, server.encode
-        size = draw.pick((6, 8, 10, 14, 20)) if is_steady else draw.pick((2, 3, 5, 8))
+        size = draw.pick((5, 6, 7, 8, 10, 16)) if is_steady else draw.pick((2, 3, 5, 8))
         if draw.chance(0.003):
             size = draw.between(60, 300)
         strings: list[tuple[bytes, bool]] = []

@@ -76,6 +76,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     # For the driver
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is ready or will be, however much time passes."""
+        return not self._ready and not self._timers
+
     def run_ready(self) -> None:
         """Runs until nothing is ready any more."""
         ready = self._ready

@@ -21,6 +21,22 @@ _UNAVAILABLE = reads(
 )
 
 
+class PlannedResponse:
+    """One response. Its steps are made when it is asked for, as many never are."""
+
+    __slots__ = ("_script", "_steps")
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._steps: list[Read] | None = None
+
+    @property
+    def steps(self) -> list[Read]:
+        if self._steps is None:
+            self._steps = reads(self._script)
+        return self._steps
+
+
 class Transport:
     """The gateway's end of one connection to an upstream."""
 
@@ -91,12 +107,12 @@ class Upstreams:
         self.requests: list[tuple[int, bytes]] = []
         self.transports: list[Transport] = []
         self.note = on_note
-        self._scripts: list[deque[list[Read]]] = []
+        self._responses: list[deque[PlannedResponse]] = []
         self._made = 0
 
-    def expect(self, scripts: list[list[list[Read]]]) -> None:
-        """The steps of the responses to the requests of the next call, by deployment."""
-        self._scripts = [deque(each) for each in scripts]
+    def expect(self, responses: list[list[PlannedResponse]]) -> None:
+        """The responses to the requests of the next call, by deployment."""
+        self._responses = [deque(each) for each in responses]
         self.requests = []
 
     def connect(self, factory: Callable[[], Any], port: int) -> Any:
@@ -111,8 +127,8 @@ class Upstreams:
     def asked(self, transport: Transport, request: bytes) -> None:
         self.requests.append((transport.deployment, request))
         number = transport.deployment
-        scripts = self._scripts[number] if number < len(self._scripts) else None
-        transport.reads.extend(scripts.popleft() if scripts else _UNAVAILABLE)
+        left = self._responses[number] if number < len(self._responses) else None
+        transport.reads.extend(left.popleft().steps if left else _UNAVAILABLE)
 
     @property
     def can_read(self) -> bool:
@@ -121,6 +137,9 @@ class Upstreams:
     def next_read(self, step: int) -> tuple[Transport, Read] | None:
         """The next step of one of the connections, in rotation among those with something to
         read."""
+        if len(self.transports) == 1:  # as in most conversations
+            (transport,) = self.transports
+            return (transport, transport.step()) if transport.can_read else None
         ready = [each for each in self.transports if each.can_read]
         if not ready:
             return None

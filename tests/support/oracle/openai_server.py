@@ -170,13 +170,16 @@ _TOP_STEPS: Final[dict[str, Callable[[Draw], bytes]]] = {
 class OpenAiServer:
     """Writes the events of one answer. `encode` makes a JSON string of a text.
 
-    `is_steady`: its events differ in their texts alone, as most servers' do.
+    `is_steady`: its events differ in their texts alone, as most servers' do. `completes`: it
+    answers a request for a text completion, with texts in place of deltas.
     """
 
     dialect = "openai"
     content_type = "text/event-stream"
 
-    def __init__(self, draw: Draw, kind: str, *, is_steady: bool = False) -> None:
+    def __init__(
+        self, draw: Draw, kind: str, *, is_steady: bool = False, completes: bool = False
+    ) -> None:
         self.draw = draw
         self.is_steady = is_steady
         self.kind = kind
@@ -206,6 +209,11 @@ class OpenAiServer:
             names = list(self.top)
             draw.source.shuffle(names)
             self.top = {name: self.top[name] for name in names}
+        self.nothing = b"{}"
+        if completes:
+            content, reasoning, self.nothing = b"%b", b"%b", b'""'
+            self.choice = {b"text" if n == b"delta" else n: v for n, v in self.choice.items()}
+        self.completes = completes
         self.content, self.reasoning = content, reasoning
         self.line_end, self.field, self.changes = b"\n", b"data: ", list[str]()
         if not is_steady:
@@ -213,6 +221,7 @@ class OpenAiServer:
             self.field = draw.pick((b"data: ", b"data: ", b"data:"))
             self.changes = self._changes()
         self.written = 0
+        self.thoughts: list[bytes] = []  # that nothing has been said behind yet
         self.index = b"0"
 
     def next_answer(self, choices: int) -> "OpenAiServer":
@@ -225,6 +234,7 @@ class OpenAiServer:
         if b"created" in server.top and draw.chance(0.7):
             server.top[b"created"] = b"17500000%02d" % draw.between(0, 99)
         server.choice = dict(self.choice)
+        server.thoughts = []
         return server
 
     def _changes(self) -> list[str]:
@@ -257,7 +267,7 @@ class OpenAiServer:
         return b"{%b}" % self.comma.join(parts)
 
     def choice_json(self, delta: bytes, finish: bytes = b"null", /, **members: bytes) -> bytes:
-        values = {b"delta": delta, b"finish_reason": finish, b"index": self.index}
+        values = {b"delta": delta, b"text": delta, b"finish_reason": finish, b"index": self.index}
         fields = self.choice
         if members:
             fields = fields | {name.encode(): value for name, value in members.items()}
@@ -287,7 +297,7 @@ class OpenAiServer:
             progress = b'{"total":40,"cache":0,"processed":%d,"time_ms":9}'
             for done in (16, 40):
                 events.append(self.event(b'{"content":null}', prompt_progress=progress % done))
-        if draw.chance(0.75):
+        if draw.chance(0.75) and not self.completes:
             roles = (b'{"role":"assistant","content":""}', b'{"role":"assistant","content":null}')
             for number in range(self.choices):
                 self.index = b"%d" % number
@@ -300,10 +310,25 @@ class OpenAiServer:
         self.written += 1
         if self.choices > 1 and self.draw.chance(0.3):
             self.index = b"%d" % self.draw.between(0, self.choices - 1)
-        return self.event((self.reasoning if reasons else self.content) % string)
+        if reasons:
+            self.thoughts.append(string)
+            return self.event(self.reasoning % string)
+        return self._signed() + self.event(self.content % string)
+
+    def _signed(self) -> bytes:
+        """The signature of thoughts that are over, in some answers, as Anthropic's models have it
+        behind a gateway."""
+        thoughts, self.thoughts = self.thoughts, []
+        if not thoughts or not self.draw.chance(0.3):
+            return b""
+        text = b'"%b"' % b"".join([each[1:-1] for each in thoughts])
+        detail = b'{"type":"thinking","thinking":%b,"signature":"c2ln"}' % text
+        return self.event(b'{"reasoning_details":[%b]}' % detail)
 
     def tool_calls(self, number: int) -> Events:
         draw = self.draw
+        if self.completes:
+            return []
         head = (
             b'{"index":%d,"id":"call_%d","type":"function","function":{"name":"f","arguments":""}}'
         )
@@ -325,7 +350,7 @@ class OpenAiServer:
             extra["timings"] = b'{"prompt_n":40,"predicted_per_second":61.5}'
         for number in range(self.choices):
             self.index = b"%d" % number
-            delta = b"{}"
+            delta = self.nothing
             if draw.chance(0.25):
                 delta = self.content % draw.pick((b'""', b'" end"', b'" end"'))
             events.append(self.event(delta, finish, **extra))
@@ -333,7 +358,7 @@ class OpenAiServer:
         if way in ("last", "null"):
             events.append(self.line(self.data(b"[]", usage=self.usage())))
         elif way == "merged":
-            events.append(self.event(b"{}", usage=self.usage()))
+            events.append(self.event(self.nothing, usage=self.usage()))
         if draw.chance(0.92):
             end = draw.pick((2, 2, 2, 2, 2, 1, 0)) * self.line_end
             events.append(self.field + b"[DONE]" + end)

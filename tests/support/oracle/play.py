@@ -7,8 +7,12 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from legato import dialects
+from legato.core.front import Front
 from legato.core.timers import Timers
 from legato.fronts.chat import CHAT
+from legato.fronts.completions import COMPLETIONS
+from legato.fronts.messages import MESSAGES
+from legato.fronts.responses import RESPONSES
 from legato.gateway.call import Call
 from legato.gateway.services import Services
 from legato.policy.keys import Key, Keyring
@@ -25,9 +29,9 @@ from tests.support.oracle.conversation import (
     Deployment,
     Exchange,
     Read,
-    reads,
 )
-from tests.support.oracle.network import FIRST_PORT, Upstreams
+from tests.support.oracle.fixed import fixed_sources
+from tests.support.oracle.network import FIRST_PORT, PlannedResponse, Upstreams
 
 #: Which way a conversation is played.
 Way = Literal["fast path", "decode everything"]
@@ -42,8 +46,12 @@ _SOON: Final = 0.005
 #: Seconds after which a call that nothing happens to is over, whatever its limits are.
 _PATIENCE: Final = 4000.0
 
+_FRONTS: Final[dict[str, Front]] = {
+    front.name: front for front in (CHAT, COMPLETIONS, MESSAGES, RESPONSES)
+}
+
 _KEY: Final = Key("key_1", "oracle", b"", 0.0)
-_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25)
+_PRICE: Final = Price(1.0, 2.0, 0.5, 1.25, 2.0)
 
 
 def decode_everything(upstreams: dict[str, Upstream]) -> None:
@@ -63,17 +71,17 @@ class Outcome(Struct):
 
 
 class Plan(Struct):
-    """A conversation with the steps of its responses, for both ways."""
+    """A conversation with its responses, for both ways."""
 
     conversation: Conversation
-    steps: list[list[list[list[Read]]]]  # by exchange, deployment, request
+    responses: list[list[list[PlannedResponse]]]  # by exchange, deployment, request
 
     @classmethod
     def of(cls, conversation: Conversation) -> "Plan":
         return cls(
             conversation,
             [
-                [[reads(script) for script in scripts] for scripts in exchange.scripts]
+                [[PlannedResponse(script) for script in scripts] for scripts in exchange.scripts]
                 for exchange in conversation.exchanges
             ],
         )
@@ -111,10 +119,11 @@ class _Client:
 
     def __init__(self, player: "_Player", exchange: Exchange, number: int) -> None:
         self._player = player
-        self.body = exchange.body
+        self.body = exchange.request
         self.received = self.begun = player.clock()
         self.request_id = f"req_{number:016x}"
         self.user_agent = exchange.user_agent
+        self.title: bytes | None = None
         self.session_headers = NO_HEADERS
         self.passed = b""
         self.is_secure = exchange.is_secure
@@ -215,7 +224,7 @@ class _Player:
     def _upstream(self, name: str, number: int, deployment: Deployment) -> Upstream:
         dialect = dialects.named(deployment.dialect)
         quirks = quirks_of(deployment.provider, deployment.dialect)
-        path = "" if deployment.dialect != "openai" else "/v1"
+        path = "/v1" if deployment.dialect.startswith("openai") else ""
         pool = Pool(Endpoint("127.0.0.1", FIRST_PORT + number, path), clock=self.clock)
         upstream = Upstream(
             name,
@@ -242,17 +251,17 @@ class _Player:
 
     def play(self, plan: Plan) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        with self.upstreams.loop.running():
+        with self.upstreams.loop.running(), fixed_sources(self.clock):
             for number, exchange in enumerate(plan.conversation.exchanges):
                 self._let_pass(exchange.idle_seconds)
-                self.upstreams.expect(plan.steps[number])
+                self.upstreams.expect(plan.responses[number])
                 outcomes.append(self._play(exchange, number))
         return outcomes
 
     def _play(self, exchange: Exchange, number: int) -> Outcome:
         self._notes = []
         client = self._client = _Client(self, exchange, number)
-        self._start(client)
+        self._start(client, _FRONTS[exchange.front])
         self._settle()
         while (found := self.upstreams.next_read(self.step)) is not None or self._wait_on():
             if found is not None:
@@ -265,8 +274,8 @@ class _Player:
         self._call = self._client = None
         return Outcome(client.sent, row, self.upstreams.requests, self._notes)
 
-    def _start(self, client: _Client) -> None:
-        self._call = Call(self._services, client, CHAT, _KEY)
+    def _start(self, client: _Client, front: Front) -> None:
+        self._call = Call(self._services, client, front, _KEY)
         self._call.start(self._running)
 
     def _read(self, transport: Any, read: Read) -> None:
@@ -320,7 +329,8 @@ class _Player:
         due = self._timers.next_due
         if due is not None and due <= now:
             self._timers.advance(now)
-        loop.run_ready()
+        if not loop.is_idle:
+            loop.run_ready()
 
     def _let_pass(self, seconds: float) -> None:
         """The same, with every timer at its time."""
@@ -339,6 +349,8 @@ class _Player:
     def _settle(self) -> None:
         """Runs what follows from one step, the shares of a long read included."""
         loop = self.upstreams.loop
+        if loop.is_idle:
+            return
         loop.run_ready()
         while (due := loop.next_due) is not None and due <= loop.time() + _SOON:
             loop.set_time(due)

@@ -79,11 +79,13 @@ def _plain_settings(conversation: Conversation) -> Iterator[Conversation]:
 
 
 def _plain_exchange(exchange: Exchange) -> Iterator[Exchange]:
+    if exchange.front != _SIMPLE.front:
+        yield replace(exchange, front=_SIMPLE.front, body=b"")
     for name in ("body", "is_secure", "user_agent", "idle_seconds"):
         yield from _plain(exchange, name, _SIMPLE)
-    members = msgspec.json.decode(exchange.body)
-    if exchange.body != _SIMPLE.body:
-        for name in members.keys() - {"model", "messages"}:
+    if exchange.body:
+        members = msgspec.json.decode(exchange.body)
+        for name in members.keys() - {"model", "messages", "input", "prompt", "max_tokens"}:
             rest = {key: value for key, value in members.items() if key != name}
             yield replace(exchange, body=msgspec.json.encode(rest))
     for number, scripts in enumerate(exchange.scripts):

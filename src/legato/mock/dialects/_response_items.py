@@ -7,6 +7,7 @@ from msgspec import Struct
 #: The prefix of an item's id.
 _PREFIXES: Final = {
     "message": "msg",
+    "refusal": "msg",
     "reasoning": "rs",
     "function_call": "fc",
     "custom_tool_call": "ctc",
@@ -15,6 +16,7 @@ _PREFIXES: Final = {
 #: The events of the deltas of each kind, without `.delta` and `.done`.
 _DELTAS: Final = {
     "message": "response.output_text",
+    "refusal": "response.refusal",
     "reasoning": "response.reasoning_summary_text",
     "function_call": "response.function_call_arguments",
     "custom_tool_call": "response.custom_tool_call_input",
@@ -23,6 +25,7 @@ _DELTAS: Final = {
 #: The member of a `done` event, and of a call, that has the complete text.
 _TEXTS: Final = {
     "message": "text",
+    "refusal": "refusal",
     "reasoning": "text",
     "function_call": "arguments",
     "custom_tool_call": "input",
@@ -31,12 +34,14 @@ _TEXTS: Final = {
 #: The events of the part that the text is in, and the member of the item with its parts.
 _PARTS: Final = {
     "message": ("response.content_part", "content"),
+    "refusal": ("response.content_part", "content"),
     "reasoning": ("response.reasoning_summary_part", "summary"),
 }
 
 
 class Item(Struct):
-    """`fields`: the item as it stands, with its text once it has ended. `index`: of its output.
+    """`kind`: the item's type; `refusal` is a message that refuses. `fields`: the item as it
+    stands, with its text once it has ended. `index`: of its output.
 
     The methods return events without their sequence numbers.
     """
@@ -89,6 +94,8 @@ class Item(Struct):
     def _of_part(self, text: str) -> dict[str, Any]:
         if self.kind == "reasoning":
             return {"type": "summary_text", "text": text}
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": text}
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
     def _part(self, what: str, text: str) -> dict[str, Any]:
@@ -102,8 +109,9 @@ class Item(Struct):
 
 
 def new_item(kind: str, index: int, members: dict[str, Any]) -> Item:
-    fields = {"id": f"{_PREFIXES[kind]}_{index}", "type": kind, "status": "in_progress"}
-    if kind == "message":
+    type_ = "message" if kind == "refusal" else kind
+    fields = {"id": f"{_PREFIXES[kind]}_{index}", "type": type_, "status": "in_progress"}
+    if type_ == "message":
         fields["role"] = "assistant"
     item = Item(kind, index, fields | members)
     item.fields |= item.start()[0]["item"]

@@ -205,11 +205,17 @@ def _input_usage(usage: dict[str, Any]) -> dict[str, Any]:
     """Anthropic includes neither cache reads nor cache writes in `input_tokens`."""
     details = usage.get("prompt_tokens_details") or {}
     cached, written = details.get("cached_tokens", 0), details.get("cache_creation_tokens", 0)
-    return {
+    counts = {
         "input_tokens": usage.get("prompt_tokens", cached + written) - cached - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
     }
+    if for_an_hour := details.get("cache_creation_1h_tokens"):
+        counts["cache_creation"] = {
+            "ephemeral_5m_input_tokens": written - for_an_hour,
+            "ephemeral_1h_input_tokens": for_an_hour,
+        }
+    return counts
 
 
 def _error(error: dict[str, Any], status: int = 200) -> dict[str, Any]:

@@ -66,7 +66,10 @@ class MockDialect:
         return str(request.get("model"))
 
     def encode(self, step: Step) -> bytes:
-        return b"".join(self._encode(each) for each in simple_steps(step) if not each.choice)
+        refusal = (step.delta or {}).get("refusal")
+        refused = self._start() + self._extend("refusal", refusal) if refusal else b""
+        steps = simple_steps(step)
+        return refused + b"".join(self._encode(each) for each in steps if not each.choice)
 
     def whole(self) -> bytes | None:
         if self._item is not None:

@@ -1,0 +1,92 @@
+"""Limits and budgets as the settings give them, in a whole server."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from legato.mock.server import MockServer
+from legato.settings import SettingsError
+from tests.conftest import Running, serving, settings_for, until
+from tests.support.wire import Wire, ask, chat, request
+
+
+async def say(legato: Running, model: str = "happy", **more: Any) -> Any:
+    return await ask(legato.port, legato.key, chat(model, **more))
+
+
+def own(legato: Running, **fields: Any) -> None:
+    """Changes the only key."""
+    keyring = legato.app.services.keyring
+    (key,) = keyring
+    keyring.replace([replace(key, **fields)])
+
+
+async def test_a_tier_of_the_settings(tmp_path: Path, scripted: MockServer) -> None:
+    tiers = {"tiers": {"free": {"requests_per_minute": 2}}}
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"], **tiers)
+    async with serving(settings) as legato:
+        own(legato, tier="free")
+        first = await say(legato)
+        assert first.headers["x-ratelimit-limit-requests"] == "2"
+        assert first.headers["x-ratelimit-limit-tokens"] == "40000"  # as the tier is shipped
+        await say(legato)
+        assert (await say(legato)).status == 429
+
+
+async def test_what_was_spent_before_a_restart_counts(tmp_path: Path, scripted: MockServer) -> None:
+    owners = {"owners": {"team": {"budget": "10tokens/month"}}}
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"], **owners)
+    async with serving(settings) as legato:
+        own(legato, owner="team")
+        assert (await say(legato)).status == 200
+    async with serving(settings, key=legato.key) as legato:
+        own(legato, owner="team")
+        answer = await say(legato)
+        assert answer.status == 429
+        assert answer.error["code"] == "insufficient_quota"
+        own(legato, owner="others")
+        assert (await say(legato)).status == 200
+        rows = await legato.rows()
+        assert [row["owner"] for row in rows] == ["team", "team", "others"]
+
+
+async def test_a_route_with_a_queue(tmp_path: Path, scripted: MockServer) -> None:
+    settings = settings_for(tmp_path, await scripted.start(), ["stall", "happy"])
+    routes = tuple(
+        replace(each, max_concurrent=1, max_queue=1) if each.model == "stall" else each
+        for each in settings.routes
+    )
+    async with (
+        serving(replace(settings, routes=routes)) as legato,
+        contextlib.AsyncExitStack() as on,
+    ):
+        tasks = legato.server.server_state.tasks
+        for number in (1, 2):  # the second one waits
+            wire = await on.enter_async_context(await Wire.open(legato.port))
+            wire.send(request(legato.key, chat("stall", stream=True)))
+            await until(lambda wanted=number: len(tasks) == wanted, "it is admitted")
+        answer = await say(legato, "stall")
+        assert (answer.status, answer.error["code"]) == (503, "queue_full")
+        assert (await say(legato, "happy")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"owners": {"team": {"budget": "10"}}}, ("team", "budget", "usd")),
+        ({"alerts": {"webhook": "ftp://x"}}, ("alerts", "webhook", "https://")),
+        ({"alerts": {"webhook": "https://x/secret-token"}}, ("alerts", "secret")),
+        ({"tiers": {"free": {"requests": 1}}}, ("tiers", "requests")),
+        ({"live": "mysql://x"}, ("live", "valkey://")),
+    ],
+)
+def test_a_setting_that_is_none(
+    tmp_path: Path, flags: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_for(tmp_path, None, **flags)
+    assert all(word in str(caught.value) for word in words)
+    assert "secret-token" not in str(caught.value)

@@ -1,0 +1,1 @@
+"""Long runs against real servers, which `scripts/soak` starts."""

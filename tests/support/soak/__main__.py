@@ -1,0 +1,21 @@
+"""`python -m tests.support.soak NAME` runs one of `SOAKS`."""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from tests.support.soak import kill
+
+SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {"kill": kill.main}
+
+
+def main() -> int:
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in SOAKS:
+        print(f"soak: choose one of {', '.join(SOAKS)}", file=sys.stderr)
+        return 2
+    return SOAKS[name](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
