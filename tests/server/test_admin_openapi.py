@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from jsonschema import Draft202012Validator
+
 from tests.conftest import Running
 from tests.support.admin import Admin
 
@@ -31,6 +33,15 @@ async def test_what_the_document_describes(legato: Running) -> None:
     assert schemas["NewKey"]["required"] == ["name"]
     tiers = schemas["NewKey"]["properties"]["tier"]["anyOf"][0]["enum"]
     assert tiers == ["basic", "enterprise", "free", "pro"]
+
+
+async def test_the_document_is_valid(legato: Running) -> None:
+    import schemathesis
+
+    found = await (await Admin.of(legato)).get("openapi.json")
+    schemathesis.openapi.from_dict(found).validate()
+    for each in found["components"]["schemas"].values():
+        Draft202012Validator.check_schema(each)
 
 
 async def test_schemathesis_finds_nothing(legato: Running, tmp_path: Path) -> None:

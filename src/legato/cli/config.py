@@ -35,7 +35,7 @@ port = 8000
 # max_connections = 20000
 # request_seconds = 30.0          # time for a client to send a request
 # idle_seconds = 75.0             # idle connections are closed after this time
-# trusted_proxies = ["10.0.0.1"]  # proxies whose x-forwarded-proto header is used
+# trusted_proxies = ["10.0.0.1"]  # proxies whose x-forwarded-* headers are used
 # drain_seconds = 30.0            # time for running streams to finish after SIGTERM
 
 [streams]

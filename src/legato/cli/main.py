@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "chat": "Chat with a model in the terminal.",
     "launch": "Start a coding agent against the server.",
     "keys": "Create, list, change and revoke API keys.",
-    "audit": "Show who changed which API key.",
+    "audit": "Show administrative acts.",
     "models": "List, download and delete model files; check deployments.",
     "routes": "Show the health of a running server's deployments.",
     "usage": "Show calls, tokens and cost.",

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
+from sqlalchemy.exc import SQLAlchemyError
 
 from legato.core.errors import ApiError, invalid
 from legato.policy import key_fields
@@ -89,7 +90,7 @@ class KeyOperations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`tiers`: the names of all. `refresh`: awaited after each change, so that it is in force
-        when the client has its answer."""
+        when the client has its answer. May raise the database's errors."""
         self._database = database
         self._tiers = tiers
         self._refresh = refresh
@@ -198,12 +199,18 @@ class KeyOperations:
         identity = (await self._row(call))["id"]
         with _refusals():
             row = await key_store.update(self._database, identity, change, call.by, action)
-        await self._refresh()
+        await self._apply()
         return self._shown(row)
 
     async def _with_secret(self, row: Row, secret: str) -> KeyWithSecret:
-        await self._refresh()
+        await self._apply()
         return KeyWithSecret(**asdict(self._shown(row)), key=secret)
+
+    async def _apply(self) -> None:
+        """Loads what has changed. What is written is written: a database that fails only now is no
+        reason to lose the secret, and the server follows when it is back."""
+        with suppress(OSError, SQLAlchemyError):
+            await self._refresh()
 
     async def _row(self, call: Call) -> Row:
         """The key that the path names. Raises `ApiError` 404, also for an admin key."""

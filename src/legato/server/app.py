@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvicorn
-from starlette.routing import Route as Endpoint
+from starlette.routing import BaseRoute, Mount
 
 from legato.core.signatures import Makers
 from legato.core.timers import Timers
@@ -18,6 +18,7 @@ from legato.gateway.services import Services
 from legato.policy.keys import Keyring
 from legato.policy.routing import Router
 from legato.server import assembly, limiting
+from legato.server.admin import PREFIX as ADMIN
 from legato.server.admin import Admin
 from legato.server.admin_keys import KeyOperations
 from legato.server.admin_openapi import described
@@ -198,7 +199,6 @@ class App:
             kept=self.services.kept_responses,
             body_limit=limits.body,
             more=self._paths(),
-            admin=self._admin(),
         )
         protocol: Any = protocols(self.services, limits)
         return Server(
@@ -220,10 +220,11 @@ class App:
             )
         )
 
-    def _paths(self) -> list[Endpoint]:
-        """Endpoints for those who watch the server."""
+    def _paths(self) -> list[BaseRoute]:
+        """Endpoints for those who run and watch the server."""
         metrics = self.monitoring.paths if self.monitoring is not None else []
-        return [*usage_paths(self.services, self.ledger, self.database), *metrics]
+        usage = usage_paths(self.services, self.ledger, self.database)
+        return [*usage, *metrics, Mount(ADMIN, self._admin())]
 
     def _admin(self) -> Admin:
         settings, tiers = self.settings, self.settings.all_tiers

@@ -36,8 +36,8 @@ class KeySync:
         on_database: Callable[[BaseException | None], None],
         admins: Keyring | None = None,
     ) -> None:
-        """`keyring`: of the keys that make calls. `admins`: of those of the admin API.
-        `on_database` is told of each check: None, or why the database cannot be read."""
+        """`keyring`: of the keys that make calls. `on_database` is told of each check: None, or why
+        the database cannot be read. `admins`: the keys of the admin API."""
         self.first_key: str | None = None
         self._database = database
         self._keyring = keyring

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp
 
@@ -18,7 +18,6 @@ from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
 from legato.policy.keys import Keyring
 from legato.policy.routing import Route, Router
-from legato.server.admin import PREFIX as ADMIN
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
 from legato.server.count_tokens import PATH as COUNT_TOKENS
@@ -65,11 +64,10 @@ def application(
     clock: Callable[[], float],
     body_limit: int,
     kept: KeptResponses | None = None,
-    more: Iterable[Path] = (),
-    admin: ASGIApp | None = None,
+    more: Iterable[BaseRoute] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded. `more`: further endpoints. `admin`: the admin API."""
+    `body_limit`: bytes, decoded. `more`: further endpoints."""
 
     async def models(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
@@ -126,7 +124,6 @@ def application(
         Path("/readyz", readyz, methods=["GET"]),
         *kept_paths(keyring, kept),
         *more,
-        *([Mount(ADMIN, admin)] if admin is not None else []),
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
     ]
     app = Starlette(
