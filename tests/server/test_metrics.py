@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from legato.policy.ledger import Row
+from legato.policy.live import Crossed
 from legato.server.metrics import Gauge, Metrics
 
 ROUTES = {"smol": "smol", "claude-x": "claude-*"}
@@ -85,3 +86,13 @@ def test_a_fold_is_cheap_in_calls() -> None:
     metrics.observe(row(route="smol", deployments="a", duration=1.0))
     sys.setprofile(None)
     assert calls == 0
+
+
+def test_thresholds_of_budgets_are_counted() -> None:
+    metrics = Metrics(ROUTES.get)
+    for percent in (50, 80, 50):
+        metrics.crossed(Crossed("owner:team:usd:2026-11", "budget_usd", percent, 1.0, 2.0))
+    found = samples(metrics)
+    assert found["legato_budget_alerts_total['50', 'usd']"] == 2
+    assert found["legato_budget_alerts_total['80', 'usd']"] == 1
+    assert "team" not in metrics.render().decode()

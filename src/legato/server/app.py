@@ -16,6 +16,7 @@ from legato.core.timers import Timers
 from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
+from legato.policy.live import Crossed
 from legato.policy.routing import Router
 from legato.server import assembly, limiting
 from legato.server.admin import PREFIX as ADMIN
@@ -66,7 +67,7 @@ class App:
         self.live = limiting.live(
             settings,
             CLOCK,
-            on_crossed=self._alerts.crossed,
+            on_crossed=self._on_crossed,
             on_state=self._on_live_state,
             on_bug=self._on_bug,
         )
@@ -250,6 +251,11 @@ class App:
             )
         journal = Journal(folder, self._slot.name, self._on_journal_failure)
         self.ledger.use(journal, self._slot.name)
+
+    def _on_crossed(self, passed: Crossed) -> None:
+        self._alerts.crossed(passed)
+        if self.monitoring is not None:
+            self.monitoring.crossed(passed)
 
     def _on_live_state(self, is_reachable: bool) -> None:
         if is_reachable:

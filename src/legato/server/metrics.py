@@ -20,6 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from legato.policy.ledger import Row
+from legato.policy.live import Crossed
 
 #: Prometheus' text format in the version that all of its versions read.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -85,6 +86,9 @@ class Metrics:
         self._calls = counter("calls", "Calls that have ended.", "outcome", *where)
         self._tokens = counter("tokens", "Tokens, by the ledger.", "kind", *where)
         self._cost = counter("cost_dollars", "US dollars, by the price lists.", *where)
+        self._alerts = counter(
+            "budget_alerts", "Budgets that have passed a threshold.", "percent", "unit"
+        )
         self._first_token = histogram(
             "first_token_seconds", "From the request to the first token.", _FIRST_TOKEN
         )
@@ -108,6 +112,11 @@ class Metrics:
             bound.first_token.observe(row.ttft)
         if row.duration is not None:
             bound.duration.observe(row.duration)
+
+    def crossed(self, passed: Crossed) -> None:
+        """A budget has passed a threshold. Whose it is, is in the log."""
+        unit = "usd" if passed.kind == "budget_usd" else "tokens"
+        self._alerts.labels(str(passed.percent), unit).inc()
 
     def render(self) -> bytes:
         """All of them, in Prometheus' text format."""

@@ -32,6 +32,7 @@ class Monitoring:
         metrics = Metrics(route_of(services.router), gauges(services, ledger, engines))
         self._services = services
         self._observe = metrics.observe
+        self.crossed = metrics.crossed
         services.on_settled = self._settled
         self.paths: list[Path] = paths(metrics, token) if port is None else []
         self.server = None if port is None else MetricsServer(metrics, host, port, token)
