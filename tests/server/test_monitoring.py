@@ -17,6 +17,7 @@ from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.mock.server import MockServer
 from legato.policy.ledger import Row
+from legato.policy.live import Crossed
 from legato.policy.model_names import not_found
 from legato.policy.routing import Route, Router
 from legato.server import gauges
@@ -334,6 +335,7 @@ def test_the_docs_tell_each_metric(tmp_path: Path) -> None:
     found = gauges.gauges(services, ledger, [])
     metrics = Metrics(lambda model: model, found)
     metrics.observe(Row("one", 0.0, route="smol", outcome="complete", prompt_tokens=1, cost=1.0))
+    metrics.crossed(Crossed("key:1:usd:total", "budget_usd", 50, 1.0, 2.0))
     text = metrics.render().decode()
     known = {
         name: (kind, set[str]()) for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M)
