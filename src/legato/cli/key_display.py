@@ -54,7 +54,7 @@ def print_key(key: ShownKey) -> None:
     shown = {name: value for name, value in lines.items() if value not in ("", "-")}
     width = max(map(len, shown))
     for name, value in shown.items():
-        print(f"{name:{width}}  {clean(value)}")
+        print(f"{name:{width}}  {' '.join(clean(value).split())}")
 
 
 def _budget(key: ShownKey) -> str:
