@@ -15,11 +15,13 @@ from msgspec import Struct
 
 from legato.policy.limits import Limits
 from legato.settings import (
+    Alerts,
     Deployment,
     Engine,
     EngineModel,
     LimitChecks,
     Metrics,
+    Owner,
     Price,
     Responses,
     Route,
@@ -27,8 +29,8 @@ from legato.settings import (
     Settings,
     SettingsError,
     Streams,
-    check,
 )
+from legato.settings_check import check
 
 DEFAULT_FILE: Final = "legato.toml"
 
@@ -50,7 +52,7 @@ _NOT_SETTINGS: Final = ("LEGATO_CONFIG", "LEGATO_API_KEY", "LEGATO_BASE_URL", "L
 
 #: Keys whose value in the environment is a comma-separated list.
 _LISTS: Final = ("cors_origins", "trusted_proxies")
-_SECRETS: Final = ("api_key", "api_keys", "token")
+_SECRETS: Final = ("api_key", "api_keys", "token", "secret", "webhook")
 
 
 def load(
@@ -160,6 +162,7 @@ def _section_key(name: str) -> tuple[str, str] | None:
         "streams": Streams,
         "limits": LimitChecks,
         "metrics": Metrics,
+        "alerts": Alerts,
         "engine": Engine,
     }
     if section not in sections or key not in sections[section].__struct_fields__:
@@ -202,16 +205,17 @@ def _convert(tree: dict[str, Any], place: Callable[[str], str]) -> Settings:
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
         owner = path.rstrip("`").removeprefix("$").removeprefix(".")
-        owner = owner.replace("tiers[...]", f"tiers.{_wrong_tier(tree)}")
+        for table, kind in (("tiers", Limits), ("owners", Owner)):
+            owner = owner.replace(f"{table}[...]", f"{table}.{_wrong_name(tree, table, kind)}")
         setting, sentence = _sentence(problem, owner)
         raise SettingsError(f"{place(setting)}: {sentence}") from None
 
 
-def _wrong_tier(tree: dict[str, Any]) -> str:
-    """The name of the first tier that is not valid, which msgspec does not tell."""
-    for name, limits in tree.get("tiers", {}).items():
+def _wrong_name(tree: dict[str, Any], table: str, kind: type[Struct]) -> str:
+    """The name of the first entry of a table that is not valid, which msgspec does not tell."""
+    for name, entry in tree.get(table, {}).items():
         try:
-            msgspec.convert(limits, Limits, strict=False)
+            msgspec.convert(entry, kind, strict=False)
         except msgspec.ValidationError:
             return name
     return "…"
@@ -242,11 +246,13 @@ def _struct_at(setting: str) -> type[Struct]:
         "routes.limits": Limits,
         "limits": LimitChecks,
         "metrics": Metrics,
+        "alerts": Alerts,
+        "owners": Owner,
         "responses": Responses,
         "tiers": Limits,
         "engine.models": EngineModel,
     }
-    return tables[re.sub(r"\[[^]]*\]|(?<=^tiers)\..*", "", setting)]
+    return tables[re.sub(r"\[[^]]*\]|(?<=^tiers)\..*|(?<=^owners)\..*", "", setting)]
 
 
 def _line_of(text: str, setting: str) -> str:

@@ -368,7 +368,11 @@ def test_variables_in_strings(file: Path) -> None:
 
 
 def test_secrets_are_hidden_and_all_else_is_shown(file: Path) -> None:
-    settings = read(file, DEPLOYMENT + 'api_key = "s3cret"\n[server]\nport = 7\n')
+    more = (
+        '[metrics]\ntoken = "s3cret"\n[alerts]\nwebhook = "https://x/s3cret"\nsecret = "s3cret"\n'
+    )
+    text = 'live = "valkey://:s3cret@x"\ndatabase = "postgresql://u:s3cret@x/y"\n' + DEPLOYMENT
+    settings = read(file, text + 'api_key = "s3cret"\n[server]\nport = 7\n' + more)
     shown = show(settings)
     assert "s3cret" not in repr(shown)
     assert shown["deployments"][0]["api_key"] == "********"
@@ -394,7 +398,7 @@ def test_the_template_says_the_defaults(file: Path) -> None:
 
 def test_the_template_s_examples_are_right(file: Path) -> None:
     text = re.sub(r"(?m)^# ?(\[\[?[\w.]+\]\]?$|\w+ = )", r"\1", TEMPLATE)
-    settings = read(file, text, UPSTREAM_KEY="k", METRICS_TOKEN="t")
+    settings = read(file, text, UPSTREAM_KEY="k", METRICS_TOKEN="t", WEBHOOK_SECRET="s")
     assert settings.deployments[0].api_key == "k"
     assert settings.routes[0].deployments == ("primary",)
     tree = tomllib.loads(text)
@@ -421,7 +425,9 @@ def test_the_address_of_a_valkey(file: Path, scheme: str) -> None:
 
 
 def test_the_token_of_the_metrics_is_never_shown(file: Path) -> None:
-    settings = read(file, "[metrics]\nport = 9100\n", LEGATO_METRICS_TOKEN="s3cret")
+    settings = read(
+        file, "[metrics]\nport = 9100\n", LEGATO_METRICS_TOKEN="s3cret", WEBHOOK_SECRET="s"
+    )
     assert (settings.metrics.token, settings.metrics.port) == ("s3cret", 9100)
     assert "s3cret" not in repr(show(settings))
 

@@ -72,7 +72,7 @@ names = st.sampled_from(["", "a", "b", "'; DROP TABLE calls; --"])
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -227,3 +227,7 @@ async def test_a_database_that_is_away(server: Running, monkeypatch: pytest.Monk
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "ledger_unavailable"
     assert "secret" not in answer.text
+    server.app.ledger.is_reachable = False
+    assert (await get(server)).status_code == 503
+    server.app.ledger.is_reachable = True
+    assert (await get(server)).status_code == 200

@@ -210,3 +210,13 @@ def test_many_that_open_at_once_migrate_once(tmp_path: Path) -> None:
         return len(rows)
 
     assert asyncio.run(count()) == 4
+
+
+async def test_the_names_of_keys(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path)
+    assert await store.names(database) == {}
+    for number in range(2):
+        await store.add(database, f"key_{number}", f"name {number}", digest(b"%d" % number))
+    await store.revoke(database, "key_1")
+    assert await store.names(database) == {"key_0": "name 0", "key_1": "name 1"}
+    await database.close()

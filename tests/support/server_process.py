@@ -21,10 +21,12 @@ KINDS = ("happy", "happy", "slow", "cut", "500", "stall", "thinking")
 class ServerProcess:
     """`legato serve` with one deployment for each of `KINDS`."""
 
-    def __init__(self, folder: Path, upstream: str, address: str | None) -> None:
+    def __init__(self, folder: Path, upstream: str, address: str | None, *settings: str) -> None:
+        """`settings`: further lines of its file, at the top."""
         self.data = folder / "data"
         self._config = folder / "legato.toml"
         lines = [f"database = {json.dumps(address)}"] if address else []
+        lines += settings
         for name in sorted(set(KINDS)):
             lines += ["[[deployments]]", f'name = "{name}"', f'model = "{name}"']
             lines += [f'base_url = "{upstream}"', "open_after = 0"]
@@ -59,6 +61,14 @@ class ServerProcess:
         if self.child.returncode is None:
             self.child.terminate()
         await self.child.communicate()
+
+    async def create_key(self, *words: str) -> str:
+        """The secret of a new key: `legato keys create WORDS`."""
+        words = ("keys", "create", *words, "--json")
+        child = await self._run(*words, stdout=asyncio.subprocess.PIPE)
+        out, _ = await child.communicate()
+        assert child.returncode == 0
+        return json.loads(out)["key"]
 
     async def usage(self) -> dict[str, Any]:
         """What `legato usage --json` prints."""

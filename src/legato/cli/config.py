@@ -64,6 +64,17 @@ fail = "open"                     # without Valkey each server checks alone; "cl
 # concurrent = 4                  # calls in progress
 # max_tokens = 4096               # that one call may ask for
 
+# Budgets that all keys of one owner share.
+# [owners.research]
+# budget = "500usd/month"         # or "2Mtokens"; without a period: for good
+# action = "block"                # "warn": alerts alone
+# hard = false                    # true: calls in progress are cut when it is spent
+
+# Who is told, beside the log, when 50, 80 and 100 % of a budget are spent.
+# [alerts]
+# webhook = "https://hooks.example/legato"
+# secret = "${WEBHOOK_SECRET}"    # signs each message
+
 # The local engine. Without `models`, and without deployments, it runs the two default models.
 [engine]
 slots = 8                         # concurrent answers of one model
@@ -128,6 +139,9 @@ slots = 8                         # concurrent answers of one model
 # retry_seconds = 30.0            # time for them
 # max_continuations = 1           # times that another deployment continues a broken stream
 # limits = { concurrent = 100 }   # of all keys together; the same names as in [tiers.NAME]
+# max_concurrent = 16             # calls that go on at once; others wait in turn
+# max_queue = 100                 # calls that may wait
+# queue_seconds = 30.0            # how long each of them may
 # count_both_prompts = false      # usage of a continued answer includes the prompts of both
 
 # Names that clients insist on, and the models that they stand for.

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,8 +80,8 @@ class MetricsServer:
         try:
             listener = socket.create_server((host, port), family=family)
         except OSError as error:
-            text = f"metrics: cannot listen on {host}, port {port}: {error.strerror}"
-            raise OSError(error.errno, text) from None
+            reason = os.strerror(error.errno) if error.errno else error
+            raise OSError(f"metrics: cannot listen on {host}, port {port}: {reason}") from None
         config = uvicorn.Config(
             self._app,
             http="httptools",

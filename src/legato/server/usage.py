@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from legato.core.errors import invalid, service_unavailable
+from legato.core.errors import ApiError, invalid, service_unavailable
 from legato.gateway.limiter import Standing
 from legato.gateway.services import Services
 from legato.policy.budgets import Budget
@@ -47,6 +47,11 @@ _LIMITS: Final[dict[Kind, str]] = {
 
 
 class Ledger(Protocol):
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the database took the last rows."""
+        ...
+
     async def flush(self) -> None:
         """Returns when all rows are in the database."""
         ...
@@ -59,14 +64,14 @@ def paths(services: Services, ledger: Ledger, database: Database) -> list[Path]:
     async def usage(request: Request) -> Response:
         key = services.keyring.identify(request.scope["headers"])
         since, by = _asked(dict(request.query_params))
+        if not ledger.is_reachable:  # nobody has to wait for the database to time out
+            raise _unavailable()
         try:
             async with turns:
                 await ledger.flush()
                 report = await summary(database, since, by, key=key.id, limit=MAX_ROWS + 1)
         except (OSError, SQLAlchemyError):
-            raise service_unavailable(
-                "The ledger cannot be read now.", code="ledger_unavailable"
-            ) from None
+            raise _unavailable() from None
         if len(report["rows"]) > MAX_ROWS:
             raise invalid(
                 f"There are more than {MAX_ROWS:,} rows: choose a shorter `since` or another `by`.",
@@ -79,6 +84,10 @@ def paths(services: Services, ledger: Ledger, database: Database) -> list[Path]:
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     return [Path("/v1/usage", usage, methods=["GET"])]
+
+
+def _unavailable() -> ApiError:
+    return service_unavailable("The ledger cannot be read now.", code="ledger_unavailable")
 
 
 def _asked(query: dict[str, str]) -> tuple[float, By]:

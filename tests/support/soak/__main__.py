@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from tests.support.soak import kill
+from tests.support.soak import kill, limits
 
-SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {"kill": kill.main}
+SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {"kill": kill.main, "limits": limits.main}
 
 
 def main() -> int:
