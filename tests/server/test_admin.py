@@ -180,6 +180,27 @@ async def test_the_life_of_a_key(legato: Running) -> None:
     assert actor in keys
 
 
+async def test_limits_and_routes_are_in_force(legato: Running) -> None:
+    admin = await Admin.of(legato)
+    limits = {"requests_per_minute": 1, "max_tokens": 10}
+    made = await admin.post("keys", {"name": "a", "limits": limits, "routes": ["hap*"]})
+
+    async def call(model: str = "happy", **more: Any) -> tuple[int, Any]:
+        answer = await ask(legato.port, made["key"], chat(model, **more))
+        return answer.status, answer.error and answer.error["code"]
+
+    assert await call("cut") == (404, "model_not_found")
+    assert await call(max_tokens=11) == (400, "max_tokens_over_limit")
+    assert await call() == (200, None)
+    assert await call() == (429, "rate_limit_exceeded")
+    await admin.patch(
+        f"keys/{made['id']}", {"limits": {"requests_per_minute": None, "max_tokens": None}}
+    )
+    assert await call(max_tokens=11) == (200, None)
+    await admin.patch(f"keys/{made['id']}", {"routes": ["cut"]})
+    assert await call() == (404, "model_not_found")
+
+
 @POSTGRES
 async def test_a_change_on_one_server_is_in_force_on_another(
     tmp_path: Path, scripted: MockServer, postgres: Postgres
