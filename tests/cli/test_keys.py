@@ -129,6 +129,26 @@ def test_an_error_names_the_option(cli: Cli, words: tuple[str, ...]) -> None:
     assert cli.json("keys", "list") == []
 
 
+def test_a_table_has_the_last_keys(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("legato.cli.key_display.MAX_SHOWN", 2)
+    for name in ("one", "two", "three"):
+        cli.json("keys", "create", name)
+    assert len(cli.json("keys", "list")) == 3
+    _, out, _ = cli.run("keys", "list")
+    assert [name in out for name in ("one ", "two ", "three ")] == [False, True, True]
+    assert out.endswith("1 older keys are not shown; use --owner, or --json for all\n")
+
+
+def test_a_tier_that_is_gone(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "legato.toml"
+    file.write_text("[tiers.gold]\nconcurrent = 3\n")
+    assert cli.run("keys", "create", "app", "--tier", "gold", "--config", str(file))[0] == 0
+    wanted = "legato: the tier `gold` of 1 key is not in the settings: only limits of their own"
+    for words in (("keys", "list"), ("keys", "show", "app")):
+        assert cli.run(*words)[2].startswith(wanted)
+        assert cli.run(*words, "--config", str(file))[2] == ""
+
+
 def test_rotation_and_switches(cli: Cli) -> None:
     made = cli.json("keys", "create", "app")
     rotated = cli.json("keys", "rotate", "app", "--overlap", "1h")

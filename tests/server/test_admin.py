@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,11 +11,15 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from legato.core.errors import ApiError
+from legato.mock.server import MockServer
+from legato.policy.keys import digest
 from legato.server.admin import origin_of
 from legato.store import keys as store
 from legato.store.audit import entries
-from tests.conftest import Running
+from tests.conftest import Running, serving, settings_for, until
 from tests.support.admin import Admin, key_of
+from tests.support.postgres import POSTGRES, Postgres
 from tests.support.wire import ask, chat
 
 #: Every operation: (method, path, a body that is valid).
@@ -175,6 +180,55 @@ async def test_the_life_of_a_key(legato: Running) -> None:
     assert actor in keys
 
 
+async def test_limits_and_routes_are_in_force(legato: Running) -> None:
+    admin = await Admin.of(legato)
+    limits = {"requests_per_minute": 1, "max_tokens": 10}
+    made = await admin.post("keys", {"name": "a", "limits": limits, "routes": ["hap*"]})
+
+    async def call(model: str = "happy", **more: Any) -> tuple[int, Any]:
+        answer = await ask(legato.port, made["key"], chat(model, **more))
+        return answer.status, answer.error and answer.error["code"]
+
+    assert await call("cut") == (404, "model_not_found")
+    assert await call(max_tokens=11) == (400, "max_tokens_over_limit")
+    assert await call() == (200, None)
+    assert await call() == (429, "rate_limit_exceeded")
+    await admin.patch(
+        f"keys/{made['id']}", {"limits": {"requests_per_minute": None, "max_tokens": None}}
+    )
+    assert await call(max_tokens=11) == (200, None)
+    await admin.patch(f"keys/{made['id']}", {"routes": ["cut"]})
+    assert await call() == (404, "model_not_found")
+
+
+@POSTGRES
+async def test_a_change_on_one_server_is_in_force_on_another(
+    tmp_path: Path, scripted: MockServer, postgres: Postgres
+) -> None:
+    address, base = await postgres.create(), await scripted.start()
+    one, two = (
+        settings_for(tmp_path, base, ["happy"], database=address, data=str(tmp_path / name))
+        for name in ("one", "two")
+    )
+    async with serving(one) as here, serving(two, key=here.key) as there:
+        admin = await Admin.of(here)
+        made = await admin.post("keys", {"name": "app"})
+        ring = there.app.services.keyring
+
+        def known() -> str:
+            try:
+                return ring.find(digest(made["key"].encode())).name
+            except ApiError as error:
+                return error.code
+
+        await until(lambda: known() == "app", seconds=1.0)
+        assert (await ask(there.port, made["key"], chat("happy", stream=True))).done
+        await admin.post(f"keys/{made['id']}/revoke")
+        await until(lambda: known() == "key_revoked", seconds=1.0)
+        # The other server's API has the same keys, admin keys and audit log.
+        assert (await Admin(there, admin.key).get("audit"))["data"][0]["action"] == "revoke"
+
+
 async def test_lists_have_pages(legato: Running) -> None:
     admin = await Admin.of(legato)
     for name in "abc":
@@ -274,9 +328,9 @@ async def test_no_secret_is_ever_shown_again(
         assert secret
         assert not [each for each in seen if secret in each]
     digests = [row[name] for row in rows for name in ("digest", "previous") if row[name]]
-    for digest in digests:
-        shown = (digest.hex(), msgspec.json.encode(digest).decode().strip('"'), str(digest))
-        assert not [each for each in seen for form in shown if form in each]
+    for each in digests:
+        shown = (each.hex(), msgspec.json.encode(each).decode().strip('"'), str(each))
+        assert not [text for text in seen for form in shown if form in text]
 
 
 async def acts(legato: Running) -> Any:

@@ -120,6 +120,29 @@ async def test_migrations_can_be_undone(tmp_path: Path, address: str | None) -> 
 
 
 @both
+async def test_no_key_is_good_for_more_in_an_older_version(
+    tmp_path: Path, address: str | None
+) -> None:
+    """Which knows no admin keys, no disabled ones, and no expiry."""
+    database = await Database.open(tmp_path, address)
+    columns: dict[str, dict[str, Any]] = {
+        "key_admin": {"role": "admin"},
+        "key_disabled": {"is_disabled": True},
+        "key_expired": {"expires": 1.0},
+        "key_good": {"expires": 4e9, "tier": "free"},
+    }
+    for number, (name, more) in enumerate(columns.items()):
+        await keys.add(database, name, name, bytes([number]) * 32, **more)
+    await migrate(database, "0006")
+    async with database.begin() as connection:
+        rows = await connection.scalars(sa.text("SELECT id FROM keys WHERE revoked IS NULL"))
+        assert list(rows) == ["key_good"]
+    await migrate(database, HEAD)
+    assert len(await keys.all_keys(database)) == 4
+    await database.close()
+
+
+@both
 async def test_what_the_migrations_build_is_what_the_code_expects(
     tmp_path: Path, address: str | None
 ) -> None:

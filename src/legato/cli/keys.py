@@ -3,12 +3,12 @@
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from legato.cli import key_options
+from legato.cli import key_display, key_options
 from legato.cli.database import actor, with_database
 from legato.cli.key_options import (
     BudgetText,
@@ -113,37 +113,29 @@ def list_keys(
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """List all API keys, without their secrets."""
+    """List API keys, without their secrets, oldest first.
+
+    At most the last 1000; --json has all of them.
+    """
     from legato.store import keys as store
 
     chosen = settings(config, data=data)
     rows = with_database(chosen, lambda database: store.page(database, owner=owner))
     found = [_shown(row) for row in rows]
+    key_display.warn_of_tiers(found, chosen.all_tiers)
     if as_json:
         _print_json(found)
         return
-    from legato.cli.tables import Column, print_table
-
-    columns = {
-        "id": Column("id", drop_order=5),
-        "name": Column("name", min_width=8),
-        "owner": Column("owner", drop_order=3, min_width=6),
-        "tier": Column("tier", drop_order=4),
-        "role": Column("role"),
-        "created": Column("created", drop_order=1),
-        "expires": Column("expires", drop_order=2),
-        "status": Column("state"),
-    }
-    for optional in ("owner", "tier", "role", "expires"):
-        if not any(getattr(each, optional) for each in found):
-            del columns[optional]
-    print_table(list(columns.values()), [[_cell(each, name) for name in columns] for each in found])
+    key_display.print_keys(found)
 
 
 @app.command()
 def show(name: Name, as_json: Json = False, data: Data = None, config: Config = None) -> None:
     """Show all fields of an API key, without its secret."""
-    _report(_one(settings(config, data=data), name, None), as_json)
+    chosen = settings(config, data=data)
+    row = _one(chosen, name, None)
+    key_display.warn_of_tiers([_shown(row)], chosen.all_tiers)
+    _report(row, as_json)
 
 
 @app.command()
@@ -230,7 +222,7 @@ def rotate(
         return
     print(f"{secrets[0]}\n\nThis is the only time that the new secret is shown.")
     if seconds:
-        print(f"The old one is good until {_moment(row['previous_until'])}.")
+        print(f"The old one is good until {key_display.moment(row['previous_until'])}.")
 
 
 @app.command()
@@ -313,43 +305,7 @@ def _print_json(value: Any) -> None:
 
 
 def _report(row: Any, as_json: bool) -> None:
-    key = _shown(row)
     if as_json:
-        _print_json(key)
-        return
-    limits = {name: value for name, value in msgspec.structs.asdict(key.limits).items() if value}
-    lines = {
-        **{name: _cell(key, name) for name in ("id", "name", "owner", "tier", "role", "status")},
-        **{name.replace("_", " "): str(value) for name, value in limits.items()},
-        "budget": _budget(key),
-        **{name: ", ".join(getattr(key, name)) for name in ("routes", "tags")},
-        **{name: _cell(key, name) for name in ("created", "expires", "revoked")},
-        "old secret until": _moment(key.previous_until),
-    }
-    shown = {name: value for name, value in lines.items() if value not in ("", "-")}
-    width = max(map(len, shown))
-    for name, value in shown.items():
-        print(f"{name:{width}}  {clean(value)}")
-
-
-def _budget(key: ShownKey) -> str:
-    budget = key.budget
-    if budget is None:
-        return ""
-    warns = " (only a warning)" if budget.action == "warn" else ""
-    return f"{budget}{warns}{' (hard)' if budget.hard else ''}"
-
-
-#: Fields that are times.
-_TIMES: Final = ("created", "expires", "revoked")
-
-
-def _cell(key: ShownKey, name: str) -> str:
-    value = getattr(key, name)
-    return _moment(value) if name in _TIMES else value or "-"
-
-
-def _moment(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+        _print_json(_shown(row))
+    else:
+        key_display.print_key(_shown(row))

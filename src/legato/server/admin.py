@@ -17,7 +17,7 @@ from legato.core.errors import ApiError, invalid
 from legato.policy.keys import Key, Keyring
 from legato.store.audit import Actor
 
-PREFIX: Final = "/admin"
+PREFIX: Final = "/admin/v1"
 
 #: Methods that change nothing: a viewer may use them.
 _READING: Final = ("GET", "HEAD")

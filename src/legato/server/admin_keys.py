@@ -97,7 +97,7 @@ class KeyOperations:
         self._clock = clock
 
     def operations(self) -> list[Operation]:
-        keys, one = "/v1/keys", "/v1/keys/{id}"
+        keys, one = "/keys", "/keys/{id}"
         return [
             Operation(
                 *("GET", keys, "listKeys", "List API keys", self.list),
@@ -133,7 +133,7 @@ class KeyOperations:
                 errors=(404, 409),
             ),
             Operation(
-                *("GET", "/v1/audit", "listAudit", "List administrative acts", self.audit),
+                *("GET", "/audit", "listAudit", "List administrative acts", self.audit),
                 AuditList,
                 query=AuditQuery,
             ),

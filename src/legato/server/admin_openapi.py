@@ -11,7 +11,7 @@ from legato import __version__
 from legato.policy.key_fields import KeyChanges, NewKey
 from legato.server.admin import PREFIX, Call, Operation
 
-PATH: Final = "/v1/openapi.json"
+PATH: Final = "/openapi.json"
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 

@@ -77,21 +77,25 @@ class KeySync:
         """Loads what has changed since the last time. Raises the database's errors."""
         async with self._loading:
             version = await key_store.version(self._database)
-            if version < self._version:  # an older copy of the database was put back
-                self._version = -1
-                self._keyring.replace(())
-                self._admins.replace(())
             if version == self._version:
                 return
-            async for rows in key_store.changed_since(self._database, self._version):
-                self._take(rows)
+            is_older = version < self._version  # a copy of the database was put back
+            seen: set[str] = set()
+            start = -1 if is_older else self._version
+            async for rows in key_store.changed_since(self._database, start):
+                seen.update(self._take(rows))
                 await asyncio.sleep(0)  # streams go on between two pages
+            if is_older:
+                for ring in (self._keyring, self._admins):
+                    ring.replace([key for key in ring if key.id in seen])
             self._version = version
 
-    def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+    def _take(self, rows: Sequence[Sequence[Any]]) -> list[str]:
+        """Returns the ids of the keys."""
         keys = [self._key(row) for row in rows]
         self._keyring.update(key for key in keys if key.role is None)
         self._admins.update(key for key in keys if key.role is not None)
+        return [key.id for key in keys]
 
     def _key(self, row: Sequence[Any]) -> Key:
         try:

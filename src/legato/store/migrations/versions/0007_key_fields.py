@@ -1,5 +1,7 @@
 """API keys: owner, tier, limits, budget, routes, expiry, tags, rotation, role; the audit log."""
 
+import time
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -41,6 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _revoke_what_would_be_let_in()
     op.drop_table("audit")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION audit_is_append_only()")
@@ -48,6 +51,18 @@ def downgrade() -> None:
         op.drop_index(name, "keys")
     for column in reversed(_columns()):
         op.drop_column("keys", column.name)
+
+
+def _revoke_what_would_be_let_in() -> None:
+    """Admin keys, and keys that are disabled or have expired, would be ordinary good ones."""
+    keys = sa.table(
+        "keys",
+        *(sa.column(name) for name in ("revoked", "role", "expires")),
+        sa.column("is_disabled", sa.Boolean),
+    )
+    now = time.time()
+    is_bad = sa.or_(keys.c.role.is_not(None), keys.c.is_disabled, keys.c.expires <= now)
+    op.execute(keys.update().where(keys.c.revoked.is_(None), is_bad).values(revoked=now))
 
 
 def _protect_on_postgresql() -> None:
