@@ -118,7 +118,7 @@ class Growth:
 
     def run(self) -> None:
         small = self._given.small
-        rows, most_keys = (1_000, 100) if small else (ROWS, 10_000)
+        rows, most_keys = (1_000, 100) if small else (ROWS, 100_000)
         gateways: list[Gateway] = [Nginx(self._folder)] if nginx() else []
         gateways.append(Legato(self._folder))
         legatos = {
@@ -134,7 +134,8 @@ class Growth:
             if name in ("1 key", f"{rows:,} calls")
         }
         for number in range(1, self._given.rounds + 1):
-            self._chunks(gateways, number)
+            if not self._given.calls:
+                self._chunks(gateways, number)
             for name, legato in legatos.items():
                 self._calls(name, legato, number)
 
@@ -243,6 +244,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench growth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="shows that it works")
+    parser.add_argument("--calls", action="store_true", help="the cost of a call alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     plot.add_option(parser, ROOT / "docs")
     parser.add_argument(
