@@ -163,6 +163,8 @@ class Limiter:
             grant.on_settled(partial(self._settle, decision.permit, route.model))
             for budget, bucket, cost in hard:
                 grant.bound(budget, budgets.allowance(bucket, decision), cost)
+            if (error := grant.check(0)) is not None:
+                raise error  # the prompt alone takes more: nothing could be answered
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
@@ -240,8 +242,9 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
     if limits.max_tokens is None:
         return
     chat, name = request.chat, _MAX_TOKENS[request.format]
+    for given in (chat.max_tokens, chat.max_completion_tokens):
+        check_max_tokens(given, limits, name)  # of the two an upstream may go by either
     asked = chat.max_completion_tokens or chat.max_tokens
-    check_max_tokens(asked, limits, name)
     if asked is None:
         most = limits.max_tokens
         request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
