@@ -14,7 +14,6 @@ from legato.policy.budgets import parse
 from tests.conftest import serving, settings_for
 from tests.gateway.test_fallback import routed
 from tests.gateway.test_limiter import Stage
-
 from tests.support.wire import Answer, ask, chat
 
 #: How each of the formats says that an answer is complete.
