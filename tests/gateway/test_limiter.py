@@ -168,6 +168,27 @@ async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
     assert stage.scripted.requests[-1].request["max_completion_tokens"] == 100
 
 
+@pytest.mark.parametrize(
+    ("asks", "status"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, 400),
+        ({"thinking": {"type": "enabled", "budget_tokens": 80}, "max_tokens": 50}, 400),  # 130
+        ({"thinking": {"type": "enabled", "budget_tokens": 80}, "max_tokens": 100}, 200),
+        ({"thinking": {"type": "enabled", "budget_tokens": 40}, "max_tokens": 20}, 200),
+        ({"thinking": {"type": "disabled", "budget_tokens": 5000}}, 200),
+    ],
+)
+async def test_thoughts_count_among_the_tokens_of_a_call(
+    stage: Stage, asks: dict[str, Any], status: int
+) -> None:
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(**asks)
+    assert answer.status == status
+    if status == 400:
+        assert answer.error is not None
+        assert answer.error["param"] == "thinking.budget_tokens"
+
+
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
 async def test_a_spent_budget(stage: Stage, front: Any) -> None:
     """Nobody is told to try again, each in the words of its client."""

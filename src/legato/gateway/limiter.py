@@ -245,6 +245,12 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
     for given in (chat.max_tokens, chat.max_completion_tokens):
         check_max_tokens(given, limits, name)  # of the two an upstream may go by either
     asked = chat.max_completion_tokens or chat.max_tokens
+    thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
+    if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
+        room = asked or limits.max_tokens
+        # An upstream whose limit counts thoughts gets a higher one where they would not fit.
+        reached = thoughts if room > thoughts else room + thoughts
+        check_max_tokens(reached, limits, "thinking.budget_tokens")
     if asked is None:
         most = limits.max_tokens
         request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
