@@ -189,6 +189,30 @@ async def test_thoughts_count_among_the_tokens_of_a_call(
         assert answer.error["param"] == "thinking.budget_tokens"
 
 
+async def test_a_limit_of_tokens_has_no_other_name(stage: Stage) -> None:
+    """llama.cpp goes by `n_predict` first, and gets what we do not know as it came."""
+    assert (await stage.ask(n_predict=5000)).status == 200
+    assert stage.scripted.requests[-1].request["n_predict"] == 5000
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(n_predict=5000, max_tokens=10)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert answer.error["param"] == "n_predict"
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
+async def test_a_limit_of_tokens_in_the_words_of_each_client(stage: Stage, front: Any) -> None:
+    stage.set(limits=Limits(max_tokens=5000))
+    wire = stage.legato.port, stage.legato.key
+    asks = front.asks("happy", "Hello", stream=True)
+    assert (await ask(*wire, asks, path=front.path)).status == 200
+    name = {"messages": "max_tokens", "responses": "max_output_tokens"}[front.name]
+    asks = front.asks("happy", "Hello", stream=True) | {name: 5001}
+    answer = await ask(*wire, asks, path=front.path)
+    assert answer.status == 400
+    assert f"`{name}`" in answer.json["error"]["message"]
+
+
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
 async def test_a_spent_budget(stage: Stage, front: Any) -> None:
     """Nobody is told to try again, each in the words of its client."""

@@ -7,9 +7,9 @@ from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, invalid
 from legato.core.front import FrontRequest
-from legato.core.request import parse
+from legato.core.request import members, parse
 from legato.core.span_edit import with_members
 from legato.gateway.route_queue import RouteQueue
 from legato.policy import budgets
@@ -30,6 +30,11 @@ _MAX_TOKENS: Final = {
     "messages": "max_tokens",
     "responses": "max_output_tokens",
 }
+
+#: Names that servers have for it besides, and go by before ours: llama.cpp, Ollama, TGI and others.
+_OTHER_NAMES: Final = frozenset(
+    {"max_new_tokens", "max_output_tokens", "max_tokens_to_sample", "n_predict", "num_predict"}
+)
 
 
 class RouteLimits(Struct, frozen=True):
@@ -242,6 +247,8 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
     if limits.max_tokens is None:
         return
     chat, name = request.chat, _MAX_TOKENS[request.format]
+    for body in (request.body, request.source):
+        _refuse_other_names(body, name)
     for given in (chat.max_tokens, chat.max_completion_tokens):
         check_max_tokens(given, limits, name)  # of the two an upstream may go by either
     asked = chat.max_completion_tokens or chat.max_tokens
@@ -257,6 +264,16 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
         request.chat = parse(request.body)
         if request.source is not None:
             request.source = with_members(request.source, {name: most})
+
+
+def _refuse_other_names(body: bytes | None, name: str) -> None:
+    """What is not read here would go to the upstream unseen."""
+    for other in _OTHER_NAMES.intersection(members(body) if body is not None else ()):
+        if other != name:
+            problem = (
+                f"With this API key tokens are limited by `{name}` alone: leave `{other}` out."
+            )
+            raise invalid(problem, param=other, code="unsupported_parameter")
 
 
 def _lines(levels: Levels, front: str) -> bytes:
