@@ -161,6 +161,7 @@ async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
     assert answer.status == 400
     assert answer.error is not None
     assert "100" in answer.error["message"]
+    assert answer.error["param"] == "max_tokens"
     assert (await stage.ask(max_tokens=101, max_completion_tokens=5)).status == 400
     assert (await stage.ask(max_tokens=5, max_completion_tokens=101)).status == 400
     assert (await stage.ask(max_tokens=100)).status == 200

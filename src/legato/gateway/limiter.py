@@ -249,8 +249,9 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
     chat, name = request.chat, _MAX_TOKENS[request.format]
     for body in (request.body, request.source):
         _refuse_other_names(body, name)
-    for given in (chat.max_tokens, chat.max_completion_tokens):
-        check_max_tokens(given, limits, name)  # of the two an upstream may go by either
+    # Of the two an upstream may go by either.
+    check_max_tokens(chat.max_completion_tokens, limits, name)
+    check_max_tokens(chat.max_tokens, limits, "max_tokens" if request.format == "chat" else name)
     asked = chat.max_completion_tokens or chat.max_tokens
     thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
     if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
