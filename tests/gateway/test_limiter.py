@@ -161,9 +161,57 @@ async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
     assert answer.status == 400
     assert answer.error is not None
     assert "100" in answer.error["message"]
+    assert answer.error["param"] == "max_tokens"
+    assert (await stage.ask(max_tokens=101, max_completion_tokens=5)).status == 400
+    assert (await stage.ask(max_tokens=5, max_completion_tokens=101)).status == 400
     assert (await stage.ask(max_tokens=100)).status == 200
     assert (await stage.ask()).status == 200
     assert stage.scripted.requests[-1].request["max_completion_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("asks", "status"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, 400),
+        ({"thinking": {"type": "enabled", "budget_tokens": 80}, "max_tokens": 50}, 400),  # 130
+        ({"thinking": {"type": "enabled", "budget_tokens": 80}, "max_tokens": 100}, 200),
+        ({"thinking": {"type": "enabled", "budget_tokens": 40}, "max_tokens": 20}, 200),
+        ({"thinking": {"type": "disabled", "budget_tokens": 5000}}, 200),
+    ],
+)
+async def test_thoughts_count_among_the_tokens_of_a_call(
+    stage: Stage, asks: dict[str, Any], status: int
+) -> None:
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(**asks)
+    assert answer.status == status
+    if status == 400:
+        assert answer.error is not None
+        assert answer.error["param"] == "thinking.budget_tokens"
+
+
+async def test_a_limit_of_tokens_has_no_other_name(stage: Stage) -> None:
+    """llama.cpp goes by `n_predict` first, and gets what we do not know as it came."""
+    assert (await stage.ask(n_predict=5000)).status == 200
+    assert stage.scripted.requests[-1].request["n_predict"] == 5000
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(n_predict=5000, max_tokens=10)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert answer.error["param"] == "n_predict"
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
+async def test_a_limit_of_tokens_in_the_words_of_each_client(stage: Stage, front: Any) -> None:
+    stage.set(limits=Limits(max_tokens=5000))
+    wire = stage.legato.port, stage.legato.key
+    asks = front.asks("happy", "Hello", stream=True)
+    assert (await ask(*wire, asks, path=front.path)).status == 200
+    name = {"messages": "max_tokens", "responses": "max_output_tokens"}[front.name]
+    asks = front.asks("happy", "Hello", stream=True) | {name: 5001}
+    answer = await ask(*wire, asks, path=front.path)
+    assert answer.status == 400
+    assert f"`{name}`" in answer.json["error"]["message"]
 
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)

@@ -123,3 +123,21 @@ async def test_no_place_is_lost(seed: int) -> None:
         await asyncio.sleep(0)
     await asyncio.gather(*calls, return_exceptions=True)
     assert (stage.queue.busy, stage.queue.waiting) == (0, 0)
+
+
+async def test_a_place_is_taken_of_a_call_whose_client_has_just_left() -> None:
+    """It is still in the queue: its task has not run yet."""
+    stage = Stage(size=2)
+    first = stage.call("a")
+    await stage.settled(1, 0)
+    left = [stage.call("a") for _ in range(2)]
+    await stage.settled(1, 2)
+    other = stage.call("b")
+    left[1].cancel()
+    await asyncio.gather(*left[1:], return_exceptions=True)
+    stage.queue.leave(1.0)
+    await stage.settled(2, 1)
+    stage.queue.leave(1.0)
+    await asyncio.gather(first, left[0], other)
+    stage.queue.leave(1.0)
+    assert (stage.queue.busy, stage.queue.waiting) == (0, 0)

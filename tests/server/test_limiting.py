@@ -9,6 +9,9 @@ from msgspec.structs import replace
 
 from legato.mock.server import MockServer
 from legato.settings import SettingsError
+from legato.store.audit import SERVER
+from legato.store.keys import update
+from legato.store.live_memory import LiveMemory
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
@@ -51,6 +54,23 @@ async def test_what_was_spent_before_a_restart_counts(tmp_path: Path, scripted: 
         assert (await say(legato)).status == 200
         rows = await legato.rows()
         assert [row["owner"] for row in rows] == ["team", "team", "others"]
+
+
+async def test_what_was_spent_before_a_key_had_a_budget_counts(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    """As it would after a restart."""
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"])
+    async with serving(settings) as legato:
+        assert (await say(legato)).status == 200
+        (key,) = legato.app.services.keyring
+        budget = {"budget": '{"amount":10.0,"unit":"tokens"}'}
+        await update(legato.app.database, key.id, lambda row: budget, SERVER, "update")
+        live, counter = legato.app.live, f"key:{key.id}:tokens:total"
+        assert isinstance(live, LiveMemory)
+        await until(lambda: live.spent.get(counter, 0) > 10, "it is counted")
+        answer = await say(legato)
+        assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")
 
 
 async def test_a_route_with_a_queue(tmp_path: Path, scripted: MockServer) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from legato.store import audit, keys
 from legato.store.audit import SERVER, Actor
 from legato.store.database import Database
+from legato.store.responses import ResponseStore
 from legato.store.tables import audit as table
 from legato.store.tables import keys as keys_table
 from tests.support.postgres import BOTH
@@ -226,4 +227,20 @@ async def test_pages_of_keys(tmp_path: Path, address: str | None) -> None:
     assert await ids(has_role=True) == ["key_2"]
     with pytest.raises(keys.UnknownKey):
         await ids(after="key_9")
+    await database.close()
+
+
+@both
+async def test_ids_that_no_database_can_hold(tmp_path: Path, address: str | None) -> None:
+    """A path may have NUL in it, which PostgreSQL takes for an error."""
+    database = await Database.open(tmp_path, address)
+    await keys.add(database, "key_1", "one", DIGEST)
+    with pytest.raises(keys.UnknownKey):
+        await keys.get(database, "key_1\0")
+    with pytest.raises(keys.UnknownKey):
+        await keys.page(database, after="\0")
+    assert not await audit.entries(database, subject="key_1\0")
+    responses = ResponseStore(database)
+    assert await responses.find("\0", "key_1", 0.0) is None
+    assert not await responses.delete("\0", "key_1")
     await database.close()

@@ -54,6 +54,12 @@ class UsageTracker:
         return self.tally or self._chunks
 
     @property
+    def completion(self) -> int:
+        """Tokens of the answer that have come, of all upstreams."""
+        before = 0 if self.previous is None else usage.count(self.previous).completion
+        return before + self.observed.completion
+
+    @property
     def _chunks(self) -> ObservedChunks:
         chunks, reasoning = self._counted
         timings = self._timings

@@ -45,6 +45,7 @@ class Call:
         "_is_gone",
         "_kept",
         "_key",
+        "_overspent",
         "_received",
         "_reply",
         "_row",
@@ -69,6 +70,7 @@ class Call:
         self._row: Row | None = None
         self._grant = Grant()  # what it may do, once it is admitted
         self._kept: KeptCall | None = None  # where its answer is kept
+        self._overspent: ApiError | None = None  # why it was cut while a deployment was asked
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
         self._waiting: asyncio.Future[None] | None = None  # for the stream to close or to break
@@ -97,7 +99,9 @@ class Call:
             self._fail(error)
             error.__traceback__ = None  # refers to all frames that the error went through
         except asyncio.CancelledError:
-            if self._is_draining:
+            if self._overspent is not None:
+                self._fail(self._overspent)
+            elif self._is_draining:
                 await self._drain()
             elif not self._is_gone:
                 self._fail(
@@ -188,6 +192,8 @@ class Call:
         services.timers.watch(self._client.begun + soonest, self._timer)
         if services.limiter is not None:
             await services.limiter.admit(self._grant, self._key, request)
+            if self._grant.may_be_cut:
+                self.watch_attempt(soonest)
         start_over = None if reply.is_streamed else reply.start_over
         await self._dispatch.open(self._client, request, self._row, start_over)
 
@@ -299,6 +305,8 @@ class Call:
 
     def watch_attempt(self, seconds: float) -> None:
         """Another deployment is asked: its timers may be due before those of the last one."""
+        if self._grant.may_be_cut:
+            seconds = min(seconds, BUDGET_SECONDS)
         self._timer.check = None
         self._timer = Timer(self._check)
         self._services.timers.watch(self._services.clock() + seconds, self._timer)
@@ -325,9 +333,13 @@ class Call:
 
     def _check_budget(self, now: float) -> float:
         """Ends a call that has spent what was left of a hard budget; when to look again."""
-        error = self._grant.check(self._stream.usage.observed.completion)
+        error = self._grant.check(self._stream.usage.completion)
         if error is not None:
+            is_asking = self._waiting is None  # another deployment, which may never answer
             self._stream.fail(error)
+            if is_asking and self._task is not None:
+                self._overspent = error
+                self._task.cancel()
         return now + BUDGET_SECONDS
 
 

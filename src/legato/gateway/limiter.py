@@ -7,9 +7,9 @@ from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError
+from legato.core.errors import ApiError, invalid
 from legato.core.front import FrontRequest
-from legato.core.request import parse
+from legato.core.request import members, parse
 from legato.core.span_edit import with_members
 from legato.gateway.route_queue import RouteQueue
 from legato.policy import budgets
@@ -30,6 +30,11 @@ _MAX_TOKENS: Final = {
     "messages": "max_tokens",
     "responses": "max_output_tokens",
 }
+
+#: Names that servers have for it besides, and go by before ours: llama.cpp, Ollama, TGI and others.
+_OTHER_NAMES: Final = frozenset(
+    {"max_new_tokens", "max_output_tokens", "max_tokens_to_sample", "n_predict", "num_predict"}
+)
 
 
 class RouteLimits(Struct, frozen=True):
@@ -163,6 +168,8 @@ class Limiter:
             grant.on_settled(partial(self._settle, decision.permit, route.model))
             for budget, bucket, cost in hard:
                 grant.bound(budget, budgets.allowance(bucket, decision), cost)
+            if (error := grant.check(0)) is not None:
+                raise error  # the prompt alone takes more: nothing could be answered
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
@@ -240,14 +247,34 @@ def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
     if limits.max_tokens is None:
         return
     chat, name = request.chat, _MAX_TOKENS[request.format]
+    for body in (request.body, request.source):
+        _refuse_other_names(body, name)
+    # Of the two an upstream may go by either.
+    check_max_tokens(chat.max_completion_tokens, limits, name)
+    check_max_tokens(chat.max_tokens, limits, "max_tokens" if request.format == "chat" else name)
     asked = chat.max_completion_tokens or chat.max_tokens
-    check_max_tokens(asked, limits, name)
+    thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
+    if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
+        room = asked or limits.max_tokens
+        # An upstream whose limit counts thoughts gets a higher one where they would not fit.
+        reached = thoughts if room > thoughts else room + thoughts
+        check_max_tokens(reached, limits, "thinking.budget_tokens")
     if asked is None:
         most = limits.max_tokens
         request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
         request.chat = parse(request.body)
         if request.source is not None:
             request.source = with_members(request.source, {name: most})
+
+
+def _refuse_other_names(body: bytes | None, name: str) -> None:
+    """What is not read here would go to the upstream unseen."""
+    for other in _OTHER_NAMES.intersection(members(body) if body is not None else ()):
+        if other != name:
+            problem = (
+                f"With this API key tokens are limited by `{name}` alone: leave `{other}` out."
+            )
+            raise invalid(problem, param=other, code="unsupported_parameter")
 
 
 def _lines(levels: Levels, front: str) -> bytes:

@@ -81,9 +81,9 @@ class RouteQueue:
         own = len(self._turns.get(key, ()))
         if len(self._turns.get(most, ())) <= own + 1:
             raise self._shed("Too many calls of this model wait for their turn.")
-        self._turns[most].pop().set_exception(
-            self._shed("Too many calls of your key wait for their turn.")
-        )
+        turn = self._turns[most].pop()
+        if not turn.done():  # else its client has just left
+            turn.set_exception(self._shed("Too many calls of your key wait for their turn."))
 
     def _forget(self, key: str, turn: "asyncio.Future[None]") -> None:
         turns = self._turns.get(key)

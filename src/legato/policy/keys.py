@@ -88,6 +88,10 @@ class Keyring:
     def __iter__(self) -> Iterator[Key]:
         return iter(self._by_id.values())
 
+    def get(self, identity: str) -> Key | None:
+        """The key with this id."""
+        return self._by_id.get(identity)
+
     def replace(self, keys: Iterable[Key]) -> None:
         """Forgets all keys but these."""
         self._keys, self._by_id = {}, {}

@@ -28,6 +28,7 @@ from legato.server.key_sync import KeySync
 from legato.server.limits import Limits
 from legato.server.protocol import protocols
 from legato.server.rest import application
+from legato.server.spending import Spending
 from legato.server.timer_driver import TimerDriver
 from legato.server.usage import paths as usage_paths
 from legato.server.uvicorn_server import Server
@@ -71,6 +72,7 @@ class App:
             on_state=self._on_live_state,
             on_bug=self._on_bug,
         )
+        self._spending = Spending(self.database, self.ledger, self.live, self._on_bug)
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -109,6 +111,7 @@ class App:
             self._on_bug,
             self._on_database,
             self._admins,
+            self._spending.budgets_changed,
         )
         self.monitoring = self._monitoring()
         for engine in self.engines:
@@ -150,7 +153,7 @@ class App:
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
         await self.live.start()
-        await limiting.load_spent(self.database, self.live, time.time())
+        await self._spending.load()
         await self._key_sync.start()
         self._retention.start()
         if self.monitoring is not None:
@@ -160,6 +163,7 @@ class App:
         if self.monitoring is not None:
             await self.monitoring.stop()
         await self._key_sync.stop()
+        await self._spending.stop()
         await self._retention.stop()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
         for upstream in self.upstreams.values():

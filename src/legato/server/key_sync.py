@@ -35,9 +35,11 @@ class KeySync:
         on_bug: Callable[[BaseException], None],
         on_database: Callable[[BaseException | None], None],
         admins: Keyring | None = None,
+        on_budgets: Callable[[Sequence[Key]], None] | None = None,
     ) -> None:
         """`keyring`: of the keys that make calls. `on_database` is told of each check: None, or why
-        the database cannot be read. `admins`: the keys of the admin API."""
+        the database cannot be read. `admins`: the keys of the admin API. `on_budgets` gets keys
+        that were known, and now have a budget that counts something else."""
         self.first_key: str | None = None
         self._database = database
         self._keyring = keyring
@@ -45,6 +47,7 @@ class KeySync:
         self._clock = clock
         self._on_bug = on_bug
         self._on_database = on_database
+        self._on_budgets = on_budgets
         self._task: asyncio.Task[None] | None = None
         self._version = -1
         self._loading = asyncio.Lock()
@@ -93,8 +96,11 @@ class KeySync:
     def _take(self, rows: Sequence[Sequence[Any]]) -> list[str]:
         """Returns the ids of the keys."""
         keys = [self._key(row) for row in rows]
+        counted = [key for key in keys if _counts_anew(self._keyring.get(key.id), key)]
         self._keyring.update(key for key in keys if key.role is None)
         self._admins.update(key for key in keys if key.role is not None)
+        if counted and self._on_budgets is not None:
+            self._on_budgets(counted)
         return [key.id for key in keys]
 
     def _key(self, row: Sequence[Any]) -> Key:
@@ -119,3 +125,11 @@ class KeySync:
                 self._on_database(error)
             except Exception as error:
                 self._on_bug(error)
+
+
+def _counts_anew(old: Key | None, new: Key) -> bool:
+    """Whether the budget of a key counts what nobody has counted since the server's start."""
+    if old is None or new.budget is None:
+        return False
+    before = old.budget and (old.budget.unit, old.budget.period)
+    return before != (new.budget.unit, new.budget.period)

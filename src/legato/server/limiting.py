@@ -1,16 +1,14 @@
-"""Limits and budgets from the settings, and what the ledger knows of budgets."""
+"""Limits and budgets from the settings."""
 
 from collections.abc import Callable, Mapping
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
-from legato.policy.budgets import Budget, counter, month, parse
+from legato.policy.budgets import Budget, parse
 from legato.policy.live import Live, OnCrossed
 from legato.policy.routing import Route, Router
 from legato.server.model_lists import first_price
 from legato.settings import Settings
-from legato.store.database import Database
-from legato.store.ledger import spent
 from legato.store.live_memory import LiveMemory
 from legato.upstreams.upstream import Price, Upstream
 
@@ -73,16 +71,3 @@ def owners(settings: Settings) -> dict[str, Budget]:
         name: parse(owner.budget, action=owner.action, hard=owner.hard)
         for name, owner in settings.owners.items()
     }
-
-
-async def load_spent(database: Database, live: Live, now: float) -> None:
-    """Tells the live state what was spent of all budgets before this server started. `now`: Unix
-    seconds."""
-    found: dict[str, float] = {}
-    for column in ("key", "owner"):
-        for period, since in (("month", month(now)[0]), ("total", 0.0)):
-            for name, (dollars, tokens) in (await spent(database, column, since)).items():
-                for unit, amount in (("usd", dollars), ("tokens", tokens)):
-                    budget = Budget(1.0, unit, period)  # type: ignore[arg-type]
-                    found[counter(f"{column}:{name}", budget, now)] = amount
-    await live.load(found)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from legato.store.database import Database
+from legato.store.fitting import sought
 from legato.store.tables import audit, keys
 
 #: The longest actor and origin, in characters.
@@ -87,7 +88,7 @@ async def entries(
     if before is not None:
         query = query.where(table.id < before)
     if subject is not None:
-        query = query.where(table.subject == subject)
+        query = query.where(table.subject == sought(subject))
     async with database.begin() as connection:
         rows = [dict(row) for row in (await connection.execute(query)).mappings()]
     return [

@@ -24,6 +24,12 @@ def fitted(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple([fit(value) for fit, value in zip(_FITS, given, strict=True)])
 
 
+def sought(identity: str) -> str:
+    """An id that a client asks for: PostgreSQL takes a text with NUL for an error, and nothing has
+    such an id."""
+    return identity.replace("\0", "\ufffd")
+
+
 def _fit(column: sa.Column[Any]) -> Callable[[Any], Any]:
     kind: type[Any]
     default: Any

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from legato.store import audit
 from legato.store.audit import SERVER, Actor
 from legato.store.database import Database
+from legato.store.fitting import sought
 from legato.store.tables import changes, keys
 
 #: The subject under which changes of keys are counted.
@@ -203,7 +204,8 @@ async def _changing(database: Database) -> AsyncIterator[tuple[AsyncConnection, 
 
 
 async def _read(connection: AsyncConnection, identity: str) -> Row:
-    row = (await connection.execute(keys.select().where(keys.c.id == identity))).mappings().first()
+    query = keys.select().where(keys.c.id == sought(identity))
+    row = (await connection.execute(query)).mappings().first()
     if row is None:
         raise UnknownKey(identity)
     return dict(row)

@@ -2,7 +2,7 @@
 them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
@@ -258,9 +258,13 @@ async def summary(
 
 
 async def spent(
-    database: Database, column: Literal["key", "owner"], since: float
+    database: Database,
+    column: Literal["key", "owner"],
+    since: float,
+    names: Collection[str] | None = None,
 ) -> dict[str, tuple[float, int]]:
-    """(US dollars, tokens) that each key or owner has used since a Unix time."""
+    """(US dollars, tokens) that each key or owner, or each of `names`, has used since a Unix
+    time."""
     by = calls.c[column]
     tokens = sa.func.sum(calls.c.prompt_tokens + calls.c.completion_tokens)
     query = (
@@ -268,6 +272,8 @@ async def spent(
         .where(calls.c.received >= since, by.is_not(None))
         .group_by(by)
     )
+    if names is not None:
+        query = query.where(by.in_(names))
     async with database.begin() as connection:
         return {row[0]: (float(row[1]), int(row[2])) for row in await connection.execute(query)}
 

@@ -5,6 +5,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from legato.store.database import Database
+from legato.store.fitting import sought
 from legato.store.tables import responses
 
 
@@ -32,7 +33,7 @@ class ResponseStore:
     async def find(self, identity: str, key: str, now: float) -> StoredResponse | None:
         """`now`: Unix seconds; what has expired is not found."""
         table = responses.c
-        wanted = sa.and_(table.id == identity, table.key == key, table.expires > now)
+        wanted = sa.and_(table.id == sought(identity), table.key == key, table.expires > now)
         async with self._database.begin() as connection:
             rows = await connection.execute(responses.select().where(wanted))
             row = rows.mappings().first()
@@ -45,7 +46,7 @@ class ResponseStore:
     async def delete(self, identity: str, key: str) -> bool:
         """Whether it was there."""
         table = responses.c
-        wanted = sa.and_(table.id == identity, table.key == key)
+        wanted = sa.and_(table.id == sought(identity), table.key == key)
         async with self._database.begin() as connection:
             result = await connection.execute(responses.delete().where(wanted))
         return result.rowcount > 0
