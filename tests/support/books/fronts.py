@@ -35,7 +35,7 @@ def _messages(name: str) -> Json:
 
 
 def _responses(name: str) -> Json:
-    return {"model": name, "input": "Hello", "user": name, "store": False}
+    return {"model": name, "input": "Hello", "user": name, "store": name[-1] in "02468"}
 
 
 def _in_chat(frame: bytes) -> bool:
