@@ -70,6 +70,8 @@ class App:
             on_state=self._on_live_state,
             on_bug=self._on_bug,
         )
+        self._spent = limiting.SpentLoader(self.database, self.live, self._on_bug)
+        self._is_open = False
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -149,7 +151,8 @@ class App:
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
         await self.live.start()
-        await limiting.load_spent(self.database, self.live, time.time())
+        await self._spent.load()
+        self._is_open = True
         await self._key_sync.start()
         self._retention.start()
         if self.monitoring is not None:
@@ -164,6 +167,7 @@ class App:
         for upstream in self.upstreams.values():
             if upstream.target is not None:
                 upstream.target.pool.close()
+        await self._spent.stop()
         await self.live.stop()
         await self._alerts.stop()
         await self.ledger.stop()
@@ -254,6 +258,8 @@ class App:
     def _on_live_state(self, is_reachable: bool) -> None:
         if is_reachable:
             self.log.info("live_state_reachable")
+            if self._is_open:  # else it is loaded at once
+                self._spent.reload()
         else:
             self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
 

@@ -1,6 +1,11 @@
 """Limits and budgets from the settings, and what the ledger knows of budgets."""
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
@@ -13,6 +18,9 @@ from legato.store.database import Database
 from legato.store.ledger import spent
 from legato.store.live_memory import LiveMemory
 from legato.upstreams.upstream import Price, Upstream
+
+#: Seconds after which all servers have written to the ledger what they spent while Valkey was away.
+RELOAD_SECONDS: Final = 1.0
 
 
 def live(
@@ -75,9 +83,47 @@ def owners(settings: Settings) -> dict[str, Budget]:
     }
 
 
-async def load_spent(database: Database, live: Live, now: float) -> None:
-    """Tells the live state what was spent of all budgets before this server started. `now`: Unix
-    seconds."""
+class SpentLoader:
+    """Tells the live state what was spent of all budgets, as the ledger has it: before this server
+    starts, and after Valkey was away. Then each server knows only of its own calls."""
+
+    def __init__(
+        self, database: Database, live: Live, on_bug: Callable[[BaseException], None]
+    ) -> None:
+        self._database = database
+        self._live = live
+        self._on_bug = on_bug
+        self._reloading: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Raises the database's errors."""
+        await self._live.load(await _spent(self._database, time.time()))
+
+    def reload(self) -> None:
+        """Loads it a little later, and again and again while the database is away."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        self._reloading = asyncio.create_task(self._reload(), name="live state: spent")
+
+    async def stop(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+            await asyncio.gather(self._reloading, return_exceptions=True)
+
+    async def _reload(self) -> None:
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            try:
+                await self.load()
+            except (SQLAlchemyError, OSError):
+                continue
+            except Exception as error:
+                self._on_bug(error)
+            return
+
+
+async def _spent(database: Database, now: float) -> dict[str, float]:
+    """By the name of the budget's counter. `now`: Unix seconds."""
     found: dict[str, float] = {}
     for column in ("key", "owner"):
         for period, since in (("month", month(now)[0]), ("total", 0.0)):
@@ -85,4 +131,4 @@ async def load_spent(database: Database, live: Live, now: float) -> None:
                 for unit, amount in (("usd", dollars), ("tokens", tokens)):
                     budget = Budget(1.0, unit, period)  # type: ignore[arg-type]
                     found[counter(f"{column}:{name}", budget, now)] = amount
-    await live.load(found)
+    return found
