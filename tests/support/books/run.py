@@ -19,7 +19,7 @@ from legato.store.live_memory import LiveMemory
 from legato.store.live_valkey import LiveValkey
 from tests.conftest import Running, serving, settings_for, until
 from tests.store.test_ledger import usage
-from tests.support.books.check import reconcile
+from tests.support.books.check import BOOKS, reconcile
 from tests.support.books.played import Plan, Stage, deployed, planned, staged
 from tests.support.wire import Wire, request
 
@@ -150,6 +150,7 @@ async def run(
     """Makes so many calls; returns the books, or raises AssertionError where they are wrong."""
     stage = staged(draw)
     plans = planned(draw, stage, calls)
+    assert {plan.kind for plan in plans} == set(BOOKS), "too few calls for all kinds"
     upstream, live = Upstream(), live_at(valkey)
     async with fronting(folder, upstream, stage, plans, database) as legato:
         await live.start()
