@@ -309,3 +309,19 @@ async def test_a_key_sees_its_own_models_alone(stage: Stage) -> None:
     unknown = await stage.ask("unheard-of")
     assert answer.status == unknown.status == 404
     assert answer.body == unknown.body.replace(b"unheard-of", b"cut")
+
+
+async def test_refused_calls_do_not_fill_the_ledger(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hammers at its limit must not keep others from calling."""
+    monkeypatch.setattr("legato.store.ledger.MAX_REFUSED", 3)
+    monkeypatch.setattr("legato.store.ledger.BATCH_SECONDS", 60.0)
+    stage.set(limits=Limits(1))
+    statuses = [(await stage.ask()).status for _ in range(10)]
+    assert statuses == [200, *[429] * 9]
+    assert stage.legato.app.ledger.waiting == 3
+    stage.now += 60.0
+    assert (await stage.ask()).status == 200
+    outcomes = [row["outcome"] for row in await stage.legato.rows()]
+    assert outcomes == ["complete", "refused", "refused", "complete"]

@@ -41,6 +41,7 @@ class Call:
         "_front",
         "_grant",
         "_id",
+        "_is_admitted",
         "_is_draining",
         "_is_gone",
         "_kept",
@@ -71,6 +72,7 @@ class Call:
         self._grant = Grant()  # what it may do, once it is admitted
         self._kept: KeptCall | None = None  # where its answer is kept
         self._overspent: ApiError | None = None  # why it was cut while a deployment was asked
+        self._is_admitted = False  # and in the ledger
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
         self._waiting: asyncio.Future[None] | None = None  # for the stream to close or to break
@@ -158,9 +160,6 @@ class Call:
         row.streamed = bool(request.stream)
         row.session = named_session(client.session_headers, request)
         client.session_headers = NO_HEADERS  # they need not be held while the answer streams
-        services.ledger.put(self._id, row)
-        if services.ledger.is_full:  # this very row could not be kept
-            raise _unaccountable()
         self._stream.expect(
             request.choices,
             shows_usage=request.wants_usage or not request.stream,
@@ -170,6 +169,16 @@ class Call:
         self._reply = Reply(services, client, self._front, self._stream, head, parsed)
         services.open_streams += self._reply.is_streamed
         return parsed
+
+    def _admitted(self) -> None:
+        """From here on it is in the ledger, whatever happens. Raises `ApiError` 503 where it cannot
+        be."""
+        ledger, row = self._services.ledger, self._row
+        assert row is not None
+        self._is_admitted = True
+        ledger.put(self._id, row)
+        if ledger.is_full:  # this very row could not be kept
+            raise _unaccountable()
 
     async def _read(self, body: bytes) -> FrontRequest:
         kept = self._services.kept_responses
@@ -191,9 +200,11 @@ class Call:
         )
         services.timers.watch(self._client.begun + soonest, self._timer)
         if services.limiter is not None:
-            await services.limiter.admit(self._grant, self._key, request)
+            await services.limiter.admit(self._grant, self._key, request, self._admitted)
             if self._grant.may_be_cut:
                 self.watch_attempt(soonest)
+        else:
+            self._admitted()
         start_over = None if reply.is_streamed else reply.start_over
         await self._dispatch.open(self._client, request, self._row, start_over)
 
@@ -279,7 +290,10 @@ class Call:
         except Exception as error:  # the row is written all the same
             services.on_bug(error)
         call.settled()
-        services.ledger.put(self._id, call)
+        if self._is_admitted:
+            services.ledger.put(self._id, call)
+        else:
+            services.ledger.put_refused(self._id, call)
         self._grant.settle(row)
         if services.on_settled is not None:
             services.on_settled(row)

@@ -152,9 +152,12 @@ class Limiter:
         self._routes = routes or {}
         self.limits_of = lru_cache(maxsize=10_000)(self._limits_of)
 
-    async def admit(self, grant: Grant, key: Key, request: FrontRequest) -> None:
-        """Fills in `grant`. A request that names no number of tokens gets its key's limit. Raises
-        `ApiError` for a call that may not go on."""
+    async def admit(
+        self, grant: Grant, key: Key, request: FrontRequest, on_admitted: Callable[[], None]
+    ) -> None:
+        """Fills in `grant`. A request that names no number of tokens gets its key's limit.
+        `on_admitted` is called before it waits for its turn. Raises `ApiError` for a call that may
+        not go on."""
         route = self._router.find_for(key.allows, request.chat.model)
         limits = self.limits_of(key.limits, key.tier)
         of_route = self._routes.get(route.model, _FREE)
@@ -170,6 +173,7 @@ class Limiter:
                 grant.bound(budget, budgets.allowance(bucket, decision), cost)
             if (error := grant.check(0)) is not None:
                 raise error  # the prompt alone takes more: nothing could be answered
+        on_admitted()
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))

@@ -75,11 +75,13 @@ class Client(Protocol):
 
 
 class Ledger(Protocol):
-    """Takes a row when a call begins and again when it is settled."""
+    """Takes a row when a call is admitted and again when it is settled; of a call that is never
+    admitted once, if at all."""
 
     @property
     def is_full(self) -> bool: ...
     def put(self, identity: str, entry: Row | SettledCall) -> None: ...
+    def put_refused(self, identity: str, entry: Row | SettledCall) -> None: ...
 
 
 class Services(Struct):

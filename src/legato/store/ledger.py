@@ -31,6 +31,9 @@ BATCH_ROWS: Final = 32
 #: worse than a 503.
 MAX_QUEUE: Final = 50_000
 
+#: Rows that may wait while rows of refused calls are still taken.
+MAX_REFUSED: Final = 5_000
+
 #: What usage is added up by. `deployment`: the last one that was asked. `day`: in UTC.
 By = Literal["key", "owner", "route", "outcome", "deployment", "front", "session", "agent", "day"]
 
@@ -109,6 +112,12 @@ class Writer:
         if len(self._waiting) >= MAX_QUEUE:
             return True
         return self._journal is not None and self._journal.is_full
+
+    def put_refused(self, identity: str, entry: Entry) -> None:
+        """The row of a call that was never admitted. It is left out where many rows wait: who sends
+        thousands a second over a limit must not fill the ledger, and keep others from calling."""
+        if len(self._waiting) < MAX_REFUSED:
+            self.put(identity, entry)
 
     def put(self, identity: str, entry: Entry) -> None:
         """Journals a row, and queues it. It may still change until it is written."""

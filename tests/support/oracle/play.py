@@ -101,6 +101,8 @@ class _Ledger:
     def put(self, identity: str, entry: Row | SettledCall) -> None:
         self.entry = entry
 
+    put_refused = put
+
 
 class _Counter:
     """Counts a token for each four letters."""
