@@ -13,15 +13,21 @@ from legato.settings import Settings
 T = TypeVar("T")
 
 
-def with_database(chosen: Settings, task: Callable[[Any], Awaitable[T]]) -> T:
-    """Runs `task` with the opened database; exits with 1 if it cannot be used."""
+def with_database(
+    chosen: Settings, task: Callable[[Any], Awaitable[T]], *, migrates: bool = True
+) -> T:
+    """Runs `task` with the opened database, which is created or migrated first unless `migrates`
+    is false; exits with 1 if it cannot be used."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from legato.store.database import Database, UnusableDatabase
+    from legato.store.urls import database_url
 
     async def run() -> T:
-        database = await Database.open(chosen.data_dir, chosen.database)
+        database = Database(database_url(chosen.data_dir, chosen.database))
         try:
+            if migrates:
+                await database.prepare(chosen.data_dir)
             return await task(database)
         finally:
             await database.close()

@@ -1,15 +1,13 @@
 """`legato db`: checks or upgrades the database, and shows the journals of the data folder."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
 
+from legato.cli.database import with_database
 from legato.cli.options import Config, Data, Json
-from legato.cli.terminal import settings, stop
-from legato.settings import Settings
+from legato.cli.terminal import settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -30,7 +28,7 @@ def upgrade(data: Data = None, config: Config = None) -> None:
         await database.prepare(chosen.data_dir)
         return before
 
-    before = _with_database(chosen, run)
+    before = with_database(chosen, run, migrates=False)
     if before == HEAD:
         print(f"the database is at revision {HEAD} already")
     else:
@@ -50,8 +48,8 @@ def check(
     from legato.store.check import examine
 
     chosen = settings(config, data=data)
-    report = _with_database(
-        chosen, lambda database: examine(database, chosen.data_dir, quick=quick)
+    report = with_database(
+        chosen, lambda database: examine(database, chosen.data_dir, quick=quick), migrates=False
     )
     if as_json:
         print(json.dumps(report))
@@ -91,24 +89,3 @@ def _print(report: dict[str, Any]) -> None:
         print(f"problem: {problem}")
     if not report["problems"]:
         print("no problems")
-
-
-def _with_database(chosen: Settings, task: Callable[[Any], Awaitable[Any]]) -> Any:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from legato.store.database import Database, UnusableDatabase
-    from legato.store.urls import database_url
-
-    async def run() -> Any:
-        database = Database(database_url(chosen.data_dir, chosen.database))
-        try:
-            return await task(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(run())
-    except UnusableDatabase as error:
-        stop(error)
-    except (OSError, SQLAlchemyError) as error:
-        stop(f"the database cannot be used: {error}")

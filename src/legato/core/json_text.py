@@ -40,6 +40,11 @@ def text_of(quoted: bytes) -> str | None:
     return None if any(each in text for each in "\u2028\u2029\x85") else text
 
 
+def as_encoded(quoted: bytes) -> bytes:
+    """A JSON string as `encoded` writes it: an upstream may escape more."""
+    return encoded(_decode_text(quoted)) if b"\\" in quoted else quoted
+
+
 def without_surrogates(text: str) -> str:
     """`text` that UTF-8 can encode: the halves of a surrogate pair are joined where they meet, and
     a half without the other is U+FFFD."""

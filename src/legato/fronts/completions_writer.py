@@ -2,11 +2,9 @@
 
 from typing import Final
 
-import msgspec
-
 from legato.core.chunk import Chunk
 from legato.core.front import AnswerHead, Sink, WriterOptions
-from legato.core.json_text import encoded
+from legato.core.json_text import as_encoded, encoded
 from legato.core.subscriber import WriteText
 from legato.fronts.chat_writer import ChatWriter
 from legato.fronts.completions_choices import TextChoices
@@ -14,8 +12,6 @@ from legato.fronts.completions_choices import TextChoices
 #: A text that is put into a choice to find its place in the choice's JSON.
 _PROBE: Final = "~text~"
 _PROBE_JSON: Final = encoded(_PROBE)
-
-_decode_text: Final = msgspec.json.Decoder(str).decode
 
 
 class CompletionsWriter(ChatWriter):
@@ -54,8 +50,7 @@ class CompletionsWriter(ChatWriter):
             return None
 
         def write_encoded(quoted: bytes, event: bytes) -> None:
-            # As `push` does it: the upstream may escape more than we do.
-            write(encoded(_decode_text(quoted)) if b"\\" in quoted else quoted, event)
+            write(as_encoded(quoted), event)  # as `push` does it
 
         return write_encoded
 

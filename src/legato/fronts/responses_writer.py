@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import msgspec
 from msgspec import Raw
 
 from legato.core import padding
@@ -10,7 +9,7 @@ from legato.core.chunk import Chunk, Usage
 from legato.core.coalesce import Coalescer
 from legato.core.errors import ApiError
 from legato.core.front import AnswerHead, Sink, WriterOptions
-from legato.core.json_text import encoded
+from legato.core.json_text import as_encoded
 from legato.core.span_edit import with_members, with_number
 from legato.core.subscriber import WriteText
 from legato.fronts.responses_body import ResponseBody
@@ -30,8 +29,6 @@ _FIRST: Final = (CREATED, _IN_PROGRESS)
 #: What the events that the fast path takes over begin with.
 _TEXT: Final = b"response.output_text.delta"
 _TEXT_HEAD: Final = b"event: %b\ndata: " % _TEXT
-
-_decode_text: Final = msgspec.json.Decoder(str).decode
 
 #: A number that no event has by chance.
 _ANY: Final = 987_654_321
@@ -163,7 +160,7 @@ class ResponsesWriter:
         size = sum(map(len, fixed)) + len(b"}\n\n")
 
         def write(quoted: bytes, _event: bytes) -> None:
-            quoted = _ours(quoted)
+            quoted = as_encoded(quoted)
             text.extend(quoted[1:-1])
             number = self._number
             self._number = number + 1
@@ -185,7 +182,7 @@ class ResponsesWriter:
         parts, text = self._parts, part.text
 
         def write(quoted: bytes, event: bytes) -> None:
-            text.extend(_ours(quoted)[1:-1])
+            text.extend(as_encoded(quoted)[1:-1])
             parts.append(with_number(event, self._take_number()))
 
         return write
@@ -250,8 +247,3 @@ class ResponsesWriter:
         response = self._body.render("failed", output, error=failure(error))
         self._emit_response("response.failed", response)
         self._sink.finish(self._taken())
-
-
-def _ours(quoted: bytes) -> bytes:
-    """A JSON string as we escape it: an upstream may escape more."""
-    return encoded(_decode_text(quoted)) if b"\\" in quoted else quoted

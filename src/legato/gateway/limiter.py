@@ -87,7 +87,7 @@ class Grant:
     `lines`: header lines that tell what is left. `queued`: seconds that it waited for its turn.
     """
 
-    __slots__ = ("_hard", "_permit", "_settle", "lines", "queued")
+    __slots__ = ("_hard", "_settle", "lines", "queued")
 
     def __init__(self) -> None:
         self._settle: list[Callable[[Row], None]] = []

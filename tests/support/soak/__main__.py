@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.support.soak import exact, kill, limits, valkey
 
-SOAKS: Final[dict[str, Callable[[list[str]], int]]] = {
+SOAKS: Final[dict[str, Callable[[list[str]], None]]] = {
     "exact": exact.main,
     "kill": kill.main,
     "limits": limits.main,
@@ -19,7 +19,12 @@ def main() -> int:
     if name not in SOAKS:
         print(f"soak: choose one of {', '.join(SOAKS)}", file=sys.stderr)
         return 2
-    return SOAKS[name](sys.argv[2:])
+    try:
+        SOAKS[name](sys.argv[2:])
+    except AssertionError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
