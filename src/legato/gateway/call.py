@@ -25,7 +25,7 @@ from legato.gateway.reply import Reply, refuse
 from legato.gateway.services import Client, Services
 from legato.policy.agents import agent_of
 from legato.policy.keys import Key
-from legato.policy.ledger import Row, SettledCall
+from legato.policy.ledger import Row, complete
 from legato.policy.sessions import NO_HEADERS, named_session
 
 #: Seconds after which it is looked again whether a call has spent a hard budget.
@@ -277,9 +277,7 @@ class Call:
 
     def _write_row(self, row: Row) -> None:
         services, stream = self._services, self._stream
-        call = SettledCall(
-            row, stream, services.clock(), services.on_bug, disconnected=self._is_draining
-        )
+        now = services.clock()
         try:
             row.upstream_id = self._dispatch.upstream_id
             row.queued = self._grant.queued
@@ -289,11 +287,15 @@ class Call:
             row.record_attempts(self._dispatch.attempts)
         except Exception as error:  # the row is written all the same
             services.on_bug(error)
-        call.settled()
+        try:
+            complete(row, stream, now, disconnected=self._is_draining)
+        except Exception as error:
+            row.outcome, row.error = "failed", "internal_error"
+            services.on_bug(error)
         if self._is_admitted:
-            services.ledger.put(self._id, call)
+            services.ledger.put(self._id, row)
         else:
-            services.ledger.put_refused(self._id, call)
+            services.ledger.put_refused(self._id, row)
         self._grant.settle(row)
         if services.on_settled is not None:
             services.on_settled(row)

@@ -10,7 +10,7 @@ from legato.core.timers import Timers
 from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.limiter import Limiter
 from legato.policy.keys import Keyring
-from legato.policy.ledger import Row, SettledCall
+from legato.policy.ledger import Row
 from legato.policy.routing import Router
 from legato.upstreams.upstream import Upstream
 
@@ -80,8 +80,8 @@ class Ledger(Protocol):
 
     @property
     def is_full(self) -> bool: ...
-    def put(self, identity: str, entry: Row | SettledCall) -> None: ...
-    def put_refused(self, identity: str, entry: Row | SettledCall) -> None: ...
+    def put(self, identity: str, row: Row) -> None: ...
+    def put_refused(self, identity: str, row: Row) -> None: ...
 
 
 class Services(Struct):

@@ -3,7 +3,7 @@
 Rows are filled in and written. Nothing reads them back to decide what a call does next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct
@@ -75,10 +75,6 @@ class Row(Struct):
         self.deployments = ",".join([deployment for deployment, _ in attempts])
         self.errors = ",".join([_clean(code) for _, code in attempts])
 
-    def settled(self) -> "Row":
-        """The row to write."""
-        return self
-
 
 def _clean(code: str) -> str:
     """`code` without commas and control characters, which would break the column."""
@@ -87,39 +83,6 @@ def _clean(code: str) -> str:
     return "".join(
         [each if each.isprintable() and each != "," else "_" for each in code[:MAX_CODE_LENGTH]]
     )
-
-
-class SettledCall:
-    """A call that has ended. Its row is completed when the ledger asks for it, once."""
-
-    __slots__ = ("_disconnected", "_now", "_on_bug", "_row", "_stream")
-
-    def __init__(
-        self,
-        row: Row,
-        stream: Stream,
-        now: float,
-        on_bug: Callable[[BaseException], None],
-        *,
-        disconnected: bool,
-    ) -> None:
-        """`now`: the end of the call on the stream's clock. `disconnected`: the client closed its
-        connection before that."""
-        self._row = row
-        self._stream: Stream | None = stream
-        self._now = now
-        self._on_bug = on_bug
-        self._disconnected = disconnected
-
-    def settled(self) -> Row:
-        row, stream, self._stream = self._row, self._stream, None
-        if stream is not None:
-            try:
-                complete(row, stream, self._now, disconnected=self._disconnected)
-            except Exception as error:
-                row.outcome, row.error = "failed", "internal_error"
-                self._on_bug(error)
-        return row
 
 
 class Price(Protocol):

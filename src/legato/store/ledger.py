@@ -56,14 +56,6 @@ class WrittenRow(Protocol):
     instance: str | None
 
 
-class Entry(Protocol):
-    """The ledger's record of one call."""
-
-    def settled(self) -> Any:
-        """The row to write (`WrittenRow`). May be called repeatedly."""
-        ...
-
-
 class Writer:
     """Appends rows to the journal at once, and writes them into the database in batches. `put`
     replaces a waiting row of the same call.
@@ -113,25 +105,25 @@ class Writer:
             return True
         return self._journal is not None and self._journal.is_full
 
-    def put_refused(self, identity: str, entry: Entry) -> None:
+    def put_refused(self, identity: str, row: WrittenRow) -> None:
         """The row of a call that was never admitted. It is left out where many rows wait: who sends
         thousands a second over a limit must not fill the ledger, and keep others from calling."""
         if len(self._waiting) < MAX_REFUSED:
-            self.put(identity, entry)
+            self.put(identity, row)
 
-    def put(self, identity: str, entry: Entry) -> None:
+    def put(self, identity: str, row: WrittenRow) -> None:
         """Journals a row, and queues it. It may still change until it is written."""
-        row = entry.settled()
         row.instance = self._instance
+        written: Any = row  # a struct, which a protocol cannot say
         if self._journal is not None:
-            if self._journal.append(record(astuple(row))):
+            if self._journal.append(record(astuple(written))):
                 if self._unjournaled:
                     self._unjournaled.pop(identity, None)
             else:
-                self._unjournaled[identity] = row
+                self._unjournaled[identity] = written
         if self._timer is None:
             self._set_timer(BATCH_SECONDS)
-        self._waiting[identity] = row
+        self._waiting[identity] = written
 
     async def stop(self) -> None:
         """Writes the waiting rows, stops the timer and closes the journal. If the database is away

@@ -16,7 +16,7 @@ from legato.fronts.responses import RESPONSES
 from legato.gateway.call import Call
 from legato.gateway.services import Services
 from legato.policy.keys import Key, Keyring
-from legato.policy.ledger import Row, SettledCall
+from legato.policy.ledger import Row
 from legato.policy.providers import quirks_of
 from legato.policy.routing import Route, Router
 from legato.policy.sessions import NO_HEADERS
@@ -93,13 +93,13 @@ def play(plan: Plan, way: Way) -> list[Outcome]:
 
 
 class _Ledger:
-    """Keeps the last entry of the call in hand."""
+    """Keeps the row of the call in hand."""
 
     is_full = False
-    entry: Row | SettledCall | None = None
+    row: Row | None = None
 
-    def put(self, identity: str, entry: Row | SettledCall) -> None:
-        self.entry = entry
+    def put(self, identity: str, row: Row) -> None:
+        self.row = row
 
     put_refused = put
 
@@ -271,8 +271,8 @@ class _Player:
         for problem in self.upstreams.loop.problems:
             self.note(f"bug: {problem}")
         self.upstreams.loop.problems.clear()
-        entry, self._ledger.entry = self._ledger.entry, None
-        row = asdict(entry.settled()) if entry is not None else None
+        last, self._ledger.row = self._ledger.row, None
+        row = asdict(last) if last is not None else None
         self._call = self._client = None
         return Outcome(client.sent, row, self.upstreams.requests, self._notes)
 
