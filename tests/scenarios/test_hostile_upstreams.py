@@ -332,7 +332,7 @@ async def test_whatever_closing_a_row_does_all_is_given_back(
     name = {"refused": "500", "leaves": "stall"}.get(way, "happy")
     async with fronting(tmp_path, scripted, scripts) as legato:
         legato.app.services.on_bug = bugs.append
-        monkeypatch.setattr("legato.policy.ledger.complete", broken)
+        monkeypatch.setattr("legato.gateway.call.complete", broken)
         async with await Wire.open(legato.port) as wire:
             wire.send(request(legato.key, chat(name, stream=way in ("stream", "leaves"))))
             if way == "leaves":
