@@ -99,7 +99,13 @@ def test_the_bucket_of_a_budget() -> None:
     assert (total.seconds, total.taken, total.blocks) == (0.0, 5, True)
 
 
-def test_what_one_call_may_spend_of_a_hard_budget() -> None:
-    bucket = budgets.bucket("key:a", Budget(5, "usd", hard=True), 0.5, NOVEMBER)
-    decision = Decision(True, levels={"budget_usd": Level(5, 2.0, 0)})
-    assert budgets.allowance(bucket, decision) == 2.5
+@pytest.mark.parametrize(
+    ("amount", "left", "granted"),
+    [(0.5, 2.0, 0.5), (0.5, 0.0, 0.5), (0.5, -0.2, 0.3), (0.5, -0.5, 0.0), (7.0, -2.0, 3.0)],
+)
+def test_what_one_call_may_spend_of_a_hard_budget(
+    amount: float, left: float, granted: float
+) -> None:
+    bucket = budgets.bucket("key:a", Budget(5, "usd", hard=True), amount, NOVEMBER)
+    decision = Decision(True, levels={"budget_usd": Level(5, left, 0)})
+    assert budgets.granted(bucket, decision) == pytest.approx(granted)

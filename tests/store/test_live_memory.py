@@ -113,7 +113,7 @@ async def test_tokens_are_settled(
 async def test_a_debt_is_paid_before_the_next_call(live: LiveMemory, clock: Clock) -> None:
     live.settle(granted(await live.admit([tokens(100, 10)])), 250)
     levels = await live.levels([tokens(100, 0)])
-    assert levels == {"tokens": Level(100, 0.0, 150.0)}
+    assert levels == {"tokens": Level(100, -150.0, 150.0)}
     refusal = await live.admit([tokens(100, 10)])
     assert refusal.retry_after == pytest.approx(96.0)  # 150 of debt, and 10
     clock.now += refusal.retry_after
@@ -186,7 +186,7 @@ async def test_a_month_s_budget_comes_back(live: LiveMemory, seconds: float) -> 
 async def test_a_budget_that_warns(live: LiveMemory) -> None:
     for _ in range(3):
         live.settle(granted(await live.admit([usd(1, 5, blocks=False)])), 0, 1.0)
-    assert (await live.levels([usd(1, 5)]))["budget_usd"].remaining == 0
+    assert (await live.levels([usd(1, 5)]))["budget_usd"].remaining == -2.0
 
 
 @pytest.mark.parametrize(

@@ -532,5 +532,5 @@ async def test_a_bug_in_a_callback_stops_nothing(
 
     live = await live_at(server, on_crossed=on_crossed, on_bug=bugs.append)
     live.settle(granted(await live.admit([usd(1, 1)])), 0, 5.0)
-    assert await left(live, usd(1, 1)) == [0]
+    assert await left(live, usd(1, 1)) == [-4.0]
     assert [type(each) for each in bugs] == [ZeroDivisionError] * 3  # a threshold each

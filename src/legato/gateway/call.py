@@ -19,6 +19,7 @@ from legato.core.request import as_text
 from legato.core.stream import State, Stream
 from legato.core.timers import Timer
 from legato.gateway.dispatch import Dispatch
+from legato.gateway.hard_budgets import watch
 from legato.gateway.kept_responses import KeptCall
 from legato.gateway.limiter import Grant
 from legato.gateway.reply import Reply, refuse
@@ -27,9 +28,7 @@ from legato.policy.agents import agent_of
 from legato.policy.keys import Key
 from legato.policy.ledger import Row, complete
 from legato.policy.sessions import NO_HEADERS, named_session
-
-#: Seconds after which it is looked again whether a call has spent a hard budget.
-BUDGET_SECONDS: Final = 0.5
+from legato.store.live import Live
 
 
 class Call:
@@ -55,6 +54,7 @@ class Call:
         "_task",
         "_timer",
         "_waiting",
+        "_watcher",
     )
 
     def __init__(self, services: Services, client: Client, front: Front, key: Key) -> None:
@@ -72,6 +72,7 @@ class Call:
         self._grant = Grant()  # what it may do, once it is admitted
         self._kept: KeptCall | None = None  # where its answer is kept
         self._overspent: ApiError | None = None  # why it was cut while a deployment was asked
+        self._watcher: asyncio.Task[None] | None = None  # of its hard budgets
         self._is_admitted = False  # and in the ledger
         self._is_gone = False  # the client has left
         self._is_draining = False  # and the upstream's answer is read to its end
@@ -201,8 +202,8 @@ class Call:
         services.timers.watch(self._client.begun + soonest, self._timer)
         if services.limiter is not None:
             await services.limiter.admit(self._grant, self._key, request, self._admitted)
-            if self._grant.may_be_cut:
-                self.watch_attempt(soonest)
+            if self._grant.hard:
+                self._watcher = asyncio.create_task(self._watch_budgets(services.limiter.live))
         else:
             self._admitted()
         start_over = None if reply.is_streamed else reply.start_over
@@ -259,6 +260,8 @@ class Call:
         return self._grant.lines + self._dispatch.headers
 
     def _settle(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._reply is not None and not self._is_gone:
             self._reply.close()
         if self._row is not None:
@@ -321,8 +324,6 @@ class Call:
 
     def watch_attempt(self, seconds: float) -> None:
         """Another deployment is asked: its timers may be due before those of the last one."""
-        if self._grant.may_be_cut:
-            seconds = min(seconds, BUDGET_SECONDS)
         self._timer.check = None
         self._timer = Timer(self._check)
         self._services.timers.watch(self._services.clock() + seconds, self._timer)
@@ -332,8 +333,6 @@ class Call:
         if self._stream.done or self._is_gone:
             return None
         due = [self._dispatch.check(now)]
-        if self._grant.may_be_cut:
-            due.append(self._check_budget(now))
         reply = self._reply
         if self._stream.done or reply is None:
             return None
@@ -347,16 +346,22 @@ class Call:
             due.append(reply.check(now, self._dispatch.progress))
         return min(due)
 
-    def _check_budget(self, now: float) -> float:
-        """Ends a call that has spent what was left of a hard budget; when to look again."""
-        error = self._grant.check(self._stream.usage.completion)
-        if error is not None:
-            is_asking = self._waiting is None  # another deployment, which may never answer
-            self._stream.fail(error)
-            if is_asking and self._task is not None:
-                self._overspent = error
-                self._task.cancel()
-        return now + BUDGET_SECONDS
+    async def _watch_budgets(self, live: Live) -> None:
+        """Ends the call when it has spent a hard budget."""
+        stream = self._stream
+        try:
+            error = await watch(live, self._grant.hard, lambda: stream.usage.completion)
+        except Exception as bug:
+            self._services.on_bug(bug)
+            error = internal()
+        is_asking = self._waiting is None  # another deployment, which may never answer
+        if self._is_draining:
+            stream.cancel()
+        else:
+            stream.fail(error)
+        if is_asking and self._task is not None:
+            self._overspent = error
+            self._task.cancel()
 
 
 def _unaccountable() -> ApiError:

@@ -3,18 +3,19 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from legato.core.errors import ApiError, invalid
+from legato.core.errors import invalid
 from legato.core.front import FrontRequest
 from legato.core.request import members, parse
 from legato.core.span_edit import with_members
+from legato.gateway.hard_budgets import Cost, HardBudget, Price, spent
 from legato.gateway.route_queue import RouteQueue
 from legato.policy import budgets
 from legato.policy.budgets import Budget
-from legato.policy.estimates import Answers, Estimate
+from legato.policy.estimates import Answers
 from legato.policy.keys import Key
 from legato.policy.ledger import Row
 from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
@@ -44,33 +45,8 @@ class RouteLimits(Struct, frozen=True):
     queue: RouteQueue | None = None
 
 
-class Price(Protocol):
-    """US dollars per million tokens."""
-
-    @property
-    def prompt(self) -> float: ...
-    @property
-    def completion(self) -> float: ...
-
-
 #: The price of a model that a route has; None: it is not known.
 PriceOf = Callable[[Route, str], Price | None]
-
-
-class Cost(Struct, frozen=True):
-    """What a call is taken to use. `price` None: it costs nothing that is known."""
-
-    estimate: Estimate
-    price: Price | None
-
-    def amount(self, budget: Budget, completion: int) -> float:
-        """With so many tokens of an answer, in the budget's unit."""
-        prompt = self.estimate.prompt
-        if budget.unit == "tokens":
-            return prompt + completion
-        if self.price is None:
-            return 0.0
-        return (prompt * self.price.prompt + completion * self.price.completion) / 1e6
 
 
 class Standing(Struct, frozen=True):
@@ -85,37 +61,20 @@ class Grant:
     """What admission gives one call, and takes back in `settle`.
 
     `lines`: header lines that tell what is left. `queued`: seconds that it waited for its turn.
+    `hard`: budgets that cut it when they are spent (`hard_budgets.watch`).
     """
 
-    __slots__ = ("_hard", "_settle", "lines", "queued")
+    __slots__ = ("_settle", "hard", "lines", "queued")
 
     def __init__(self) -> None:
         self._settle: list[Callable[[Row], None]] = []
-        self._hard: list[tuple[Budget, float, Cost]] = []  # and how much is left of each
+        self.hard: list[HardBudget] = []
         self.lines = b""
         self.queued = 0.0
 
     def on_settled(self, act: Callable[[Row], None]) -> None:
         """What is done when the call has ended."""
         self._settle.append(act)
-
-    def bound(self, budget: Budget, left: float, cost: Cost) -> None:
-        """The call is cut when it has spent what is left of a hard budget."""
-        self._hard.append((budget, left, cost))
-
-    @property
-    def may_be_cut(self) -> bool:
-        """Whether `check` has to be called while the answer comes."""
-        return bool(self._hard)
-
-    def check(self, completion: int) -> ApiError | None:
-        """The end of a call that has spent what was left of a hard budget. `completion`: tokens
-        that have come."""
-        for budget, left, cost in self._hard:
-            if cost.amount(budget, completion) > left:
-                message = f"The budget of {budget} is spent."
-                return ApiError(429, "insufficient_quota", message)
-        return None
 
     def settle(self, row: Row) -> None:
         """The call has ended: what it was given is given back."""
@@ -170,9 +129,11 @@ class Limiter:
                 raise refusal(decision)
             grant.on_settled(partial(self._settle, decision.permit, route.model))
             for budget, bucket, cost in hard:
-                grant.bound(budget, budgets.allowance(bucket, decision), cost)
-            if (error := grant.check(0)) is not None:
-                raise error  # the prompt alone takes more: nothing could be answered
+                part = HardBudget(budget, bucket, cost, decision)
+                if not part.covers_prompt:
+                    raise spent(budget)  # nothing could be answered
+                grant.hard.append(part)
+                grant.on_settled(lambda _, part=part: part.release(self.live))
         on_admitted()
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)

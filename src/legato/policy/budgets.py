@@ -96,7 +96,7 @@ def bucket(subject: str, budget: Budget, amount: float, now: float) -> Bucket:
     )
 
 
-def allowance(taken: Bucket, decision: Decision) -> float:
-    """What the admitted call may spend of a hard budget before it is cut: its reservation, and what
-    nobody has reserved."""
-    return decision.levels[taken.kind].remaining + taken.taken
+def granted(bucket: Bucket, decision: Decision) -> float:
+    """What an admitted call may spend of what it reserved of a hard budget: no more than was left
+    when it did."""
+    return bucket.taken + min(0.0, decision.levels[bucket.kind].remaining)

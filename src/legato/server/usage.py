@@ -133,7 +133,7 @@ def _level(level: Level) -> dict[str, float]:
     """A part of a request or of a token is none, as in the headers."""
     return {
         "limit": int(level.limit),
-        "remaining": math.floor(level.remaining + 1e-9),
+        "remaining": max(0, math.floor(level.remaining + 1e-9)),
         "reset_seconds": level.reset,
     }
 
@@ -144,6 +144,6 @@ def _budget(budget: Budget, level: Level) -> dict[str, Any]:
         "unit": budget.unit,
         "period": budget.period,
         "limit": budget.amount,
-        "remaining": level.remaining,
+        "remaining": max(0.0, level.remaining),
         "reset_seconds": level.reset if budget.period == "month" else None,
     }

@@ -59,7 +59,8 @@ class Used(Struct, frozen=True):
 
 
 class Level(Struct, frozen=True):
-    """What is left of a limit. `reset`: seconds until it is full again."""
+    """What is left of a limit: less than 0 if there is a debt, or if a call takes more than was
+    left of a budget. `reset`: seconds until it is full again."""
 
     limit: float
     remaining: float
@@ -180,7 +181,7 @@ def level(bucket: Bucket, used: Used, *, takes: bool) -> Level:
         reset, left = 0.0, bucket.capacity - used.amount - taken
     else:
         reset, left = bucket.seconds, bucket.capacity - used.amount - used.reserved - taken
-    return Level(bucket.capacity, max(0.0, left), reset)
+    return Level(bucket.capacity, left, reset)
 
 
 def levels(buckets: Sequence[Bucket], used: Sequence[Used], *, takes: bool) -> Levels:
