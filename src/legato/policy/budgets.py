@@ -24,13 +24,20 @@ _EXAMPLES: Final = "10usd, 10usd/month, 500ktokens, 2Mtokens/month"
 
 class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """`amount`: in `unit`. `period`: a calendar month in UTC, or the whole life of its subject.
-    `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut."""
+    `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut.
+    Raises ValueError for a hard one that only warns."""
 
     amount: Annotated[float, Meta(gt=0, le=1e15)]
     unit: Unit
     period: Period = "total"
     action: Action = "block"
     hard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hard and self.action == "warn":
+            raise ValueError(
+                "a budget that only warns cuts no calls: leave out `hard`, or the action `warn`"
+            )
 
     def __str__(self) -> str:
         """The form that `parse` reads."""

@@ -10,6 +10,15 @@ from legato.store.live import Kind, Level
 #: What OpenAI's headers and Anthropic's count.
 KINDS: Final[tuple[Kind, ...]] = ("requests", "tokens")
 
+_PARTS: Final = ("limit", "remaining", "reset")
+
+
+#: Names of all of them, in lower case.
+NAMES: Final = (
+    *(f"x-ratelimit-{part}-{kind}" for kind in KINDS for part in _PARTS),
+    *(f"anthropic-ratelimit-{kind}-{part}" for kind in KINDS for part in _PARTS),
+)
+
 
 def openai_lines(levels: Mapping[Kind, Level]) -> bytes:
     """`x-ratelimit-*`, as OpenAI's servers send them; `levels` by kind."""

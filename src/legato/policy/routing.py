@@ -106,9 +106,14 @@ class Router:
     def find_for(self, allows: Callable[[str], bool], model: str) -> Route:
         """The route of a model that its client may ask for, as `allows` tells of a name. Raises
         `ApiError` 404, the same where there is none and where it is not for this client."""
-        if not allows(model) and not allows(self.resolve(model)):
+        if not self.is_for(allows, model):
             raise not_found(model)
         return self.find(model)
+
+    def is_for(self, allows: Callable[[str], bool], model: str) -> bool:
+        """Whether a client may ask for a model by this name: by an alias also where it may ask for
+        what that stands for."""
+        return allows(model) or allows(self.resolve(model))
 
     def plan(self, route: Route, now: float, session: str | None = None) -> list[str]:
         """The deployments to try, in order. `session`: the key of the call's, where the route has

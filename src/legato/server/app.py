@@ -157,9 +157,17 @@ class App:
         await self._spending.load()
         self._is_open = True
         await self._key_sync.start()
+        self._warn()
         self._retention.start()
         if self.monitoring is not None:
             await self.monitoring.start()
+
+    def _warn(self) -> None:
+        services = self.services
+        for event, fields in limiting.warnings(
+            self.settings, services.keyring, services.router, self.upstreams
+        ):
+            self.log.warning(event, **fields)
 
     async def close(self) -> None:
         if self.monitoring is not None:

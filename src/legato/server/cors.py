@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Final
 
+from legato.policy import rate_headers
+
 Headers = list[tuple[bytes, bytes]]
 
-_EXPOSED: Final = b"x-request-id, retry-after, x-legato-deployment, x-legato-attempts"
-_METHODS: Final = b"GET, HEAD, POST, DELETE, OPTIONS"
+_EXPOSED: Final = ", ".join(
+    ("x-request-id", "retry-after", "x-legato-deployment", "x-legato-attempts", *rate_headers.NAMES)
+).encode()
+_METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 #: Seconds for which a browser may keep the answer to a preflight.
 _MAX_AGE: Final = b"600"
 

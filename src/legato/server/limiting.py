@@ -1,10 +1,13 @@
 """Limits and budgets from the settings."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.policy.budgets import Budget, parse
+from legato.policy.keys import Key
 from legato.policy.live import Live, OnCrossed
 from legato.policy.routing import Route, Router
 from legato.server.model_lists import first_price
@@ -64,6 +67,28 @@ def limiter(
         owners=owners(settings),
         routes=routes,
     )
+
+
+def warnings(
+    settings: Settings, keys: Iterable[Key], router: Router, upstreams: Mapping[str, Upstream]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What an operator hardly wants: an event for the log, and its fields."""
+    tiers, budgets = Counter[str](), list(owners(settings).values())
+    for key in keys:
+        if key.tier is not None and key.tier not in settings.all_tiers:
+            tiers[key.tier] += 1
+        if key.budget is not None:
+            budgets.append(key.budget)
+    for tier, count in tiers.items():
+        yield "unknown_tier", {"tier": tier, "keys": count, "effect": "no limits of a tier"}
+    if any(budget.unit == "usd" for budget in budgets):
+        models = [
+            name
+            for name, route in router.models
+            if first_price(route, router.resolve(name), upstreams) is None
+        ]
+        if models:
+            yield "no_price", {"models": models, "effect": "budgets in usd do not count them"}
 
 
 def owners(settings: Settings) -> dict[str, Budget]:

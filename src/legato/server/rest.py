@@ -74,7 +74,7 @@ def application(
         found = [
             _described(*each, router, upstreams)
             for each in router.models
-            if key.allows(each[0]) and _wanted(each[1], request)
+            if router.is_for(key.allows, each[0]) and _wanted(each[1], request)
         ]
         if _speaks_anthropic(request):
             return _Json(anthropic_list(found))
