@@ -255,7 +255,7 @@ WRONG: dict[str, tuple[str, str, Any, int, str | None]] = {
         "keys",
         {"name": "a", "budget": {"amount": 1, "unit": "usd", "action": "warn", "hard": True}},
         400,
-        None,
+        "budget",
     ),
     "no list": ("POST", "keys", [], 400, None),
     "limit": ("GET", "keys?limit=0", None, 400, "limit"),
