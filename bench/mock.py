@@ -20,7 +20,8 @@ from typing import Any, Final, cast
 import uvloop
 
 from bench.pacer import Pacer
-from bench.upstream_formats import ANTHROPIC, FORMATS, MIX, OPENAI, Answer, Format
+from bench.upstream_answers import Answer, Format
+from bench.upstream_formats import ANTHROPIC, FORMATS, MIX, OPENAI
 
 REQUEST: Final = re.compile(
     rb"bench chunks=(\d{1,6}) interval_us=(\d{1,8}) first=(now|tick) text=(plain|think)"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from bench.load import SENT
-from bench.upstream_formats import ANTHROPIC, CONSTANT, LLAMA, MIX, OPENROUTER, Answer, Format
+from bench.upstream_answers import Answer, Format
+from bench.upstream_formats import ANTHROPIC, CONSTANT, LLAMA, MIX, OPENROUTER
 
 CHUNKS = 8
 ALL = (*MIX, CONSTANT)

@@ -55,6 +55,80 @@ class _Json(Response):
         return msgspec.json.encode(content)
 
 
+class _Endpoints:
+    """What they answer. `clock`: the one that the router's health goes by."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        router: Router,
+        upstreams: Mapping[str, Upstream],
+        health: Health,
+        clock: Callable[[], float],
+    ) -> None:
+        self._keyring = keyring
+        self._router = router
+        self._upstreams = upstreams
+        self._health = health
+        self._clock = clock
+        self._counts = TokenCounts(keyring, router, upstreams, clock)
+
+    @property
+    def paths(self) -> list[BaseRoute]:
+        return [
+            *(Path(path, self.hello, methods=["GET"]) for path in ("/", "/api/hello")),
+            Path("/v1/models", self.models, methods=["GET"]),
+            Path("/v1/models/{model:path}", self.model, methods=["GET"]),
+            Path("/legato/routes", self.routes, methods=["GET"]),
+            Path(COUNT_TOKENS, self.count_tokens, methods=["POST"]),
+            Path("/healthz", self.healthz, methods=["GET"]),
+            Path("/readyz", self.readyz, methods=["GET"]),
+        ]
+
+    async def models(self, request: Request) -> Response:
+        key, router = self._keyring.identify(request.scope["headers"]), self._router
+        found = [
+            self._described(*each)
+            for each in router.models
+            if router.is_for(key.allows, each[0]) and _wanted(each[1], request)
+        ]
+        if _speaks_anthropic(request):
+            return _Json(anthropic_list(found))
+        codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
+        return _Json(openai_list(found) | codex)
+
+    async def model(self, request: Request) -> Response:
+        key = self._keyring.identify(request.scope["headers"])
+        name = request.path_params["model"]
+        found = self._described(name, self._router.find_for(key.allows, name))
+        return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
+
+    async def routes(self, request: Request) -> Response:
+        key, router = self._keyring.identify(request.scope["headers"]), self._router
+        now = self._clock()
+        found = [_route(each, router, now) for each in router.routes if key.allows(each.model)]
+        return _Json({"object": "list", "data": found})
+
+    async def count_tokens(self, request: Request) -> Response:
+        return await self._counts(request)
+
+    async def hello(self, _: Request) -> Response:
+        # Claude Code asks HEAD / and this before its first request; any answer will do.
+        return _Json({"name": "legato"})
+
+    async def healthz(self, _: Request) -> Response:
+        return _Json({"status": "ok"})
+
+    async def readyz(self, _: Request) -> Response:
+        state = self._health.ready()
+        return _Json(state, status_code=200 if state["ready"] else 503)
+
+    def _described(self, name: str, route: Route) -> dict[str, Any]:
+        """A model, with the price of the first deployment that has one."""
+        price = first_price(route, self._router.resolve(name), self._upstreams)
+        return openai_model(name, route, price and asdict(price))
+
+
 def application(
     *,
     keyring: Keyring,
@@ -69,59 +143,12 @@ def application(
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
     `body_limit`: bytes, decoded. `more`: further endpoints."""
 
-    async def models(request: Request) -> Response:
-        key = keyring.identify(request.scope["headers"])
-        found = [
-            _described(*each, router, upstreams)
-            for each in router.models
-            if router.is_for(key.allows, each[0]) and _wanted(each[1], request)
-        ]
-        if _speaks_anthropic(request):
-            return _Json(anthropic_list(found))
-        codex = {"models": codex_models(found)} if _CODEX_QUERY in request.query_params else {}
-        return _Json(openai_list(found) | codex)
-
-    async def model(request: Request) -> Response:
-        key = keyring.identify(request.scope["headers"])
-        name = request.path_params["model"]
-        route = router.find_for(key.allows, name)
-        found = _described(name, route, router, upstreams)
-        return _Json(anthropic_model(found) if _speaks_anthropic(request) else found)
-
-    async def routes(request: Request) -> Response:
-        key = keyring.identify(request.scope["headers"])
-        now = clock()
-        found = [_route(each, router, now) for each in router.routes if key.allows(each.model)]
-        return _Json({"object": "list", "data": found})
-
-    async def hello(_: Request) -> Response:
-        # Claude Code asks HEAD / and this before its first request; any answer will do.
-        return _Json({"name": "legato"})
-
-    async def healthz(_: Request) -> Response:
-        return _Json({"status": "ok"})
-
-    async def readyz(_: Request) -> Response:
-        state = health.ready()
-        return _Json(state, status_code=200 if state["ready"] else 503)
-
     async def native(_: Request) -> Response:
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
-    counts = TokenCounts(keyring, router, upstreams, clock)
-
-    async def count_tokens(request: Request) -> Response:
-        return await counts(request)
-
     paths = [
-        *(Path(path, hello, methods=["GET"]) for path in ("/", "/api/hello")),
-        Path("/v1/models", models, methods=["GET"]),
-        Path("/v1/models/{model:path}", model, methods=["GET"]),
-        Path("/legato/routes", routes, methods=["GET"]),
-        Path(COUNT_TOKENS, count_tokens, methods=["POST"]),
-        Path("/healthz", healthz, methods=["GET"]),
-        Path("/readyz", readyz, methods=["GET"]),
+        *_Endpoints(keyring, router, upstreams, health, clock).paths,
         *kept_paths(keyring, kept),
         *more,
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
@@ -132,14 +159,6 @@ def application(
     )
     app.router.redirect_slashes = False
     return DecodedRequests(app, body_limit)
-
-
-def _described(
-    name: str, route: Route, router: Router, upstreams: Mapping[str, Upstream]
-) -> dict[str, Any]:
-    """A model, with the price of the first deployment that has one."""
-    price = first_price(route, router.resolve(name), upstreams)
-    return openai_model(name, route, price and asdict(price))
 
 
 def _wanted(route: Route, request: Request) -> bool:
