@@ -169,6 +169,19 @@ async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
     assert stage.scripted.requests[-1].request["max_completion_tokens"] == 100
 
 
+async def test_more_tokens_than_a_route_allows(stage: Stage) -> None:
+    """Of a key's and a route's limit the lower one holds."""
+    stage.set(limits=Limits(max_tokens=100), routes={"happy": RouteLimits(Limits(max_tokens=50))})
+    answer = await stage.ask(max_tokens=51)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert answer.error["code"] == "max_tokens_over_limit"
+    assert (await stage.ask(n_predict=60)).status == 400
+    assert (await stage.ask()).status == 200
+    assert stage.scripted.requests[-1].request["max_completion_tokens"] == 50
+    assert (await stage.ask("thinking", max_tokens=100)).status == 200  # another route
+
+
 @pytest.mark.parametrize(
     ("asks", "status"),
     [

@@ -17,7 +17,14 @@ from legato.policy.budgets import Budget
 from legato.policy.estimates import Answers, Estimate
 from legato.policy.keys import Key
 from legato.policy.ledger import Row
-from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
+from legato.policy.limits import (
+    NO_LIMITS,
+    Limits,
+    buckets,
+    check_max_tokens,
+    merged,
+    most_tokens,
+)
 from legato.policy.live import refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
@@ -155,13 +162,15 @@ class Limiter:
     async def admit(
         self, grant: Grant, key: Key, request: FrontRequest, on_admitted: Callable[[], None]
     ) -> None:
-        """Fills in `grant`. A request that names no number of tokens gets its key's limit.
+        """Fills in `grant`. A request that names no number of tokens gets what is allowed.
         `on_admitted` is called before it waits for its turn. Raises `ApiError` for a call that may
         not go on."""
         route = self._router.find_for(key.allows, request.chat.model)
         limits = self.limits_of(key.limits, key.tier)
         of_route = self._routes.get(route.model, _FREE)
-        _limit_tokens(request, limits)
+        most = most_tokens(limits, of_route.limits)
+        if most is not None:
+            _limit_tokens(request, most)
         taken, hard = self._buckets(key, route, limits, of_route.limits, request)
         if taken:
             decision = await self.live.admit(taken)
@@ -245,26 +254,23 @@ class Limiter:
 _FREE: Final = RouteLimits()
 
 
-def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
+def _limit_tokens(request: FrontRequest, most: int) -> None:
     """Gives a request the limit on its tokens where it has none of its own. Raises `ApiError` 400
-    where it asks for more than its key may."""
-    if limits.max_tokens is None:
-        return
+    where it asks for more than `most`."""
     chat, name = request.chat, _MAX_TOKENS[request.format]
     for body in (request.body, request.source):
         _refuse_other_names(body, name)
     # Of the two an upstream may go by either.
-    check_max_tokens(chat.max_completion_tokens, limits, name)
-    check_max_tokens(chat.max_tokens, limits, "max_tokens" if request.format == "chat" else name)
+    check_max_tokens(chat.max_completion_tokens, most, name)
+    check_max_tokens(chat.max_tokens, most, "max_tokens" if request.format == "chat" else name)
     asked = chat.max_completion_tokens or chat.max_tokens
     thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
     if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
-        room = asked or limits.max_tokens
+        room = asked or most
         # An upstream whose limit counts thoughts gets a higher one where they would not fit.
         reached = thoughts if room > thoughts else room + thoughts
-        check_max_tokens(reached, limits, "thinking.budget_tokens")
+        check_max_tokens(reached, most, "thinking.budget_tokens")
     if asked is None:
-        most = limits.max_tokens
         request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
         request.chat = parse(request.body)
         if request.source is not None:
@@ -275,9 +281,7 @@ def _refuse_other_names(body: bytes | None, name: str) -> None:
     """What is not read here would go to the upstream unseen."""
     for other in _OTHER_NAMES.intersection(members(body) if body is not None else ()):
         if other != name:
-            problem = (
-                f"With this API key tokens are limited by `{name}` alone: leave `{other}` out."
-            )
+            problem = f"Here tokens are limited by `{name}` alone: leave `{other}` out."
             raise invalid(problem, param=other, code="unsupported_parameter")
 
 

@@ -81,19 +81,17 @@ def _buckets(subject: str, limits: Limits) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def check_max_tokens(asked: int | None, limits: Limits, param: str) -> int | None:
-    """The number of tokens that a call may generate; None: no limit.
+def most_tokens(key: Limits, route: Limits) -> int | None:
+    """The tokens that one call may ask for; None: no limit."""
+    return min((each.max_tokens for each in (key, route) if each.max_tokens), default=None)
 
-    `asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it asks for
-    more than is allowed; where it does not ask, the key's limit holds.
-    """
-    most = limits.max_tokens
-    if asked is None:
-        return most
-    if most is not None and asked > most:
+
+def check_max_tokens(asked: int | None, most: int, param: str) -> None:
+    """`asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it is
+    more than `most`."""
+    if asked is not None and asked > most:
         raise invalid(
-            f"`{param}` is {asked}, and this API key may ask for at most {most}: lower `{param}`.",
+            f"`{param}` is {asked}, and at most {most} is allowed: lower `{param}`.",
             param=param,
             code="max_tokens_over_limit",
         )
-    return asked
