@@ -187,10 +187,14 @@ class Limiter:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
 
+    async def tell(self, grant: Grant, key: Key, front: str) -> None:
+        """Fills in what is left to a key, for a call that takes nothing. `front`: the client's
+        format."""
+        grant.lines = _lines(await self._levels(key), front)
+
     async def standing(self, key: Key) -> Standing:
         """What is left to a key now; takes nothing."""
-        limits = self.limits_of(key.limits, key.tier)
-        levels = await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
+        limits, levels = self.limits_of(key.limits, key.tier), await self._levels(key)
         left: dict[Literal["key", "owner"], tuple[Budget, Level]] = {}
         for whose, subject, budget in self._budgets(key):
             bucket = budgets.bucket(subject, budget, 0.0, time.time())
@@ -206,6 +210,10 @@ class Limiter:
             for name, each in self._routes.items()
             if each.queue is not None
         }
+
+    async def _levels(self, key: Key) -> Levels:
+        limits = self.limits_of(key.limits, key.tier)
+        return await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
 
     def _settle(self, permit: Permit, route: str, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
