@@ -6,7 +6,7 @@ import pytest
 
 from legato.policy import budgets
 from legato.policy.budgets import Budget
-from legato.policy.live import Decision, Level
+from legato.policy.live import Decision
 
 NOVEMBER = datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC).timestamp()
 
@@ -101,5 +101,5 @@ def test_the_bucket_of_a_budget() -> None:
 
 def test_what_one_call_may_spend_of_a_hard_budget() -> None:
     bucket = budgets.bucket("key:a", Budget(5, "usd", hard=True), 0.5, NOVEMBER)
-    decision = Decision(True, levels={"budget_usd": Level(5, 2.0, 0)})
+    decision = Decision(True, left={bucket.name: 2.0, "owner:o:usd:total": 0.0})
     assert budgets.allowance(bucket, decision) == 2.5

@@ -99,4 +99,4 @@ def bucket(subject: str, budget: Budget, amount: float, now: float) -> Bucket:
 def allowance(taken: Bucket, decision: Decision) -> float:
     """What the admitted call may spend of a hard budget before it is cut: its reservation, and what
     nobody has reserved."""
-    return decision.levels[taken.kind].remaining + taken.taken
+    return decision.left[taken.name] + taken.taken
