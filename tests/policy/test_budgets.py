@@ -6,7 +6,7 @@ import pytest
 
 from legato.policy import budgets
 from legato.policy.budgets import Budget
-from legato.policy.live import Decision
+from legato.store.live import Decision
 
 NOVEMBER = datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC).timestamp()
 

@@ -7,8 +7,8 @@ import pytest
 
 from legato.core.errors import ApiError
 from legato.policy import limits
-from legato.policy.limits import NO_LIMITS, TIERS, Limits
-from legato.policy.live import Bucket, Decision, Kind, Level, refusal
+from legato.policy.limits import NO_LIMITS, TIERS, Limits, refusal
+from legato.store.live import Bucket, Decision, Kind, Level
 
 
 def test_the_tiers_of_the_contract() -> None:
@@ -97,10 +97,10 @@ LIMIT, QUOTA = "rate_limit_exceeded", "insufficient_quota"
             "The limit of the owner of this API key is reached: 10 requests per day.",
         ),
         (
-            refused("concurrent", "key:k1:concurrent", 1.0),
+            refused("concurrent", "key:k1:concurrent", 1.0, 1),
             LIMIT,
             1.0,
-            "The limit of this API key is reached: 10 calls at the same time.",
+            "The limit of this API key is reached: 1 call at the same time.",
         ),
         (
             refused("budget_usd", "owner:x:usd:total", math.inf),

@@ -24,8 +24,8 @@ from legato.policy.limits import (
     check_max_tokens,
     merged,
     most_tokens,
+    refusal,
 )
-from legato.policy.live import refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
 from legato.store.live import Bucket, Level, Levels, Live, Permit

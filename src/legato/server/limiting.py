@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.policy.budgets import Budget, parse
-from legato.policy.live import Live, OnCrossed
 from legato.policy.routing import Route, Router
 from legato.server.model_lists import first_price
 from legato.settings import Settings
+from legato.store.live import Live, OnCrossed
 from legato.store.live_memory import LiveMemory
 from legato.upstreams.upstream import Price, Upstream
 
