@@ -143,6 +143,20 @@ async def test_an_answer_is_not_read_on_without_its_client(
         assert [row["outcome"] for row in await legato.rows()] == ["cancelled"]
 
 
+async def test_another_budget_that_only_warns_cuts_nothing(stage: Stage) -> None:
+    """Even if it is spent."""
+    stage.scripted.scripts |= {"happy": Script(steps=LONG)}
+    stage.set(
+        budget=parse("1tokens", action="warn"),
+        owner="team",
+        owners={"team": parse("1Mtokens", hard=True)},
+    )
+    for _ in range(2):
+        answer = await ask(stage.legato.port, stage.legato.key, chat("happy", max_tokens=10))
+        assert answer.status == 200
+        await stage.settled()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_prompt_that_takes_more_than_there_is(stage: Stage, stream: bool) -> None:
     """Nobody waits for an answer that could only be cut."""

@@ -89,6 +89,30 @@ async def test_headers_tell_what_is_left(stage: Stage, stream: bool) -> None:
     assert used < 40_000 - int(left(answer, "tokens")[1]) < used + 100
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", chat("unheard-of"), 404),
+        ("/v1/chat/completions", chat("happy", stream=True, max_tokens=101), 400),
+        ("/v1/completions", {"model": "happy", "prompt": {}}, 400),
+        ("/v1/messages", {"model": "happy", "messages": []}, 400),
+        ("/v1/responses", {"model": "happy"}, 400),
+    ],
+)
+async def test_a_refusal_tells_what_is_left(
+    stage: Stage, path: str, body: dict[str, Any], status: int
+) -> None:
+    """And takes nothing of it."""
+    stage.set(limits=Limits(10, 40_000, max_tokens=100))
+    for _ in range(2):
+        answer = await ask(stage.legato.port, stage.legato.key, body, path=path)
+        assert answer.status == status
+        assert left(answer, "requests") == ("10", "10", "0ms")
+        assert left(answer, "tokens") == ("40000", "40000", "0ms")
+        is_messages = path == "/v1/messages"
+        assert ("anthropic-ratelimit-tokens-limit" in answer.headers) == is_messages
+
+
 async def test_without_limits_there_are_no_headers(stage: Stage) -> None:
     answer = await stage.ask()
     assert answer.status == 200
@@ -167,6 +191,19 @@ async def test_more_tokens_than_a_key_may_ask_for(stage: Stage) -> None:
     assert (await stage.ask(max_tokens=100)).status == 200
     assert (await stage.ask()).status == 200
     assert stage.scripted.requests[-1].request["max_completion_tokens"] == 100
+
+
+async def test_more_tokens_than_a_route_allows(stage: Stage) -> None:
+    """Of a key's and a route's limit the lower one holds."""
+    stage.set(limits=Limits(max_tokens=100), routes={"happy": RouteLimits(Limits(max_tokens=50))})
+    answer = await stage.ask(max_tokens=51)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert answer.error["code"] == "max_tokens_over_limit"
+    assert (await stage.ask(n_predict=60)).status == 400
+    assert (await stage.ask()).status == 200
+    assert stage.scripted.requests[-1].request["max_completion_tokens"] == 50
+    assert (await stage.ask("thinking", max_tokens=100)).status == 200  # another route
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from legato.policy import budgets
 from legato.policy.budgets import Budget
-from legato.policy.live import Decision, Level
+from legato.store.live import Decision
 
 NOVEMBER = datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC).timestamp()
 
@@ -108,5 +108,5 @@ def test_what_one_call_may_spend_of_a_hard_budget(
     amount: float, left: float, granted: float
 ) -> None:
     bucket = budgets.bucket("key:a", Budget(5, "usd", hard=True), amount, NOVEMBER)
-    decision = Decision(True, levels={"budget_usd": Level(5, left, 0)})
+    decision = Decision(True, left={bucket.name: left})
     assert budgets.granted(bucket, decision) == pytest.approx(granted)

@@ -7,8 +7,8 @@ import pytest
 
 from legato.core.errors import ApiError
 from legato.policy import limits
-from legato.policy.limits import NO_LIMITS, TIERS, Limits
-from legato.policy.live import Bucket, Decision, Kind, Level, refusal
+from legato.policy.limits import NO_LIMITS, TIERS, Limits, refusal
+from legato.store.live import Bucket, Decision, Kind, Level
 
 
 def test_the_tiers_of_the_contract() -> None:
@@ -51,22 +51,21 @@ def test_the_buckets_of_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "most", "gets"), [(None, None, None), (5, None, 5), (None, 7, 7), (7, 7, 7)]
+    ("key", "route", "most"), [(None, None, None), (5, None, 5), (None, 7, 7), (7, 5, 5)]
 )
-def test_tokens_that_may_be_generated(
-    asked: int | None, most: int | None, gets: int | None
-) -> None:
-    assert limits.check_max_tokens(asked, Limits(max_tokens=most), "max_tokens") == gets
+def test_tokens_that_may_be_generated(key: int | None, route: int | None, most: int | None) -> None:
+    assert limits.most_tokens(Limits(max_tokens=key), Limits(max_tokens=route)) == most
 
 
 def test_too_many_tokens_are_refused_by_the_field_s_name() -> None:
     with pytest.raises(ApiError) as caught:
-        limits.check_max_tokens(8, Limits(max_tokens=7), "max_output_tokens")
+        limits.check_max_tokens(8, 7, "max_output_tokens")
     assert (caught.value.status, caught.value.param) == (400, "max_output_tokens")
     assert caught.value.message == (
-        "`max_output_tokens` is 8, and this API key may ask for at most 7: "
-        "lower `max_output_tokens`."
+        "`max_output_tokens` is 8, and at most 7 is allowed: lower `max_output_tokens`."
     )
+    for allowed in (None, 7):
+        limits.check_max_tokens(allowed, 7, "max_output_tokens")
 
 
 def refused(kind: Kind, name: str, wait: float, limit: float = 10) -> Decision:
@@ -98,10 +97,10 @@ LIMIT, QUOTA = "rate_limit_exceeded", "insufficient_quota"
             "The limit of the owner of this API key is reached: 10 requests per day.",
         ),
         (
-            refused("concurrent", "key:k1:concurrent", 1.0),
+            refused("concurrent", "key:k1:concurrent", 1.0, 1),
             LIMIT,
             1.0,
-            "The limit of this API key is reached: 10 calls at the same time.",
+            "The limit of this API key is reached: 1 call at the same time.",
         ),
         (
             refused("budget_usd", "owner:x:usd:total", math.inf),

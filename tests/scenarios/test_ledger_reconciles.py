@@ -31,7 +31,8 @@ async def test_every_call_is_in_the_books_as_the_upstream_has_it(
 ) -> None:
     books = await run(tmp_path, CALLS, random.Random(3), address, None)
     assert set(books["fronts"]) == {"chat", "messages", "responses"}
-    assert set(books["outcomes"]) == {outcome for outcome, _, _ in BOOKS.values()}
+    found = {outcome for outcome, number in books["outcomes"].items() if number}
+    assert found == {outcome for outcome, _, _ in BOOKS.values()}
 
 
 @pytest.mark.parametrize("address", [pytest.param("postgresql", marks=POSTGRES)], indirect=True)

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from legato.policy.live import Crossed
 from legato.server.budget_alerts import RETRIES, SIGNATURE, BudgetAlerts
+from legato.store.live import Crossed
 
 SECRET = "whsec"
 HALF = Crossed("owner:team:usd:2026-11", "budget_usd", 50, 5.25, 10.0)

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from legato.policy.ledger import Row
-from legato.policy.live import Crossed
 from legato.server.metrics import Gauge, Metrics
+from legato.store.live import Crossed
 
 ROUTES = {"smol": "smol", "claude-x": "claude-*"}
 

@@ -17,12 +17,12 @@ from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.mock.server import MockServer
 from legato.policy.ledger import Row
-from legato.policy.live import Crossed
 from legato.policy.model_names import not_found
 from legato.policy.routing import Route, Router
 from legato.server import gauges
 from legato.server.app import App
 from legato.server.metrics import Metrics
+from legato.store.live import Crossed
 from legato.store.live_memory import LiveMemory
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import ask, chat

@@ -21,6 +21,7 @@ from legato.policy.ledger import Outcome, Row
 from legato.policy.limits import Limits
 from legato.server import usage
 from legato.store import keys
+from legato.store.ledger import OUTCOMES
 from legato.store.live_memory import LiveMemory
 from legato.store.tables import calls
 from legato.store.upsert import Upsert
@@ -122,7 +123,7 @@ async def test_the_numbers_are_those_of_the_calls(tmp_path: Path, scripted: Mock
         nothing = (await get(legato, secret=secret)).json()
     assert report["object"] == "usage"
     assert report["by"] == "route"
-    assert report["outcomes"] == {"complete": 3}
+    assert report["outcomes"] == dict.fromkeys(OUTCOMES, 0) | {"complete": 3}
     found = {row["route"]: row for row in report["rows"]}
     assert {name: row["calls"] for name, row in found.items()} == {"happy": 2, "thinking": 1}
     tokens = scripted_usage(SCRIPTS["happy"])

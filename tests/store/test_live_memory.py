@@ -93,6 +93,22 @@ async def test_the_longest_wait_is_what_a_client_is_told(live: LiveMemory, clock
     assert (await live.admit(buckets[::-1])).limiting == "key:a:day"
 
 
+async def test_the_limit_that_refuses_is_what_a_client_is_told(
+    live: LiveMemory, clock: Clock
+) -> None:
+    """Not another one of its kind that has less left, and refills faster."""
+    key, route = requests(6), requests(600, "route:a:requests")
+    for _ in range(6):
+        granted(await live.admit([key]))
+    clock.now += 5.0
+    for _ in range(600):
+        granted(await live.admit([route]))
+    for buckets in ([key, route], [route, key]):
+        refusal = await live.admit(buckets)
+        assert (refusal.limiting, refusal.retry_after) == (key.name, pytest.approx(5.0))
+        assert refusal.levels["requests"].limit == 6
+
+
 async def test_the_tightest_bucket_of_a_kind_is_shown(live: LiveMemory) -> None:
     decision = await live.admit([requests(10), requests(3, "route:m:requests")])
     assert decision.levels == {"requests": Level(3, 2, 20.0)}

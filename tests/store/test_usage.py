@@ -14,7 +14,7 @@ from msgspec.structs import astuple
 
 from legato.policy.ledger import Outcome, Row
 from legato.store.database import Database
-from legato.store.ledger import By, summary
+from legato.store.ledger import OUTCOMES, By, summary
 from legato.store.tables import calls
 from legato.store.upsert import Upsert
 from tests.support.postgres import BOTH
@@ -99,7 +99,9 @@ async def test_the_totals_are_the_sums_of_the_rows(
     listed = await summary(database, since, key=key)
     chosen = [row for row in found if row.received >= since and key in (None, row.key)]
     assert report["total"] == listed["total"] == numbers(chosen)
-    assert report["outcomes"] == listed["outcomes"] == Counter(row.outcome for row in chosen)
+    assert report["outcomes"] == listed["outcomes"]
+    assert list(report["outcomes"]) == list(OUTCOMES) == list(get_args(Outcome))
+    assert Counter(report["outcomes"]) == Counter(row.outcome for row in chosen)
     assert {row["id"] for row in listed["rows"]} == {row.id for row in chosen}
     groups = {row[by]: {name: row[name] for name in row if name != by} for row in report["rows"]}
     assert len(groups) == len(report["rows"])

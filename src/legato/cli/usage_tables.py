@@ -125,7 +125,7 @@ def _rounded(cost: float | None, total: float) -> str:
 
 def _outcomes(report: dict[str, Any]) -> str:
     found = sorted(report["outcomes"].items())
-    return ", ".join(f"{number} {name}" for name, number in found) or "none"
+    return ", ".join(f"{number} {name}" for name, number in found if number) or "none"
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

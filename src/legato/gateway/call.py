@@ -88,11 +88,7 @@ class Call:
 
     async def _run(self) -> None:
         try:
-            if self._client.is_encoded:
-                await self._client.decode()
-            request = await self._admit()
-            await self._open(request)
-            del request
+            await self._begin()
             self._deliver()
             await self._until_over()
             if self._reply is not None:
@@ -144,6 +140,19 @@ class Call:
         self._dispatch.resume()
 
     # From top to bottom
+
+    async def _begin(self) -> None:
+        """Returns when an upstream has begun to answer. Raises `ApiError` when none does."""
+        try:
+            if self._client.is_encoded:
+                await self._client.decode()
+            await self._open(await self._admit())
+        except ApiError as error:
+            limiter = self._services.limiter
+            if limiter is not None and not self._grant.lines and error.status < 500:
+                # Refused before its limits were looked at; every answer tells them.
+                await limiter.tell(self._grant, self._key, self._front.name)
+            raise
 
     async def _admit(self) -> FrontRequest:
         services, client = self._services, self._client

@@ -18,8 +18,15 @@ from legato.policy.budgets import Budget
 from legato.policy.estimates import Answers
 from legato.policy.keys import Key
 from legato.policy.ledger import Row
-from legato.policy.limits import NO_LIMITS, Limits, buckets, check_max_tokens, merged
-from legato.policy.live import refusal
+from legato.policy.limits import (
+    NO_LIMITS,
+    Limits,
+    buckets,
+    check_max_tokens,
+    merged,
+    most_tokens,
+    refusal,
+)
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
 from legato.store.live import Bucket, Level, Levels, Live, Permit
@@ -114,13 +121,15 @@ class Limiter:
     async def admit(
         self, grant: Grant, key: Key, request: FrontRequest, on_admitted: Callable[[], None]
     ) -> None:
-        """Fills in `grant`. A request that names no number of tokens gets its key's limit.
+        """Fills in `grant`. A request that names no number of tokens gets what is allowed.
         `on_admitted` is called before it waits for its turn. Raises `ApiError` for a call that may
         not go on."""
         route = self._router.find_for(key.allows, request.chat.model)
         limits = self.limits_of(key.limits, key.tier)
         of_route = self._routes.get(route.model, _FREE)
-        _limit_tokens(request, limits)
+        most = most_tokens(limits, of_route.limits)
+        if most is not None:
+            _limit_tokens(request, most)
         taken, hard = self._buckets(key, route, limits, of_route.limits, request)
         if taken:
             decision = await self.live.admit(taken)
@@ -139,10 +148,14 @@ class Limiter:
             grant.queued = await of_route.queue.enter(key.id)
             grant.on_settled(partial(self._leave, of_route.queue, self._clock()))
 
+    async def tell(self, grant: Grant, key: Key, front: str) -> None:
+        """Fills in what is left to a key, for a call that takes nothing. `front`: the client's
+        format."""
+        grant.lines = _lines(await self._levels(key), front)
+
     async def standing(self, key: Key) -> Standing:
         """What is left to a key now; takes nothing."""
-        limits = self.limits_of(key.limits, key.tier)
-        levels = await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
+        limits, levels = self.limits_of(key.limits, key.tier), await self._levels(key)
         left: dict[Literal["key", "owner"], tuple[Budget, Level]] = {}
         for whose, subject, budget in self._budgets(key):
             bucket = budgets.bucket(subject, budget, 0.0, time.time())
@@ -158,6 +171,10 @@ class Limiter:
             for name, each in self._routes.items()
             if each.queue is not None
         }
+
+    async def _levels(self, key: Key) -> Levels:
+        limits = self.limits_of(key.limits, key.tier)
+        return await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
 
     def _settle(self, permit: Permit, route: str, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
@@ -206,26 +223,23 @@ class Limiter:
 _FREE: Final = RouteLimits()
 
 
-def _limit_tokens(request: FrontRequest, limits: Limits) -> None:
+def _limit_tokens(request: FrontRequest, most: int) -> None:
     """Gives a request the limit on its tokens where it has none of its own. Raises `ApiError` 400
-    where it asks for more than its key may."""
-    if limits.max_tokens is None:
-        return
+    where it asks for more than `most`."""
     chat, name = request.chat, _MAX_TOKENS[request.format]
     for body in (request.body, request.source):
         _refuse_other_names(body, name)
     # Of the two an upstream may go by either.
-    check_max_tokens(chat.max_completion_tokens, limits, name)
-    check_max_tokens(chat.max_tokens, limits, "max_tokens" if request.format == "chat" else name)
+    check_max_tokens(chat.max_completion_tokens, most, name)
+    check_max_tokens(chat.max_tokens, most, "max_tokens" if request.format == "chat" else name)
     asked = chat.max_completion_tokens or chat.max_tokens
     thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
     if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
-        room = asked or limits.max_tokens
+        room = asked or most
         # An upstream whose limit counts thoughts gets a higher one where they would not fit.
         reached = thoughts if room > thoughts else room + thoughts
-        check_max_tokens(reached, limits, "thinking.budget_tokens")
+        check_max_tokens(reached, most, "thinking.budget_tokens")
     if asked is None:
-        most = limits.max_tokens
         request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
         request.chat = parse(request.body)
         if request.source is not None:
@@ -236,9 +250,7 @@ def _refuse_other_names(body: bytes | None, name: str) -> None:
     """What is not read here would go to the upstream unseen."""
     for other in _OTHER_NAMES.intersection(members(body) if body is not None else ()):
         if other != name:
-            problem = (
-                f"With this API key tokens are limited by `{name}` alone: leave `{other}` out."
-            )
+            problem = f"Here tokens are limited by `{name}` alone: leave `{other}` out."
             raise invalid(problem, param=other, code="unsupported_parameter")
 
 

@@ -106,4 +106,4 @@ def bucket(subject: str, budget: Budget, amount: float, now: float) -> Bucket:
 def granted(bucket: Bucket, decision: Decision) -> float:
     """What an admitted call may spend of what it reserved of a hard budget: no more than was left
     when it did."""
-    return bucket.taken + min(0.0, decision.levels[bucket.kind].remaining)
+    return bucket.taken + min(0.0, decision.left[bucket.name])

@@ -1,5 +1,7 @@
-"""Limits of keys, tiers and routes, and the buckets that a call takes from."""
+"""Limits of keys, tiers and routes, the buckets that a call takes from, and the error for a call
+that is refused."""
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Final
@@ -7,8 +9,8 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from legato.core.errors import invalid
-from legato.store.live import Bucket
+from legato.core.errors import ApiError, invalid, service_unavailable
+from legato.store.live import BUDGETS, Bucket, Decision, Kind
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
 
@@ -81,19 +83,57 @@ def _buckets(subject: str, limits: Limits) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def check_max_tokens(asked: int | None, limits: Limits, param: str) -> int | None:
-    """The number of tokens that a call may generate; None: no limit.
+def most_tokens(key: Limits, route: Limits) -> int | None:
+    """The tokens that one call may ask for; None: no limit."""
+    return min((each.max_tokens for each in (key, route) if each.max_tokens), default=None)
 
-    `asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it asks for
-    more than is allowed; where it does not ask, the key's limit holds.
-    """
-    most = limits.max_tokens
-    if asked is None:
-        return most
-    if most is not None and asked > most:
+
+def check_max_tokens(asked: int | None, most: int, param: str) -> None:
+    """`asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it is
+    more than `most`."""
+    if asked is not None and asked > most:
         raise invalid(
-            f"`{param}` is {asked}, and this API key may ask for at most {most}: lower `{param}`.",
+            f"`{param}` is {asked}, and at most {most} is allowed: lower `{param}`.",
             param=param,
             code="max_tokens_over_limit",
         )
-    return asked
+
+
+_PERIODS: Final[dict[Kind, str]] = {
+    "requests": "request{s} per minute",
+    "tokens": "token{s} per minute",
+    "day": "request{s} per day",
+    "concurrent": "call{s} at the same time",
+}
+
+#: Whose limits a bucket's subject has, for messages.
+_SUBJECTS: Final = {"key": "this API key", "owner": "the owner of this API key"}
+
+
+def refusal(decision: Decision) -> ApiError:
+    """The error for a call that was not admitted. Its `retry_after` is in seconds and exact; in a
+    header it has to be rounded up."""
+    if not decision.is_available:
+        return service_unavailable("The server cannot check limits now.", code="limits_unavailable")
+    assert decision.kind is not None
+    assert decision.limiting is not None
+    wait = None if math.isinf(decision.retry_after) else decision.retry_after
+    whose = _whose(decision.limiting)
+    if decision.is_spent:
+        until = "" if wait is None else " until the next period begins"
+        message = f"The budget of {whose} is spent{until}."
+        return ApiError(429, "insufficient_quota", message, retry_after=wait)
+    if decision.kind in BUDGETS:
+        message = f"What is left of the budget of {whose} is reserved by calls in progress."
+        return ApiError(429, "rate_limit_exceeded", message, retry_after=wait)
+    limit = decision.levels[decision.kind].limit
+    what = _PERIODS[decision.kind].format(s="" if limit == 1 else "s")
+    message = f"The limit of {whose} is reached: {limit:.0f} {what}."
+    return ApiError(429, "rate_limit_exceeded", message, retry_after=wait)
+
+
+def _whose(bucket: str) -> str:
+    kind, _, rest = bucket.partition(":")
+    if kind == "route":
+        return f"the model `{rest.rpartition(':')[0]}`"
+    return _SUBJECTS.get(kind, "this server")

@@ -16,7 +16,6 @@ from legato.core.timers import Timers
 from legato.gateway.kept_responses import KeptResponses
 from legato.gateway.services import Services
 from legato.policy.keys import Keyring
-from legato.policy.live import Crossed
 from legato.policy.routing import Router
 from legato.server import assembly, limiting
 from legato.server.admin import PREFIX as ADMIN
@@ -37,6 +36,7 @@ from legato.store.database import Database
 from legato.store.instances import Slot
 from legato.store.journal import Journal
 from legato.store.ledger import Writer
+from legato.store.live import Crossed
 from legato.store.recovery import Recovery, take_slot
 from legato.store.responses import ResponseStore
 from legato.store.retention import Retention

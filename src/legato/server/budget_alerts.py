@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import structlog
 
-from legato.policy.live import Crossed
+from legato.store.live import Crossed
 
 if TYPE_CHECKING:  # it takes memory that most servers can do without
     import httpx

@@ -8,10 +8,10 @@ from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
 from legato.policy.budgets import Budget, parse
 from legato.policy.keys import Key
-from legato.policy.live import Live, OnCrossed
 from legato.policy.routing import Route, Router
 from legato.server.model_lists import first_price
 from legato.settings import Settings
+from legato.store.live import Live, OnCrossed
 from legato.store.live_memory import LiveMemory
 from legato.upstreams.upstream import Price, Upstream
 

@@ -20,7 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from legato.policy.ledger import Row
-from legato.policy.live import Crossed
+from legato.store.live import Crossed
 
 #: Prometheus' text format in the version that all of its versions read.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -9,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from legato.policy.budgets import Budget, counter, month
 from legato.policy.keys import Key
-from legato.policy.live import Live
 from legato.store.database import Database
 from legato.store.ledger import Writer, spent
+from legato.store.live import Live
 
 #: Seconds between tries while the database is away.
 RETRY_SECONDS: Final = 1.0

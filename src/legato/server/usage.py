@@ -15,10 +15,10 @@ from legato.core.errors import ApiError, invalid, service_unavailable
 from legato.gateway.limiter import Standing
 from legato.gateway.services import Services
 from legato.policy.budgets import Budget
-from legato.policy.live import Kind, Level
 from legato.policy.periods import seconds
 from legato.store.database import Database
 from legato.store.ledger import By, summary
+from legato.store.live import Kind, Level
 
 #: What a client may group by: its key is one, and others' are not its business.
 BY: Final[tuple[By, ...]] = (

@@ -37,6 +37,9 @@ MAX_REFUSED: Final = 5_000
 #: What usage is added up by. `deployment`: the last one that was asked. `day`: in UTC.
 By = Literal["key", "owner", "route", "outcome", "deployment", "front", "session", "agent", "day"]
 
+#: How calls end, and `open` for those in progress.
+OUTCOMES: Final = ("open", "complete", "cancelled", "failed", "refused", "interrupted")
+
 #: The part of `deployments` after its last comma: what is left of it once everything that is not a
 #: comma is cut off its end is what comes before.
 _LAST_DEPLOYMENT: Final = (
@@ -221,7 +224,8 @@ async def summary(
     key: str | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment.
+    """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment. `outcomes` has
+    the number of each of `OUTCOMES`.
 
     `rows` has one row for each call, oldest first, or one for each value of `by`; with `limit` so
     many at most, the newest calls or the first values. `key`: the id of the key whose calls are
@@ -253,7 +257,7 @@ async def summary(
         found = [_plain(row) for row in rows]
         return {
             "total": _plain(total),
-            "outcomes": {row[0]: row[1] for row in outcomes},
+            "outcomes": dict.fromkeys(OUTCOMES, 0) | {row[0]: row[1] for row in outcomes},
             "rows": found[::-1] if by is None else found,
         }
 

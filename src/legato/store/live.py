@@ -84,8 +84,9 @@ class Decision(Struct):
 
     `retry_after`: a client that waits so many seconds, and is alone, gets in; infinite for a budget
     that is spent for good. `limiting` and `kind`: of the bucket that refused, where several did the
-    one with the longest wait. `levels`: the tightest bucket of each kind. `is_available`: false if
-    the live state is away and `fail` is `closed`.
+    one with the longest wait. `levels`: the bucket that refused, and of each other kind the
+    one with the least left. `left`: of each budget what neither this call nor others have reserved,
+    by the bucket's name. `is_available`: false if the live state is away and `fail` is `closed`.
     """
 
     allowed: bool
@@ -93,6 +94,7 @@ class Decision(Struct):
     limiting: str | None = None
     kind: Kind | None = None
     levels: Levels = field(default_factory=dict[Kind, Level])
+    left: dict[str, float] = field(default_factory=dict[str, float])
     permit: Permit | None = None
     is_available: bool = True
 
@@ -196,17 +198,21 @@ def levels(buckets: Sequence[Bucket], used: Sequence[Used], *, takes: bool) -> L
 
 def refused(buckets: Sequence[Bucket], used: Sequence[Used]) -> Decision:
     """The decision where at least one bucket does not allow the call."""
-    longest, limiting = 0.0, buckets[0]
-    for bucket, each in zip(buckets, used, strict=True):
-        if (seconds := wait(bucket, each)) > longest:
-            longest, limiting = seconds, bucket
-    return Decision(
-        False, longest, limiting.name, limiting.kind, levels(buckets, used, takes=False)
-    )
+    waits = [wait(bucket, each) for bucket, each in zip(buckets, used, strict=True)]
+    longest = max(waits)
+    at = waits.index(longest)
+    limiting, found = buckets[at], levels(buckets, used, takes=False)
+    found[limiting.kind] = level(limiting, used[at], takes=False)
+    return Decision(False, longest, limiting.name, limiting.kind, found)
 
 
 def allowed(buckets: Sequence[Bucket], used: Sequence[Used], permit: Permit) -> Decision:
-    return Decision(True, levels=levels(buckets, used, takes=True), permit=permit)
+    left = {
+        bucket.name: level(bucket, each, takes=True).remaining
+        for bucket, each in zip(buckets, used, strict=True)
+        if bucket.kind in BUDGETS
+    }
+    return Decision(True, levels=levels(buckets, used, takes=True), left=left, permit=permit)
 
 
 def truth(bucket: Bucket, tokens: float, cost: float) -> float:

@@ -87,14 +87,16 @@ async def _away(
     report = await server.usage()
     check(clients.told, report["rows"], clients.sent)
     assert set(clients.statuses) <= {200, 502}, f"refused: {clients.statuses}"
-    assert "interrupted" not in report["outcomes"], report["outcomes"]
+    assert not report["outcomes"]["interrupted"], report["outcomes"]
     _report(f"PostgreSQL away for {seconds:.0f} s", clients.told, report["outcomes"], clients.sent)
     print(f"  memory of the server: {before:.0f} MB before, {during:.0f} MB at the end of it")
 
 
 def _report(name: str, told: dict[str, str], outcomes: dict[str, int], sent: int) -> None:
     ends = ", ".join(f"{number} {end}" for end, number in sorted(Counter(told.values()).items()))
-    rows = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+    rows = ", ".join(
+        f"{number} {outcome}" for outcome, number in sorted(outcomes.items()) if number
+    )
     print(f"{name}: {sent} requests; clients were told of {len(told)}: {ends}")
     print(f"  ledger: {sum(outcomes.values())} rows: {rows}; none missing, none twice, none open")
 
