@@ -9,21 +9,14 @@ from hypothesis import strategies as st
 
 from legato.store.live import Bucket, Crossed, Decision, Kind, Level, Permit
 from legato.store.live_memory import LiveMemory
+from tests.support.clock import Clock
 
 MINUTE = 60.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture
@@ -293,7 +286,7 @@ steps = st.lists(
 async def test_no_window_has_more_than_the_capacity_and_the_refill(
     taken: Sequence[tuple[float, float, float, bool]],
 ) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     live = LiveMemory(clock)
     used: list[tuple[float, float]] = []
     for seconds, reserved, part, is_settled in taken:
@@ -316,7 +309,7 @@ async def test_no_window_has_more_than_the_capacity_and_the_refill(
 async def test_who_waits_exactly_as_long_as_told_gets_in(
     taken: Sequence[tuple[float, float, float, bool]],
 ) -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     clock.now = 1.8e9  # where a double resolves a quarter of a microsecond
     live = LiveMemory(clock)
     for seconds, reserved, part, is_settled in taken:

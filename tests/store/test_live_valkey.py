@@ -19,6 +19,7 @@ from legato.store.live import Bucket, Crossed, Decision, Kind, Permit
 from legato.store.live_memory import LiveMemory
 from legato.store.live_valkey import LiveValkey
 from tests.conftest import until
+from tests.support.clock import Clock
 
 #: As long as a test may last: nothing lapses by itself.
 LONG = 1e6
@@ -43,17 +44,9 @@ async def valkey(server: ValkeyServer) -> AsyncIterator[redis.asyncio.Redis]:
     await client.aclose()
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1.8e9
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1.8e9)
 
 
 @pytest.fixture
@@ -136,7 +129,7 @@ def some_buckets(bits: int, amount: float, dollars: float, example: int) -> list
 async def test_the_decisions_are_those_of_memory(
     server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make, steps: list[Any]
 ) -> None:
-    clock, example = Clock(), next(_examples)
+    clock, example = Clock(1.8e9), next(_examples)
     told: tuple[list[Crossed], list[Crossed]] = ([], [])
     memory = LiveMemory(clock, told[0].append)
     live = await live_at(
