@@ -70,7 +70,7 @@ def _check_live(path: str, live: str) -> None:
 def _check_owners(path: str, owners: dict[str, Owner]) -> None:
     for name, owner in owners.items():
         try:
-            parse_budget(owner.budget)
+            parse_budget(owner.budget, action=owner.action, hard=owner.hard)
         except ValueError as error:
             raise SettingsError(f"{path}: owners `{name}`: budget: {error}") from None
 

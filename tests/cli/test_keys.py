@@ -108,7 +108,7 @@ WRONG = {
     ("--budget", "9" * 30 + "usd"): "--budget: is too large",
     ("--hard",): "--hard: needs a budget",
     ("--warn",): "--warn: needs a budget",
-    ("--budget", "1usd", "--hard", "--warn"): "--hard: a budget that cuts calls cannot only warn",
+    ("--budget", "1usd", "--hard", "--warn"): "--budget: a budget that is `hard` cuts calls",
     ("--expires", "soon"): "--expires: `soon` is neither a time such as 12h, 30d or 4w nor a date",
     ("--expires", "2020-01-01"): "--expires: `2020-01-01` is past",
     ("--expires", "30y"): "--expires: `30y` is not a time such as",

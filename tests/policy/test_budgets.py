@@ -32,9 +32,10 @@ def test_a_budget_is_read_and_written(text: str, budget: Budget, again: str) -> 
 
 
 def test_what_a_spent_budget_does() -> None:
-    assert budgets.parse("1usd", action="warn", hard=True) == Budget(
-        1, "usd", "total", "warn", True
-    )
+    assert budgets.parse("1usd", action="warn") == Budget(1, "usd", "total", "warn")
+    assert budgets.parse("1usd", hard=True) == Budget(1, "usd", hard=True)
+    with pytest.raises(ValueError, match="it cannot only warn"):
+        budgets.parse("1usd", action="warn", hard=True)
 
 
 @pytest.mark.parametrize(

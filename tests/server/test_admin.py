@@ -249,6 +249,13 @@ WRONG: dict[str, tuple[str, str, Any, int, str | None]] = {
     "no name": ("POST", "keys", {}, 400, None),
     "unknown field": ("POST", "keys", {"name": "a", "tiers": "free"}, 400, None),
     "unknown tier": ("POST", "keys", {"name": "a", "tier": "gold"}, 400, "tier"),
+    "warns and cuts": (
+        "POST",
+        "keys",
+        {"name": "a", "budget": {"amount": 1, "unit": "usd", "action": "warn", "hard": True}},
+        400,
+        "budget",
+    ),
     "limit of 0": ("POST", "keys", {"name": "a", "limits": {"concurrent": 0}}, 400, "limits"),
     "no list": ("POST", "keys", [], 400, None),
     "limit": ("GET", "keys?limit=0", None, 400, "limit"),

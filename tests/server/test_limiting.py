@@ -136,6 +136,10 @@ async def test_a_route_with_a_queue(tmp_path: Path, scripted: MockServer) -> Non
     ("flags", "words"),
     [
         ({"owners": {"team": {"budget": "10"}}}, ("team", "budget", "usd")),
+        (
+            {"owners": {"team": {"budget": "1usd", "action": "warn", "hard": True}}},
+            ("team", "budget", "hard"),
+        ),
         ({"alerts": {"webhook": "ftp://x"}}, ("alerts", "webhook", "https://")),
         ({"alerts": {"webhook": "https://x/secret-token"}}, ("alerts", "secret")),
         ({"tiers": {"free": {"requests": 1}}}, ("tiers", "requests")),

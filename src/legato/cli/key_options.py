@@ -147,8 +147,6 @@ def _number(name: str, text: str) -> int | None:
 def _budget(text: str, *, hard: bool, warn: bool) -> Any:
     if text == "none":
         return None
-    if hard and warn:
-        stop("--hard: a budget that cuts calls cannot only warn: leave out --hard or --warn", 2)
     try:
         parsed = budgets.parse(text, action="warn" if warn else "block", hard=hard)
     except ValueError as error:

@@ -37,6 +37,11 @@ class Budget(Struct, frozen=True, forbid_unknown_fields=True):
         number = f"{self.amount:.10f}".rstrip("0").rstrip(".")
         return f"{number}{self.unit}{'/month' if self.period == 'month' else ''}"
 
+    def check(self) -> None:
+        """Raises ValueError for a budget that warns and cuts."""
+        if self.hard and self.action == "warn":
+            raise ValueError("a budget that is `hard` cuts calls, so that it cannot only warn")
+
 
 def parse(text: str, *, action: Action = "block", hard: bool = False) -> Budget:
     """`10usd`, `$10/month`, `2Mtokens/month`; without a period it is for good.
@@ -57,7 +62,9 @@ def parse(text: str, *, action: Action = "block", hard: bool = False) -> Budget:
     if unit == "tokens" and amount != int(amount):
         raise ValueError(f"the budget `{text}` is not a whole number of tokens")
     period: Period = "month" if (form["period"] or "").lower() == "month" else "total"
-    return Budget(amount, unit, period, action, hard)
+    budget = Budget(amount, unit, period, action, hard)
+    budget.check()
+    return budget
 
 
 def counter(subject: str, budget: Budget, now: float) -> str:

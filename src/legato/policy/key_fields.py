@@ -99,6 +99,11 @@ def check(fields: NewKey | KeyChanges, tiers: Collection[str]) -> None:
     tier = fields.tier
     if isinstance(tier, str) and tier not in tiers:
         raise ValueError(f"tier: `{tier}` is not one of {', '.join(sorted(tiers))}")
+    if isinstance(fields.budget, Budget):
+        try:
+            fields.budget.check()
+        except ValueError as error:
+            raise ValueError(f"budget: {error}") from None
 
 
 def new_columns(fields: NewKey) -> dict[str, Any]:
