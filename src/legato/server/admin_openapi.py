@@ -68,6 +68,8 @@ def document(operations: Iterable[Operation], tiers: Collection[str]) -> dict[st
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     for type_ in (NewKey, KeyChanges):
         _name_tiers(components[type_.__name__]["properties"]["tier"], tiers)
+    warns_and_cuts = {"action": {"const": "warn"}, "hard": {"const": True}}
+    components["Budget"]["not"] = {"required": [*warns_and_cuts], "properties": warns_and_cuts}
     paths: dict[str, Any] = {}
     for each in every:
         paths.setdefault(PREFIX + each.path, {})[each.method.lower()] = _operation(each, components)
