@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from legato.core.errors import ApiError
 from legato.policy import limits
 from legato.policy.limits import NO_LIMITS, TIERS, Limits
 from legato.policy.live import Bucket, Decision, Kind, Level, refusal
@@ -50,23 +49,10 @@ def test_the_buckets_of_a_call() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("asked", "most", "gets"), [(None, None, None), (5, None, 5), (None, 7, 7), (7, 7, 7)]
-)
-def test_tokens_that_may_be_generated(
-    asked: int | None, most: int | None, gets: int | None
-) -> None:
-    assert limits.check_max_tokens(asked, Limits(max_tokens=most), "max_tokens") == gets
-
-
-def test_too_many_tokens_are_refused_by_the_field_s_name() -> None:
-    with pytest.raises(ApiError) as caught:
-        limits.check_max_tokens(8, Limits(max_tokens=7), "max_output_tokens")
-    assert (caught.value.status, caught.value.param) == (400, "max_output_tokens")
-    assert caught.value.message == (
-        "`max_output_tokens` is 8, and this API key may ask for at most 7: "
-        "lower `max_output_tokens`."
-    )
+def test_the_lowest_of_limits() -> None:
+    assert limits.least(None, None) is None
+    assert limits.least(None, 7) == 7
+    assert limits.least(5, 7) == 5
 
 
 def refused(kind: Kind, name: str, wait: float, limit: float = 10) -> Decision:

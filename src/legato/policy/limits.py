@@ -7,7 +7,6 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from legato.core.errors import invalid
 from legato.store.live import Bucket
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
@@ -81,19 +80,6 @@ def _buckets(subject: str, limits: Limits) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def check_max_tokens(asked: int | None, limits: Limits, param: str) -> int | None:
-    """The number of tokens that a call may generate; None: no limit.
-
-    `asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it asks for
-    more than is allowed; where it does not ask, the key's limit holds.
-    """
-    most = limits.max_tokens
-    if asked is None:
-        return most
-    if most is not None and asked > most:
-        raise invalid(
-            f"`{param}` is {asked}, and this API key may ask for at most {most}: lower `{param}`.",
-            param=param,
-            code="max_tokens_over_limit",
-        )
-    return asked
+def least(*limits: int | None) -> int | None:
+    """The lowest of several limits; None: there is none."""
+    return min((each for each in limits if each is not None), default=None)

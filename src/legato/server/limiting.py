@@ -1,10 +1,12 @@
 """Limits and budgets from the settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
+from legato.gateway.services import Services
 from legato.policy.budgets import Budget, parse
+from legato.policy.keys import Key
 from legato.policy.live import Live, OnCrossed
 from legato.policy.routing import Route, Router
 from legato.server.model_lists import first_price
@@ -64,6 +66,17 @@ def limiter(
         owners=owners(settings),
         routes=routes,
     )
+
+
+def count_admission(services: Services) -> Callable[[Key], Awaitable[None]]:
+    """What counts of tokens ask before they are made: it raises `ApiError` where a key counts too
+    often."""
+
+    async def admit(key: Key) -> None:
+        if services.limiter is not None:
+            await services.limiter.admit_count(key)
+
+    return admit
 
 
 def owners(settings: Settings) -> dict[str, Budget]:

@@ -1,6 +1,7 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp
 from legato.core.errors import ApiError, internal
 from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
-from legato.policy.keys import Keyring
+from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Route, Router
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
@@ -63,11 +64,13 @@ def application(
     health: Health,
     clock: Callable[[], float],
     body_limit: int,
+    admit_count: Callable[[Key], Awaitable[None]],
     kept: KeptResponses | None = None,
     more: Iterable[BaseRoute] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded. `more`: further endpoints."""
+    `admit_count`: raises `ApiError` where a key counts too often. `body_limit`: bytes, decoded.
+    `more`: further endpoints."""
 
     async def models(request: Request) -> Response:
         key = keyring.identify(request.scope["headers"])
@@ -109,7 +112,7 @@ def application(
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
-    counts = TokenCounts(keyring, router, upstreams, clock)
+    counts = TokenCounts(keyring, router, upstreams, clock, admit_count)
 
     async def count_tokens(request: Request) -> Response:
         return await counts(request)
@@ -189,6 +192,8 @@ def _refused(
     # It has an id where our own protocol received it.
     refusal = front_at(path).refusal(error, getattr(request.state, "request_id", ""))
     more = {name.decode(): value.decode() for name, value in refusal.headers}
+    if error.retry_after is not None:
+        more["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return Response(
         refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"
     )
