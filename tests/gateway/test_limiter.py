@@ -238,6 +238,61 @@ async def test_a_limit_of_tokens_has_no_other_name(stage: Stage) -> None:
     assert answer.error["param"] == "n_predict"
 
 
+@pytest.mark.parametrize(
+    ("asks", "param"),
+    [
+        ({"n": 4, "max_tokens": 26}, "max_tokens"),
+        ({"n": 4, "max_completion_tokens": 100}, "max_completion_tokens"),
+        ({"n": 4, "thinking": {"budget_tokens": 30}}, "thinking.budget_tokens"),
+        ({"n": 101}, "n"),
+        ({"best_of": 4}, "best_of"),
+        ({"n_cmpl": 4}, "n_cmpl"),
+    ],
+)
+async def test_choices_share_the_tokens_of_a_call(
+    stage: Stage, asks: dict[str, Any], param: str
+) -> None:
+    stage.set(limits=Limits(max_tokens=100))
+    answer = await stage.ask(**asks)
+    assert answer.status == 400
+    assert answer.error is not None
+    assert answer.error["param"] == param
+    assert not stage.scripted.requests
+
+
+async def test_choices_without_a_limit_of_their_own_get_equal_shares(stage: Stage) -> None:
+    stage.set(limits=Limits(max_tokens=100))
+    await stage.ask(n=3)
+    assert stage.scripted.requests[-1].request["max_completion_tokens"] == 33
+
+
+async def test_the_tokens_that_a_route_allows_each_call(stage: Stage) -> None:
+    routes = {"happy": RouteLimits(Limits(max_tokens=50))}
+    for own, most in ((Limits(), 50), (Limits(max_tokens=100), 50), (Limits(max_tokens=20), 20)):
+        stage.set(routes=routes, limits=own)
+        answer = await stage.ask(max_tokens=most + 1)
+        assert answer.status == 400
+        assert answer.error is not None
+        assert answer.error["code"] == "max_tokens_over_limit"
+        assert (await stage.ask()).status == 200
+        assert stage.scripted.requests[-1].request["max_completion_tokens"] == most
+
+
+async def test_tokens_are_counted_as_often_as_a_key_may_call(stage: Stage) -> None:
+    """Counts take nothing from its calls: agents count before each."""
+    stage.set(limits=Limits(2, 1, concurrent=1))
+    wire, path = (stage.legato.port, stage.legato.key), "/v1/messages/count_tokens"
+    for _ in range(2):
+        assert (await ask(*wire, chat("happy"), path=path)).status == 200
+    answer = await ask(*wire, chat("happy"), path=path)
+    assert answer.status == 429
+    assert answer.json["error"]["type"] == "rate_limit_error"
+    assert stage.live.permits == 0
+    assert (await stage.ask()).status == 200
+    stage.now += float(answer.headers["retry-after"])
+    assert (await ask(*wire, chat("happy"), path=path)).status == 200
+
+
 @pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
 async def test_a_limit_of_tokens_in_the_words_of_each_client(stage: Stage, front: Any) -> None:
     stage.set(limits=Limits(max_tokens=5000))

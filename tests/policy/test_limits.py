@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from legato.core.errors import ApiError
 from legato.policy import limits
 from legato.policy.limits import NO_LIMITS, TIERS, Limits, refusal
 from legato.store.live import Bucket, Decision, Kind, Level
@@ -50,22 +49,10 @@ def test_the_buckets_of_a_call() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "route", "most"), [(None, None, None), (5, None, 5), (None, 7, 7), (7, 5, 5)]
-)
-def test_tokens_that_may_be_generated(key: int | None, route: int | None, most: int | None) -> None:
-    assert limits.most_tokens(Limits(max_tokens=key), Limits(max_tokens=route)) == most
-
-
-def test_too_many_tokens_are_refused_by_the_field_s_name() -> None:
-    with pytest.raises(ApiError) as caught:
-        limits.check_max_tokens(8, 7, "max_output_tokens")
-    assert (caught.value.status, caught.value.param) == (400, "max_output_tokens")
-    assert caught.value.message == (
-        "`max_output_tokens` is 8, and at most 7 is allowed: lower `max_output_tokens`."
-    )
-    for allowed in (None, 7):
-        limits.check_max_tokens(allowed, 7, "max_output_tokens")
+def test_the_lowest_of_limits() -> None:
+    assert limits.least(None, None) is None
+    assert limits.least(None, 7) == 7
+    assert limits.least(5, 7) == 5
 
 
 def refused(kind: Kind, name: str, wait: float, limit: float = 10) -> Decision:

@@ -506,6 +506,22 @@ async def test_scripts_that_valkey_has_forgotten(
     assert 100 - (await left(live, requests(100)))[0] == pytest.approx(10, abs=1)
 
 
+async def test_a_server_that_is_emptied_while_it_is_connected(
+    server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make
+) -> None:
+    """What is spent is not allowed again, and what is open is still counted."""
+    live = await live_at(server, lease=LONG)
+    held = granted(await live.admit([concurrent(1), usd(10, 1)]))
+    live.settle(granted(await live.admit([usd(10, 1)])), 0, 20.0)
+    assert not (await live.admit([usd(10, 1)])).allowed
+    await valkey.flushall()
+    await live.admit([usd(10, 1)])
+    assert not (await live.admit([usd(10, 1)])).allowed
+    while await left(live, concurrent(1)) != [0]:
+        await asyncio.sleep(0)
+    live.release(held)
+
+
 async def test_a_wrong_password_is_not_told(server: ValkeyServer, live_at: Make) -> None:
     live = LiveValkey(f"valkey+unix://:s3cret@{server.unix_socket_path}")
     await live.start()

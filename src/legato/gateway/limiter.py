@@ -7,42 +7,19 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from legato.core.errors import invalid
 from legato.core.front import FrontRequest
-from legato.core.request import members, parse
-from legato.core.span_edit import with_members
 from legato.gateway.hard_budgets import Cost, HardBudget, Price, spent
 from legato.gateway.route_queue import RouteQueue
+from legato.gateway.token_limit import limit_tokens
 from legato.policy import budgets
 from legato.policy.budgets import Budget
 from legato.policy.estimates import Answers
 from legato.policy.keys import Key
 from legato.policy.ledger import Row
-from legato.policy.limits import (
-    NO_LIMITS,
-    Limits,
-    buckets,
-    check_max_tokens,
-    merged,
-    most_tokens,
-    refusal,
-)
+from legato.policy.limits import NO_LIMITS, Limits, buckets, least, merged, refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router
 from legato.store.live import Bucket, Level, Levels, Live, Permit
-
-#: The member of a request that limits its tokens, by the client's format.
-_MAX_TOKENS: Final = {
-    "chat": "max_completion_tokens",
-    "completions": "max_tokens",
-    "messages": "max_tokens",
-    "responses": "max_output_tokens",
-}
-
-#: Names that servers have for it besides, and go by before ours: llama.cpp, Ollama, TGI and others.
-_OTHER_NAMES: Final = frozenset(
-    {"max_new_tokens", "max_output_tokens", "max_tokens_to_sample", "n_predict", "num_predict"}
-)
 
 
 class RouteLimits(Struct, frozen=True):
@@ -127,9 +104,7 @@ class Limiter:
         route = self._router.find_for(key.allows, request.chat.model)
         limits = self.limits_of(key.limits, key.tier)
         of_route = self._routes.get(route.model, _FREE)
-        most = most_tokens(limits, of_route.limits)
-        if most is not None:
-            _limit_tokens(request, most)
+        limit_tokens(request, least(limits.max_tokens, of_route.limits.max_tokens))
         taken, hard = self._buckets(key, route, limits, of_route.limits, request)
         if taken:
             decision = await self.live.admit(taken)
@@ -152,6 +127,17 @@ class Limiter:
         """Fills in what is left to a key, for a call that takes nothing. `front`: the client's
         format."""
         grant.lines = _lines(await self._levels(key), front)
+
+    async def admit_count(self, key: Key) -> None:
+        """Whether a key may have a prompt's tokens counted: as often as it may call, and beside its
+        calls. Raises `ApiError` where it may not."""
+        limits = self.limits_of(key.limits, key.tier)
+        taken = buckets(f"key:{key.id}:counts", _requests(limits), 0.0)
+        if taken:
+            decision = await self.live.admit(taken)
+            if decision.permit is None:
+                raise refusal(decision)
+            self.live.release(decision.permit)
 
     async def standing(self, key: Key) -> Standing:
         """What is left to a key now; takes nothing."""
@@ -223,35 +209,10 @@ class Limiter:
 _FREE: Final = RouteLimits()
 
 
-def _limit_tokens(request: FrontRequest, most: int) -> None:
-    """Gives a request the limit on its tokens where it has none of its own. Raises `ApiError` 400
-    where it asks for more than `most`."""
-    chat, name = request.chat, _MAX_TOKENS[request.format]
-    for body in (request.body, request.source):
-        _refuse_other_names(body, name)
-    # Of the two an upstream may go by either.
-    check_max_tokens(chat.max_completion_tokens, most, name)
-    check_max_tokens(chat.max_tokens, most, "max_tokens" if request.format == "chat" else name)
-    asked = chat.max_completion_tokens or chat.max_tokens
-    thoughts = chat.thinking.budget_tokens if chat.thinking is not None else None
-    if thoughts is not None and chat.thinking is not None and chat.thinking.type != "disabled":
-        room = asked or most
-        # An upstream whose limit counts thoughts gets a higher one where they would not fit.
-        reached = thoughts if room > thoughts else room + thoughts
-        check_max_tokens(reached, most, "thinking.budget_tokens")
-    if asked is None:
-        request.body = with_members(request.body, {_MAX_TOKENS["chat"]: most})
-        request.chat = parse(request.body)
-        if request.source is not None:
-            request.source = with_members(request.source, {name: most})
-
-
-def _refuse_other_names(body: bytes | None, name: str) -> None:
-    """What is not read here would go to the upstream unseen."""
-    for other in _OTHER_NAMES.intersection(members(body) if body is not None else ()):
-        if other != name:
-            problem = f"Here tokens are limited by `{name}` alone: leave `{other}` out."
-            raise invalid(problem, param=other, code="unsupported_parameter")
+@lru_cache(maxsize=10_000)
+def _requests(limits: Limits) -> Limits:
+    """Those on requests alone."""
+    return Limits(limits.requests_per_minute, requests_per_day=limits.requests_per_day)
 
 
 def _lines(levels: Levels, front: str) -> bytes:

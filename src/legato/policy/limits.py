@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from legato.core.errors import ApiError, invalid, service_unavailable
+from legato.core.errors import ApiError, service_unavailable
 from legato.store.live import BUDGETS, Bucket, Decision, Kind
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000_000_000)]
@@ -83,20 +83,9 @@ def _buckets(subject: str, limits: Limits) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def most_tokens(key: Limits, route: Limits) -> int | None:
-    """The tokens that one call may ask for; None: no limit."""
-    return min((each.max_tokens for each in (key, route) if each.max_tokens), default=None)
-
-
-def check_max_tokens(asked: int | None, most: int, param: str) -> None:
-    """`asked`: the request's own limit, in its field `param`. Raises `ApiError` 400 where it is
-    more than `most`."""
-    if asked is not None and asked > most:
-        raise invalid(
-            f"`{param}` is {asked}, and at most {most} is allowed: lower `{param}`.",
-            param=param,
-            code="max_tokens_over_limit",
-        )
+def least(*limits: int | None) -> int | None:
+    """The lowest of several limits; None: there is none."""
+    return min((each for each in limits if each is not None), default=None)
 
 
 _PERIODS: Final[dict[Kind, str]] = {

@@ -213,6 +213,7 @@ class App:
             clock=self.clock,
             kept=self.services.kept_responses,
             body_limit=limits.body,
+            admit_count=limiting.count_admission(self.services),
             more=self._paths(),
         )
         protocol: Any = protocols(self.services, limits)

@@ -1,7 +1,7 @@
 """`POST /v1/messages/count_tokens`: the tokens of a prompt, before it is sent."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from legato.core.chunk import NOT_JSON, as_object
 from legato.core.errors import invalid
 from legato.core.request import as_text
-from legato.policy.keys import Keyring
+from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Router
 from legato.upstreams.count_tokens import Count, count
 from legato.upstreams.upstream import Upstream
@@ -23,7 +23,8 @@ _PASSED: Final = b"anthropic-"
 
 
 class TokenCounts:
-    """The endpoint. `clock`: the one that the router's health goes by."""
+    """The endpoint. `clock`: the one that the router's health goes by. `admit` raises `ApiError`
+    where a key counts too often: most counts are those of an upstream."""
 
     def __init__(
         self,
@@ -31,11 +32,13 @@ class TokenCounts:
         router: Router,
         upstreams: Mapping[str, Upstream],
         clock: Callable[[], float],
+        admit: Callable[[Key], Awaitable[None]],
     ) -> None:
         self._keyring = keyring
         self._router = router
         self._upstreams = upstreams
         self._clock = clock
+        self._admit = admit
 
     async def __call__(self, request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
@@ -43,6 +46,7 @@ class TokenCounts:
         body = as_text(await request.body())
         model, router, now = _model(body), self._router, self._clock()
         route = router.find_for(key.allows, model)
+        await self._admit(key)
         names = router.ordered(route, now)
         name = next((each for each in names if router.allows(each, now)), names[0])
         lines = [b"%b: %b\r\n" % each for each in headers if each[0].startswith(_PASSED)]

@@ -1,11 +1,12 @@
 """Limits and budgets from the settings."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
+from legato.gateway.services import Services
 from legato.policy.budgets import Budget, parse
 from legato.policy.keys import Key
 from legato.policy.routing import Route, Router
@@ -89,6 +90,17 @@ def warnings(
         ]
         if models:
             yield "no_price", {"models": models, "effect": "budgets in usd do not count them"}
+
+
+def count_admission(services: Services) -> Callable[[Key], Awaitable[None]]:
+    """What counts of tokens ask before they are made: it raises `ApiError` where a key counts too
+    often."""
+
+    async def admit(key: Key) -> None:
+        if services.limiter is not None:
+            await services.limiter.admit_count(key)
+
+    return admit
 
 
 def owners(settings: Settings) -> dict[str, Budget]:

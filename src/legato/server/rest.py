@@ -1,6 +1,7 @@
 """All endpoints but the native ones, as a Starlette application on the same port."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp
 from legato.core.errors import ApiError, internal
 from legato.gateway.kept_responses import KeptResponses
 from legato.policy.health import Health as DeploymentHealth
-from legato.policy.keys import Keyring
+from legato.policy.keys import Key, Keyring
 from legato.policy.routing import Route, Router
 from legato.server.asgi_decoding import DecodedRequests
 from legato.server.context import NATIVE, front_at
@@ -65,13 +66,14 @@ class _Endpoints:
         upstreams: Mapping[str, Upstream],
         health: Health,
         clock: Callable[[], float],
+        admit_count: Callable[[Key], Awaitable[None]],
     ) -> None:
         self._keyring = keyring
         self._router = router
         self._upstreams = upstreams
         self._health = health
         self._clock = clock
-        self._counts = TokenCounts(keyring, router, upstreams, clock)
+        self._counts = TokenCounts(keyring, router, upstreams, clock, admit_count)
 
     @property
     def paths(self) -> list[BaseRoute]:
@@ -137,18 +139,20 @@ def application(
     health: Health,
     clock: Callable[[], float],
     body_limit: int,
+    admit_count: Callable[[Key], Awaitable[None]],
     kept: KeptResponses | None = None,
     more: Iterable[BaseRoute] = (),
 ) -> ASGIApp:
     """`clock`: the one that the router's health goes by. `kept`: responses that are kept.
-    `body_limit`: bytes, decoded. `more`: further endpoints."""
+    `admit_count`: raises `ApiError` where a key counts too often. `body_limit`: bytes, decoded.
+    `more`: further endpoints."""
 
     async def native(_: Request) -> Response:
         # POST is answered by the protocol and never comes here, unless the path was spelt oddly.
         raise HTTPException(404)
 
     paths = [
-        *_Endpoints(keyring, router, upstreams, health, clock).paths,
+        *_Endpoints(keyring, router, upstreams, health, clock, admit_count).paths,
         *kept_paths(keyring, kept),
         *more,
         *(Path(path.decode(), native, methods=[method.decode()]) for method, path in NATIVE),
@@ -208,6 +212,8 @@ def _refused(
     # It has an id where our own protocol received it.
     refusal = front_at(path).refusal(error, getattr(request.state, "request_id", ""))
     more = {name.decode(): value.decode() for name, value in refusal.headers}
+    if error.retry_after is not None:
+        more["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return Response(
         refusal.body, refusal.status, {**(headers or {}), **more}, media_type="application/json"
     )

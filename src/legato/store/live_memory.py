@@ -136,6 +136,11 @@ class LiveMemory:
         else:
             spending.spent = max(spending.spent, amount)
 
+    def spent_of(self, name: str) -> float:
+        """What is spent of one counter."""
+        spending = self._budgets.get(name)
+        return 0.0 if spending is None else spending.spent
+
     @property
     def spent(self) -> dict[str, float]:
         """What is spent, by counter."""

@@ -21,12 +21,14 @@ from redis.exceptions import RedisError
 
 from legato.store import live_scripts
 from legato.store.live import (
+    BUDGETS,
     Bucket,
     Crossed,
     Decision,
     Levels,
     OnCrossed,
     Permit,
+    Used,
     allowed,
     crossed,
     levels,
@@ -190,10 +192,24 @@ class LiveValkey:
             # Valkey may have granted it: with the same id that is no other permit.
             return self._decide_alone(permit)
         allows, used = live_scripts.taken(answer)
+        self._restore(permit.buckets, used)
         if not allows:
             return refused(permit.buckets, used)
         self._own.grant(permit.buckets)
         return self._granted(permit, allowed(permit.buckets, used, permit))
+
+    def _restore(self, buckets: Sequence[Bucket], used: Sequence[Used]) -> None:
+        """Valkey may have lost its data while it was connected: it was emptied, or another one took
+        its place. What this server knows to be spent, and its leases, are written again."""
+        lost = dict[str, float]()
+        for bucket, each in zip(buckets, used, strict=True):
+            if bucket.kind in BUDGETS and each.amount < self._own.spent_of(bucket.name) / 2:
+                lost[bucket.name] = self._own.spent_of(bucket.name)
+        # Where only the last calls are missing, they are on their way: then it raises nothing.
+        for each in live_scripts.raise_spent(lost):
+            self._put(each, lambda answer: None)
+        if lost:
+            self._is_back.set()
 
     def _undo(self, permit: Permit, answer: bytes | None) -> None:
         """Nobody waits for the decision any more."""
