@@ -12,9 +12,10 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from sqlalchemy.exc import SQLAlchemyError
 
+from legato.store.daily_sums import day, deleted
 from legato.store.database import Database
 from legato.store.journal import PROBE, Journal, record
-from legato.store.tables import TOKENS, calls
+from legato.store.tables import TOKENS, calls, daily_sums
 from legato.store.upsert import Upsert
 
 #: The longest time, in seconds, that a row waits for others to be written with.
@@ -221,12 +222,12 @@ async def summary(
     key: str | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment.
+    """Usage since a Unix time: `{"total", "outcomes", "rows", "deleted"}`, all of one moment.
 
     `rows` has one row for each call, oldest first, or one for each value of `by`; with `limit` so
     many at most, the newest calls or the first values. `key`: the id of the key whose calls are
     read; None: all. `cost` is the sum in US dollars over the calls with a price; None if no call
-    has one.
+    has one. `deleted`: what `daily_sums.deleted` returns; it is in none of the others.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [
@@ -255,6 +256,7 @@ async def summary(
             "total": _plain(total),
             "outcomes": {row[0]: row[1] for row in outcomes},
             "rows": found[::-1] if by is None else found,
+            "deleted": await deleted(connection, since, key),
         }
 
 
@@ -264,19 +266,26 @@ async def spent(
     since: float,
     names: Collection[str] | None = None,
 ) -> dict[str, tuple[float, int]]:
-    """(US dollars, tokens) that each key or owner, or each of `names`, has used since a Unix
-    time."""
-    by = calls.c[column]
-    tokens = sa.func.sum(calls.c.prompt_tokens + calls.c.completion_tokens)
-    query = (
-        sa.select(by, sa.func.coalesce(sa.func.sum(calls.c.cost), 0.0), tokens)
-        .where(calls.c.received >= since, by.is_not(None))
-        .group_by(by)
-    )
-    if names is not None:
-        query = query.where(by.in_(names))
+    """(US dollars, tokens) that each key or owner, or each of `names`, has used since a Unix time,
+    which is a midnight in UTC; deleted rows included."""
+
+    def sums(table: sa.Table, chosen: sa.ColumnElement[bool]) -> sa.Select[*tuple[Any, ...]]:
+        by = table.c[column]
+        if names is not None:
+            chosen &= by.in_(names)
+        cost = sa.func.coalesce(sa.func.sum(table.c.cost), 0.0)
+        tokens = sa.func.sum(table.c.prompt_tokens + table.c.completion_tokens)
+        return sa.select(by.label("name"), cost, tokens).where(chosen).group_by(by)
+
+    kept = sums(calls, (calls.c.received >= since) & calls.c[column].is_not(None))
+    gone = sums(daily_sums, (daily_sums.c.day >= day(since)) & (daily_sums.c[column] != ""))
+    found: dict[str, tuple[float, int]] = {}
     async with database.begin() as connection:
-        return {row[0]: (float(row[1]), int(row[2])) for row in await connection.execute(query)}
+        # One statement: a row that is deleted meanwhile is in one of the two.
+        for name, cost, tokens in await connection.execute(sa.union_all(kept, gone)):
+            before = found.get(name, (0.0, 0))
+            found[name] = (before[0] + float(cost), before[1] + int(tokens))
+    return found
 
 
 def _column(by: By, database: Database) -> sa.ColumnElement[Any]:
