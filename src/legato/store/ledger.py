@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from legato.store.daily_sums import day, deleted
 from legato.store.database import Database
-from legato.store.journal import PROBE, Journal, record
+from legato.store.journal import PROBE, Journal, mark, record
 from legato.store.tables import TOKENS, calls, daily_sums
 from legato.store.upsert import Upsert
 
@@ -150,16 +150,21 @@ class Writer:
         """Returns when all rows that were put before are in the database."""
         async with self._writing:
             journal = self._journal
-            number = 0 if journal is None else journal.number
+            position = (0, 0) if journal is None else journal.position
             taken, self._waiting = self._waiting, {}
+            is_news = bool(taken)
             try:
                 await self._write(taken)
             finally:
                 if taken:
                     self._waiting = taken | self._waiting  # retried with the next batch
-            if journal is not None and journal.has_before(number):
+            if journal is None:
+                return
+            if is_news and not journal.is_failing:
+                journal.append(mark(position))
+            if journal.has_before(position[0]):
                 await self._database.make_durable()
-                journal.delete_before(number)
+                journal.delete_before(position[0])
 
     async def _write(self, entries: dict[str, Struct]) -> None:
         """Writes the entries batch by batch; removes those that are written."""
