@@ -455,6 +455,40 @@ async def test_rows_wait_in_the_journal_while_the_database_is_away(
     await stage.database.close()
 
 
+async def test_a_mark_is_of_what_was_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await Database.open(tmp_path)
+    write, journal, writer = database.write, Journal(tmp_path, NAME), Writer(database, fails)
+    writer.use(journal, NAME)
+
+    async def slow(*arguments: Any) -> None:
+        monkeypatch.setattr(database, "write", write)
+        await write(*arguments)
+        writer.put("two", row("two"))
+
+    async def away(*_: Any) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    writer.put("one", row("one"))
+    end = journal.position
+    monkeypatch.setattr(database, "write", away)
+    with pytest.raises(ConnectionRefusedError):
+        await writer.flush()
+    assert written(tmp_path, NAME) == (0, 0)
+    monkeypatch.setattr(database, "write", slow)
+    await writer.flush()
+    assert written(tmp_path, NAME) == end
+    size = journal.size
+    await writer.flush()
+    assert written(tmp_path, NAME) == (1, size)
+    size = journal.size
+    await writer.flush()
+    assert journal.size == size, "there was nothing to write"
+    await writer.stop()
+    await database.close()
+
+
 async def test_a_server_that_stops_while_the_database_is_away_leaves_its_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
