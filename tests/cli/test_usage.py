@@ -15,6 +15,7 @@ from legato.policy.ledger import Row
 from legato.store import ledger
 from legato.store.database import Database
 from legato.store.ledger import Writer
+from legato.store.retention import delete_batch
 from tests.cli.test_cli import cli
 
 SINCE = ("usage", "--since", "4000w")
@@ -223,7 +224,8 @@ async def test_totals_as_json(tmp_path: Path, by: str) -> None:
 async def test_calls_as_json_have_every_column(tmp_path: Path) -> None:
     (line,) = await shown(tmp_path, 80, "--json")
     report = json.loads(line)
-    assert list(report) == ["total", "outcomes", "rows"]
+    assert list(report) == ["total", "outcomes", "rows", "deleted"]
+    assert report["deleted"] is None
     for row in report["rows"]:
         assert list(row) == list(Row.__struct_fields__)
 
@@ -276,6 +278,35 @@ def test_a_number_stays_one(value: Any) -> None:
     assert usage.cell(value) is value
 
 
+@pytest.mark.parametrize("words", [(), ("--by", "route"), ("--csv",), ("--json",)])
+async def test_calls_whose_rows_are_deleted_are_told_apart(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    await shown(tmp_path, 80)
+    database = await Database.open(tmp_path)
+    assert await delete_batch(database, RECEIVED + 2) == 2
+    await database.close()
+    _, out, err = await cli(*SINCE, *words, "--data", str(tmp_path), COLUMNS="80")
+    sums = {"calls": 2, "prompt_tokens": 1_179_648, "completion_tokens": 132_096}
+    if "--json" in words:
+        report = json.loads(out)
+        assert report["total"]["calls"] == 1
+        day = {"from": "2026-11-18", "to": "2026-11-18"}
+        assert report["deleted"] == day | sums | {"cost": pytest.approx(1043.200213)}
+        return
+    said = (
+        "Not in these numbers, since retention_days has deleted their rows: 2 calls on 2026-11-18"
+        " (UTC), 1179648 prompt and 132096 completion tokens, $1043.20"
+    )
+    if "--csv" in words:
+        assert (len(out.splitlines()), err) == (2, f"legato: {said}\n")
+    else:
+        assert out.splitlines()[-1] == said
+        assert "1 calls: 1 failed" in out.splitlines()
+    _, out, err = await cli("usage", "--since", "1h", *words, "--data", str(tmp_path))
+    assert "retention_days" not in out + err, "they are not of this period"
+
+
 async def test_json_and_csv_exclude_each_other() -> None:
     code, out, err = await cli("usage", "--json", "--csv")
     assert (code, out, err) == (2, "", "legato: choose one of --json and --csv\n")
@@ -293,7 +324,7 @@ def printed(
     costs = [row["cost"] for row in rows if row["cost"] is not None]
     total = group("", sum(row["prompt_tokens"] for row in rows)) | {"calls": len(rows)}
     total["cost"] = sum(costs) if costs else None
-    report = {"total": total, "outcomes": {"complete": len(rows)}, "rows": rows}
+    report = {"total": total, "outcomes": {"complete": len(rows)}, "rows": rows, "deleted": None}
     usage_tables.print_groups(report, by, "7d", {"key_1": "production"})
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from legato.settings import SettingsError
 from legato.store.audit import SERVER
 from legato.store.keys import update
 from legato.store.live_memory import LiveMemory
+from legato.store.retention import delete_batch
 from tests.conftest import Running, serving, settings_for, until
 from tests.support.wire import Wire, ask, chat, request
 
@@ -46,12 +48,21 @@ async def test_a_tier_of_the_settings(tmp_path: Path, scripted: MockServer) -> N
         assert (await say(legato)).status == 429
 
 
-async def test_what_was_spent_before_a_restart_counts(tmp_path: Path, scripted: MockServer) -> None:
-    owners = {"owners": {"team": {"budget": "10tokens/month"}}}
+@pytest.mark.parametrize(
+    ("budget", "rows_left"), [("10tokens/month", 1), ("10tokens/month", 0), ("10tokens", 0)]
+)
+async def test_what_was_spent_before_a_restart_counts(
+    tmp_path: Path, scripted: MockServer, budget: str, rows_left: int
+) -> None:
+    """Rows that `retention_days` has deleted included."""
+    owners = {"owners": {"team": {"budget": budget}}}
     settings = settings_for(tmp_path, await scripted.start(), ["happy"], **owners)
     async with serving(settings) as legato:
         own(legato, owner="team")
         assert (await say(legato)).status == 200
+        await legato.app.ledger.flush()
+        if not rows_left:
+            assert await delete_batch(legato.app.database, time.time() + 1.0) == 1
     async with serving(settings, key=legato.key) as legato:
         own(legato, owner="team")
         answer = await say(legato)
@@ -60,7 +71,7 @@ async def test_what_was_spent_before_a_restart_counts(tmp_path: Path, scripted: 
         own(legato, owner="others")
         assert (await say(legato)).status == 200
         rows = await legato.rows()
-        assert [row["owner"] for row in rows] == ["team", "team", "others"]
+        assert [row["owner"] for row in rows] == [*["team"] * (rows_left + 1), "others"]
 
 
 async def test_what_was_spent_before_a_key_had_a_budget_counts(

@@ -23,6 +23,7 @@ from legato.server import usage
 from legato.store import keys
 from legato.store.ledger import OUTCOMES
 from legato.store.live_memory import LiveMemory
+from legato.store.retention import delete_batch
 from legato.store.tables import calls
 from legato.store.upsert import Upsert
 from tests.conftest import Running, serving, settings_for, until
@@ -130,6 +131,16 @@ async def test_the_numbers_are_those_of_the_calls(tmp_path: Path, scripted: Mock
     assert found["happy"]["prompt_tokens"] == 2 * tokens["prompt_tokens"]
     assert found["happy"]["completion_tokens"] == 2 * tokens["completion_tokens"]
     assert (nothing["by"], nothing["total"]["calls"], nothing["rows"]) == ("day", 0, [])
+
+
+async def test_what_retention_deleted_is_told_apart(server: Running) -> None:
+    rows = [recent(id=str(each), key=own(server).id, prompt_tokens=5) for each in range(2)]
+    await write(server, [*rows, recent(id="other", key="key_other")])
+    assert (await get(server)).json()["deleted"] is None
+    assert await delete_batch(server.app.database, time.time()) == 3
+    report = (await get(server)).json()
+    assert (report["total"]["calls"], report["rows"]) == (0, [])
+    assert (report["deleted"]["calls"], report["deleted"]["prompt_tokens"]) == (2, 10)
 
 
 async def test_what_is_older_is_left_out(server: Running) -> None:

@@ -1,26 +1,31 @@
 """Databases of earlier versions: they are migrated when they are opened, and keep their rows."""
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from msgspec.structs import asdict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict, astuple
 
 from legato.policy.ledger import Row
 from legato.store import keys, migrations
+from legato.store.daily_sums import last_received
 from legato.store.database import Database, UnusableDatabase
 from legato.store.fitting import fitted
-from legato.store.ledger import Writer, summary
+from legato.store.ledger import Writer, spent, summary
 from legato.store.retention import BATCH_ROWS, Retention, delete_batch
-from legato.store.tables import HEAD, calls, metadata
+from legato.store.tables import HEAD, calls, daily_sums, metadata
 from legato.store.upsert import Upsert
 from legato.store.urls import database_url, masked, postgresql_url
+from tests.conftest import until
 from tests.support.postgres import BOTH, POSTGRES, Postgres
 
 VERSIONS = Path(migrations.__file__).parent / "versions"
@@ -358,6 +363,101 @@ async def test_old_rows_are_deleted_batch_by_batch(
     left = {row["id"] for row in (await summary(database, 0))["rows"]}
     assert left == {"r1", "r6", "r7", "r8", "r9"}
     await database.close()
+
+
+MIDNIGHT = 1_794_960_000.0
+names = st.sampled_from([None, "a", "é,'\"%:x"])
+old_rows = st.builds(
+    Row,
+    id=st.uuids().map(str),
+    received=st.floats(MIDNIGHT - 90_000, MIDNIGHT + 90_000),
+    key=names,
+    owner=names,
+    outcome=st.sampled_from(["complete", "open"]),
+    prompt_tokens=st.integers(0, 2**40),
+    completion_tokens=st.integers(0, 2**40),
+    cost=st.none() | st.floats(0, 1e6),
+)
+
+
+async def all_spent(database: Database) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    columns: tuple[Literal["key", "owner"], ...] = ("key", "owner")
+    for column, since in itertools.product(columns, (0.0, MIDNIGHT)):
+        sums = await spent(database, column, since)
+        assert await spent(database, column, since, ["a"]) == {
+            name: sums[name] for name in sums if name == "a"
+        }
+        for name, (cost, tokens) in sums.items():
+            found[f"{column} {name} {since}"] = (pytest.approx(cost), tokens)
+    return found
+
+
+@both
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    rows=st.lists(old_rows, max_size=12, unique_by=lambda row: row.id),
+    before=st.floats(MIDNIGHT - 90_000, MIDNIGHT + 90_000),
+)
+async def test_deleted_rows_go_on_counting_for_budgets(
+    tmp_path: Path, address: str | None, rows: list[Row], before: float
+) -> None:
+    database = await Database.open(tmp_path, address)
+    async with database.begin() as connection:
+        for table in (calls, daily_sums):
+            await connection.execute(table.delete())
+    if rows:
+        upsert = Upsert(database, lambda error: pytest.fail(str(error)))
+        await upsert.write([astuple(row) for row in rows])
+    whole = await all_spent(database)
+    for end in (before, MIDNIGHT + 90_001):
+        gone = [row for row in rows if row.outcome != "open" and row.received < end]
+        await delete_batch(database, end)
+        assert await all_spent(database) == whole
+        report = await summary(database, 0)
+        assert report["total"]["calls"] == len(rows) - len(gone)
+        assert (report["deleted"] or {"calls": 0})["calls"] == len(gone)
+        async with database.begin() as connection:
+            last = max((row.received for row in gone), default=0.0)
+            assert await last_received(connection) == last
+    await database.close()
+
+
+@both
+async def test_several_servers_delete_at_once_and_each_row_counts_once(
+    tmp_path: Path, address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("legato.store.retention.BATCH_ROWS", 20)
+    databases = [await Database.open(tmp_path, address) for _ in range(3)]
+    upsert = Upsert(databases[0], lambda error: pytest.fail(str(error)))
+    for number in range(300):
+        row = Row(f"r{number}", float(number), f"key_{number % 7}", outcome="complete")
+        row.prompt_tokens = 1
+        await upsert.write([astuple(row)])
+
+    async def delete(database: Database) -> int:
+        return sum([await delete_batch(database, 1e6) for _ in range(20)])
+
+    async def watch() -> None:
+        while not is_done:
+            sums = await spent(databases[0], "key", 0.0)
+            seen.append(sum(tokens for _, tokens in sums.values()))
+
+    seen: list[int] = []
+    is_done = False
+    watching = asyncio.create_task(watch())
+    assert sum(await asyncio.gather(*(delete(database) for database in databases))) == 300
+    await until(lambda: len(seen) > 1)
+    is_done = True
+    await watching
+    assert set(seen) == {300}
+    assert (await summary(databases[0], 0))["deleted"]["calls"] == 300
+    for database in databases:
+        await database.close()
 
 
 async def test_a_server_deletes_old_rows(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from legato.policy.ledger import Row
 from legato.store import journal as module
 from legato.store.database import Database
 from legato.store.instances import Slot, free_slots, names, new_slot
-from legato.store.journal import Journal, read, record, segments
-from legato.store.ledger import Writer, summary
+from legato.store.journal import Journal, mark, read, record, segments, written
+from legato.store.ledger import Writer, spent, summary
 from legato.store.recovery import Recovery, import_journals, take_slot
+from legato.store.retention import delete_batch
 from tests.conftest import until
 from tests.support.postgres import BOTH
 
@@ -60,16 +61,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     ((number, path),) = segments(tmp_path, NAME)
     assert (number, journal.number, journal.size) == (1, 1, path.stat().st_size)
     assert path.stat().st_mode & 0o077 == 0
-    assert read(path) == ([astuple(each) for each in ROWS], 0)
+    assert read(path)[:2] == ([astuple(each) for each in ROWS], 0)
     journal.close(delete=False)
-    assert read(path) == ([astuple(each) for each in ROWS], 0)
+    assert read(path)[:2] == ([astuple(each) for each in ROWS], 0)
 
 
 def test_torn_at_every_byte(tmp_path: Path) -> None:
     data = b"".join(RECORDS)
     ends = [len(b"".join(RECORDS[:number])) for number in range(4)]
     for length in range(len(data) + 1):
-        rows, damaged = read(write(tmp_path, data[:length]))
+        rows, damaged, _ = read(write(tmp_path, data[:length]))
         # A record that lacks nothing but its newline is whole.
         whole = sum(length >= end - 1 for end in ends[1:])
         assert rows == [astuple(each) for each in ROWS[:whole]], length
@@ -83,7 +84,9 @@ def test_damaged_at_every_byte_of_the_record_in_the_middle(tmp_path: Path) -> No
             if changed == middle[place]:
                 continue
             bad = middle[:place] + bytes([changed]) + middle[place + 1 :]
-            rows, damaged = read(write(tmp_path, first + bad + last + record(astuple(row("end")))))
+            rows, damaged, _ = read(
+                write(tmp_path, first + bad + last + record(astuple(row("end"))))
+            )
             kept = [each[0] for each in rows]
             assert damaged >= 1, (place, changed)
             # Without its newline the record takes the next one with it.
@@ -95,7 +98,7 @@ def test_damaged_at_every_byte_of_the_record_in_the_middle(tmp_path: Path) -> No
     "tail", [b"\0" * 4096, b"garbage\n", RECORDS[0][:-5] + b"\n", b"\n\n", b" " * 511 + b"\n"]
 )
 def test_noise_at_the_end_is_no_damage(tmp_path: Path, tail: bytes) -> None:
-    rows, damaged = read(write(tmp_path, b"".join(RECORDS) + tail))
+    rows, damaged, _ = read(write(tmp_path, b"".join(RECORDS) + tail))
     assert ([each[0] for each in rows], damaged) == (["one", "two", "three"], 0)
 
 
@@ -104,13 +107,33 @@ def test_noise_at_the_end_is_no_damage(tmp_path: Path, tail: bytes) -> None:
 )
 def test_a_right_checksum_is_not_enough(tmp_path: Path, text: bytes) -> None:
     line = b"%08x %b\n" % (module.crc32(text), text)
-    rows, damaged = read(write(tmp_path, RECORDS[0] + line + RECORDS[1]))
+    rows, damaged, _ = read(write(tmp_path, RECORDS[0] + line + RECORDS[1]))
     assert ([each[0] for each in rows], damaged) == (["one", "two"], 1)
 
 
 def test_a_segment_that_is_gone_has_no_rows(tmp_path: Path) -> None:
-    assert read(tmp_path / "none.log") == ([], 0)
+    assert read(tmp_path / "none.log") == ([], 0, [])
+    assert written(tmp_path, NAME) == (0, 0)
     assert segments(tmp_path, NAME) == []
+
+
+def test_marks_are_no_rows_and_no_damage(tmp_path: Path) -> None:
+    one, two, three = RECORDS
+    write(tmp_path, one + mark((1, len(one))), 1)
+    path = write(tmp_path, two + mark((2, 7)) + three, 2)
+    rows, damaged, ends = read(path)
+    assert ([each[0] for each in rows], damaged) == (["two", "three"], 0)
+    assert ends == [len(two), path.stat().st_size]
+    assert written(tmp_path, NAME) == (2, 7)
+    path.write_bytes(two)
+    assert written(tmp_path, NAME) == (1, len(one)), "of the last segment that has one"
+
+
+@pytest.mark.parametrize("bad", [mark((9, 9))[:-2], mark((9, 9)).replace(b"9", b"8"), b"[9,9]\n"])
+def test_a_damaged_mark_marks_nothing(tmp_path: Path, bad: bytes) -> None:
+    path = write(tmp_path, mark((1, 5)) + bad)
+    assert written(tmp_path, NAME) == (1, 5)
+    assert read(path) == ([], 0, [])
 
 
 HOSTILE: dict[str, Any] = {
@@ -127,7 +150,7 @@ def test_whatever_is_in_a_row_it_has_a_record(tmp_path: Path, name: str) -> None
     data = record(astuple(one))
     assert len(data) < module.MAX_RECORD_BYTES
     assert data.count(b"\n") == 1
-    ((identity, *_), *_), damaged = read(write(tmp_path, data + RECORDS[1]))
+    ((identity, *_), *_), damaged, _ = read(write(tmp_path, data + RECORDS[1]))
     assert (identity, damaged) == ("one", 0)
 
 
@@ -175,7 +198,7 @@ def test_a_full_disk(
     journal.append(RECORDS[2])
     journal.close(delete=False)
     ((_, path),) = segments(tmp_path, NAME)
-    rows, damaged = read(path)
+    rows, damaged, _ = read(path)
     # A record that lacked its newline alone is there twice, which does no harm.
     twice = torn and room == len(RECORDS[1]) - 1
     assert [each[0] for each in rows] == ["one", "two", *(["two"] if twice else []), "three"]
@@ -343,6 +366,39 @@ async def test_what_the_database_does_not_have_yet_is_imported(tmp_path: Path) -
     await database.close()
 
 
+@both
+@pytest.mark.parametrize("running", [True, False], ids=["running", "dead"])
+async def test_rows_that_retention_deleted_do_not_come_back(
+    tmp_path: Path, address: str | None, running: bool
+) -> None:
+    """They would be counted once more when they are deleted again."""
+    database = await Database.open(tmp_path, address)
+    slot = new_slot(tmp_path)
+    journal = Journal(tmp_path, slot.name)
+    writer = Writer(database, fails)
+    writer.use(journal, slot.name)
+    for each in ("one", "two"):
+        writer.put(each, Row(each, 1_000.0, "key_1", outcome="complete", prompt_tokens=7))
+    await writer.flush()
+    # Which the server was killed too early to write.
+    late = Row("late", 1_001.0, "key_1", outcome="complete", prompt_tokens=100)
+    journal.append(record(astuple(late)))
+    assert await delete_batch(database, 2_000.0) == 2
+    if not running:
+        journal.close(delete=False)
+        slot.release()
+    for _ in range(2):
+        await import_journals(Recovery(database, tmp_path, fails, fails), tmp_path)
+        assert set(await outcomes(database)) == {"late"}
+        assert await spent(database, "key", 0.0) == {"key_1": (0.0, 114)}
+    assert await delete_batch(database, 2_000.0) == 1
+    assert await spent(database, "key", 0.0) == {"key_1": (0.0, 114)}
+    if running:
+        journal.close(delete=True)
+        slot.release()
+    await database.close()
+
+
 # The writer
 
 
@@ -387,6 +443,7 @@ async def test_rows_wait_in_the_journal_while_the_database_is_away(
     assert (put, writer.waiting) == (50, 50)
     await until(lambda: stage.states, "the database is away")
     assert len(stage.journaled()) == 50
+    assert written(tmp_path, NAME) == (0, 0)
     stage.is_away = False
     await until(lambda: not writer.waiting, "all rows are written")
     assert not writer.is_full
@@ -396,6 +453,40 @@ async def test_rows_wait_in_the_journal_while_the_database_is_away(
     await writer.stop()
     assert segments(tmp_path, NAME) == []
     await stage.database.close()
+
+
+async def test_a_mark_is_of_what_was_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await Database.open(tmp_path)
+    write, journal, writer = database.write, Journal(tmp_path, NAME), Writer(database, fails)
+    writer.use(journal, NAME)
+
+    async def slow(*arguments: Any) -> None:
+        monkeypatch.setattr(database, "write", write)
+        await write(*arguments)
+        writer.put("two", row("two"))
+
+    async def away(*_: Any) -> None:
+        raise ConnectionRefusedError("nobody listens")
+
+    writer.put("one", row("one"))
+    end = journal.position
+    monkeypatch.setattr(database, "write", away)
+    with pytest.raises(ConnectionRefusedError):
+        await writer.flush()
+    assert written(tmp_path, NAME) == (0, 0)
+    monkeypatch.setattr(database, "write", slow)
+    await writer.flush()
+    assert written(tmp_path, NAME) == end
+    size = journal.size
+    await writer.flush()
+    assert written(tmp_path, NAME) == (1, size)
+    size = journal.size
+    await writer.flush()
+    assert journal.size == size, "there was nothing to write"
+    await writer.stop()
+    await database.close()
 
 
 async def test_a_server_that_stops_while_the_database_is_away_leaves_its_journal(

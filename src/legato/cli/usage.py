@@ -65,6 +65,10 @@ def usage(
         print(json.dumps(report))
     elif as_csv:
         _print_csv(report, by)
+        if report["deleted"] is not None:
+            from legato.cli.usage_tables import said_of_deleted
+
+            _warn(said_of_deleted(report["deleted"]))
     else:
         from legato.cli.usage_tables import print_calls, print_groups
 

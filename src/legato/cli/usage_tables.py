@@ -42,6 +42,7 @@ def print_calls(report: dict[str, Any]) -> None:
     if any(mark in each[kind] for each in cells for kind in _TOKEN_KINDS[:3] for mark in "~+"):
         print(f"\n{_LEGEND}")
     print(f"\n{report['total']['calls']} calls: {_outcomes(report)}")
+    _print_deleted(report)
 
 
 def print_groups(report: dict[str, Any], by: str, since: str, names: Mapping[str, str]) -> None:
@@ -78,6 +79,24 @@ def print_groups(report: dict[str, Any], by: str, since: str, names: Mapping[str
     print_table(columns, rows)
     print(f"\n{total['calls']} calls: {_outcomes(report)}")
     print(f"In the last {since}{', by days in UTC' if by == 'day' else ''}")
+    _print_deleted(report)
+
+
+def said_of_deleted(sums: dict[str, Any]) -> str:
+    """A sentence on the calls of the period whose rows are gone."""
+    first, last = sums["from"], sums["to"]
+    days = f"on {first}" if first == last else f"from {first} to {last}"
+    cost = f", {_dollars(sums['cost'])}" if sums["cost"] else ""
+    return (
+        f"Not in these numbers, since retention_days has deleted their rows: {sums['calls']} calls"
+        f" {days} (UTC), {sums['prompt_tokens']} prompt and {sums['completion_tokens']} completion"
+        f" tokens{cost}"
+    )
+
+
+def _print_deleted(report: dict[str, Any]) -> None:
+    if report["deleted"] is not None:
+        print(f"\n{said_of_deleted(report['deleted'])}")
 
 
 def _listed(rows: list[Group], by: str, names: Mapping[str, str]) -> list[Group]:

@@ -64,8 +64,8 @@ def _instances(folder: Path) -> list[dict[str, Any]]:
                     "name": name,
                     "running": name not in free,
                     "segments": len(read),
-                    "records": sum(len(rows) for rows, _ in read),
-                    "damaged": sum(damaged for _, damaged in read),
+                    "records": sum(len(each.rows) for each in read),
+                    "damaged": sum(each.damaged for each in read),
                 }
             )
     return found

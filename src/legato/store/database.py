@@ -116,6 +116,15 @@ class Database:
             await connection.exec_driver_sql(begin)
             yield connection
 
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that reads rows and then changes them. SQLite lets nobody else write from
+        its begin on; with PostgreSQL the rows have to be locked as they are read."""
+        async with self._engine.begin() as connection:
+            if self.is_sqlite:
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
     async def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Executes one statement (raw SQL) for each of these rows, in one transaction.
 

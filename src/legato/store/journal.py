@@ -6,6 +6,10 @@ that the journal is also what holds them while the database is away.
 
 One record is one line: the CRC-32 of the text in hex, a space, the values of the row as a JSON
 array, a newline. Nothing is ever changed in place. Blank lines mean nothing.
+
+A mark is a line of the same form with two numbers: all records before this position, a segment and
+an offset in it, are in the database. Such a record is not needed any more, and its row may even
+have been deleted from the database since.
 """
 
 import contextlib
@@ -16,7 +20,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -42,6 +46,19 @@ PROBE: Final = b" " * 511 + b"\n"
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(list[Any]).decode
 _NAME: Final = re.compile(r"([0-9a-f]+)-([0-9]+)\.log")
+_MARK: Final = re.compile(rb"^[0-9a-f]{8} \[([0-9]+),([0-9]+)\]$", re.MULTILINE)
+
+#: A place in a journal: the number of a segment, and bytes of it.
+Position = tuple[int, int]
+
+
+class Segment(NamedTuple):
+    """What a segment has. `rows`: fitted to the table, in the order in which they were written;
+    `damaged`: how many records cannot be read; `ends`: the offset behind each row."""
+
+    rows: list[tuple[Any, ...]]
+    damaged: int
+    ends: list[int]
 
 
 def record(values: Sequence[Any]) -> bytes:
@@ -52,6 +69,15 @@ def record(values: Sequence[Any]) -> bytes:
             text = _encode(fitted(values))
     except (OverflowError, TypeError, ValueError):  # what JSON has no form for
         text = _encode(fitted(values))
+    return _line(text)
+
+
+def mark(position: Position) -> bytes:
+    """The mark of what is in the database."""
+    return _line(_encode(position))
+
+
+def _line(text: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(text), text)
 
 
@@ -80,6 +106,11 @@ class Journal:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sync_often, name="journal", daemon=True)
         self._thread.start()
+
+    @property
+    def position(self) -> Position:
+        """Where the next record begins, or behind it: never too far."""
+        return self.number, self._size
 
     @property
     def size(self) -> int:
@@ -222,21 +253,48 @@ def _all_segments(folder: Path) -> Iterator[tuple[str, int, Path]]:
                 yield match[1], int(match[2]), path
 
 
-def read(path: Path) -> tuple[list[tuple[Any, ...]], int]:
-    """The rows of a segment, fitted to the table, in the order in which they were written; and how
-    many records are damaged.
-
-    A torn or damaged record at the end is not counted: it was being written when the server ended.
-    A segment that has been deleted has no rows.
-    """
+def read(path: Path) -> Segment:
+    """Reads a segment. A torn or damaged record at its end is not counted: it was being written
+    when the server ended. A segment that has been deleted has no rows."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return [], 0
+        return Segment([], 0, [])
     while len(lines) > 1 and not lines[-1].strip():
         lines.pop()
-    rows = [_row(line) for line in lines if line.strip()]
-    return [fitted(row) for row in rows if row is not None], rows[:-1].count(None)
+    found = Segment([], 0, [])
+    end = damaged = 0
+    is_damaged = False
+    for line in lines:
+        end += len(line) + 1
+        damaged += is_damaged
+        is_damaged = False
+        if not line.strip() or _is_mark(line):
+            continue
+        row = _row(line)
+        if row is None:
+            is_damaged = True
+        else:
+            found.rows.append(fitted(row))
+            found.ends.append(end)
+    return found._replace(damaged=damaged)
+
+
+def written(folder: Path, instance: str) -> Position:
+    """Up to where the records of one server are in its database."""
+    for _, path in reversed(segments(folder, instance)):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        marks = [each for each in _MARK.finditer(data) if _is_mark(each[0])]
+        if marks:
+            return int(marks[-1][1]), int(marks[-1][2])
+    return 0, 0
+
+
+def _is_mark(line: bytes) -> bool:
+    return bool(_MARK.fullmatch(line)) and line == _line(line[9:])[:-1]
 
 
 def _row(line: bytes) -> list[Any] | None:

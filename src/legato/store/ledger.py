@@ -12,9 +12,10 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from sqlalchemy.exc import SQLAlchemyError
 
+from legato.store.daily_sums import day, deleted
 from legato.store.database import Database
-from legato.store.journal import PROBE, Journal, record
-from legato.store.tables import TOKENS, calls
+from legato.store.journal import PROBE, Journal, mark, record
+from legato.store.tables import TOKENS, calls, daily_sums
 from legato.store.upsert import Upsert
 
 #: The longest time, in seconds, that a row waits for others to be written with.
@@ -152,16 +153,21 @@ class Writer:
         """Returns when all rows that were put before are in the database."""
         async with self._writing:
             journal = self._journal
-            number = 0 if journal is None else journal.number
+            position = (0, 0) if journal is None else journal.position
             taken, self._waiting = self._waiting, {}
+            is_news = bool(taken)
             try:
                 await self._write(taken)
             finally:
                 if taken:
                     self._waiting = taken | self._waiting  # retried with the next batch
-            if journal is not None and journal.has_before(number):
+            if journal is None:
+                return
+            if is_news and not journal.is_failing:
+                journal.append(mark(position))
+            if journal.has_before(position[0]):
                 await self._database.make_durable()
-                journal.delete_before(number)
+                journal.delete_before(position[0])
 
     async def _write(self, entries: dict[str, Struct]) -> None:
         """Writes the entries batch by batch; removes those that are written."""
@@ -224,13 +230,13 @@ async def summary(
     key: str | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Usage since a Unix time: `{"total", "outcomes", "rows"}`, all of one moment. `outcomes` has
-    the number of each of `OUTCOMES`.
+    """Usage since a Unix time: `{"total", "outcomes", "rows", "deleted"}`, all of one moment.
+    `outcomes` has the number of each of `OUTCOMES`.
 
     `rows` has one row for each call, oldest first, or one for each value of `by`; with `limit` so
     many at most, the newest calls or the first values. `key`: the id of the key whose calls are
     read; None: all. `cost` is the sum in US dollars over the calls with a price; None if no call
-    has one.
+    has one. `deleted`: what `daily_sums.deleted` returns; it is in none of the others.
     """
     numbers = [sa.func.count().label("calls")]
     numbers += [
@@ -259,6 +265,7 @@ async def summary(
             "total": _plain(total),
             "outcomes": dict.fromkeys(OUTCOMES, 0) | {row[0]: row[1] for row in outcomes},
             "rows": found[::-1] if by is None else found,
+            "deleted": await deleted(connection, since, key),
         }
 
 
@@ -268,19 +275,26 @@ async def spent(
     since: float,
     names: Collection[str] | None = None,
 ) -> dict[str, tuple[float, int]]:
-    """(US dollars, tokens) that each key or owner, or each of `names`, has used since a Unix
-    time."""
-    by = calls.c[column]
-    tokens = sa.func.sum(calls.c.prompt_tokens + calls.c.completion_tokens)
-    query = (
-        sa.select(by, sa.func.coalesce(sa.func.sum(calls.c.cost), 0.0), tokens)
-        .where(calls.c.received >= since, by.is_not(None))
-        .group_by(by)
-    )
-    if names is not None:
-        query = query.where(by.in_(names))
+    """(US dollars, tokens) that each key or owner, or each of `names`, has used since a Unix time,
+    which is a midnight in UTC; deleted rows included."""
+
+    def sums(table: sa.Table, chosen: sa.ColumnElement[bool]) -> sa.Select[*tuple[Any, ...]]:
+        by = table.c[column]
+        if names is not None:
+            chosen &= by.in_(names)
+        cost = sa.func.coalesce(sa.func.sum(table.c.cost), 0.0)
+        tokens = sa.func.sum(table.c.prompt_tokens + table.c.completion_tokens)
+        return sa.select(by.label("name"), cost, tokens).where(chosen).group_by(by)
+
+    kept = sums(calls, (calls.c.received >= since) & calls.c[column].is_not(None))
+    gone = sums(daily_sums, (daily_sums.c.day >= day(since)) & (daily_sums.c[column] != ""))
+    found: dict[str, tuple[float, int]] = {}
     async with database.begin() as connection:
-        return {row[0]: (float(row[1]), int(row[2])) for row in await connection.execute(query)}
+        # One statement: a row that is deleted meanwhile is in one of the two.
+        for name, cost, tokens in await connection.execute(sa.union_all(kept, gone)):
+            before = found.get(name, (0.0, 0))
+            found[name] = (before[0] + float(cost), before[1] + int(tokens))
+    return found
 
 
 def _column(by: By, database: Database) -> sa.ColumnElement[Any]:

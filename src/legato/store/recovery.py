@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from legato.store import instances, journal
+from legato.store.daily_sums import last_received
 from legato.store.database import Database
 from legato.store.instances import Slot
 from legato.store.tables import calls
@@ -15,6 +16,8 @@ from legato.store.upsert import Upsert
 
 #: Rows in one transaction. Nothing streams yet, or another process does.
 BATCH_ROWS: Final = 200
+
+_RECEIVED: Final = [column.name for column in calls.c].index("received")
 
 
 class Recovered(Struct):
@@ -27,7 +30,8 @@ class Recovered(Struct):
 
 
 class Recovery:
-    """Replays journals. May be repeated: a row that is in the database already stays as it is."""
+    """Replays journals. May be repeated: a row that is in the database already stays as it is, and
+    one that was deleted since it was written does not come back."""
 
     def __init__(
         self,
@@ -69,13 +73,23 @@ class Recovery:
         """Replays the journal of a slot, and leaves it as it is: its server may be running.
         Returns the segments that are damaged."""
         damaged: list[Path] = []
-        for _, path in journal.segments(self._folder, name):
-            rows, damage = journal.read(path)
-            if damage:
+        written = journal.written(self._folder, name)
+        async with self._database.begin() as connection:
+            deleted = await last_received(connection)
+        for number, path in journal.segments(self._folder, name):
+            found = journal.read(path)
+            if found.damaged:
                 damaged.append(path)
-                self.done.damaged += damage
-                self._on_damage(path, damage)
-            self.done.rows += len(rows)
+                self.done.damaged += found.damaged
+                self._on_damage(path, found.damaged)
+            self.done.rows += len(found.rows)
+            # A row that was deleted is part of the sums: it would be added to them once more.
+            # Newer ones are written again, since a power cut may have undone SQLite's last writes.
+            rows = [
+                row
+                for row, end in zip(found.rows, found.ends, strict=True)
+                if (number, end) > written or row[_RECEIVED] > deleted
+            ]
             for begin in range(0, len(rows), BATCH_ROWS):
                 await self._upsert.write(rows[begin : begin + BATCH_ROWS])
         return damaged

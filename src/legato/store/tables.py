@@ -1,12 +1,12 @@
-"""The tables of the database: API keys, the audit log, the ledger, kept responses. The migrations
-create them."""
+"""The tables of the database: API keys, the audit log, the ledger and what remains of its deleted
+rows, kept responses. The migrations create them."""
 
 from typing import Final
 
 import sqlalchemy as sa
 
 #: The newest migration; a test compares it with the files in `migrations/versions`.
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 
 #: Token counts in the ledger that have a column with their source.
 TOKENS: Final = ("prompt", "completion", "reasoning", "cached")
@@ -96,6 +96,21 @@ calls = sa.Table(
     sa.Column("queued", sa.Float, nullable=False),
     sa.Index("calls_received", "received"),
     sa.Index("calls_open", "outcome", sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
+)
+
+#: Sums of the rows that `retention_days` deleted from the ledger. `day`: in UTC; `key` and `owner`:
+#: "" for none; `cost`: in US dollars, 0 for calls without a price; `last_received`: of these calls.
+daily_sums = sa.Table(
+    "daily_sums",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("owner", sa.String(200), primary_key=True),
+    sa.Column("calls", Whole, nullable=False),
+    sa.Column("prompt_tokens", Whole, nullable=False),
+    sa.Column("completion_tokens", Whole, nullable=False),
+    sa.Column("cost", sa.Float, nullable=False),
+    sa.Column("last_received", sa.Float, nullable=False),
 )
 
 #: Responses that are kept (`store.responses`).
