@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,37 @@ async def test_what_is_asked_of_the_endpoints_is_checked(keeping: Running) -> No
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
         answers = await asyncio.gather(*[http.delete(path) for _ in range(4)])
         assert sorted(each.status_code for each in answers) == [200, 404, 404, 404]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_database_that_is_away(
+    keeping: Running, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    @asynccontextmanager
+    async def away() -> AsyncIterator[None]:
+        if hangs:
+            await asyncio.Event().wait()
+        raise ConnectionRefusedError("postgresql://user:secret@host")
+        yield
+
+    monkeypatch.setattr("legato.gateway.kept_responses.WAIT_SECONDS", 0.05)
+    asked = {"model": "happy", "input": "One"}
+    async with keeping.client() as http:
+        path = "/v1/responses/" + (await http.post("/v1/responses", json=asked)).json()["id"]
+        assert (await http.get(path)).status_code == 200  # it is written
+        asked["previous_response_id"] = path.rpartition("/")[2]
+        with monkeypatch.context() as patched:
+            patched.setattr(keeping.app.database, "begin", away)
+            answers = [
+                await http.get(path),
+                await http.get(f"{path}/input_items"),
+                await http.delete(path),
+                await http.post("/v1/responses", json=asked),
+            ]
+        for answer in answers:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "responses_unavailable"
+        assert (await http.get(path)).status_code == 200
 
 
 async def test_an_upstream_gets_no_ids_that_were_made_up_here(

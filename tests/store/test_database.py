@@ -260,6 +260,41 @@ async def test_one_that_cannot_be_reached(tmp_path: Path, postgres: Postgres, wr
     assert "127.0.0.1" in str(caught.value)
 
 
+@POSTGRES
+async def test_one_that_hangs_is_away(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes no connection, and nobody hears from it: a stopped host, a firewall."""
+    monkeypatch.setattr("legato.store.database.ANSWER_SECONDS", 0.3)
+    answers = asyncio.Event()
+    answers.set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await answers.wait()
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", postgres.port)
+        await asyncio.gather(copy(reader, ours), copy(theirs, writer))
+
+    peer = await asyncio.start_server(serve, "127.0.0.1")
+    port = peer.sockets[0].getsockname()[1]
+    address = (await postgres.create()).replace(f":{postgres.port}", f":{port}")
+    database = await Database.open(tmp_path, address)
+    statement = "UPDATE changes SET number = $1"
+    await database.write(statement, [(1,)])
+    answers.clear()
+    with pytest.raises(TimeoutError):
+        await database.write(statement, [(2,)])
+    answers.set()
+    await database.write(statement, [(3,)])
+    assert await keys.version(database) == 3
+    await database.close()
+    peer.close()
+
+
 # Rows
 
 

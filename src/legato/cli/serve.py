@@ -150,6 +150,11 @@ def greeting(url: str, models: list[str], first_key: str | None, key_file: Path,
         node_key = f'fs.readFileSync("{key_file}", "utf8").trim()'
         node_import = 'import fs from "node:fs";\n'
         key_notice = f"The API key that was created on the first start is in {key_file}"
+        if not key_file.exists():  # another server of the database created it, or it was moved
+            key_notice = (
+                "The database has API keys; `legato keys create NAME` creates another. For the\n"
+                f"examples, write one to {key_file}"
+            )
     model = models[0] if models else "MODEL"
     return f"""
 Legato is listening on {url}

@@ -4,12 +4,14 @@ Nothing is kept unless the operator has turned it on: it is the text of prompts 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
-from legato.core.errors import ApiError, invalid
+from legato.core.errors import ApiError, invalid, service_unavailable
 from legato.core.front import Front, FrontRequest
 from legato.fronts.responses_content import objects
 from legato.fronts.responses_history import continued, echoed, read
@@ -18,7 +20,8 @@ from legato.store.responses import StoredResponse
 #: After how many kept responses those that have expired are deleted.
 PURGE_EVERY: Final = 256
 
-#: Seconds for which a request waits for the response that it goes on with to be written.
+#: Seconds for which a request waits for the response that it goes on with to be written, and then
+#: for the database.
 WAIT_SECONDS: Final = 10.0
 
 
@@ -40,7 +43,8 @@ class KeptResponses:
         self._puts = 0
 
     async def find(self, identity: str, key: str) -> StoredResponse:
-        """Raises `ApiError` 404 where it is not there, or is another key's."""
+        """Raises `ApiError` 404 where it is not there, or is another key's, and 503 where the
+        database is away."""
         response = await self._find(identity, key)
         if response is None:
             raise _not_found(identity)
@@ -50,12 +54,15 @@ class KeptResponses:
         writing = self._under_way.get(identity)
         if writing is not None:
             await asyncio.wait([writing], timeout=WAIT_SECONDS)
-        return await self._store.find(identity, key, self._clock())
+        async with _answering():
+            return await self._store.find(identity, key, self._clock())
 
     async def delete(self, identity: str, key: str) -> None:
         """Raises `ApiError` 404."""
         await self.find(identity, key)
-        if not await self._store.delete(identity, key):
+        async with _answering():
+            is_deleted = await self._store.delete(identity, key)
+        if not is_deleted:
             raise _not_found(identity)  # another request has just deleted it
 
     async def begin(
@@ -96,7 +103,8 @@ class KeptResponses:
             msgspec.json.encode(items + output),
             response,
         )
-        await self._store.put(row)
+        async with asyncio.timeout(WAIT_SECONDS):  # until then the call holds what it was granted
+            await self._store.put(row)
         self._puts += 1
         if self._puts % PURGE_EVERY == 1:
             await self._store.purge(self._clock())
@@ -106,6 +114,17 @@ class KeptResponses:
         writing = self._under_way.pop(identity, None)
         if writing is not None:
             writing.set_result(None)
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    """Raises `ApiError` 503 where the database is away, or does not answer."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            yield
+    except (OSError, SQLAlchemyError):  # a TimeoutError is an OSError
+        problem = "Responses that are kept cannot be read now."
+        raise service_unavailable(problem, code="responses_unavailable") from None
 
 
 def _not_found(identity: str) -> ApiError:

@@ -11,7 +11,7 @@ from legato.policy import key_fields
 from legato.policy import keys as key_policy
 from legato.policy.keys import Key, Keyring
 from legato.store import keys as key_store
-from legato.store.database import Database
+from legato.store.database import ANSWER_SECONDS, Database
 
 #: Seconds between checks for changes by other processes; a check reads the size of a file, or a
 #: number from PostgreSQL.
@@ -79,7 +79,8 @@ class KeySync:
     async def refresh(self) -> None:
         """Loads what has changed since the last time. Raises the database's errors."""
         async with self._loading:
-            version = await key_store.version(self._database)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                version = await key_store.version(self._database)
             if version == self._version:
                 return
             is_older = version < self._version  # a copy of the database was put back

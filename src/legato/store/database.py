@@ -26,6 +26,9 @@ from legato.store.urls import database_url, masked
 CONNECT_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
 
+#: Seconds for a few rows, after which PostgreSQL is away: one that hangs closes no connection.
+ANSWER_SECONDS: Final = 10.0
+
 #: What PostgreSQL reports where a table does not exist.
 _UNDEFINED_TABLE: Final = "42P01"
 
@@ -98,6 +101,8 @@ class Database:
                     return None
                 raise
             cause = error.orig if isinstance(error, DBAPIError) else error
+            if isinstance(cause, TimeoutError):  # it says nothing
+                cause = "it does not answer"
             if isinstance(error, ProgrammingError) and sqlstate(error) == _UNDEFINED_TABLE:
                 return None
             raise UnusableDatabase(f"the database {self.name} cannot be opened: {cause}") from None
@@ -134,7 +139,7 @@ class Database:
             writer = self._writer = self._writer or _WriterThread(self._engine.url)
             await writer.write(statement, rows)
             return
-        async with self._engine.begin() as connection:
+        async with asyncio.timeout(ANSWER_SECONDS), self._engine.begin() as connection:
             await connection.exec_driver_sql(statement, list(rows))
 
     async def make_durable(self) -> None:
