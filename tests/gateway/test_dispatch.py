@@ -68,6 +68,7 @@ class Watched:
             keyring=Keyring(),
             router=cast(Any, SimpleNamespace(health={"one": self.health})),
             ledger=cast(Any, None),
+            limiter=cast(Any, None),
             upstreams=cast(Any, {"one": upstream}),
             timers=Timers(),
             clock=lambda: self.now,

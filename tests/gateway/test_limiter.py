@@ -113,6 +113,15 @@ async def test_a_refusal_tells_what_is_left(
         assert ("anthropic-ratelimit-tokens-limit" in answer.headers) == is_messages
 
 
+async def test_a_server_that_takes_no_calls_tells_what_is_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.set(limits=Limits(10))
+    monkeypatch.setattr("legato.store.ledger.MAX_QUEUE", 0)
+    answer = await stage.ask()
+    assert (answer.status, left(answer, "requests")) == (503, ("10", "10", "0ms"))
+
+
 async def test_without_limits_there_are_no_headers(stage: Stage) -> None:
     answer = await stage.ask()
     assert answer.status == 200

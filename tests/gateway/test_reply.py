@@ -62,6 +62,7 @@ class Watched:
             keyring=Keyring(),
             router=cast(Any, None),
             ledger=cast(Any, None),
+            limiter=cast(Any, None),
             upstreams={},
             timers=Timers(),
             clock=lambda: self.now,

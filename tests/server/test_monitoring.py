@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -328,8 +329,10 @@ def test_the_docs_tell_each_metric(tmp_path: Path) -> None:
             r"^\| `(legato_\w+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE
         )
     }
+    router = Router([Route("smol", ("a",))])
+    limiter = Limiter(LiveMemory(), router, time.monotonic)
     services: Any = SimpleNamespace(
-        router=Router([Route("smol", ("a",))]), limiter=None, clock=lambda: 0.0, open_streams=0
+        router=router, limiter=limiter, clock=time.monotonic, open_streams=0
     )
     ledger: Any = SimpleNamespace(waiting=0, journal_bytes=0, is_reachable=True)
     found = gauges.gauges(services, ledger, [])

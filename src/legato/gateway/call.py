@@ -148,10 +148,9 @@ class Call:
                 await self._client.decode()
             await self._open(await self._admit())
         except ApiError as error:
-            limiter = self._services.limiter
-            if limiter is not None and not self._grant.lines and error.status < 500:
+            if not self._grant.lines and error.code != "limits_unavailable":
                 # Refused before its limits were looked at; every answer tells them.
-                await limiter.tell(self._grant, self._key, self._front.name)
+                await self._services.limiter.tell(self._grant, self._key, self._front.name)
             raise
 
     async def _admit(self) -> FrontRequest:
@@ -209,12 +208,9 @@ class Call:
             self._dispatch.find(request.chat.model),
         )
         services.timers.watch(self._client.begun + soonest, self._timer)
-        if services.limiter is not None:
-            await services.limiter.admit(self._grant, self._key, request, self._admitted)
-            if self._grant.hard:
-                self._watcher = asyncio.create_task(self._watch_budgets(services.limiter.live))
-        else:
-            self._admitted()
+        await services.limiter.admit(self._grant, self._key, request, self._admitted)
+        if self._grant.hard:
+            self._watcher = asyncio.create_task(self._watch_budgets(services.limiter.live))
         start_over = None if reply.is_streamed else reply.start_over
         await self._dispatch.open(self._client, request, self._row, start_over)
 

@@ -90,6 +90,7 @@ class Services(Struct):
     keyring: Keyring
     router: Router
     ledger: Ledger
+    limiter: Limiter
     upstreams: dict[str, Upstream]
     timers: Timers
     clock: Callable[[], float]
@@ -101,6 +102,5 @@ class Services(Struct):
     backlog_bytes: int = 4 * 1024 * 1024
     padding: Literal["auto", "on", "off"] = "auto"
     kept_responses: KeptResponses | None = None  # None: nothing is kept
-    limiter: Limiter | None = None  # None: nobody has limits
     on_settled: Callable[[Row], None] | None = None  # told of each call once it has ended
     open_streams: int = 0  # streamed answers in progress, from admission on

@@ -48,8 +48,7 @@ def gauges(services: Services, ledger: Ledger, engines: Sequence[Engine]) -> lis
     health = services.router.health
 
     def waiting() -> Samples:
-        found = services.limiter.waiting if services.limiter is not None else {}
-        return [((route,), number) for route, number in found.items()]
+        return [((route,), number) for route, number in services.limiter.waiting.items()]
 
     def breakers() -> Samples:
         now = services.clock()
@@ -58,10 +57,6 @@ def gauges(services: Services, ledger: Ledger, engines: Sequence[Engine]) -> lis
             for name, each in health.items()
             for state in _STATES
         ]
-
-    def live_state() -> Samples:
-        limiter = services.limiter
-        return _one(limiter is None or limiter.live.is_reachable)
 
     return [
         Gauge(
@@ -105,7 +100,7 @@ def gauges(services: Services, ledger: Ledger, engines: Sequence[Engine]) -> lis
             "live_state_reachable",
             "1 if the shared state of limits can be reached, or is in memory.",
             (),
-            live_state,
+            lambda: _one(services.limiter.live.is_reachable),
         ),
         Gauge(
             "engine_ready",

@@ -78,9 +78,8 @@ def paths(services: Services, ledger: Ledger, database: Database) -> list[Path]:
                 param="since",
                 code="too_many_rows",
             )
-        limiter = services.limiter
-        standing = await limiter.standing(key) if limiter is not None else None
-        answer = {"object": "usage", "since": since, "by": by, **report, **_left(standing)}
+        left = _left(await services.limiter.standing(key))
+        answer = {"object": "usage", "since": since, "by": by, **report, **left}
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     return [Path("/v1/usage", usage, methods=["GET"])]
@@ -109,11 +108,9 @@ def _asked(query: dict[str, str]) -> tuple[float, By]:
     raise invalid(f"`by` is one of {', '.join(BY)}.", param="by", code="invalid_value")
 
 
-def _left(standing: Standing | None) -> dict[str, Any]:
+def _left(standing: Standing) -> dict[str, Any]:
     """`limits`, `budget` and `owner_budget`: what there is none of is not in the first, and null
     else."""
-    if standing is None:
-        return {"limits": {}, "budget": None, "owner_budget": None}
     limits: dict[str, Any] = {
         name: _level(standing.levels[kind])
         for kind, name in _LIMITS.items()

@@ -14,12 +14,14 @@ from legato.fronts.completions import COMPLETIONS
 from legato.fronts.messages import MESSAGES
 from legato.fronts.responses import RESPONSES
 from legato.gateway.call import Call
+from legato.gateway.limiter import Limiter
 from legato.gateway.services import Services
 from legato.policy.keys import Key, Keyring
 from legato.policy.ledger import Row
 from legato.policy.providers import quirks_of
 from legato.policy.routing import Route, Router
 from legato.policy.sessions import NO_HEADERS
+from legato.store.live_memory import LiveMemory
 from legato.upstreams.endpoint import Endpoint
 from legato.upstreams.pool import Pool
 from legato.upstreams.upstream import DeploymentOptions, Price, Target, Upstream
@@ -199,10 +201,12 @@ class _Player:
             max_continuations=conversation.max_continuations,
             count_both_prompts=conversation.counts_both_prompts,
         )
+        router = Router([route])
         self._services = Services(
             keyring=Keyring(),
-            router=Router([route]),
+            router=router,
             ledger=self._ledger,
+            limiter=Limiter(LiveMemory(self.clock), router, self.clock),
             upstreams=upstreams,
             timers=self._timers,
             clock=self.clock,
