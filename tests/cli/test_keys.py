@@ -19,8 +19,13 @@ class Cli:
     def __init__(self, folder: Path) -> None:
         self._data = ["--data", str(folder)]
 
-    def run(self, *words: str) -> tuple[int, str, str]:
-        environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "LEGATO_CONFIG": None}
+    def run(self, *words: str, width: int = 200) -> tuple[int, str, str]:
+        environment = {
+            "COLUMNS": str(width),
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+            "LEGATO_CONFIG": None,
+        }
         result = CliRunner().invoke(app, [*words, *self._data], env=environment)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -1,5 +1,7 @@
-"""`legato usage` at terminals of several widths: rows stay on one line and under their headings."""
+"""`legato usage` at terminals of several widths: rows stay on one line and under their headings. A
+function of this process, since it is called so often."""
 
+import asyncio
 import csv
 import itertools
 import json
@@ -17,6 +19,7 @@ from legato.store.database import Database
 from legato.store.ledger import Writer
 from legato.store.retention import delete_batch
 from tests.cli.test_cli import cli
+from tests.cli.test_keys import Cli
 
 SINCE = ("usage", "--since", "4000w")
 RECEIVED = 1_795_000_000.0
@@ -77,8 +80,7 @@ async def shown(
         writer.put(row.id, row)
     await writer.stop()
     await database.close()
-    command = (*SINCE, *words, "--data", str(folder))
-    code, out, err = await cli(*command, COLUMNS=str(width), PYTHONUTF8="1")
+    code, out, err = await asyncio.to_thread(Cli(folder).run, *SINCE, *words, width=width)
     assert (code, err) == (0, "")
     return out.splitlines()
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -65,11 +66,15 @@ def document(operations: Iterable[Operation], tiers: Collection[str]) -> dict[st
     every = list(operations)
     types = [Error, *(each.answer for each in every), *(each.query for each in every)]
     types += [each.body for each in every if each.body is not None]
-    _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    for type_ in (NewKey, KeyChanges):
-        _name_tiers(components[type_.__name__]["properties"]["tier"], tiers)
+    _, components = _schemas(*types)
+    with_tier = [each.__name__ for each in (NewKey, KeyChanges)]
     warns_and_cuts = {"action": {"const": "warn"}, "hard": {"const": True}}
-    components["Budget"]["not"] = {"required": [*warns_and_cuts], "properties": warns_and_cuts}
+    no_budget = {"required": [*warns_and_cuts], "properties": warns_and_cuts}
+    components = {
+        **components,
+        **{name: _naming_tiers(components[name], tiers) for name in with_tier},
+        "Budget": components["Budget"] | {"not": no_budget},
+    }
     paths: dict[str, Any] = {}
     for each in every:
         paths.setdefault(PREFIX + each.path, {})[each.method.lower()] = _operation(each, components)
@@ -114,8 +119,13 @@ def _content(description: str, type_: Any) -> dict[str, Any]:
 
 
 def _media(type_: Any) -> dict[str, Any]:
-    (schema,), _ = msgspec.json.schema_components([type_], ref_template=_REFERENCE)
+    (schema,), _ = _schemas(type_)
     return {"content": {"application/json": {"schema": schema}}}
+
+
+@cache  # msgspec looks at all that a type consists of, and many answers have the same types
+def _schemas(*types: Any) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    return msgspec.json.schema_components(types, ref_template=_REFERENCE)
 
 
 def _in_path(path: str) -> list[dict[str, Any]]:
@@ -134,6 +144,8 @@ def _in_query(type_: type[Struct], components: dict[str, Any]) -> list[dict[str,
     ]
 
 
-def _name_tiers(schema: dict[str, Any], tiers: Collection[str]) -> None:
-    """Replaces the schema of the field `tier`, which the settings decide."""
-    schema["anyOf"] = [{"enum": sorted(tiers)}, {"type": "null"}]
+def _naming_tiers(schema: dict[str, Any], tiers: Collection[str]) -> dict[str, Any]:
+    """The same with another schema of the field `tier`, which the settings decide."""
+    properties = schema["properties"]
+    tier = properties["tier"] | {"anyOf": [{"enum": sorted(tiers)}, {"type": "null"}]}
+    return schema | {"properties": properties | {"tier": tier}}

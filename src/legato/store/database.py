@@ -66,10 +66,6 @@ class Database:
         """The address, without user and password."""
         return masked(self.url)
 
-    @property
-    def dialect(self) -> sa.Dialect:
-        return self._engine.dialect
-
     async def prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # noqa: ASYNC240 - before any call
         await self.migrate(folder / "legato.db.lock")

@@ -1,11 +1,13 @@
 """Writes rows of the ledger into the database. A settled row is never replaced by an open one."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -40,7 +42,7 @@ class Upsert:
         """`on_bug`: told of a row that had to be changed or left out."""
         self._database = database
         self._on_bug = on_bug
-        self._statement = _statement(database)
+        self._statement = _statement(is_sqlite=database.is_sqlite)
 
     async def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Writes the rows in one transaction. If one of them is not accepted, each is written on
@@ -81,13 +83,14 @@ def _is_about_a_row(error: Exception) -> bool:
     return isinstance(error, _ROW_ERRORS)
 
 
-def _statement(database: Database) -> str:
+@cache
+def _statement(*, is_sqlite: bool) -> str:
     """The upsert as raw SQL. Compiled once, executed with tuples: SQLAlchemy's usual path processes
     each value twice."""
-    dialect: sa.Dialect = database.dialect
-    if database.is_sqlite:
-        dialect = sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
-    insert = (sqlite if database.is_sqlite else postgresql).insert(calls)
+    if is_sqlite:
+        insert, dialect = sqlite.insert(calls), sqlite.dialect(paramstyle="qmark")  # type: ignore[no-untyped-call]
+    else:
+        insert, dialect = postgresql.insert(calls), asyncpg.dialect()  # type: ignore[no-untyped-call]
     columns = {column.name: insert.excluded[column.name] for column in calls.c}
     upsert = insert.on_conflict_do_update(
         index_elements=["id"],
