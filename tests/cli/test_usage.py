@@ -226,8 +226,7 @@ async def test_totals_as_json(tmp_path: Path, by: str) -> None:
 async def test_calls_as_json_have_every_column(tmp_path: Path) -> None:
     (line,) = await shown(tmp_path, 80, "--json")
     report = json.loads(line)
-    assert list(report) == ["total", "outcomes", "rows", "deleted"]
-    assert report["deleted"] is None
+    assert list(report) == ["total", "outcomes", "rows"]
     for row in report["rows"]:
         assert list(row) == list(Row.__struct_fields__)
 

@@ -313,7 +313,7 @@ async def test_keys_expire(
     expiries = {key: await valkey.pttl(key) for key in await valkey.keys("*")}
     assert len(expiries) == 7  # two of each budget, and the probe
     assert all(milliseconds > 0 for milliseconds in expiries.values())
-    assert expiries[b"legato:live:key:a:requests"] <= 2000
+    assert expiries[b"legato:live:key:a:requests"] <= 61_000
 
 
 # Away

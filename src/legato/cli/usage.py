@@ -62,7 +62,7 @@ def usage(
     report = _read(settings(config, data=data), _start(since), by, None if lists_all else MAX_CALLS)
     names = report.pop("names")
     if as_json:
-        print(json.dumps(report))
+        print(json.dumps({name: each for name, each in report.items() if each is not None}))
     elif as_csv:
         _print_csv(report, by)
         if report["deleted"] is not None:

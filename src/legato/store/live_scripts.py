@@ -5,7 +5,8 @@ The arithmetic is that of `store.live` in the same order, on the same doubles, s
 Valkey decide alike. Arguments and answers are one MessagePack value each: exact, and a fifth of the
 cost of an argument for each number.
 
-Keys, each with an expiry: a rate is a string, the time at which it is full; concurrency is a sorted
+Keys, each with an expiry: a rate is a string, the time at which it is full (it expires a minute
+later: an injected clock may be behind); concurrency is a sorted
 set of permits by the end of their leases; a budget is a hash (`spent`, `reserved`) and a sorted set
 of reservations (`PERMIT AMOUNT`) by the end of their leases.
 """
@@ -40,7 +41,7 @@ end
 local function until_full(key) return math.max(0, number(redis.call('GET', key) or now) - now) end
 local function set_rate(key, seconds)
   if seconds > 0 then
-    redis.call('SET', key, text(now + seconds), 'PX', math.ceil(seconds * 1000) + 1000)
+    redis.call('SET', key, text(now + seconds), 'PX', math.ceil(seconds * 1000) + 60000)
   else
     redis.call('DEL', key)
   end
