@@ -304,6 +304,18 @@ async def test_many_leases(
     assert await left(live, concurrent(1000), usd(1000, 1)) == [1000, 500]
 
 
+async def test_a_permit_that_is_settled_while_leases_are_renewed(
+    server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make
+) -> None:
+    live = await live_at(server)
+    permit = granted(await live.admit([concurrent(10), usd(10, 1)]))
+    renewing = asyncio.create_task(live.renew())
+    await asyncio.sleep(0)  # it has begun
+    live.settle(permit, 0, 2.0)
+    await renewing
+    assert await left(live, concurrent(10), usd(10, 1)) == [10, 8]
+
+
 async def test_keys_expire(
     server: ValkeyServer, valkey: redis.asyncio.Redis, live_at: Make
 ) -> None:

@@ -254,6 +254,18 @@ class LiveValkey:
     ) -> bytes | None:
         """The answer; None if Valkey is away. `on_cancelled` gets it where nobody waits for it any
         more."""
+        asked = self._begin(invocation, on_cancelled)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            if not asked.cancelled() and on_cancelled is not None:  # in the turn of the answer
+                on_cancelled(asked.result())
+            raise
+
+    def _begin(
+        self, invocation: Invocation, on_cancelled: OnAnswer | None = None
+    ) -> "asyncio.Future[bytes | None]":
+        """Asks at once; what is put later runs behind it."""
         asked: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
         def answered(answer: bytes | None) -> None:
@@ -263,12 +275,7 @@ class LiveValkey:
                 on_cancelled(answer)
 
         self._put(invocation, answered)
-        try:
-            return await asked
-        except asyncio.CancelledError:
-            if not asked.cancelled() and on_cancelled is not None:  # in the turn of the answer
-                on_cancelled(asked.result())
-            raise
+        return asked
 
     async def _renew(self) -> None:
         """Renews the leases a few times within one, and at once when Valkey is back."""
@@ -291,7 +298,9 @@ class LiveValkey:
             if not self.is_reachable:
                 return
             renewals = live_scripts.renew(permits, self._lease, self._now())
-            await asyncio.gather(*[self._ask(each) for each in renewals])
+            # Not as tasks, which would ask a turn later: a permit that is settled in between would
+            # come back.
+            await asyncio.gather(*[self._begin(each) for each in renewals])
 
     # The connection
 
