@@ -261,7 +261,7 @@ class App:
     def _on_crossed(self, passed: Crossed) -> None:
         self._alerts.crossed(passed)
         if self.monitoring is not None:
-            self.monitoring.crossed(passed)
+            self.monitoring.metrics.crossed(passed)
 
     def _on_live_state(self, is_reachable: bool) -> None:
         if is_reachable:
