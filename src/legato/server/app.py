@@ -263,13 +263,14 @@ class App:
         if self.monitoring is not None:
             self.monitoring.metrics.crossed(passed)
 
-    def _on_live_state(self, is_reachable: bool) -> None:
-        if is_reachable:
+    def _on_live_state(self, problem: str | None) -> None:
+        if problem is None:
             self.log.info("live_state_reachable")
             if self._is_open:  # else it is loaded at once
                 self._spending.reload()
         else:
-            self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
+            fail = self.settings.limits.fail
+            self.log.error("live_state_unreachable", fail=fail, error=problem)
 
     def _on_damage(self, path: Path, records: int) -> None:
         self.log.warning("journal_damaged", file=str(path), records=records)

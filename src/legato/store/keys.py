@@ -237,9 +237,11 @@ async def _write(
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    """The fields of a key that anybody may see."""
+    """The fields of a key that anybody may see, as the admin API calls them."""
     return {
-        name: msgspec.Raw(value.encode()) if name in _JSON and value is not None else value
+        "disabled" if name == "is_disabled" else name: msgspec.Raw(value.encode())
+        if name in _JSON and value is not None
+        else value
         for name, value in row.items()
         if name not in _HIDDEN
     }
