@@ -143,11 +143,6 @@ async def page(
         return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def all_keys(database: Database) -> list[Row]:
-    """All keys, revoked ones included, oldest first."""
-    return await page(database)
-
-
 async def is_empty(database: Database) -> bool:
     """Whether there has never been a key."""
     async with database.begin() as connection:
