@@ -89,6 +89,15 @@ async def test_headers_tell_what_is_left(stage: Stage, stream: bool) -> None:
     assert used < 40_000 - int(left(answer, "tokens")[1]) < used + 100
 
 
+async def test_what_answers_take_is_learned_from_all_keys(stage: Stage) -> None:
+    assert (await stage.ask()).status == 200
+    services = stage.legato.app.services
+    (key,) = services.keyring
+    services.keyring.replace([replace(key, limits=Limits(10, 40_000))])
+    answer = await stage.ask(max_tokens=1000)
+    assert 40_000 - int(left(answer, "tokens")[1]) < 100
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

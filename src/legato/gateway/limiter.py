@@ -177,11 +177,12 @@ class Limiter:
             grant.lines = _lines(decision.levels, request.format)
             if decision.permit is None:
                 raise refusal(decision)
-            grant.on_settled(partial(self._settle, decision.permit, route.model))
+            grant.on_settled(partial(self._settle, decision.permit))
             for budget, bucket, cost in hard:
                 grant.bound(budget, budgets.allowance(bucket, decision), cost)
             if (error := grant.check(0)) is not None:
                 raise error  # the prompt alone takes more: nothing could be answered
+        grant.on_settled(partial(self._learn, route.model))
         on_admitted()
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
@@ -215,8 +216,11 @@ class Limiter:
         limits = self.limits_of(key.limits, key.tier)
         return await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
 
-    def _settle(self, permit: Permit, route: str, row: Row) -> None:
+    def _settle(self, permit: Permit, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
+
+    def _learn(self, route: str, row: Row) -> None:
+        """From keys without limits, too: answers of one route are alike."""
         if row.outcome == "complete":
             self._answers.learn(route, row.completion_tokens)
 
