@@ -182,7 +182,7 @@ class Limiter:
                 grant.bound(budget, budgets.allowance(bucket, decision), cost)
             if (error := grant.check(0)) is not None:
                 raise error  # the prompt alone takes more: nothing could be answered
-        grant.on_settled(partial(self._learn, route.model))
+        grant.on_settled(partial(self._learn, route.model, request.chat.choices))
         on_admitted()
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
@@ -219,10 +219,10 @@ class Limiter:
     def _settle(self, permit: Permit, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
 
-    def _learn(self, route: str, row: Row) -> None:
+    def _learn(self, route: str, choices: int, row: Row) -> None:
         """From keys without limits, too: answers of one route are alike."""
         if row.outcome == "complete":
-            self._answers.learn(route, row.completion_tokens)
+            self._answers.learn(route, row.completion_tokens // choices)
 
     def _leave(self, queue: RouteQueue, since: float, row: Row) -> None:
         queue.leave(self._clock() - since)
