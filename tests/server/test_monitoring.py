@@ -255,7 +255,6 @@ async def test_queues_and_what_is_reachable(tmp_path: Path, scripted: MockServer
         assert found[("journal_bytes",)] == found[("journal_rows",)] == 0
         async with queued(legato, "happy"):
             limiter = legato.app.services.limiter
-            assert limiter is not None
             limiter.live.is_reachable = False  # type: ignore[misc]
             legato.app.ledger.is_reachable = False
             found = await told(legato)
@@ -273,7 +272,8 @@ async def test_a_failure_to_count_fails_no_call(
     async with served(tmp_path, await scripted.start(), ["happy"], token=TOKEN) as legato:
         bugs: list[BaseException] = []
         legato.app.services.on_bug = bugs.append
-        monkeypatch.setattr(legato.app.monitoring, "_observe", lambda row: 1 / 0)
+        assert legato.app.monitoring is not None
+        monkeypatch.setattr(legato.app.monitoring.metrics, "observe", lambda row: 1 / 0)
         answer = await ask(legato.port, legato.key, chat("happy", stream=True))
         assert answer.status == 200
         await until(lambda: bugs)

@@ -64,7 +64,7 @@ async def test_each_change_has_an_entry(tmp_path: Path, address: str | None) -> 
                 "owner": "alice",
                 "limits": {"concurrent": 2},
                 "created": 1.0,
-                "is_disabled": False,
+                "disabled": False,
             },
         ),
         (
@@ -73,7 +73,7 @@ async def test_each_change_has_an_entry(tmp_path: Path, address: str | None) -> 
             {"tier": None, "limits": {"concurrent": 2}},
             {"tier": "free", "limits": None},
         ),
-        (name, "disable", {"is_disabled": False}, {"is_disabled": True}),
+        (name, "disable", {"disabled": False}, {"disabled": True}),
         (name, "rotate", {"previous_until": None}, {"previous_until": rotated["previous_until"]}),
         (name, "revoke", {"revoked": None}, {"revoked": revoked["revoked"]}),
     ]
@@ -153,7 +153,7 @@ async def test_no_text_is_sql(tmp_path: Path, address: str | None) -> None:
         (entry,) = await audit.entries(database, subject=row["id"])
         assert entry.origin.isprintable()
         assert await keys.revoke(database, text) == 1
-    assert len(await keys.all_keys(database)) == len(HOSTILE)
+    assert len(await keys.page(database)) == len(HOSTILE)
     await database.close()
 
 

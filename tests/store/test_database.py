@@ -143,7 +143,7 @@ async def test_no_key_is_good_for_more_in_an_older_version(
         rows = await connection.scalars(sa.text("SELECT id FROM keys WHERE revoked IS NULL"))
         assert list(rows) == ["key_good"]
     await migrate(database, HEAD)
-    assert len(await keys.all_keys(database)) == 4
+    assert len(await keys.page(database)) == 4
     await database.close()
 
 
@@ -169,7 +169,7 @@ async def test_many_that_open_at_once_migrate_once(tmp_path: Path, postgres: Pos
     opened = await asyncio.gather(*(Database.open(tmp_path, address) for _ in range(5)))
     for number, database in enumerate(opened):
         await keys.add(database, f"key_{number}", "x", bytes([number]) * 32)
-    assert len(await keys.all_keys(opened[0])) == 5
+    assert len(await keys.page(opened[0])) == 5
     for database in opened:
         await database.close()
 
@@ -196,7 +196,7 @@ async def test_keys_are_found_again(tmp_path: Path, address: str | None) -> None
     assert await keys.version(database) == 1
     assert await keys.revoke(database, "one") == 1
     marks.append(database.change_mark(keys.SUBJECT))
-    (row,) = await keys.all_keys(database)
+    (row,) = await keys.page(database)
     assert (row["digest"], row["revoked"] is not None) == (b"1" * 32, True)
     await database.close()
     assert len(set(marks)) == 3

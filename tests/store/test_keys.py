@@ -172,7 +172,7 @@ async def test_a_change_has_another_number(tmp_path: Path) -> None:
     again = await Database.open(tmp_path)
     assert await store.version(again) == numbers[-1][0]
     assert again.change_mark(store.SUBJECT) == numbers[-1][1]
-    assert [row["id"] for row in await store.all_keys(again)] == ["key_1"]
+    assert [row["id"] for row in await store.page(again)] == ["key_1"]
     await again.close()
     versions, stamps = zip(*numbers, strict=True)
     assert len(set(versions)) == len(set(stamps)) == 3
@@ -205,7 +205,7 @@ def test_many_that_open_at_once_migrate_once(tmp_path: Path) -> None:
 
     async def count() -> int:
         database = await Database.open(tmp_path)
-        rows = await store.all_keys(database)
+        rows = await store.page(database)
         await database.close()
         return len(rows)
 

@@ -111,13 +111,14 @@ class Limiter:
             grant.lines = _lines(decision.levels, request.format)
             if decision.permit is None:
                 raise refusal(decision)
-            grant.on_settled(partial(self._settle, decision.permit, route.model))
+            grant.on_settled(partial(self._settle, decision.permit))
             for budget, bucket, cost in hard:
                 part = HardBudget(budget, bucket, cost, decision)
                 if not part.covers_prompt:
                     raise spent(budget)  # nothing could be answered
                 grant.hard.append(part)
                 grant.on_settled(lambda _, part=part: part.release(self.live))
+        grant.on_settled(partial(self._learn, route.model, request.chat.choices))
         on_admitted()
         if of_route.queue is not None:
             grant.queued = await of_route.queue.enter(key.id)
@@ -162,10 +163,13 @@ class Limiter:
         limits = self.limits_of(key.limits, key.tier)
         return await self.live.levels(buckets(f"key:{key.id}", limits, 0.0))
 
-    def _settle(self, permit: Permit, route: str, row: Row) -> None:
+    def _settle(self, permit: Permit, row: Row) -> None:
         self.live.settle(permit, row.prompt_tokens + row.completion_tokens, row.cost or 0.0)
+
+    def _learn(self, route: str, choices: int, row: Row) -> None:
+        """From keys without limits, too: answers of one route are alike."""
         if row.outcome == "complete":
-            self._answers.learn(route, row.completion_tokens)
+            self._answers.learn(route, row.completion_tokens // choices)
 
     def _leave(self, queue: RouteQueue, since: float, row: Row) -> None:
         queue.leave(self._clock() - since)

@@ -270,15 +270,16 @@ class App:
     def _on_crossed(self, passed: Crossed) -> None:
         self._alerts.crossed(passed)
         if self.monitoring is not None:
-            self.monitoring.crossed(passed)
+            self.monitoring.metrics.crossed(passed)
 
-    def _on_live_state(self, is_reachable: bool) -> None:
-        if is_reachable:
+    def _on_live_state(self, problem: str | None) -> None:
+        if problem is None:
             self.log.info("live_state_reachable")
             if self._is_open:  # else it is loaded at once
                 self._spending.reload()
         else:
-            self.log.error("live_state_unreachable", fail=self.settings.limits.fail)
+            fail = self.settings.limits.fail
+            self.log.error("live_state_unreachable", fail=fail, error=problem)
 
     def _on_damage(self, path: Path, records: int) -> None:
         self.log.warning("journal_damaged", file=str(path), records=records)

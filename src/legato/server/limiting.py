@@ -22,10 +22,11 @@ def live(
     clock: Callable[[], float],
     *,
     on_crossed: OnCrossed,
-    on_state: Callable[[bool], None],
+    on_state: Callable[[str | None], None],
     on_bug: Callable[[BaseException], None],
 ) -> Live:
-    """Where limits in use are kept. `on_state`: whether Valkey is reachable."""
+    """Where limits in use are kept. `on_state` is told why Valkey is away, and
+    with None when it is back."""
     if settings.live == "memory":
         return LiveMemory(clock, on_crossed)
     from legato.store.live_valkey import LiveValkey  # its client library takes memory

@@ -29,10 +29,10 @@ class Monitoring:
     ) -> None:
         """`token` and `port`: at least one of them. With a port the metrics are served there alone,
         and need the token if there is one."""
-        metrics = Metrics(route_of(services.router), gauges(services, ledger, engines))
+        metrics = self.metrics = Metrics(
+            route_of(services.router), gauges(services, ledger, engines)
+        )
         self._services = services
-        self._observe = metrics.observe
-        self.crossed = metrics.crossed
         services.on_settled = self._settled
         self.paths: list[Path] = paths(metrics, token) if port is None else []
         self.server = None if port is None else MetricsServer(metrics, host, port, token)
@@ -49,6 +49,6 @@ class Monitoring:
 
     def _settled(self, row: Row) -> None:
         try:
-            self._observe(row)
+            self.metrics.observe(row)
         except Exception as error:  # the call is settled all the same
             self._services.on_bug(error)

@@ -143,11 +143,6 @@ async def page(
         return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
-async def all_keys(database: Database) -> list[Row]:
-    """All keys, revoked ones included, oldest first."""
-    return await page(database)
-
-
 async def is_empty(database: Database) -> bool:
     """Whether there has never been a key."""
     async with database.begin() as connection:
@@ -237,9 +232,11 @@ async def _write(
 
 
 def _shown(row: Row) -> dict[str, Any]:
-    """The fields of a key that anybody may see."""
+    """The fields of a key that anybody may see, as the admin API calls them."""
     return {
-        name: msgspec.Raw(value.encode()) if name in _JSON and value is not None else value
+        "disabled" if name == "is_disabled" else name: msgspec.Raw(value.encode())
+        if name in _JSON and value is not None
+        else value
         for name, value in row.items()
         if name not in _HIDDEN
     }

@@ -70,7 +70,7 @@ class LiveValkey:
     """Buckets in Valkey.
 
     `fail`: how new calls are decided while Valkey is away: `open`: by this server's own buckets;
-    `closed`: they are refused. `on_state` is called when Valkey is away, and when it is back.
+    `closed`: they are refused. `on_state` is told why Valkey is away, and None when it is back.
     `clock`: for this server's own buckets. `server_clock`: in place of Valkey's time, for tests.
     `lease`, `timeout`, `retry`: seconds.
     """
@@ -81,7 +81,7 @@ class LiveValkey:
         *,
         fail: Literal["open", "closed"] = "open",
         on_crossed: OnCrossed | None = None,
-        on_state: Callable[[bool], None] | None = None,
+        on_state: Callable[[str | None], None] | None = None,
         on_bug: Callable[[BaseException], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         server_clock: Callable[[], float | None] = lambda: None,
@@ -90,7 +90,7 @@ class LiveValkey:
         retry: float = RETRY_SECONDS,
     ) -> None:
         self.is_reachable = False
-        self.problem: str | None = None  # why it is away, for the log
+        self.problem: str | None = None  # why it is away
         self._url = url
         self._fail = fail
         self._on_crossed = on_crossed
@@ -396,4 +396,4 @@ class LiveValkey:
         if is_reachable:
             self.problem = None
         if self._on_state is not None:
-            self._call(self._on_state, is_reachable)
+            self._call(self._on_state, self.problem)
