@@ -323,7 +323,7 @@ async def test_closing_tags_that_a_model_writes_again_are_dropped(
 
 @pytest.mark.timeout(240)
 async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: Path) -> None:
-    text = " ".join(f"Item {number} is number {number * 7 % 13}." for number in range(240))
+    text = " ".join(f"Item {number} is number {number * 7 % 13}." for number in range(160))
     model = {"name": MODEL, "context": 8192}
     quick = {"streams.gate_seconds": 0.1, "streams.heartbeat_seconds": 0.1}
     patient = {"engine.first_token_seconds": 300.0}
@@ -335,7 +335,7 @@ async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: P
             assert (status, headers["content-type"][:17]) == (200, "text/event-stream")
             pieces = [await wire.chunk()]
             assert pieces[0].startswith(b": prefill ")
-            beside = asyncio.ensure_future(say(server, max_tokens=8))
+            beside = asyncio.ensure_future(say(server, max_tokens=2))
             while piece := await wire.chunk():
                 if b"data: " in piece and b"data: " not in pieces[-1]:
                     assert beside.done(), "who came meanwhile waited for the whole prompt"
@@ -352,7 +352,7 @@ async def test_a_long_prompt_shows_how_far_it_is_and_holds_nobody_up(tmp_path: P
         first = next(n for n, frame in enumerate(answer.frames) if frame.startswith(b"data"))
         assert not any(frame.startswith(b": prefill") for frame in answer.frames[first:])
         told = usage_of(answer)
-        assert told["prompt_tokens"] >= 2000
+        assert told["prompt_tokens"] >= 1400
         assert told["completion_tokens"] == 4
         assert (await beside).done
         rows = {row["prompt_tokens"]: row for row in await server.rows()}

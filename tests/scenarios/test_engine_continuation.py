@@ -75,6 +75,7 @@ async def pair(
         "server.port": 0,
         "engine.models": [{"name": MODEL}, {"name": "second", "path": str(file)}],
         "engine.slots": 2,
+        "engine.threads": 1,  # two wait for each other where other tests run on the other core
         "routes": [{"model": "both", "deployments": [MODEL, "second"]}],
     }
     async with serving(load(empty, flags, {}), {MODEL: file, "second": file}) as running:
