@@ -20,7 +20,12 @@ class Cli:
         self._data = ["--data", str(folder)]
 
     def run(self, *words: str, width: int = 200) -> tuple[int, str, str]:
-        environment = {"COLUMNS": str(width), "NO_COLOR": "1", "TERM": "dumb", "LEGATO_CONFIG": None}
+        environment = {
+            "COLUMNS": str(width),
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+            "LEGATO_CONFIG": None,
+        }
         result = CliRunner().invoke(app, [*words, *self._data], env=environment)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
