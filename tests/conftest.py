@@ -1,7 +1,9 @@
 """A real server in the test's own event loop, in front of a scripted upstream on a real socket."""
 
 import asyncio
+import functools
 import gc
+import importlib.util
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -42,6 +44,13 @@ class Hasty:
 
 
 uvicorn.server.asyncio = Hasty()
+
+# Each client of httpx or its next version, and so each of an SDK, reads the certificates of the
+# system anew, which takes 20 ms.
+for name in ("httpx", "httpx2"):
+    if importlib.util.find_spec(name) is not None:
+        clients: Any = importlib.import_module(f"{name}._transports.default")
+        clients.create_ssl_context = functools.cache(clients.create_ssl_context)
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Any:
