@@ -88,3 +88,9 @@ async def test_a_call_is_cut_while_another_deployment_is_asked(
         assert b"The budget of 60tokens is spent." in answer.body
         assert b"[DONE]" not in answer.body
         await stage.settled()
+
+
+async def test_a_budget_that_only_warns_cuts_nothing(stage: Stage) -> None:
+    stage.scripted.scripts |= {"happy": Script(steps=LONG)}
+    stage.set(budget=parse("60tokens", action="warn", hard=True))
+    assert b"[DONE]" in (await say(stage, "/v1/chat/completions", stream=True)).body

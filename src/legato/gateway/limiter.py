@@ -225,7 +225,7 @@ class Limiter:
             amount = cost.amount(budget, estimate.completion)
             bucket = budgets.bucket(subject, budget, amount, now)
             found.append(bucket)
-            if budget.hard:
+            if budget.hard and budget.action == "block":
                 hard.append((budget, bucket, cost))
         return found, hard
 

@@ -24,7 +24,8 @@ _EXAMPLES: Final = "10usd, 10usd/month, 500ktokens, 2Mtokens/month"
 
 class Budget(Struct, frozen=True, forbid_unknown_fields=True):
     """`amount`: in `unit`. `period`: a calendar month in UTC, or the whole life of its subject.
-    `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut."""
+    `action`: whether calls are refused once it is spent. `hard`: calls in progress are then cut;
+    not with `warn`."""
 
     amount: Annotated[float, Meta(gt=0, le=1e15)]
     unit: Unit
