@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from legato import dialects
 from legato.policy.budgets import parse as parse_budget
+from legato.policy.key_fields import LINE
 from legato.policy.limits import Limits
 from legato.policy.model_names import ANY_MODEL, Patterns, is_pattern, normalized, resolved
 from legato.policy.providers import PROVIDERS
@@ -69,6 +70,9 @@ def _check_live(path: str, live: str) -> None:
 
 def _check_owners(path: str, owners: dict[str, Owner]) -> None:
     for name, owner in owners.items():
+        if not (len(name) <= 200 and re.match(LINE, name)):
+            problem = "has 1 to 200 characters on one line, without control characters"
+            raise SettingsError(f"{path}: owners: {name!r} is not a name: one {problem}")
         try:
             parse_budget(owner.budget, action=owner.action, hard=owner.hard)
         except ValueError as error:
@@ -78,6 +82,8 @@ def _check_owners(path: str, owners: dict[str, Owner]) -> None:
 def _check_alerts(path: str, alerts: Alerts) -> None:
     """The address is never shown: it may have a token."""
     if alerts.webhook is None:
+        if alerts.secret is not None:
+            raise SettingsError(f"{path}: alerts: webhook: it is required beside a secret")
         return
     if urlsplit(alerts.webhook).scheme not in ("http", "https"):
         raise SettingsError(f"{path}: alerts: webhook: it is no URL that begins with https://")

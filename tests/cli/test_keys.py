@@ -125,6 +125,21 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", "\udcff"),
+        ("create", "app", "--owner", "\udcff"),
+        ("show", "\udcff"),
+        ("revoke", "\udcff"),
+        ("list", "--owner", "\udcff"),
+    ],
+    ids=["name", "owner", "show", "revoke", "list"],
+)
+def test_bytes_that_are_no_text(cli: Cli, words: tuple[str, ...]) -> None:
+    assert cli.run("keys", *words) == (2, "", "legato: an argument is not UTF-8\n")
+
+
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
 def test_an_error_names_the_option(cli: Cli, words: tuple[str, ...]) -> None:
     code, out, err = cli.run("keys", "create", "app", *words)
@@ -166,6 +181,8 @@ def test_rotation_and_switches(cli: Cli) -> None:
     assert cli.json("keys", "show", "app")["status"] == "disabled"
     assert cli.run("keys", "enable", "app")[0] == 0
     assert cli.json("keys", "show", "app")["status"] == "active"
+    code, _, err = cli.run("keys", "rotate", "app", "--overlap", "53w")
+    assert (code, err) == (2, "legato: --overlap: `53w` is more than a year\n")
     code, _, err = cli.run("keys", "rotate", "app", "--overlap", "long")
     assert code == 2
     assert err.startswith("legato: --overlap: `long` is not a time")

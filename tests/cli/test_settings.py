@@ -120,6 +120,13 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
     ),
     "unknown at the top": ("prot = 1\n", {}, {}, ["FILE:1: prot: unknown setting"]),
     "type": ("[server]\nport = 'x'\n", {}, {}, ["FILE:2: server.port: expected `int`"]),
+    "an owner that no key can have": (
+        '[owners."a\\nb"]\nbudget = "1usd"\n',
+        {},
+        {},
+        ["FILE: owners: 'a\\nb' is not a name"],
+    ),
+    "a secret without a webhook": ("[alerts]\nsecret = 'x'\n", {}, {}, ["FILE: alerts: webhook"]),
     "range": ("[server]\n\nport = 65536\n", {}, {}, ["FILE:3: server.port: ", "<= 65535"]),
     "zero seconds": (
         "[streams]\ngate_seconds = 0\n",

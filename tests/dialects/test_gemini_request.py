@@ -150,7 +150,11 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "no stops": ({"stop": []}, BUDGET, {}),
     "what is native": (
         {
-            "generationConfig": {"mediaResolution": "MEDIA_RESOLUTION_LOW", "topK": 3},
+            "generationConfig": {
+                "mediaResolution": "MEDIA_RESOLUTION_LOW",
+                "topK": 3,
+                "candidateCount": 8,  # `n` is known here, and limited
+            },
             "top_k": 5,
             "cachedContent": "cachedContents/x",
             "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}],

@@ -116,6 +116,10 @@ def test_a_limit_beside_null_for_the_other_is_the_limit(provider: str, given: st
     assert {each: there.get(each) for each in limits} == limits | {name: 5}
 
 
+def test_a_client_chooses_no_models_beside_the_route_s() -> None:
+    assert "models" not in sent("openrouter", {"models": ["expensive"]})
+
+
 def test_null_for_reasoning_leaves_room_for_the_effort() -> None:
     there = sent("openrouter", {"reasoning": None, "reasoning_effort": "low"})
     assert there["reasoning"] == {"effort": "low"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from legato.core.errors import ApiError
 from legato.policy.keys import Keyring, digest
@@ -19,8 +20,9 @@ from legato.store import keys as store
 from legato.store.audit import SERVER
 from legato.store.database import Database
 from legato.store.tables import changes, keys
-from tests.conftest import until
+from tests.conftest import Running, until
 from tests.support.postgres import BOTH
+from tests.support.wire import ask, chat
 
 both = pytest.mark.parametrize("address", BOTH, indirect=True)
 
@@ -194,3 +196,30 @@ async def test_streams_go_on_while_many_keys_are_loaded(
     async with database.begin() as connection:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(keys)) == number
     await database.close()
+
+
+async def test_a_database_is_not_back_while_it_can_only_be_read(
+    legato: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a replica that another one has taken the place of."""
+    tried = 0
+
+    async def fail(*_: Any) -> None:
+        nonlocal tried
+        tried += 1
+        raise OSError("the disk is full")
+
+    def said(logs: Any) -> list[str]:
+        return [each["event"] for each in logs if each["event"].startswith("database_")]
+
+    monkeypatch.setattr("legato.server.key_sync.DATABASE_POLL_SECONDS", 0.0)
+    monkeypatch.setattr("legato.server.key_sync.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("legato.store.ledger.RETRY_SECONDS", 0.01)
+    with capture_logs() as logs:
+        with monkeypatch.context() as patched:
+            patched.setattr(legato.app.database, "write", fail)
+            assert (await ask(legato.port, legato.key, chat("happy"))).status == 200
+            await until(lambda: tried > 20)  # the keys have been read meanwhile
+            assert said(logs) == ["database_unreachable"]
+        await until(lambda: len(said(logs)) > 1)
+        assert said(logs) == ["database_unreachable", "database_reachable"]

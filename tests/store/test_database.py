@@ -163,6 +163,32 @@ async def test_what_the_migrations_build_is_what_the_code_expects(
     await database.close()
 
 
+@both
+@pytest.mark.parametrize("statements", [4, 12, 20])
+async def test_a_migration_that_is_cut_off_has_not_begun(
+    tmp_path: Path, address: str | None, statements: int
+) -> None:
+    """The disk is full, the server is killed."""
+    run = 0
+
+    def cut(_: Any, __: Any, statement: str, *___: Any) -> None:
+        nonlocal run
+        run += 1
+        if run > statements:
+            raise OSError("the disk is full")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", cut)
+    try:
+        with pytest.raises(OSError, match="full"):
+            await Database.open(tmp_path, address)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", cut)
+    database = await Database.open(tmp_path, address)
+    assert await database.revision() == HEAD
+    await keys.add(database, "key_1", "x", b"1" * 32)
+    await database.close()
+
+
 @POSTGRES
 async def test_many_that_open_at_once_migrate_once(tmp_path: Path, postgres: Postgres) -> None:
     address = await postgres.create()

@@ -34,6 +34,8 @@ def with_database(
 
     try:
         return asyncio.run(run())
+    except UnicodeEncodeError:  # what the command line has in place of bytes that are no text
+        stop("an argument is not UTF-8", 2)
     except UnusableDatabase as error:
         stop(error)
     except (OSError, SQLAlchemyError) as error:

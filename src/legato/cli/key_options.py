@@ -131,7 +131,9 @@ def _checked(values: dict[str, Any], type_: type[T], tiers: Collection[str]) -> 
         option, rule = _RULES[path if path in _RULES else path.partition(".")[0]]
         stop(f"{option}: {rule}", 2)
     except ValueError as error:
-        stop(f"--{error}; tiers are added to the settings as [tiers.NAME]", 2)
+        is_tier = str(error).startswith("tier: ")
+        more = "; tiers are added to the settings as [tiers.NAME]" if is_tier else ""
+        stop(f"--{error}{more}", 2)
     return found
 
 

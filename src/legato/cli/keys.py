@@ -209,6 +209,8 @@ def rotate(
     from legato.store import keys as store
 
     seconds = key_options.duration("--overlap", overlap)
+    if seconds > key_fields.LONGEST_OVERLAP:
+        stop(f"--overlap: `{overlap}` is more than a year", 2)
     secrets: list[str] = []
 
     async def change(database: Any, identity: str) -> Any:

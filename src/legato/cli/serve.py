@@ -69,6 +69,7 @@ def _model_files(chosen: Settings) -> dict[str, Path]:
 
 def _run(chosen: Settings, files: dict[str, Path]) -> None:
     import uvloop
+    from sqlalchemy.exc import SQLAlchemyError
 
     from legato.server.app import App
     from legato.server.logs import configure_logging
@@ -95,6 +96,8 @@ def _run(chosen: Settings, files: dict[str, Path]) -> None:
         stop(error, 2)
     except OSError as error:
         stop(error)
+    except SQLAlchemyError as error:  # a full disk, for example
+        stop(f"the database cannot be used: {getattr(error, 'orig', None) or error}")
 
 
 def _tune_garbage_collection() -> None:

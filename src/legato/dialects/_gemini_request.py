@@ -97,6 +97,7 @@ def _generation(model: str) -> int:
 
 def _config(outgoing: OutgoingRequest, wanted: Fields) -> Fields:
     config: Fields = dict(as_object(wanted.get("generationConfig")) or {})
+    config.pop("candidateCount", None)  # it is `n`, which is counted on and limited
     config |= {theirs: wanted[ours] for ours, theirs in _GENERATION.items() if ours in wanted}
     if outgoing.request.seed is not None:
         config["seed"] = outgoing.request.seed % 2**31  # it has 32 bits there

@@ -14,15 +14,18 @@ from legato.policy.limits import NO_LIMITS, Count, Limits
 
 #: Text on one line, without control characters. The end is `(?![\s\S])`, since `$` has another
 #: meaning in Python than in JSON Schema.
-_LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+(?![\s\S])"
+LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+(?![\s\S])"
 _GLOB: Final = r"^[A-Za-z0-9._:/@+*?!\[\]-]+(?![\s\S])"
 _TAG: Final = r"^[A-Za-z0-9._:/@+=-]+(?![\s\S])"
+
+#: The longest overlap of two secrets: a year, in seconds.
+LONGEST_OVERLAP: Final = 31_622_400
 
 #: The end of the year 9999.
 _LAST: Final = 253_402_300_799
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_LINE)]
-Tier = Annotated[str, Meta(min_length=1, max_length=200, pattern=_LINE)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=LINE)]
+Tier = Annotated[str, Meta(min_length=1, max_length=200, pattern=LINE)]
 Globs = Annotated[
     tuple[Annotated[str, Meta(min_length=1, max_length=200, pattern=_GLOB)], ...],
     Meta(max_length=100, description="Patterns of the models that the key may ask for; [] for all"),

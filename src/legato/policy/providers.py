@@ -195,7 +195,8 @@ _ROWS: Final = (
         "openrouter",
         "OpenRouter",
         "https://openrouter.ai/api/v1",
-        quirks=Quirks(effort_style="openrouter"),
+        # It would ask other models than the route has, at other prices.
+        quirks=Quirks(effort_style="openrouter", rejected_parameters=frozenset({"models"})),
         reasoning="`reasoning`",
         key_variable="OPENROUTER_API_KEY",
         docs="https://openrouter.ai/docs/api/reference/overview",

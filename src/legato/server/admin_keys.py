@@ -25,9 +25,6 @@ from legato.store.keys import Row
 _USUAL: Final = 100
 _MOST: Final = 1000
 
-#: The longest overlap of two secrets: a year.
-_LONGEST_OVERLAP: Final = 31_622_400
-
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 Limit = Annotated[int, Meta(ge=1, le=_MOST)]
 
@@ -53,7 +50,7 @@ class AuditQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class Rotation(Struct, frozen=True, forbid_unknown_fields=True):
     """`overlap_seconds`: for how long the old secret is good beside the new one."""
 
-    overlap_seconds: Annotated[float, Meta(ge=0, le=_LONGEST_OVERLAP)] = 0.0
+    overlap_seconds: Annotated[float, Meta(ge=0, le=key_fields.LONGEST_OVERLAP)] = 0.0
 
 
 class KeyList(Struct, frozen=True):

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,8 +61,8 @@ class App:
         self.clock = CLOCK
         self._timer_driver = TimerDriver(asyncio.get_running_loop(), self.timers, CLOCK)
         self.database = Database(database_url(settings.data_dir, settings.database))
-        self.ledger = Writer(self.database, self._on_bug, self._on_database)
-        self.is_database_reachable = True
+        self.ledger = Writer(self.database, self._on_bug, partial(self._on_database, "ledger"))
+        self._without_database: set[str] = set()  # a full one, or a replica, can still be read
         self._slot: Slot | None = None
         self._retention = Retention(self.database, settings.retention_days, self._on_bug)
         self._alerts = BudgetAlerts(settings.alerts.webhook, settings.alerts.secret)
@@ -110,7 +111,7 @@ class App:
             self.services.keyring,
             CLOCK,
             self._on_bug,
-            self._on_database,
+            partial(self._on_database, "keys"),
             self._admins,
             self._spending.budgets_changed,
         )
@@ -287,11 +288,15 @@ class App:
     def _on_journal_failure(self, error: OSError) -> None:
         self.log.error("journal_failed", error=str(error))
 
-    def _on_database(self, error: BaseException | None) -> None:
-        """Logs when the database goes away, and why, and when it is back."""
-        if self.is_database_reachable == (error is None):
+    def _on_database(self, whose: str, error: BaseException | None) -> None:
+        """Logs when the database goes away, and why, and when it is back for all that use it."""
+        away, was_away = self._without_database, bool(self._without_database)
+        if error is None:
+            away.discard(whose)
+        else:
+            away.add(whose)
+        if bool(away) == was_away:
             return
-        self.is_database_reachable = error is None
         if error is None:
             self.log.info("database_reachable")
         else:

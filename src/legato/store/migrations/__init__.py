@@ -31,5 +31,8 @@ def upgrade(connection: Connection, lock: Path) -> None:
         command.upgrade(config, "head")
         return
     with FileLock(lock):
+        # Python's driver begins no transaction for statements on tables: a server that is killed
+        # between two of them would leave what no migration goes on from.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         command.upgrade(config, "head")
         connection.commit()
