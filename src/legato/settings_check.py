@@ -131,6 +131,10 @@ def _check_route(path: str, route: Route, names: list[str]) -> None:
     for name in route.weights:
         if name not in route.deployments:
             raise SettingsError(f"{where}: weights: `{name}` is not one of the route's deployments")
+    usual = Route(route.model, route.deployments)
+    for name in ("max_queue", "queue_seconds"):
+        if route.max_concurrent is None and getattr(route, name) != getattr(usual, name):
+            raise SettingsError(f"{where}: {name}: nothing waits without `max_concurrent`: set it")
 
 
 def _check_aliases(path: str, aliases: dict[str, str], models: list[str]) -> None:

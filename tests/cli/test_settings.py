@@ -120,6 +120,12 @@ MISTAKES: dict[str, tuple[str, dict[str, str], dict[str, Any], list[str]]] = {
     ),
     "unknown at the top": ("prot = 1\n", {}, {}, ["FILE:1: prot: unknown setting"]),
     "type": ("[server]\nport = 'x'\n", {}, {}, ["FILE:2: server.port: expected `int`"]),
+    "a queue in which nothing waits": (
+        DEPLOYMENT + "[[routes]]\nmodel = 'm'\ndeployments = ['a']\nqueue_seconds = 5\n",
+        {},
+        {},
+        ["FILE: routes `m`: queue_seconds: ", "set it"],
+    ),
     "an owner that no key can have": (
         '[owners."a\\nb"]\nbudget = "1usd"\n',
         {},
