@@ -73,7 +73,14 @@ class App:
             on_state=self._on_live_state,
             on_bug=self._on_bug,
         )
-        self._spending = Spending(self.database, self.ledger, self.live, self._on_bug)
+        self._spending = Spending(
+            self.database,
+            self.ledger,
+            self.live,
+            lambda: self.services.keyring,
+            limiting.owners(settings),
+            self._on_bug,
+        )
         self._is_open = False
         self.engines = assembly.engines(settings, model_files, CLOCK, self.log.info)
         self.upstreams = {engine.model.name: engine.upstream for engine in self.engines}
@@ -155,9 +162,9 @@ class App:
         await self._key_sync.create_first_key(self.settings.data_dir)
         await self._begin_journal()
         await self.live.start()
+        await self._key_sync.start()
         await self._spending.load()
         self._is_open = True
-        await self._key_sync.start()
         self._warn()
         self._retention.start()
         if self.monitoring is not None:

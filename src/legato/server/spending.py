@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +19,9 @@ RETRY_SECONDS: Final = 1.0
 #: Seconds after which all servers have written to the ledger what they spent while Valkey was away.
 RELOAD_SECONDS: Final = 1.0
 
+#: Names in one query; where more have a budget it reads what all have spent.
+MAX_NAMES: Final = 1000
+
 
 class Spending:
     """Loads what was spent: of all budgets at the start, and after Valkey was away, when each
@@ -30,26 +33,31 @@ class Spending:
         database: Database,
         ledger: Writer,
         live: Live,
+        keys: Callable[[], Iterable[Key]],
+        owners: Mapping[str, Budget],
         on_bug: Callable[[BaseException], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`keys` returns those that are known now; `owners`: budgets by name."""
         self._database = database
         self._ledger = ledger
         self._live = live
+        self._keys = keys
+        self._owners = owners
         self._on_bug = on_bug
         self._clock = clock
-        self._waiting: set[str] = set()  # ids of keys
+        self._waiting: dict[str, Budget] = {}  # by the key's id
         self._task: asyncio.Task[None] | None = None
         self._reloading: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
         """Raises the database's errors."""
-        for column in ("key", "owner"):
-            await self._load(column)
+        await self._load("key", _budgets(self._keys()))
+        await self._load("owner", self._owners)
 
     def budgets_changed(self, keys: Sequence[Key]) -> None:
         """Keys have budgets for which nothing was counted so far. Returns at once."""
-        self._waiting.update(key.id for key in keys)
+        self._waiting |= _budgets(keys)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._catch_up(), name="spending")
 
@@ -78,25 +86,32 @@ class Spending:
 
     async def _catch_up(self) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting, set()
+            taken, self._waiting = self._waiting, {}
             try:
                 await self._ledger.flush()
                 await self._load("key", taken)
             except (OSError, SQLAlchemyError):
-                self._waiting |= taken
+                self._waiting = taken | self._waiting
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:
                 self._on_bug(error)
 
-    async def _load(
-        self, column: Literal["key", "owner"], names: Collection[str] | None = None
-    ) -> None:
+    async def _load(self, column: Literal["key", "owner"], budgets: Mapping[str, Budget]) -> None:
+        """`budgets`: by the id of a key, or the name of an owner."""
         now = self._clock()
         found: dict[str, float] = {}
         for period, since in (("month", month(now)[0]), ("total", 0.0)):
-            sums = await spent(self._database, column, since, names)
-            for name, (dollars, tokens) in sums.items():
-                for unit, amount in (("usd", dollars), ("tokens", tokens)):
-                    budget = Budget(1.0, unit, period)  # type: ignore[arg-type]
-                    found[counter(f"{column}:{name}", budget, now)] = amount
+            names = [name for name, budget in budgets.items() if budget.period == period]
+            if not names:
+                continue
+            chosen = names if len(names) <= MAX_NAMES else None
+            sums = await spent(self._database, column, since, chosen)
+            for name in sums.keys() & names:
+                dollars, tokens = sums[name]
+                amount = dollars if budgets[name].unit == "usd" else tokens
+                found[counter(f"{column}:{name}", budgets[name], now)] = amount
         await self._live.load(found)
+
+
+def _budgets(keys: Iterable[Key]) -> dict[str, Budget]:
+    return {key.id: key.budget for key in keys if key.budget is not None}
