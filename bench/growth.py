@@ -196,9 +196,19 @@ def _median(figures: list[Figures], key: str) -> float:
 
 
 def draw(grown: Growth, folder: Path) -> list[Path]:
-    files = [folder / "growth-streams.svg", folder / "growth-calls.svg"]
-    plot.lines(
+    """The files: what was not measured is not drawn anew."""
+    files = [folder / "growth-calls.svg"]
+    plot.bars(
         files[0],
+        "CPU per call",
+        "µs",
+        {name: _median(each, "cpu_us_per_call") for name, each in grown.calls.items()},
+    )
+    if not grown.chunks:
+        return files
+    files.append(folder / "growth-streams.svg")
+    plot.lines(
+        files[1],
         f"CPU per chunk, {RATE:,} chunks per second in all",
         "open streams",
         "µs",
@@ -209,25 +219,15 @@ def draw(grown: Growth, folder: Path) -> list[Path]:
             for name, of in grown.chunks.items()
         },
     )
-    plot.bars(
-        files[1],
-        "CPU per call",
-        "µs",
-        {name: _median(each, "cpu_us_per_call") for name, each in grown.calls.items()},
-    )
     return files
 
 
 def tables(grown: Growth) -> str:
     """As docs/performance.md has them."""
-    names = list(grown.chunks)
-    lines = [f"| open streams | {' | '.join(f'{name}, µs a chunk' for name in names)} |"]
-    lines.append("|--:|" + "--:|" * len(names))
-    for streams in sorted({each for of in grown.chunks.values() for each in of}):
-        found = [grown.chunks[name].get(streams) for name in names]
-        shown = [f"{_median(each, 'cpu_us_per_chunk_open'):.1f}" if each else "-" for each in found]
-        lines.append(f"| {streams:,} | {' | '.join(shown)} |")
-    lines += ["", "| | CPU per call, µs | TTFT p50, µs | start, s |", "|---|--:|--:|--:|"]
+    lines: list[str] = []
+    if grown.chunks:
+        lines += [*_stream_table(grown), ""]
+    lines += ["| | CPU per call, µs | TTFT p50, µs | start, s |", "|---|--:|--:|--:|"]
     for name, each in grown.calls.items():
         keys = (("cpu_us_per_call", 0), ("ttft_p50_us", 0), ("start_seconds", 2))
         shown = [report.number(_median(each, key), digits) for key, digits in keys]
@@ -238,6 +238,17 @@ def tables(grown: Growth) -> str:
     lines[-1] += f" {(full - empty) / number:.0f} bytes a call."
     lines += [f"\n{where}: {what}" for where, what in grown.notes.items()]
     return "\n".join(lines)
+
+
+def _stream_table(grown: Growth) -> list[str]:
+    names = list(grown.chunks)
+    lines = [f"| open streams | {' | '.join(f'{name}, µs a chunk' for name in names)} |"]
+    lines.append("|--:|" + "--:|" * len(names))
+    for streams in sorted({each for of in grown.chunks.values() for each in of}):
+        found = [grown.chunks[name].get(streams) for name in names]
+        shown = [f"{_median(each, 'cpu_us_per_chunk_open'):.1f}" if each else "-" for each in found]
+        lines.append(f"| {streams:,} | {' | '.join(shown)} |")
+    return lines
 
 
 def main() -> int:
