@@ -44,6 +44,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     assert process.child.returncode == 0
 
 
+@pytest.fixture(scope="module")
+def short(server: Process) -> str:
+    """A key whose answers end soon: the examples set no limit, and small models ramble."""
+    words = ["keys", "create", "short", "--max-tokens", f"{SHORT}", "--json"]
+    made = subprocess.run(
+        [sys.executable, "-m", "legato", *words, "--data", str(server.data)],
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(made.stdout)["key"]
+
+
 @pytest.fixture
 def client(server: Process) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
@@ -73,6 +85,9 @@ def comes_in_pieces(times: list[float]) -> bool:
     return len(times) > 3 and times[-1] - times[0] > 0.05
 
 
+#: Tokens of an example's answer.
+SHORT: Final = 48
+
 #: Characters that may come in a few pieces.
 FEW: Final = 120
 
@@ -100,9 +115,10 @@ def all_examples() -> list[Any]:
 
 
 @pytest.mark.parametrize(("language", "code"), all_examples())
-def test_examples_run_as_they_stand(server: Process, language: str, code: str) -> None:
+def test_examples_run_as_they_stand(server: Process, short: str, language: str, code: str) -> None:
     model = THINKING if "[Thinking]" in code else MODEL
-    code = examples.filled(code, server.url, server.key, model, THINKING)
+    key = server.key if "max_" in code else short  # more than its limit would be refused
+    code = examples.filled(code, server.url, key, model, THINKING)
     if language == "python":
         output, times = run([sys.executable, "-c", code])
     elif language == "bash":
@@ -127,7 +143,7 @@ def need_node() -> None:
         pytest.skip("the npm package openai is not installed")
 
 
-def test_what_the_terminal_shows_can_be_pasted(server: Process) -> None:
+def test_what_the_terminal_shows_can_be_pasted(server: Process, short: str) -> None:
     """The three examples of the greeting, as they were printed on the first start."""
     output = server.output
     assert "Or chat right here" in output
@@ -136,6 +152,9 @@ def test_what_the_terminal_shows_can_be_pasted(server: Process) -> None:
     javascript = output[output.index("import OpenAI from") : output.index("\n\nOr chat")]
     assert server.key in output
     assert "Once" in python or "story" in python
+    curl, python, javascript = (
+        each.replace(server.key, short) for each in (curl, python, javascript)
+    )
     assert run(["bash", "-c", curl])[0].rstrip().endswith("data: [DONE]")
     assert run([sys.executable, "-c", python])[0].strip()
     need_node()

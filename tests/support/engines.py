@@ -20,6 +20,7 @@ class Process:
     """`legato serve` as a person starts it."""
 
     def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
         self.child = subprocess.Popen(
             [sys.executable, "-m", "legato", "serve", "--port", "0", "--data", data, *arguments],
             stdout=subprocess.PIPE,
