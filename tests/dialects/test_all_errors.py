@@ -106,9 +106,13 @@ every_dialect = pytest.mark.parametrize("name", dialects.NAMES)
 
 @every_dialect
 @every_envelope
-@pytest.mark.parametrize("event", ["", "error"])
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "in mid-stream"])
-def test_as_an_event(name: str, envelope: str, event: str, begun: bool) -> None:
+def test_as_an_event(name: str, envelope: str, begun: bool) -> None:
+    for event in ("", "error"):
+        check_event(name, envelope, event, begun)
+
+
+def check_event(name: str, envelope: str, event: str, begun: bool) -> None:
     frame, hello = FRAMES[name]
     body = (hello if begun else b"") + frame(ENVELOPES[envelope], event)
     if name != "ollama":
@@ -145,16 +149,16 @@ def test_as_the_whole_body_of_a_200(name: str, envelope: str, kind: str) -> None
 
 @every_dialect
 @every_envelope
-@pytest.mark.parametrize("status", [400, 401, 403, 422, 429, 500, 503])
-def test_as_the_body_of_an_error_status(name: str, envelope: str, status: int) -> None:
+def test_as_the_body_of_an_error_status(name: str, envelope: str) -> None:
     body = json.dumps(ENVELOPES[envelope]).encode()
-    error = dialects.named(name).refusal(status, body, None)
-    public = error.as_object()["error"]["message"]
-    assert (WORDS in public) == (status not in (401, 403)), "our account is ours to know"
-    assert error.status == {400: 400, 422: 400, 429: 429, 503: 503}.get(status, 502)
-    assert public.endswith("Try again later.") == (status in (429, 500, 503))
-    assert "{'" not in public
-    assert "['" not in public
+    for status in (400, 401, 403, 422, 429, 500, 503):
+        error = dialects.named(name).refusal(status, body, None)
+        public = error.as_object()["error"]["message"]
+        assert (WORDS in public) == (status not in (401, 403)), "our account is ours to know"
+        assert error.status == {400: 400, 422: 400, 429: 429, 503: 503}.get(status, 502)
+        assert public.endswith("Try again later.") == (status in (429, 500, 503)), status
+        assert "{'" not in public
+        assert "['" not in public
 
 
 @every_dialect
