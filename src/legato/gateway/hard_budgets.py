@@ -6,7 +6,7 @@ progress together do not spend more than the budget, but for the tokens that com
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from legato.core.errors import ApiError
 from legato.policy.budgets import Budget, granted
 from legato.policy.estimates import Estimate
+from legato.policy.ledger import Price
 from legato.store.live import Bucket, Decision, Live, Permit
 
 #: Seconds after which it is looked again what a call has spent.
@@ -21,15 +22,6 @@ LOOK_SECONDS: Final = 0.5
 
 #: Looks ahead for which tokens are reserved, at the speed at which they have come.
 LOOKS_AHEAD: Final = 2
-
-
-class Price(Protocol):
-    """US dollars per million tokens."""
-
-    @property
-    def prompt(self) -> float: ...
-    @property
-    def completion(self) -> float: ...
 
 
 class Cost(Struct, frozen=True):

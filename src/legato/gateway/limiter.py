@@ -8,14 +8,14 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from legato.core.front import FrontRequest
-from legato.gateway.hard_budgets import Cost, HardBudget, Price, spent
+from legato.gateway.hard_budgets import Cost, HardBudget, spent
 from legato.gateway.route_queue import RouteQueue
 from legato.gateway.token_limit import limit_tokens
 from legato.policy import budgets
 from legato.policy.budgets import Budget
 from legato.policy.estimates import Answers
 from legato.policy.keys import Key
-from legato.policy.ledger import Row
+from legato.policy.ledger import Price, Row
 from legato.policy.limits import NO_LIMITS, Limits, buckets, least, merged, refusal
 from legato.policy.rate_headers import anthropic_lines, openai_lines
 from legato.policy.routing import Route, Router

@@ -221,7 +221,7 @@ class App:
             clock=self.clock,
             kept=self.services.kept_responses,
             body_limit=limits.body,
-            admit_count=limiting.count_admission(self.services),
+            admit_count=lambda key: self.services.limiter.admit_count(key),
             more=self._paths(),
         )
         protocol: Any = protocols(self.services, limits)

@@ -1,12 +1,11 @@
 """Limits and budgets from the settings."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from legato.gateway.limiter import Limiter, RouteLimits
 from legato.gateway.route_queue import RouteQueue
-from legato.gateway.services import Services
 from legato.policy.budgets import Budget, parse
 from legato.policy.keys import Key
 from legato.policy.routing import Route, Router
@@ -74,7 +73,8 @@ def limiter(
 def warnings(
     settings: Settings, keys: Iterable[Key], router: Router, upstreams: Mapping[str, Upstream]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What an operator hardly wants: an event for the log, and its fields."""
+    """Settings and keys that are probably mistakes: for each an event for the log, and its
+    fields."""
     tiers, budgets = Counter[str](), list(owners(settings).values())
     for key in keys:
         if key.tier is not None and key.tier not in settings.all_tiers:
@@ -91,17 +91,6 @@ def warnings(
         ]
         if models:
             yield "no_price", {"models": models, "effect": "budgets in usd do not count them"}
-
-
-def count_admission(services: Services) -> Callable[[Key], Awaitable[None]]:
-    """What counts of tokens ask before they are made: it raises `ApiError` where a key counts too
-    often."""
-
-    async def admit(key: Key) -> None:
-        if services.limiter is not None:
-            await services.limiter.admit_count(key)
-
-    return admit
 
 
 def owners(settings: Settings) -> dict[str, Budget]:

@@ -6,9 +6,9 @@ Valkey decide alike. Arguments and answers are one MessagePack value each: exact
 cost of an argument for each number.
 
 Keys, each with an expiry: a rate is a string, the time at which it is full (it expires a minute
-later: an injected clock may be behind); concurrency is a sorted
-set of permits by the end of their leases; a budget is a hash (`spent`, `reserved`) and a sorted set
-of reservations (`PERMIT AMOUNT`) by the end of their leases.
+later: an injected clock may be behind); concurrency is a sorted set of permits by the end of their
+leases; a budget is a hash (`spent`, `reserved`) and a sorted set of reservations (`PERMIT AMOUNT`)
+by the end of their leases.
 """
 
 from collections.abc import Mapping, Sequence
